@@ -1,0 +1,141 @@
+"""What every public function asks of its arguments, checked at trace time."""
+
+import math
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+DISTANCES = ("squared", "absolute")
+
+
+def order_of_correlation(order: int) -> int:
+  """Returns `order` as an int, or says why it is not 1 or 2."""
+  if isinstance(order, (bool, jax.core.Tracer)):
+    raise TypeError(
+      f"order must be the Python int 1 or 2, got {order!r}; it selects the "
+      "formula while tracing, so it can be neither a flag nor traced"
+    )
+  try:
+    value = operator.index(order)
+  except TypeError:
+    raise TypeError(
+      f"order must be the Python int 1 or 2, got {order!r}"
+    ) from None
+  if value not in (1, 2):
+    raise ValueError(f"order must be 1 (BEAN-1) or 2 (BEAN-2), got {order!r}")
+  return value
+
+
+def known_distance(distance: str) -> str:
+  """Returns `distance`, or says which distances there are."""
+  if not isinstance(distance, str) or distance not in DISTANCES:
+    raise ValueError(f"distance must be one of {DISTANCES}, got {distance!r}")
+  return distance
+
+
+def nonnegative_scalar(name: str, value: ArrayLike) -> ArrayLike:
+  """Returns `value`; a number known while tracing must be finite and >= 0."""
+  if isinstance(value, (bool, int, float, np.number)):
+    if not math.isfinite(value) or value < 0:
+      raise ValueError(f"{name} must be finite and not negative, got {value!r}")
+    return float(value)
+  array = _as_array(name, value)
+  if array.ndim != 0 or not _is_real(array.dtype):
+    raise ValueError(
+      f"{name} must be a real scalar, got {array.dtype}{list(array.shape)}"
+    )
+  return array
+
+
+def kernel_matrix(kernel: ArrayLike, *, name: str) -> jax.Array:
+  """Returns the kernel as a float array [N, M], in float32 at least."""
+  array = _float_array(f"{name}: kernel", kernel)
+  if array.ndim != 2 or 0 in array.shape:
+    raise ValueError(
+      f"{name}: kernel must have shape [N, M] with N and M at least 1, got "
+      f"{list(array.shape)}"
+    )
+  return array
+
+
+def activation_rows(activations: ArrayLike, *, name: str) -> jax.Array:
+  """Returns activations as a float array [..., N], in float32 at least."""
+  array = _float_array(f"{name}: activations", activations)
+  if array.ndim < 2 or array.shape[-1] == 0:
+    raise ValueError(
+      f"{name}: activations must have shape [..., N] with at least one batch "
+      f"dimension and N at least 1, got {list(array.shape)}"
+    )
+  return array
+
+
+def same_neurons(
+  activations: jax.Array, kernel: jax.Array, *, name: str
+) -> None:
+  """Raises unless both count the same N neurons."""
+  if activations.shape[-1] != kernel.shape[0]:
+    raise ValueError(
+      f"{name}: activations [..., N] and kernel [N, M] must share N, got "
+      f"{list(activations.shape)} and {list(kernel.shape)}; the kernel is "
+      "that of the layer which the activations enter"
+    )
+
+
+def sample_mask(
+  where: ArrayLike, batch_shape: tuple[int, ...], *, name: str
+) -> jax.Array:
+  """Returns the mask of real samples as a boolean array [S]."""
+  mask = _as_array(f"{name}: where", where)
+  num_samples = math.prod(batch_shape)
+  if mask.dtype != jnp.bool_:
+    raise TypeError(
+      f"{name}: where must be boolean (True: a real sample), got {mask.dtype}"
+    )
+  if mask.shape not in (batch_shape, (num_samples,)):
+    raise ValueError(
+      f"{name}: where must have shape {list(batch_shape)}, one entry a "
+      f"sample, got {list(mask.shape)}"
+    )
+  return mask.reshape(num_samples)
+
+
+def same_structure(expected: Any, got: Any, *, names: tuple[str, str]) -> None:
+  """Raises unless two trees have the same layers, naming those that differ."""
+  if jax.tree.structure(expected) == jax.tree.structure(got):
+    return
+  wanted, found = (
+    {jax.tree_util.keystr(path) for path, _ in leaves}
+    for leaves in map(jax.tree.leaves_with_path, (expected, got))
+  )
+  raise ValueError(
+    f"{names[0]} and {names[1]} must be trees of the same structure; only in "
+    f"{names[0]}: {sorted(wanted - found)}, only in {names[1]}: "
+    f"{sorted(found - wanted)} (structures {jax.tree.structure(expected)} and "
+    f"{jax.tree.structure(got)})"
+  )
+
+
+def _as_array(name: str, value: ArrayLike) -> jax.Array:
+  if value is None or isinstance(value, (str, bytes, list, tuple, dict)):
+    raise TypeError(f"{name} must be an array, got {type(value).__name__}")
+  return jnp.asarray(value)
+
+
+def _is_real(dtype: Any) -> bool:
+  return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(
+    dtype, jnp.integer
+  )
+
+
+def _float_array(name: str, value: ArrayLike) -> jax.Array:
+  array = _as_array(name, value)
+  if not jnp.issubdtype(array.dtype, jnp.floating):
+    raise TypeError(
+      f"{name} must be floating point, got {array.dtype}{list(array.shape)}"
+    )
+  # Sums over samples and neurons lose everything in 8 or 11 bits of mantissa.
+  return array.astype(jnp.promote_types(array.dtype, jnp.float32))

@@ -1,0 +1,66 @@
+"""How strongly two neurons are wired together: Eq. 3 to 7 of the paper."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from bean_jax import _checks
+
+# TensorFloat-32, the default of recent GPUs, keeps 10 bits: too few here.
+PRECISION = jax.lax.Precision.HIGHEST
+
+
+def relative_strength(kernel: jax.Array, gamma: ArrayLike) -> jax.Array:
+  """Returns F = |tanh(gamma W)| [N, M], Eq. 3; its sub-gradient at 0 is 0."""
+  return jnp.abs(jnp.tanh(jnp.asarray(gamma, kernel.dtype) * kernel))
+
+
+def neuron_correlation(
+  kernel: ArrayLike, *, order: int = 1, gamma: ArrayLike = 1.0
+) -> jax.Array:
+  r"""Computes the layer-wise neuron correlation from the outgoing weights.
+
+  With F = |tanh(gamma W)|, neurons i and j are correlated by the neurons of
+  the next layer which both of them reach (order 1), or by the pairs of such
+  neurons, 4-cycles of the bipartite graph (order 2):
+
+  .. math::
+    A = \frac{1}{M} F F^T \quad\text{or}\quad
+    A = \frac{1}{M^2} (F F^T) \odot (F F^T)
+
+  Args:
+    kernel: Outgoing weights [N, M], row i those of neuron i.
+    order: 1 or 2, static.
+    gamma: Slope of the squashing function, a scalar in units of 1 / weight.
+
+  Returns:
+    A [N, N], symmetric, with entries in [0, 1).
+
+  Raises:
+    TypeError: If the kernel is not floating point or order is not an int.
+    ValueError: If the kernel is no matrix, or order or gamma is out of range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> kernel = jnp.arctanh(jnp.array([[0.5, 0.0], [0.5, 0.5]]))
+    >>> print(neuron_correlation(kernel))
+    [[0.125 0.125]
+     [0.125 0.25 ]]
+
+  References:
+    Gao, Ascoli and Zhao, `BEAN <https://doi.org/10.3389/fnbot.2021.567482>`_,
+    2021: Eq. 5 (order 1) and Eq. 7 (order 2).
+  """
+  order = _checks.order_of_correlation(order)
+  gamma = _checks.nonnegative_scalar("gamma", gamma)
+  kernel = _checks.kernel_matrix(kernel, name="neuron_correlation")
+  strength = relative_strength(kernel, gamma)
+  return rows_of_correlation(strength, strength, order)
+
+
+def rows_of_correlation(
+  rows: jax.Array, strength: jax.Array, order: int
+) -> jax.Array:
+  """Returns the rows of A [..., N] that belong to rows [..., M] of F [N, M]."""
+  shared = jnp.matmul(rows, strength.T, precision=PRECISION)
+  return (shared / strength.shape[1]) ** order

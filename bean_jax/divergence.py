@@ -1,0 +1,104 @@
+"""How differently two neurons fire: the co-activation divergence of Eq. 1."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from bean_jax import _checks
+from bean_jax.correlation import PRECISION
+
+# Elements of the largest temporary that a block of neurons or samples may take
+# beyond the size of the inputs: 4 MiB in float32, so that it stays in cache.
+BLOCK_ELEMENTS = 2**20
+
+
+def coactivation_divergence(
+  activations: ArrayLike,
+  *,
+  distance: str = "squared",
+  where: ArrayLike | None = None,
+) -> jax.Array:
+  r"""Computes the mean divergence between the activations of two neurons.
+
+  .. math::
+    D_{ij} = \frac{1}{S} \sum_s d(h_{si}, h_{sj}), \qquad
+    d(x, y) = (x - y)^2 \;\text{or}\; |x - y|
+
+  Args:
+    activations: Activations [..., N]; leading dimensions are batch.
+    distance: "squared" or "absolute", static.
+    where: Boolean mask of real samples, in the shape of the leading
+      dimensions; the others take no part. All are real by default.
+
+  Returns:
+    D [N, N], symmetric with a zero diagonal, in the units of the activations
+    (absolute) or their square (squared).
+
+  Raises:
+    TypeError: If activations are not floating point or the mask not boolean.
+    ValueError: If a shape is wrong or the distance unknown.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> print(coactivation_divergence(jnp.array([[0.0, 2.0], [1.0, 1.0]])))
+    [[0. 2.]
+     [2. 0.]]
+
+  References:
+    Gao, Ascoli and Zhao, `BEAN <https://doi.org/10.3389/fnbot.2021.567482>`_,
+    2021: Section 2.1, d of Eq. 1.
+  """
+  distance = _checks.known_distance(distance)
+  name = "coactivation_divergence"
+  rows = _checks.activation_rows(activations, name=name)
+  centred, num_samples = centre(rows, where, name=name)
+  if distance == "squared":
+    return squared_divergence(centred, num_samples)
+  rows = jax.lax.map(
+    jax.checkpoint(lambda neuron: absolute_divergence(neuron, centred)),
+    centred.T,
+    batch_size=block_size(centred.shape[1], centred.size),
+  )
+  return rows / num_samples
+
+
+def centre(
+  activations: jax.Array, where: ArrayLike | None, *, name: str
+) -> tuple[jax.Array, jax.Array | float]:
+  """Returns activations [S, N] less each sample's mean, and the count of real.
+
+  Divergences see differences only, so the shift is free; it removes the
+  cancellation between large, nearly equal terms. Samples that are masked out
+  become rows of zeros, which diverge by nothing.
+  """
+  *batch_shape, num_neurons = activations.shape
+  rows = activations.reshape(-1, num_neurons)
+  if where is None:
+    num_samples = float(max(rows.shape[0], 1))
+  else:
+    mask = _checks.sample_mask(where, tuple(batch_shape), name=name)
+    rows = jnp.where(mask[:, None], rows, 0)
+    num_samples = jnp.maximum(jnp.sum(mask, dtype=rows.dtype), 1)
+  # The result does not depend on the shift, so neither does any derivative.
+  shift = jax.lax.stop_gradient(jnp.mean(rows, axis=1, keepdims=True))
+  return rows - shift, num_samples
+
+
+def squared_divergence(
+  centred: jax.Array, num_samples: jax.Array | float
+) -> jax.Array:
+  """Returns the mean squared differences [N, N] by way of the Gram matrix."""
+  gram = jnp.matmul(centred.T, centred, precision=PRECISION) / num_samples
+  norms = jnp.diagonal(gram)
+  return norms[:, None] + norms[None, :] - 2 * gram
+
+
+def absolute_divergence(neuron: jax.Array, centred: jax.Array) -> jax.Array:
+  """Returns sum_s |neuron_s - h_sj| [N] for one neuron's activations [S]."""
+  return jnp.sum(jnp.abs(neuron[:, None] - centred), axis=0)
+
+
+def block_size(num_items: int, elements_per_item: int) -> int | None:
+  """Returns how many items to take at once, or None for all of them."""
+  size = max(1, BLOCK_ELEMENTS // max(1, elements_per_item))
+  return size if size < num_items else None

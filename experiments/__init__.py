@@ -1,0 +1,1 @@
+"""Experiments that show what BEAN does, each runnable as a module."""

@@ -1,0 +1,60 @@
+"""Image classification datasets as arrays, and few-shot draws from them.
+
+Images are uint8 [n, height, width, channels] from 0 to 255 and labels int32
+[n] from 0 to num_classes - 1. `digits` comes with scikit-learn and needs
+neither a network nor TensorFlow Datasets; the others are read from a prepared
+TensorFlow Datasets folder, decoded once and kept in a checksummed cache.
+"""
+
+import difflib
+import os
+
+from experiments.datasets import digits, prepared
+from experiments.datasets.shots import draw_shots
+from experiments.datasets.structure import Dataset, DatasetError, Split
+
+__all__ = ("NAMES", "Dataset", "DatasetError", "Split", "draw_shots", "load")
+
+NAMES = ("digits", *prepared.LAYOUTS)
+
+
+def load(
+  name: str,
+  *,
+  data_dir: str | os.PathLike[str] | None = None,
+  cache_dir: str | os.PathLike[str] | None = None,
+) -> Dataset:
+  """Load a dataset by name.
+
+  The splits are functions of the stored data alone: no seed, no shuffle.
+  `digits` has 797 / 500 / 500 images in train / validation / test, `mnist` and
+  `fashion_mnist` 50,000 / 10,000 / 10,000, `cifar10` 40,000 / 10,000 / 10,000.
+
+  Args:
+    name: one of `NAMES`.
+    data_dir: folder of TensorFlow Datasets; by default `TFDS_DATA_DIR` of the
+      environment, else `~/tensorflow_datasets`. Not used by `digits`.
+    cache_dir: folder for the decoded arrays; by default `BEAN_JAX_CACHE` of the
+      environment, else `bean_jax` in the user's cache folder.
+
+  Returns:
+    The dataset with its three splits.
+
+  Raises:
+    DatasetError: the name is unknown, or the data cannot be found, prepared or
+      read; or its cache was altered. The message says what to do.
+
+  Example:
+    >>> dataset = load("digits")
+    >>> dataset.train.images.shape, dataset.num_classes
+    ((797, 28, 28, 1), 10)
+  """
+  if name not in NAMES:
+    close = difflib.get_close_matches(str(name).lower(), NAMES, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise DatasetError(
+      f"Unknown dataset {name!r}: choose one of {', '.join(NAMES)}.{hint}"
+    )
+  if name == "digits":
+    return digits.load()
+  return prepared.load(name, data_dir=data_dir, cache_dir=cache_dir)

@@ -1,0 +1,177 @@
+"""The networks of the paper, returning their logits and what enters them.
+
+Every network here returns `(logits, hidden)`: logits [batch, 10] and a dict
+{layer: inputs of that dense layer [batch, n]}; with the kernels of the same
+layers (`dense_kernels`) it makes the two trees that BEAN takes. Images are
+uint8 [batch, height, width, channels] and are scaled to [0, 1], without
+standardization, as in the authors' code.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from experiments import unfolded_lenet5
+
+PyTree = Any
+
+
+def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
+  """Draws from U(-b, b), b = 1 / sqrt(fan_in), PyTorch's default.
+
+  Kernels and biases alike; `fan_in` is given, as a bias's shape lacks it.
+
+  Args:
+    fan_in: Number of inputs of a unit.
+
+  Returns:
+    An initializer, a function of (key, shape, dtype).
+
+  Example:
+    >>> key = jax.random.key(0)
+    >>> bool(jnp.all(jnp.abs(fan_in_uniform(4)(key, (100,))) <= 0.5))
+    True
+  """
+  bound = fan_in**-0.5
+
+  def init(
+    key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32, **_: Any
+  ) -> jax.Array:
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return init
+
+
+def _dense(features: int, fan_in: int, name: str) -> nn.Dense:
+  init = fan_in_uniform(fan_in)
+  return nn.Dense(features, kernel_init=init, bias_init=init, name=name)
+
+
+def _conv(features: int, fan_in: int, padding: Any, name: str) -> nn.Conv:
+  init = fan_in_uniform(fan_in)
+  return nn.Conv(
+    features,
+    (5, 5),
+    padding=padding,
+    kernel_init=init,
+    bias_init=init,
+    name=name,
+  )
+
+
+class LeNet5(nn.Module):
+  """LeNet-5 of the authors' code for 28 x 28 gray images; 61,706 parameters.
+
+  conv 6@5x5 (padding 2), max-pool 2, conv 16@5x5, max-pool 2, dense 120,
+  dense 84, dense 10, with ReLU between them.
+  """
+
+  @nn.compact
+  def __call__(
+    self, images: jax.Array
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    x = images.astype(jnp.float32) / 255
+    x = nn.relu(_conv(6, 25, 2, "conv1")(x))
+    x = nn.max_pool(x, (2, 2), (2, 2))
+    x = nn.relu(_conv(16, 150, "VALID", "conv2")(x))
+    x = nn.max_pool(x, (2, 2), (2, 2))
+    x = x.reshape(x.shape[0], -1)
+    hidden = {"fc1": x}
+    x = nn.relu(_dense(120, 400, "fc1")(x))
+    hidden["fc2"] = x
+    x = nn.relu(_dense(84, 120, "fc2")(x))
+    hidden["fc3"] = x
+    return _dense(10, 84, "fc3")(x), hidden
+
+
+class MLP(nn.Module):
+  """A multilayer perceptron with one hidden layer, of 500 ReLU units."""
+
+  num_inputs: int = 784
+  num_hidden: int = 500
+
+  @nn.compact
+  def __call__(
+    self, images: jax.Array
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    x = images.reshape(images.shape[0], -1).astype(jnp.float32) / 255
+    hidden = {"fc1": x}
+    x = nn.relu(_dense(self.num_hidden, self.num_inputs, "fc1")(x))
+    hidden["fc2"] = x
+    return _dense(10, self.num_hidden, "fc2")(x), hidden
+
+
+class Model(NamedTuple):
+  """A network as pure functions, fit for a population of its copies.
+
+  Attributes:
+    init: Maps a key to parameters.
+    prepare: Maps the images [n, ...] of a training set to inputs [n, ...], once
+      before training.
+    apply: Maps (params, inputs) to (logits, hidden).
+    predict: Maps parameters stacked over members and images [n, ...] shared by
+      them to classes [members, n].
+    layers: Dense layers whose inputs are neurons, where BEAN applies.
+  """
+
+  init: Callable[[jax.Array], PyTree]
+  prepare: Callable[[jax.Array], jax.Array]
+  apply: Callable[[PyTree, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+  predict: Callable[[PyTree, jax.Array], jax.Array]
+  layers: tuple[str, ...]
+
+
+def dense_kernels(
+  params: PyTree, layers: Sequence[str]
+) -> dict[str, jax.Array]:
+  """Picks the kernels of dense layers.
+
+  Args:
+    params: Parameters {layer: {"kernel": [n, m], ...}} of a network.
+    layers: Names of its layers.
+
+  Returns:
+    {layer: kernel [n, m]}.
+
+  Example:
+    >>> params = {"fc": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
+    >>> dense_kernels(params, ["fc"])["fc"].shape
+    (2, 3)
+  """
+  return {layer: params[layer]["kernel"] for layer in layers}
+
+
+def _from_linen(
+  module: nn.Module, image_shape: tuple[int, ...], layers: tuple[str, ...]
+) -> Model:
+  """Returns the functions of a module whose members are simply mapped over."""
+
+  def init(key: jax.Array) -> PyTree:
+    return module.init(key, jnp.zeros((1, *image_shape), jnp.uint8))["params"]
+
+  def apply(
+    params: PyTree, images: jax.Array
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    return module.apply({"params": params}, images)
+
+  def predict(params: PyTree, images: jax.Array) -> jax.Array:
+    def of_member(member: PyTree) -> jax.Array:
+      return jnp.argmax(apply(member, images)[0], axis=-1)
+
+    return jax.lax.map(of_member, params)
+
+  return Model(init, lambda images: images, apply, predict, layers)
+
+
+LENET5 = _from_linen(LeNet5(), (28, 28, 1), ("fc1", "fc2", "fc3"))._replace(
+  prepare=unfolded_lenet5.prepare,
+  apply=unfolded_lenet5.apply,
+  predict=unfolded_lenet5.predict,
+)
+# The inputs of its fc1 are pixels, not neurons.
+MLP500 = _from_linen(MLP(), (28, 28, 1), ("fc2",))
+
+MODELS = {"lenet5": LENET5, "mlp500": MLP500}

@@ -1,0 +1,62 @@
+"""Dense layers with drawn numbers, and the options they are tested under."""
+
+import functools
+import itertools
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+import bean_jax
+
+ORDERS = (1, 2)
+DISTANCES = ("squared", "absolute")
+OPTIONS = tuple(
+  {"order": order, "distance": distance}
+  for order, distance in itertools.product(ORDERS, DISTANCES)
+)
+
+
+def draw_layer(
+  num_samples: int,
+  num_neurons: int,
+  num_next: int,
+  *,
+  dtype: type = np.float32,
+  seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns activations [S, N] and a kernel [N, M].
+
+  Activations have mean 1 and spread 1, and within a sample no two of them are
+  so close that rounding could make a tie. Weights keep away from the kink at 0.
+  """
+  rng = np.random.default_rng((seed, num_samples, num_neurons, num_next))
+  jitter = rng.uniform(0.0, 0.8, size=(num_samples, num_neurons))
+  levels = rng.permuted(np.arange(num_neurons) + jitter, axis=1) / num_neurons
+  scale = rng.uniform(2.0, 5.0, size=(num_samples, 1))
+  activations = 1.0 + scale * (levels - 0.5)
+  kernel = rng.uniform(0.01, 1.0, size=(num_neurons, num_next))
+  kernel *= rng.choice([-1.0, 1.0], size=kernel.shape)
+  return activations.astype(dtype), kernel.astype(dtype)
+
+
+def name_of(options: dict) -> str:
+  """Returns a name for the test that runs under these options."""
+  return "-".join(str(value) for value in options.values())
+
+
+@functools.cache
+def jitted_penalty(*, order: int, distance: str) -> Callable:
+  """Returns `layer_penalty`, compiled once for each shape in all tests."""
+  return jax.jit(
+    functools.partial(bean_jax.layer_penalty, order=order, distance=distance)
+  )
+
+
+@functools.cache
+def jitted_gradients(*, order: int, distance: str) -> Callable:
+  """Returns the gradients by activations and kernel, compiled likewise."""
+  penalty = functools.partial(
+    bean_jax.layer_penalty, order=order, distance=distance
+  )
+  return jax.jit(jax.grad(penalty, argnums=(0, 1)))

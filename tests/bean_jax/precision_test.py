@@ -1,0 +1,147 @@
+"""Numbers where float32 is short, and where a compiler has been wrong."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bean_jax
+from tests import reference
+from tests.bean_jax.layers import (
+  DISTANCES,
+  OPTIONS,
+  ORDERS,
+  draw_layer,
+  jitted_gradients,
+  jitted_penalty,
+  name_of,
+)
+
+# One row more than jaxlib 0.10.2 computes rightly on a CPU, in float32.
+NUM_ROWS = 32_769
+CURE = (
+  "this jaxlib computes wrong numbers on this device (jax-ml/jax#39103): "
+  "install a jax other than 0.10.2"
+)
+
+
+def _nearly_coactive():
+  """Returns 84 neurons which all fire at 1, to within one percent."""
+  rng = np.random.default_rng(0)
+  activations = 1 + 0.01 * rng.normal(size=(100, 84))
+  kernel = rng.normal(size=(84, 10))
+  return activations.astype(np.float32), kernel.astype(np.float32)
+
+
+def _uncentred(activations, kernel, order):
+  """Returns 2 (sum_i (A 1)_i h_i^2 - h' A h) as it stands, in float32."""
+  correlation = bean_jax.neuron_correlation(kernel, order=order)
+  gram = activations.T @ activations
+  attraction = jnp.sum(correlation @ jnp.diagonal(gram))
+  energy = 2 * (attraction - jnp.sum(correlation * gram))
+  return energy / (len(activations) * len(kernel) ** 2)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=name_of)
+def test_nearly_coactive_neurons(options):
+  layer = _nearly_coactive()
+  expected = reference.layer_penalty(*layer, **options)
+  penalty = jitted_penalty(**options)(*layer)
+  np.testing.assert_allclose(penalty, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_nearly_coactive_neurons_break_the_uncentred_form(order):
+  layer = _nearly_coactive()
+  expected = reference.layer_penalty(*layer, order=order)
+  centred = jitted_penalty(order=order, distance="squared")(*layer)
+  uncentred = _uncentred(*map(jnp.asarray, layer), order)
+  error = abs(float(centred) / expected - 1)
+  assert abs(float(uncentred) / expected - 1) > 10 * max(error, 1e-6)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_nearly_coactive_assemblies(order):
+  # Where training leads: ten assemblies, each firing as one to within one
+  # percent, and hardly a wire between them. What is left of the penalty is a
+  # difference of numbers 1e4 times its size, and the gradient of numbers 1e2
+  # times its size; float32 leaves them 3 and 5 digits.
+  rng = np.random.default_rng(0)
+  assembly = np.arange(80) % 10
+  levels = rng.permuted(np.tile(np.arange(10.0), (50, 1)), axis=1) / 4
+  activations = levels[:, assembly] + 0.01 * rng.normal(size=(50, 80))
+  kernel = np.where(assembly[:, None] == np.arange(10), 2.0, 1e-4)
+  layer = activations.astype(np.float32), kernel.astype(np.float32)
+  options = {"order": order, "distance": "squared"}
+  expected = reference.layer_penalty(*layer, **options)
+  np.testing.assert_allclose(
+    jitted_penalty(**options)(*layer), expected, rtol=1e-2
+  )
+  gradients = jitted_gradients(**options)(*layer)
+  oracle = reference.layer_gradients(*layer, **options)
+  difference = np.linalg.norm(gradients[0] - oracle[0])
+  assert difference <= 1e-4 * np.linalg.norm(oracle[0])
+
+
+def test_jit_is_right_beyond_32768_rows():
+  def squared_norm(row):
+    return jnp.sum((jnp.eye(3) @ row) ** 2)
+
+  first = jnp.arange(NUM_ROWS, dtype=jnp.float32)[:, None]
+  rows = jnp.concatenate([first, jnp.zeros((NUM_ROWS, 2))], axis=1)
+  jitted = jax.jit(jax.vmap(squared_norm))(rows)
+  np.testing.assert_array_equal(
+    jitted, jax.vmap(squared_norm)(rows), err_msg=CURE
+  )
+  np.testing.assert_array_equal(jitted[-1], 2.0**30, err_msg=CURE)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=name_of)
+def test_many_samples(options):
+  layer = draw_layer(NUM_ROWS, 4, 3)
+  penalty = functools.partial(bean_jax.layer_penalty, **options)
+  jitted = jitted_penalty(**options)(*layer)
+  np.testing.assert_allclose(jitted, penalty(*layer), rtol=1e-5, err_msg=CURE)
+  expected = reference.layer_penalty(*layer, **options)
+  np.testing.assert_allclose(jitted, expected, rtol=1e-5, err_msg=CURE)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=name_of)
+def test_many_members(options):
+  activations, kernel = draw_layer(NUM_ROWS, 3, 3)
+  penalty = functools.partial(bean_jax.layer_penalty, **options)
+
+  def of_each(members, kernel):
+    return jax.vmap(lambda h: penalty(h[None], kernel))(members)
+
+  jitted = jax.jit(of_each)(activations, kernel)
+  np.testing.assert_allclose(
+    jitted, of_each(activations, kernel), rtol=1e-4, atol=1e-7, err_msg=CURE
+  )
+  for member in (0, 1, NUM_ROWS // 2, NUM_ROWS - 2, NUM_ROWS - 1):
+    expected = reference.layer_penalty(
+      activations[member : member + 1], kernel, **options
+    )
+    np.testing.assert_allclose(
+      jitted[member], expected, rtol=1e-4, err_msg=CURE
+    )
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_many_neurons(distance):
+  # Too many for the oracle. All but two neurons fire at 0, and A is constant:
+  # each of the two differs by its level from all others.
+  activations = np.zeros((2, NUM_ROWS), np.float32)
+  activations[:, 7], activations[:, -1] = 1.0, 2.0
+  kernel = np.full((NUM_ROWS, 2), np.arctanh(0.5), np.float32)
+  penalty = functools.partial(bean_jax.layer_penalty, distance=distance)
+  jitted = jax.jit(penalty)(activations, kernel)
+  others = NUM_ROWS - 2
+  pairs = {"squared": others * 5 + 1, "absolute": others * 3 + 1}[distance]
+  expected = 0.25 * 2 * pairs / float(NUM_ROWS) ** 2
+  np.testing.assert_allclose(jitted, expected, rtol=1e-5, err_msg=CURE)
+  np.testing.assert_allclose(
+    jitted, penalty(activations, kernel), rtol=1e-5, err_msg=CURE
+  )

@@ -1,0 +1,967 @@
+"""Tests of experiments.datasets.
+
+Most use a small dataset made here, with real array_record files, in place of
+MNIST. Those of the real data run where TFDS_DATA_DIR is set.
+"""
+
+from concurrent import futures
+import doctest
+import errno
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from unittest import mock
+
+import numpy as np
+from PIL import Image
+import pytest
+from sklearn.datasets import load_digits
+
+from experiments import datasets
+from experiments.datasets import cache, copies, digits, prepared, shots
+
+_REAL_DATA_DIR = os.environ.get("TFDS_DATA_DIR")
+_LAYOUT = prepared.Layout((6, 5, 1), 8, 3, 4, 10)
+_IDENTITY = {"dataset": "mnist", "version": "3.0.1", "fingerprint": "f" * 64}
+
+needs_real_data = pytest.mark.skipif(
+  not _REAL_DATA_DIR, reason="needs TFDS_DATA_DIR with prepared datasets"
+)
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path, monkeypatch):
+  """A home of its own for every test, and a small MNIST."""
+  monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+  monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+  monkeypatch.setenv("HOME", str(tmp_path / "home"))
+  monkeypatch.setenv("BEAN_JAX_CACHE", str(tmp_path / "cache"))
+  monkeypatch.setitem(prepared.LAYOUTS, "mnist", _LAYOUT)
+  monkeypatch.setattr(copies, "_has_tensorflow", lambda: False)
+
+
+def error_of(fn, *args, **kwargs):
+  """Return the message of the DatasetError that a call raises."""
+  with pytest.raises(datasets.DatasetError) as caught:
+    fn(*args, **kwargs)
+  message = str(caught.value)
+  assert "\n" not in message
+  return message
+
+
+# A prepared dataset, written as TFDS writes it.
+
+
+def delimited(number, payload):
+  """Encode a length-delimited protocol buffer field of fewer than 2**14."""
+  size = len(payload)
+  length = [size] if size < 128 else [size % 128 + 128, size // 128]
+  return bytes([number << 3 | 2, *length]) + payload
+
+
+def example(image, label):
+  """Encode a tf.train.Example of a PNG image and a label below 128."""
+  png = io.BytesIO()
+  Image.fromarray(image[..., 0]).save(png, format="PNG")
+  features = {
+    b"image": delimited(1, delimited(1, png.getvalue())),
+    b"label": delimited(3, delimited(1, bytes([label]))),
+  }
+  entries = [
+    delimited(1, delimited(1, name) + delimited(2, feature))
+    for name, feature in features.items()
+  ]
+  return delimited(1, b"".join(entries))
+
+
+def features_json(shape):
+  core = "tensorflow_datasets.core.features."
+  dimensions = [str(size) for size in shape]
+  image = {
+    "pythonClassName": core + "image_feature.Image",
+    "image": {"dtype": "uint8", "shape": {"dimensions": dimensions}},
+  }
+  label = {
+    "pythonClassName": core + "class_label_feature.ClassLabel",
+    "classLabel": {"numClasses": "10"},
+  }
+  return {
+    "pythonClassName": core + "features_dict.FeaturesDict",
+    "featuresDict": {"features": {"image": image, "label": label}},
+  }
+
+
+def write_prepared(root, *, num_train=11, num_test=4, seed=0, version="3.0.1"):
+  """Write a prepared mnist into root; return its folder and its arrays."""
+  from array_record.python import array_record_module
+
+  generator = np.random.default_rng(seed)
+  folder = root / "mnist" / version
+  folder.mkdir(parents=True)
+  arrays, splits = [], []
+  for split, num in (("train", num_train), ("test", num_test)):
+    shape = (num, *_LAYOUT.image_shape)
+    images = generator.integers(0, 256, shape, dtype=np.uint8)
+    labels = generator.integers(0, 10, num, dtype=np.int32)
+    path = folder / f"mnist-{split}.array_record-00000-of-00001"
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+    for image, label in zip(images, labels, strict=True):
+      writer.write(example(image, label))
+    writer.close()
+    arrays += [images, labels]
+    splits.append(
+      {
+        "name": split,
+        "numBytes": "1",
+        "shardLengths": [str(num)],
+        "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+      }
+    )
+  info = {
+    "name": "mnist",
+    "version": version,
+    "fileFormat": "array_record",
+    "splits": splits,
+  }
+  (folder / "dataset_info.json").write_text(json.dumps(info))
+  features = features_json(_LAYOUT.image_shape)
+  (folder / "features.json").write_text(json.dumps(features))
+  return folder, arrays
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+  write_prepared(tmp_path / "data")
+  return tmp_path / "data"
+
+
+def cached_file(tmp_path):
+  (path,) = (tmp_path / "cache").glob("*.npy")
+  return path
+
+
+def no_decoding():
+  return mock.patch.object(
+    prepared, "decode", side_effect=AssertionError("decoded again")
+  )
+
+
+def assert_equal(first, second):
+  assert first[:3] == second[:3]
+  for ours, theirs in zip(first[3:], second[3:], strict=True):
+    np.testing.assert_array_equal(ours.images, theirs.images)
+    np.testing.assert_array_equal(ours.labels, theirs.labels)
+
+
+# digits
+
+
+def test_digits_shapes_and_classes():
+  dataset = datasets.load("digits")
+  assert dataset.name == "digits"
+  assert dataset.num_classes == 10
+  assert dataset.source == "scikit-learn load_digits"
+  for split, num in zip(dataset[3:], (797, 500, 500), strict=True):
+    assert split.images.shape == (num, 28, 28, 1)
+    assert split.labels.shape == (num,)
+    assert split.images.dtype == np.uint8
+    assert split.labels.dtype == np.int32
+  assert np.bincount(dataset.train.labels).min() >= 40
+  for split in (dataset.validation, dataset.test):
+    np.testing.assert_array_equal(np.bincount(split.labels), np.full(10, 50))
+
+
+def test_digits_splits_are_a_partition_of_the_original():
+  dataset = datasets.load("digits")
+  original = load_digits()
+  images = digits.enlarge(original.images)
+
+  def rows(images, labels):
+    return sorted(
+      image.tobytes() + bytes([label])
+      for image, label in zip(images, labels, strict=True)
+    )
+
+  together = [np.concatenate(parts) for parts in zip(*dataset[3:], strict=True)]
+  assert rows(*together) == rows(images, original.target)
+
+
+def test_digits_split_is_pinned():
+  # Results are compared across versions: the split must never move.
+  dataset = datasets.load("digits")
+  firsts = [split.labels[:12].tolist() for split in dataset[3:]]
+  assert firsts == [
+    [1, 2, 5, 8, 9, 1, 4, 5, 6, 7, 8, 9],
+    [0, 0, 0, 7, 5, 8, 8, 5, 0, 1, 2, 3],
+    [3, 4, 6, 7, 2, 3, 2, 4, 5, 6, 8, 0],
+  ]
+
+
+def test_digits_do_not_depend_on_the_global_generator():
+  np.random.seed(1)  # noqa: NPY002
+  first = datasets.load("digits")
+  np.random.seed(2)  # noqa: NPY002
+  before = np.random.get_state()[1].copy()  # noqa: NPY002
+  assert_equal(first, datasets.load("digits"))
+  after = np.random.get_state()[1]  # noqa: NPY002
+  np.testing.assert_array_equal(before, after)
+
+
+def test_enlarged_images_look_like_their_originals():
+  original = load_digits().images[:200]
+  large = digits.enlarge(original)[..., 0].astype(float)
+  border = large.copy()
+  border[:, 4:24, 4:24] = 0
+  assert not border.any()
+  # 5 x 5 large pixels cover the same area as 2 x 2 original ones.
+  ours = large[:, 4:24, 4:24].reshape(-1, 4, 5, 4, 5).mean((2, 4))
+  theirs = original.reshape(-1, 4, 2, 4, 2).mean((2, 4)) * 255 / 16
+  assert np.abs(ours - theirs).mean() < 8
+  assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.99
+  # Smooth, where repeated pixels would have the 17 levels of the originals.
+  assert np.unique(large).size > 200
+
+
+def test_enlarged_images_use_the_whole_range():
+  assert datasets.load("digits").train.images.max() == 255
+  assert digits.enlarge(np.zeros((1, 8, 8))).max() == 0
+  # Cubic interpolation overshoots next to an edge: it must not wrap around.
+  step = np.zeros((1, 8, 8))
+  step[:, :, 4:] = 16
+  large = digits.enlarge(step)[0, 14, :, 0].astype(int)
+  assert large[8:12].max() < 30
+  assert large[17:20].min() > 225
+
+
+def test_digits_without_scikit_learn(monkeypatch):
+  monkeypatch.setitem(sys.modules, "sklearn", None)
+  message = error_of(datasets.load, "digits")
+  assert "scikit-learn" in message
+  assert 'pip install ".[experiments]"' in message
+
+
+def test_digits_need_neither_tensorflow_nor_tfds():
+  code = """
+import sys
+sys.modules["tensorflow_datasets"] = sys.modules["tensorflow"] = None
+sys.modules["array_record"] = None
+from experiments import datasets
+assert datasets.load("digits").train.labels.size == 797
+"""
+  subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_import_is_light():
+  code = """
+import sys
+import experiments.datasets
+heavy = {"tensorflow", "tensorflow_datasets", "sklearn", "scipy", "jax"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+  subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Names
+
+
+def test_names():
+  assert datasets.NAMES == ("digits", "mnist", "fashion_mnist", "cifar10")
+
+
+@pytest.mark.parametrize(
+  ("name", "meant"),
+  [
+    ("minst", "mnist"),
+    ("MNIST", "mnist"),
+    ("fashion-mnist", "fashion_mnist"),
+    ("cifar", "cifar10"),
+  ],
+)
+def test_misspelt_name(name, meant):
+  message = error_of(datasets.load, name)
+  assert f"Did you mean '{meant}'?" in message
+  assert all(known in message for known in datasets.NAMES)
+
+
+@pytest.mark.parametrize("name", ["", "imagenet_xyz", "../mnist", None, 7])
+def test_unknown_name(name):
+  message = error_of(datasets.load, name)
+  assert repr(name) in message
+  assert all(known in message for known in datasets.NAMES)
+
+
+# Prepared copies
+
+
+def test_decodes_in_stored_order(tmp_path):
+  _, (images, labels, test_images, test_labels) = write_prepared(tmp_path)
+  dataset = datasets.load("mnist", data_dir=tmp_path)
+  assert_equal(
+    dataset,
+    datasets.Dataset(
+      name="mnist",
+      num_classes=10,
+      source="tfds mnist:3.0.1",
+      train=datasets.Split(images[:8], labels[:8]),
+      validation=datasets.Split(images[8:], labels[8:]),
+      test=datasets.Split(test_images, test_labels),
+    ),
+  )
+  for split in dataset[3:]:
+    assert split.images.dtype == np.uint8
+    assert split.labels.dtype == np.int32
+
+
+def test_decodes_across_chunks(tmp_path, monkeypatch):
+  _, (images, labels, _, _) = write_prepared(tmp_path)
+  monkeypatch.setattr(prepared, "_CHUNK", 4)
+  dataset = datasets.load("mnist", data_dir=tmp_path)
+  np.testing.assert_array_equal(dataset.validation.images, images[8:])
+  np.testing.assert_array_equal(dataset.train.labels, labels[:8])
+
+
+def test_argument_before_environment_before_home(tmp_path, monkeypatch):
+  labels = {}
+  home = tmp_path / "home" / "tensorflow_datasets"
+  for seed, root in enumerate((tmp_path / "a", tmp_path / "b", home)):
+    labels[root] = write_prepared(root, seed=seed)[1][1][:8].tolist()
+  assert len({tuple(drawn) for drawn in labels.values()}) == 3
+
+  def loaded(**kwargs):
+    return datasets.load("mnist", **kwargs).train.labels.tolist()
+
+  assert loaded() == labels[home]
+  monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "a"))
+  assert loaded() == labels[tmp_path / "a"]
+  assert loaded(data_dir=str(tmp_path / "b")) == labels[tmp_path / "b"]
+  monkeypatch.setenv("TFDS_DATA_DIR", "")
+  assert loaded(data_dir="~/tensorflow_datasets") == labels[home]
+  assert loaded() == labels[home]
+
+
+def test_newest_version_is_used(tmp_path):
+  write_prepared(tmp_path, seed=1, version="3.0.9")
+  _, arrays = write_prepared(tmp_path, seed=2, version="3.0.10")
+  unfinished = tmp_path / "mnist" / "incomplete.ABC_3.0.11"
+  unfinished.mkdir()
+  half_copied = tmp_path / "mnist" / "3.0.12"
+  half_copied.mkdir()
+  (half_copied / "mnist-test.array_record-00000-of-00001").write_bytes(b"x")
+  dataset = datasets.load("mnist", data_dir=tmp_path)
+  assert dataset.source == "tfds mnist:3.0.10"
+  np.testing.assert_array_equal(dataset.test.labels, arrays[3])
+
+
+def test_missing_tensorflow(tmp_path):
+  message = error_of(datasets.load, "mnist", data_dir=tmp_path)
+  for cure in (
+    'pip install ".[download]"',
+    "--data_dir",
+    "TFDS_DATA_DIR",
+    "digits",
+    str(tmp_path),
+  ):
+    assert cure in message
+
+
+def test_missing_default_folder():
+  message = error_of(datasets.load, "fashion_mnist")
+  assert "home/tensorflow_datasets has no prepared fashion_mnist" in message
+
+
+def test_other_datasets_only(data_dir):
+  message = error_of(datasets.load, "cifar10", data_dir=data_dir)
+  assert "no prepared cifar10 (it has mnist)" in message
+
+
+@pytest.mark.parametrize("missing", ["nowhere", "nowhere/deeper", "nul\0"])
+def test_missing_data_dir(tmp_path, missing):
+  message = error_of(datasets.load, "mnist", data_dir=tmp_path / missing)
+  assert "--data_dir" in message
+  assert "cannot be read" in message
+
+
+def test_data_dir_is_a_file(tmp_path):
+  (tmp_path / "file").write_text("")
+  message = error_of(datasets.load, "mnist", data_dir=tmp_path / "file")
+  assert "Not a directory" in message
+
+
+def test_unreadable_data_dir(data_dir, monkeypatch):
+  original = os.listdir
+
+  def listdir(path):
+    if str(path).endswith("3.0.1"):
+      raise PermissionError(errno.EACCES, "Permission denied", str(path))
+    return original(path)
+
+  monkeypatch.setattr(os, "listdir", listdir)
+  message = error_of(datasets.load, "mnist", data_dir=data_dir)
+  assert "Permission denied" in message
+  assert str(data_dir) in message
+
+
+def test_tfrecord_copy(tmp_path):
+  folder = tmp_path / "mnist" / "3.0.1"
+  folder.mkdir(parents=True)
+  (folder / "dataset_info.json").write_text("{}")
+  (folder / "mnist-train.tfrecord-00000-of-00001").write_bytes(b"x")
+  message = error_of(datasets.load, "mnist", data_dir=tmp_path)
+  assert str(folder) in message
+  assert "TensorFlow" in message
+  assert "array_record" in message
+
+
+def test_missing_tfds(data_dir, monkeypatch):
+  monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+  message = error_of(datasets.load, "mnist", data_dir=data_dir)
+  assert "tensorflow-datasets" in message
+  assert 'pip install ".[experiments]"' in message
+
+
+def test_missing_array_record(data_dir):
+  source = mock.patch(
+    "tensorflow_datasets.builder_from_directory",
+    side_effect=ModuleNotFoundError("No module named 'array_record'"),
+  )
+  with source:
+    message = error_of(datasets.load, "mnist", data_dir=data_dir)
+  assert "array_record" in message
+  assert 'pip install ".[experiments]"' in message
+
+
+@pytest.mark.parametrize("size", [0, 1000, 70_000])
+def test_truncated_records(tmp_path, size):
+  folder, _ = write_prepared(tmp_path)
+  path = folder / "mnist-train.array_record-00000-of-00001"
+  assert path.stat().st_size > size
+  os.truncate(path, size)
+  message = error_of(datasets.load, "mnist", data_dir=tmp_path)
+  assert str(folder) in message
+  assert "damaged" in message
+  assert not list(tmp_path.glob("cache/*"))
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_damaged_description(tmp_path, name, content):
+  folder, _ = write_prepared(tmp_path)
+  (folder / name).write_text(content)
+  message = error_of(datasets.load, "mnist", data_dir=tmp_path)
+  assert str(folder) in message
+
+
+def test_too_few_images(tmp_path):
+  write_prepared(tmp_path, num_train=10)
+  message = error_of(datasets.load, "mnist", data_dir=tmp_path)
+  assert "uint8 (11, 6, 5, 1), got uint8 (10, 6, 5, 1)" in message
+
+
+def test_labels_out_of_range(tmp_path, monkeypatch):
+  monkeypatch.setitem(
+    prepared.LAYOUTS, "mnist", _LAYOUT._replace(num_classes=3)
+  )
+  write_prepared(tmp_path)
+  message = error_of(datasets.load, "mnist", data_dir=tmp_path)
+  assert "labels from 0 to 2" in message
+
+
+# Preparing
+
+
+@pytest.fixture
+def tensorflow(monkeypatch):
+  """TensorFlow is there, as far as anybody asks."""
+  monkeypatch.setattr(copies, "_has_tensorflow", lambda: True)
+
+
+def test_prepares_once(tmp_path, monkeypatch, tensorflow):
+  del tensorflow
+  prepare = mock.Mock(side_effect=lambda tfds, name, root: write_prepared(root))
+  monkeypatch.setattr(copies, "_prepare", prepare)
+  first = datasets.load("mnist", data_dir=tmp_path)
+  assert_equal(first, datasets.load("mnist", data_dir=tmp_path))
+  prepare.assert_called_once_with(mock.ANY, "mnist", tmp_path)
+
+
+def test_prepares_array_record_files(tmp_path):
+  tfds = mock.Mock()
+  copies._prepare(tfds, "mnist", tmp_path)
+  tfds.builder.assert_called_once_with(
+    "mnist", data_dir=tmp_path, file_format="array_record"
+  )
+  tfds.builder().download_and_prepare.assert_called_once_with()
+
+
+@pytest.mark.parametrize(
+  "cause", [ConnectionError("no route\nto host"), OSError(28, "no space")]
+)
+def test_failing_download(tmp_path, monkeypatch, tensorflow, cause):
+  del tensorflow
+  monkeypatch.setattr(copies, "_prepare", mock.Mock(side_effect=cause))
+  message = error_of(datasets.load, "mnist", data_dir=tmp_path)
+  assert str(cause).splitlines()[0] in message
+  for cure in ("network", "free space", "--data_dir", "digits"):
+    assert cure in message
+
+
+def test_download_lacks_a_package(tmp_path, monkeypatch, tensorflow):
+  del tensorflow
+  cause = ImportError("No module named 'importlib_resources'")
+  monkeypatch.setattr(copies, "_prepare", mock.Mock(side_effect=cause))
+  message = error_of(datasets.load, "mnist", data_dir=tmp_path)
+  assert "importlib_resources" in message
+  assert 'pip install ".[download]"' in message
+
+
+def test_download_left_nothing(tmp_path, monkeypatch, tensorflow):
+  del tensorflow
+  monkeypatch.setattr(copies, "_prepare", mock.Mock())
+  message = error_of(datasets.load, "mnist", data_dir=tmp_path)
+  assert "no array_record copy" in message
+
+
+def test_download_needs_tfds(tmp_path, monkeypatch, tensorflow):
+  del tensorflow
+  monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+  message = error_of(datasets.load, "mnist", data_dir=tmp_path)
+  assert 'pip install ".[experiments]"' in message
+
+
+# The cache
+
+
+def test_second_load_does_not_decode(tmp_path, data_dir):
+  first = datasets.load("mnist", data_dir=data_dir)
+  with no_decoding():
+    assert_equal(first, datasets.load("mnist", data_dir=data_dir))
+  path = cached_file(tmp_path)
+  assert sorted(os.listdir(path.parent)) == sorted(
+    [path.name, path.with_suffix(".json").name]
+  )
+
+
+def test_second_load_needs_no_tfds(data_dir, monkeypatch):
+  datasets.load("mnist", data_dir=data_dir)
+  monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+  datasets.load("mnist", data_dir=data_dir)
+
+
+def test_cache_dir_argument(tmp_path, data_dir):
+  datasets.load("mnist", data_dir=data_dir, cache_dir=tmp_path / "mine")
+  assert len(list((tmp_path / "mine").glob("mnist-3.0.1-*.npy"))) == 1
+  assert not (tmp_path / "cache").exists()
+
+
+def test_cache_folder(tmp_path, monkeypatch):
+  assert cache.folder("~/x") == tmp_path / "home" / "x"
+  assert cache.folder() == tmp_path / "cache"
+  monkeypatch.setenv("BEAN_JAX_CACHE", "")
+  assert cache.folder() == tmp_path / "home" / ".cache" / "bean_jax"
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+  assert cache.folder() == tmp_path / "xdg" / "bean_jax"
+  assert cache.folder(tmp_path) == tmp_path
+
+
+def test_unequal_sources_never_share_a_cache(tmp_path):
+  write_prepared(tmp_path / "a")
+  _, arrays = write_prepared(tmp_path / "b", num_test=3, seed=1)
+  datasets.load("mnist", data_dir=tmp_path / "a")
+  prepared.LAYOUTS["mnist"] = _LAYOUT._replace(num_test=3)
+  second = datasets.load("mnist", data_dir=tmp_path / "b")
+  np.testing.assert_array_equal(second.test.images, arrays[2])
+  assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+def test_fingerprint_sees_descriptions(tmp_path, name):
+  folder, _ = write_prepared(tmp_path)
+  copy = copies.Copy(folder, "3.0.1")
+  before = copies.fingerprint(copy)
+  with (folder / name).open("a") as file:
+    file.write(" ")
+  assert copies.fingerprint(copy) != before
+
+
+def test_fingerprint_sees_contents_of_equal_size(tmp_path):
+  folders = [
+    write_prepared(tmp_path / str(seed), seed=seed)[0] for seed in (0, 1)
+  ]
+  for name in os.listdir(folders[0]):
+    sizes = [(folder / name).stat().st_size for folder in folders]
+    assert sizes[0] == sizes[1]
+  first, second = (
+    copies.fingerprint(copies.Copy(folder, "3.0.1")) for folder in folders
+  )
+  assert first != second
+
+
+def test_fingerprint_sees_names(tmp_path):
+  folder, _ = write_prepared(tmp_path)
+  copy = copies.Copy(folder, "3.0.1")
+  before = copies.fingerprint(copy)
+  assert before == copies.fingerprint(copy)
+  path = folder / "mnist-test.array_record-00000-of-00001"
+  path.rename(folder / "mnist-test.array_record-00000-of-00002")
+  assert copies.fingerprint(copy) != before
+
+
+def test_equal_copies_share_a_cache(tmp_path):
+  for name in ("a", "b"):
+    write_prepared(tmp_path / name)
+  first = datasets.load("mnist", data_dir=tmp_path / "a")
+  with no_decoding():
+    assert_equal(first, datasets.load("mnist", data_dir=tmp_path / "b"))
+
+
+def refuses(path, data_dir):
+  """Check that a cached file is refused and left alone."""
+  files = {entry: entry.read_bytes() for entry in path.parent.iterdir()}
+  with no_decoding():
+    message = error_of(datasets.load, "mnist", data_dir=data_dir)
+  assert str(path) in message
+  assert "delete it and run again" in message
+  assert files == {entry: entry.read_bytes() for entry in path.parent.iterdir()}
+  # The message's cure works.
+  path.unlink()
+  datasets.load("mnist", data_dir=data_dir)
+  with no_decoding():
+    datasets.load("mnist", data_dir=data_dir)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.999])
+def test_flipped_bit(tmp_path, data_dir, part):
+  datasets.load("mnist", data_dir=data_dir)
+  path = cached_file(tmp_path)
+  content = bytearray(path.read_bytes())
+  content[int(part * len(content))] ^= 1
+  path.write_bytes(content)
+  refuses(path, data_dir)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.01, 0.5, 0.99])
+def test_truncated(tmp_path, data_dir, part):
+  datasets.load("mnist", data_dir=data_dir)
+  path = cached_file(tmp_path)
+  os.truncate(path, int(part * path.stat().st_size))
+  refuses(path, data_dir)
+
+
+def test_lengthened(tmp_path, data_dir):
+  datasets.load("mnist", data_dir=data_dir)
+  path = cached_file(tmp_path)
+  with path.open("ab") as file:
+    file.write(b"\0")
+  refuses(path, data_dir)
+
+
+def test_missing_sidecar(tmp_path, data_dir):
+  datasets.load("mnist", data_dir=data_dir)
+  path = cached_file(tmp_path)
+  path.with_suffix(".json").unlink()
+  refuses(path, data_dir)
+
+
+@pytest.mark.parametrize(
+  "content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b"{}"]
+)
+def test_damaged_sidecar(tmp_path, data_dir, content):
+  datasets.load("mnist", data_dir=data_dir)
+  path = cached_file(tmp_path)
+  path.with_suffix(".json").write_bytes(content)
+  refuses(path, data_dir)
+
+
+@pytest.mark.parametrize(
+  ("field", "value"),
+  [
+    ("dataset", "fashion_mnist"),
+    ("version", "3.0.0"),
+    ("fingerprint", "0" * 64),
+    ("sha256", "0" * 64),
+    ("sha256", None),
+    ("shapes", [[1]]),
+  ],
+)
+def test_foreign_sidecar(tmp_path, data_dir, field, value):
+  datasets.load("mnist", data_dir=data_dir)
+  path = cached_file(tmp_path)
+  sidecar = path.with_suffix(".json")
+  record = json.loads(sidecar.read_text())
+  assert record[field] != value
+  sidecar.write_text(json.dumps({**record, field: value}))
+  refuses(path, data_dir)
+
+
+def test_pickles_are_never_loaded(tmp_path):
+  class Evil:
+    def __reduce__(self):
+      return os.mkdir, (str(tmp_path / "evil"),)
+
+  buffer = io.BytesIO()
+  np.save(buffer, np.array([Evil()], dtype=object), allow_pickle=True)
+  path = tmp_path / "x.npy"
+  # The attacker's file has a checksum that fits.
+  with mock.patch.object(cache, "_encode", return_value=buffer.getvalue()):
+    cache.write(path, _IDENTITY, [np.zeros(1)])
+  assert "delete it" in error_of(cache.read, path, _IDENTITY)
+  assert not (tmp_path / "evil").exists()
+
+
+def test_objects_are_never_written(tmp_path):
+  with pytest.raises(ValueError, match="pickle"):
+    cache.write(tmp_path / "x.npy", _IDENTITY, [np.array([{}], dtype=object)])
+
+
+def test_unreadable_cache_file(tmp_path):
+  (tmp_path / "x.npy").mkdir()
+  message = error_of(cache.read, tmp_path / "x.npy", _IDENTITY)
+  assert "BEAN_JAX_CACHE" in message
+
+
+def test_unwritable_cache_is_a_warning(tmp_path, data_dir):
+  (tmp_path / "file").write_text("")
+  with mock.patch.object(cache.logging, "warning") as warning:
+    first = datasets.load(
+      "mnist", data_dir=data_dir, cache_dir=tmp_path / "file" / "below"
+    )
+  assert_equal(first, datasets.load("mnist", data_dir=data_dir))
+  text = warning.call_args.args[0] % warning.call_args.args[1:]
+  assert "BEAN_JAX_CACHE" in text
+
+
+def test_full_disk_is_a_warning_and_leaves_nothing(tmp_path, data_dir):
+  full = OSError(errno.ENOSPC, "No space left on device")
+  with (
+    mock.patch.object(os, "fsync", side_effect=full),
+    mock.patch.object(cache.logging, "warning") as warning,
+  ):
+    datasets.load("mnist", data_dir=data_dir)
+  warning.assert_called_once()
+  assert not os.listdir(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("replaced", [0, 1])
+def test_killed_while_writing(tmp_path, data_dir, replaced):
+  original, calls = os.replace, []
+
+  def replace(source, target):
+    if len(calls) == replaced:
+      raise KeyboardInterrupt
+    calls.append(target)
+    original(source, target)
+
+  with (
+    mock.patch.object(os, "replace", replace),
+    pytest.raises(KeyboardInterrupt),
+  ):
+    datasets.load("mnist", data_dir=data_dir)
+  assert len(os.listdir(tmp_path / "cache")) == replaced
+  datasets.load("mnist", data_dir=data_dir)
+  with no_decoding():
+    datasets.load("mnist", data_dir=data_dir)
+
+
+def test_writers_and_readers_at_once(tmp_path):
+  arrays = [np.arange(100_000, dtype=np.uint8), np.arange(7, dtype=np.int32)]
+  path = tmp_path / "x.npy"
+
+  def work(i):
+    if i % 2:
+      cache.write(path, _IDENTITY, arrays)
+    return cache.read(path, _IDENTITY)
+
+  with futures.ThreadPoolExecutor(8) as pool:
+    results = [found for found in pool.map(work, range(80)) if found]
+  assert len(results) >= 40
+  for result in results:
+    np.testing.assert_array_equal(result[0], arrays[0])
+    np.testing.assert_array_equal(result[1], arrays[1])
+  assert sorted(os.listdir(tmp_path)) == ["x.json", "x.npy"]
+
+
+def test_cached_arrays_may_be_changed(data_dir):
+  datasets.load("mnist", data_dir=data_dir)
+  first = datasets.load("mnist", data_dir=data_dir)
+  first.train.images[:] = 0
+  assert datasets.load("mnist", data_dir=data_dir).train.images.any()
+
+
+# Shots
+
+_LABELS = np.random.default_rng(0).integers(0, 10, 1000)
+
+
+@pytest.mark.parametrize("num_shots", [1, 5, 10, 50])
+@pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
+def test_draws_exactly(num_shots, seed):
+  drawn = datasets.draw_shots(_LABELS, num_shots=num_shots, seed=seed)
+  np.testing.assert_array_equal(
+    _LABELS[drawn], np.repeat(np.arange(10), num_shots)
+  )
+  assert np.unique(drawn).size == drawn.size == 10 * num_shots
+  assert np.issubdtype(drawn.dtype, np.integer)
+
+
+def test_draws_whole_classes():
+  labels = np.arange(30) % 3
+  drawn = datasets.draw_shots(labels, num_shots=10, seed=4)
+  np.testing.assert_array_equal(np.sort(drawn), np.arange(30))
+
+
+def test_draws_are_nested():
+  few, many = (
+    datasets.draw_shots(_LABELS, num_shots=n, seed=3).reshape(10, n)
+    for n in (2, 20)
+  )
+  np.testing.assert_array_equal(few, many[:, :2])
+
+
+def test_draws_are_pinned():
+  # The first five words of Philox4x64-10 (Salmon et al., 2011) under the keys
+  # (7, 0) and (7, 1), from a program of its own, ascend in the orders
+  # 4 1 3 2 0 and 3 1 2 4 0. Classes 0 and 1 have the even and odd places.
+  drawn = datasets.draw_shots(np.arange(10) % 2, num_shots=2, seed=7)
+  assert drawn.tolist() == [8, 2, 7, 3]
+
+
+def test_seeds_and_classes_differ():
+  labels = np.repeat(np.arange(10), 100)
+  draws = np.stack(
+    [datasets.draw_shots(labels, num_shots=5, seed=seed) for seed in range(50)]
+  )
+  ranks = (draws % 100).reshape(500, 5)
+  assert np.unique(ranks, axis=0).shape[0] == 500
+
+
+def test_a_class_does_not_see_the_others():
+  relabelled = np.where(_LABELS == 3, 4, np.where(_LABELS == 4, 3, _LABELS))
+  before, after = (
+    datasets.draw_shots(labels, num_shots=5, seed=0).reshape(10, 5)
+    for labels in (_LABELS, relabelled)
+  )
+  kept = [0, 1, 2, 5, 6, 7, 8, 9]
+  np.testing.assert_array_equal(before[kept], after[kept])
+
+
+def test_draws_are_uniform():
+  labels = np.zeros(5, np.int32)
+  counts = np.zeros((5, 5))
+  for seed in range(2000):
+    drawn = datasets.draw_shots(labels, num_shots=5, seed=seed)
+    counts[np.arange(5), drawn] += 1
+  # 400 expected, with a standard deviation of 18.
+  assert np.abs(counts - 400).max() < 90
+
+
+def test_draws_do_not_touch_the_global_generator():
+  np.random.seed(1)  # noqa: NPY002
+  before = np.random.get_state()[1].copy()  # noqa: NPY002
+  first = datasets.draw_shots(_LABELS, num_shots=3, seed=0)
+  after = np.random.get_state()[1].copy()  # noqa: NPY002
+  np.testing.assert_array_equal(before, after)
+  np.random.seed(2)  # noqa: NPY002
+  second = datasets.draw_shots(_LABELS, num_shots=3, seed=0)
+  np.testing.assert_array_equal(first, second)
+
+
+def test_kinds_of_integers_do_not_matter():
+  first = datasets.draw_shots(_LABELS, num_shots=3, seed=5)
+  second = datasets.draw_shots(
+    _LABELS.astype(np.uint8).tolist(), num_shots=np.int64(3), seed=np.uint8(5)
+  )
+  np.testing.assert_array_equal(first, second)
+
+
+def test_shots_are_training_images():
+  dataset = datasets.load("digits")
+  drawn = datasets.draw_shots(dataset.train.labels, num_shots=40, seed=0)
+  assert drawn.max() < dataset.train.labels.size
+
+
+def test_more_shots_than_images():
+  labels = np.array([0, 0, 0, 1, 1, 2, 2, 2])
+  message = error_of(datasets.draw_shots, labels, num_shots=3, seed=0)
+  assert "Cannot draw 3 shots of class 1, which has 2 images" in message
+
+
+def test_class_without_images():
+  message = error_of(datasets.draw_shots, [0, 2], num_shots=1, seed=0)
+  assert "class 1, which has 0 images" in message
+
+
+@pytest.mark.parametrize("num_shots", [0, -1, 1.0, "1", None, True])
+def test_wrong_number_of_shots(num_shots):
+  message = error_of(datasets.draw_shots, [0], num_shots=num_shots, seed=0)
+  assert f"must be an integer of at least 1, got {num_shots!r}" in message
+
+
+@pytest.mark.parametrize("seed", [-1, 0.0, "0", None, True, 2**64])
+def test_wrong_seed(seed):
+  message = error_of(datasets.draw_shots, [0], num_shots=1, seed=seed)
+  assert f"seed must be an integer from 0 to 2**64 - 1, got {seed!r}" in message
+
+
+@pytest.mark.parametrize("labels", [[], [[0]], [0.0], [-1, 0], 3, ["a"]])
+def test_wrong_labels(labels):
+  error_of(datasets.draw_shots, labels, num_shots=1, seed=0)
+
+
+# Documentation and the real data
+
+
+@pytest.mark.parametrize("module", [datasets, shots])
+def test_examples(module):
+  result = doctest.testmod(module)
+  assert result.failed == 0
+  assert result.attempted > 0
+
+
+@needs_real_data
+@pytest.mark.slow
+def test_real_mnist(tmp_path, monkeypatch):
+  monkeypatch.setitem(
+    prepared.LAYOUTS, "mnist", prepared.LAYOUTS["fashion_mnist"]
+  )
+  dataset = datasets.load("mnist", data_dir=_REAL_DATA_DIR)
+  labels = np.concatenate([dataset.train.labels, dataset.validation.labels])
+  # The class counts of the original files.
+  assert np.bincount(labels).tolist() == [
+    *(5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
+  ]
+  assert np.bincount(dataset.test.labels).tolist() == [
+    *(980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009)
+  ]
+  # The original mean and standard deviation, as everybody normalizes by them.
+  images = np.concatenate([dataset.train.images, dataset.validation.images])
+  assert abs(images.mean() / 255 - 0.1307) < 1e-4
+  assert abs(images.std() / 255 - 0.3081) < 1e-4
+  # Shots and validation images have no image in common.
+  seen = {image.tobytes() for image in dataset.validation.images}
+  drawn = datasets.draw_shots(dataset.train.labels, num_shots=20, seed=0)
+  assert not seen & {dataset.train.images[i].tobytes() for i in drawn}
+  seconds = []
+  for _ in range(3):
+    start = time.perf_counter()
+    with no_decoding():
+      again = datasets.load("mnist", data_dir=_REAL_DATA_DIR)
+    seconds.append(time.perf_counter() - start)
+  assert_equal(dataset, again)
+  assert min(seconds) < 0.5
+
+
+@needs_real_data
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
+def test_real_datasets(name):
+  dataset = datasets.load(name, data_dir=_REAL_DATA_DIR)
+  labels = np.concatenate([dataset.train.labels, dataset.validation.labels])
+  assert len(set(np.bincount(labels))) == 1
+  assert np.bincount(dataset.test.labels).tolist() == [1000] * 10
+  num = {"fashion_mnist": 50_000, "cifar10": 40_000}[name]
+  shape = {"fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}[name]
+  assert dataset.train.images.shape == (num, *shape)
+  assert dataset.validation.images.shape == (10_000, *shape)
