@@ -6,8 +6,10 @@ from jax.typing import ArrayLike
 
 from bean_jax import _checks
 
-# TensorFloat-32, the default of recent GPUs, keeps 10 bits: too few here.
-PRECISION = jax.lax.Precision.HIGHEST
+
+def matmul(left: jax.Array, right: jax.Array) -> jax.Array:
+  """Multiplies in full precision; a GPU's TensorFloat-32 keeps 10 bits."""
+  return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
 def relative_strength(kernel: jax.Array, gamma: ArrayLike) -> jax.Array:
@@ -62,5 +64,5 @@ def rows_of_correlation(
   rows: jax.Array, strength: jax.Array, order: int
 ) -> jax.Array:
   """Returns the rows of A [..., N] that belong to rows [..., M] of F [N, M]."""
-  shared = jnp.matmul(rows, strength.T, precision=PRECISION)
+  shared = matmul(rows, strength.T)
   return (shared / strength.shape[1]) ** order

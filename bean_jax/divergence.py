@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from bean_jax import _checks
-from bean_jax.correlation import PRECISION
+from bean_jax.correlation import matmul
 
 # Elements of the largest temporary that a block of neurons or samples may take
 # beyond the size of the inputs: 4 MiB in float32, so that it stays in cache.
@@ -53,7 +53,8 @@ def coactivation_divergence(
   rows = _checks.activation_rows(activations, name=name)
   centred, num_samples = centre(rows, where, name=name)
   if distance == "squared":
-    return squared_divergence(centred, num_samples)
+    pairs = squared_divergence(centred, num_samples)
+    return jnp.where(jnp.eye(len(pairs), dtype=bool), 0, pairs)
   rows = jax.lax.map(
     jax.checkpoint(lambda neuron: absolute_divergence(neuron, centred)),
     centred.T,
@@ -88,7 +89,7 @@ def squared_divergence(
   centred: jax.Array, num_samples: jax.Array | float
 ) -> jax.Array:
   """Returns the mean squared differences [N, N] by way of the Gram matrix."""
-  gram = jnp.matmul(centred.T, centred, precision=PRECISION) / num_samples
+  gram = matmul(centred.T, centred) / num_samples
   norms = jnp.diagonal(gram)
   return norms[:, None] + norms[None, :] - 2 * gram
 

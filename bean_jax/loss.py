@@ -1,7 +1,7 @@
 """BEAN as a transformation of a loss function."""
 
-import functools
 from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax.numpy as jnp

@@ -1,15 +1,4 @@
-r"""The BEAN penalty of Eq. 1, without its tensor of pairwise differences.
-
-A layer has S samples, N neurons and M neurons in the layer after it; c are its
-activations less each sample's mean over neurons, F = |tanh(gamma W)|. Both
-distances have two closed forms each, and the cheaper one is chosen from the
-shapes while tracing:
-
-* by features, where A = Phi Phi^T / K with Phi = F (order 1, K = M) or the
-  row-wise Kronecker square of F (order 2, K = M^2): the penalty is the energy
-  of a graph Laplacian that is never formed;
-* by pairs of neurons, from [N, N] matrices or blocks of their rows.
-"""
+"""The BEAN penalty of Eq. 1, of one layer and of a network."""
 
 from typing import Any
 
@@ -17,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from bean_jax import _checks, correlation, divergence
-from bean_jax.correlation import PRECISION
+from bean_jax import _absolute, _checks, _squared, correlation, divergence
 
 PyTree = Any
 
@@ -171,7 +159,7 @@ def _layer_penalty(
   where: ArrayLike | None,
   name: str,
 ) -> jax.Array:
-  """Computes `layer_penalty` for checked options, naming the layer in errors."""
+  """Computes `layer_penalty` for checked options; errors name the layer."""
   hidden = _checks.activation_rows(activations, name=name)
   kernel = _checks.kernel_matrix(kernel, name=name)
   _checks.same_neurons(hidden, kernel, name=name)
@@ -180,124 +168,9 @@ def _layer_penalty(
     hidden.astype(dtype), where, name=name
   )
   strength = correlation.relative_strength(kernel.astype(dtype), gamma)
-  sizes = (*centred.shape, kernel.shape[1])
   if distance == "squared":
-    by_features, by_pairs = _squared_by_features, _squared_by_pairs
-    features_are_cheaper = _prefer_features_squared(*sizes, order)
+    energy = _squared.energy(centred, strength, order)
   else:
-    by_features, by_pairs = _absolute_by_features, _absolute_by_pairs
-    features_are_cheaper = _prefer_features_absolute(*sizes, order)
-  energy = by_features if features_are_cheaper else by_pairs
+    energy = _absolute.energy(centred, strength, order)
   # As floats: S N^2, as one integer, may pass 2^31.
-  return energy(centred, strength, order) / num_samples / float(sizes[1]) ** 2
-
-
-def _prefer_features_squared(
-  num_samples: int, num_neurons: int, num_next: int, order: int
-) -> bool:
-  """Compares multiply-adds, where the memory of features is affordable."""
-  pairs = num_neurons**2 * (num_next + num_samples)
-  if order == 1:
-    return num_samples * num_neurons * num_next <= pairs
-  features = num_neurons * num_next**2 * (num_samples + 2)
-  temporary = num_neurons * num_next * min(num_samples, num_next)
-  affordable = max(num_neurons**2, divergence.BLOCK_ELEMENTS)
-  return features <= pairs and temporary <= affordable
-
-
-def _squared_by_features(
-  centred: jax.Array, strength: jax.Array, order: int
-) -> jax.Array:
-  """Returns sum_s 2 (sum_i degree_i c_i^2 - c^T A c), a Laplacian's energy."""
-  if order == 1:
-    degree = _matmul(strength, jnp.sum(strength, axis=0))
-    projected = _matmul(centred, strength)
-  else:
-    # c^T A c = |F^T diag(c) F|^2 / M^2, and with c = 1 on one side, A 1.
-    overlap = _matmul(strength.T, strength)
-    degree = jnp.sum(_matmul(strength, overlap) * strength, axis=1)
-    projected = _project_on_pairs(centred, strength)
-  total = jnp.vdot(degree, jnp.sum(centred**2, axis=0))
-  scale = 2 / float(strength.shape[1]) ** order
-  return scale * (total - jnp.sum(projected**2))
-
-
-def _project_on_pairs(centred: jax.Array, strength: jax.Array) -> jax.Array:
-  """Returns sum_i c_si F_ik F_im for all k, m, in the order of less memory."""
-  num_samples, num_neurons = centred.shape
-  num_next = strength.shape[1]
-  if num_samples <= num_next:
-    weighted = strength.T[None, :, :] * centred[:, None, :]
-    return _matmul(weighted, strength)
-  pairs = strength[:, :, None] * strength[:, None, :]
-  return _matmul(centred, pairs.reshape(num_neurons, num_next**2))
-
-
-def _squared_by_pairs(
-  centred: jax.Array, strength: jax.Array, order: int
-) -> jax.Array:
-  """Returns sum_ij A_ij sum_s (c_si - c_sj)^2 from two [N, N] matrices."""
-  wiring = correlation.rows_of_correlation(strength, strength, order)
-  return jnp.vdot(wiring, divergence.squared_divergence(centred, 1.0))
-
-
-def _prefer_features_absolute(
-  num_samples: int, num_neurons: int, num_next: int, order: int
-) -> bool:
-  """Compares passes over memory; a prefix sum makes about 8 a feature."""
-  features = 8 * num_samples * num_neurons * num_next**order
-  return features <= num_neurons**2 * (2 * num_samples + num_next)
-
-
-def _absolute_by_features(
-  centred: jax.Array, strength: jax.Array, order: int
-) -> jax.Array:
-  """Returns sum_s 2 int cut(t) dt, where cut(t) = sum of A_ij, h_i <= t < h_j.
-
-  Between two neighbours in the order of activation the cut is constant, and
-  with prefix sums P of the features, of total T, it is P . (T - P) / K. All
-  terms are positive, so nothing cancels.
-  """
-  num_neurons, num_next = strength.shape
-  features = strength
-  if order == 2:
-    features = (strength[:, :, None] * strength[:, None, :]).reshape(
-      num_neurons, num_next**2
-    )
-  total = jnp.sum(features, axis=0)
-
-  @jax.checkpoint
-  def energy(sample: jax.Array) -> jax.Array:
-    ranking = jnp.argsort(jax.lax.stop_gradient(sample))
-    below = jnp.cumsum(features[ranking], axis=0)[:-1]
-    cut = jnp.sum(below * (total[None, :] - below), axis=1)
-    return jnp.vdot(jnp.diff(sample[ranking]), cut)
-
-  energies = jax.lax.map(
-    energy,
-    centred,
-    batch_size=divergence.block_size(len(centred), features.size),
-  )
-  return 2 * jnp.sum(energies) / float(num_next) ** order
-
-
-def _absolute_by_pairs(
-  centred: jax.Array, strength: jax.Array, order: int
-) -> jax.Array:
-  """Returns sum_ij A_ij sum_s |c_si - c_sj|, a block of rows i at a time."""
-
-  @jax.checkpoint
-  def energy(neuron: jax.Array, outgoing: jax.Array) -> jax.Array:
-    wiring = correlation.rows_of_correlation(outgoing, strength, order)
-    return jnp.vdot(wiring, divergence.absolute_divergence(neuron, centred))
-
-  energies = jax.lax.map(
-    lambda row: energy(*row),
-    (centred.T, strength),
-    batch_size=divergence.block_size(strength.shape[0], centred.size),
-  )
-  return jnp.sum(energies)
-
-
-def _matmul(left: jax.Array, right: jax.Array) -> jax.Array:
-  return jnp.matmul(left, right, precision=PRECISION)
+  return energy / num_samples / float(centred.shape[1]) ** 2

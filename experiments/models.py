@@ -73,6 +73,7 @@ class LeNet5(nn.Module):
   def __call__(
     self, images: jax.Array
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns (logits, hidden) of images [batch, 28, 28, 1]."""
     x = images.astype(jnp.float32) / 255
     x = nn.relu(_conv(6, 25, 2, "conv1")(x))
     x = nn.max_pool(x, (2, 2), (2, 2))
@@ -97,6 +98,7 @@ class MLP(nn.Module):
   def __call__(
     self, images: jax.Array
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns (logits, hidden) of images [batch, ...]."""
     x = images.reshape(images.shape[0], -1).astype(jnp.float32) / 255
     hidden = {"fc1": x}
     x = nn.relu(_dense(self.num_hidden, self.num_inputs, "fc1")(x))

@@ -1,0 +1,123 @@
+r"""Closed forms of sum_s sum_ij A_ij (c_si - c_sj)^2, without the differences.
+
+It is twice the energy of a graph Laplacian, with degrees A 1:
+
+.. math:: 2 \sum_s \Big( \sum_i (A 1)_i c_{si}^2 - c_s^T A c_s \Big)
+
+By features, A = F F^T / M (order 1) or its entry-wise square (order 2) is never
+formed; by pairs, it is. Sums of many terms are `jnp.sum`: a dot product of two
+long vectors is one sequential sum on a CPU, and loses three digits.
+"""
+
+from collections.abc import Callable
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from bean_jax import divergence
+from bean_jax.correlation import matmul, rows_of_correlation
+
+Gradients = tuple[jax.Array, jax.Array]
+
+
+def energy(centred: jax.Array, strength: jax.Array, order: int) -> jax.Array:
+  """Returns the energy of c [S, N] and F [N, M] in the cheapest way.
+
+  The ways are compared by their multiply-adds and, for pairs, the passes over
+  [N, N] matrices, which cost as much as 16 multiply-adds an entry.
+  """
+  num_samples, num_neurons = centred.shape
+  num_next = strength.shape[1]
+  by_pairs = _with_gradients(functools.partial(_by_pairs, order))
+  pairs = num_neurons**2 * (num_next + num_samples + 16)
+  if order == 1:
+    features = num_samples * num_neurons * num_next
+    by_features = _by_features
+  else:
+    features = num_neurons * num_next**2 * (num_samples + 2)
+    temporary = num_neurons * num_next * (min(num_samples, num_next) + 2)
+    if temporary > max(num_neurons**2, divergence.BLOCK_ELEMENTS):
+      return by_pairs(centred, strength)
+    if num_samples <= num_next:
+      by_features = _with_gradients(_of_few_samples)
+    else:
+      by_features = _by_pairs_of_features
+  return (by_features if features <= pairs else by_pairs)(centred, strength)
+
+
+def _by_features(centred: jax.Array, features: jax.Array) -> jax.Array:
+  """Takes A as Phi Phi^T / K, for features Phi [N, K]."""
+  degree = matmul(features, jnp.sum(features, axis=0))
+  projected = matmul(centred, features)
+  total = jnp.sum(degree * jnp.sum(centred**2, axis=0))
+  return 2 / float(features.shape[1]) * (total - jnp.sum(projected**2))
+
+
+def _by_pairs_of_features(centred: jax.Array, strength: jax.Array) -> jax.Array:
+  """Takes A of order 2 as that of order 1 of the products F_ik F_im."""
+  features = strength[:, :, None] * strength[:, None, :]
+  return _by_features(centred, features.reshape(strength.shape[0], -1))
+
+
+def _of_few_samples(
+  centred: jax.Array, strength: jax.Array
+) -> tuple[jax.Array, Gradients]:
+  """Takes c^T A c of order 2 as |F^T diag(c) F|^2 / M^2, and A 1 likewise.
+
+  All that value and gradients need are F F^T diag(t) F, for t among 1, the sum
+  of squares q, and each sample c: two large products, where differentiating
+  would make nine.
+  """
+  num_neurons, num_next = strength.shape
+  squares = jnp.sum(centred**2, axis=0)[:, None]
+  ones = jnp.ones_like(squares)
+  scales = jnp.concatenate([ones, squares, centred.T], axis=1)
+  scaled = scales[:, :, None] * strength[:, None, :]
+  overlap = matmul(strength.T, scaled.reshape(num_neurons, -1))
+  returned = matmul(strength, overlap).reshape(num_neurons, -1, num_next)
+  rows = jnp.sum(returned * strength[:, None, :], axis=2)
+  degree, attraction = rows[:, :1], rows[:, 2:]
+  scale = 2 / float(num_next) ** 2
+  value = jnp.sum(degree * squares) - jnp.sum(centred.T * attraction)
+  weights = jnp.concatenate([squares, ones, -2 * centred.T], axis=1)
+  return scale * value, (
+    2 * scale * (degree * centred.T - attraction).T,
+    2 * scale * jnp.sum(weights[:, :, None] * returned, axis=1),
+  )
+
+
+def _by_pairs(
+  order: int, centred: jax.Array, strength: jax.Array
+) -> tuple[jax.Array, Gradients]:
+  """Takes the [N, N] matrices A and D, both symmetric."""
+  num_next = float(strength.shape[1])
+  shared = rows_of_correlation(strength, strength, 1)
+  wiring = shared**order
+  differences = divergence.squared_divergence(centred, 1.0)
+  degree = jnp.sum(wiring, axis=1)
+  slope = differences if order == 1 else 2 * shared * differences
+  return jnp.sum(wiring * differences), (
+    4 * (degree[None, :] * centred - matmul(centred, wiring)),
+    2 * matmul(slope, strength) / num_next,
+  )
+
+
+def _with_gradients(
+  value_and_gradients: Callable[..., tuple[jax.Array, Gradients]],
+) -> Callable[..., jax.Array]:
+  """Makes a function whose derivative is known, in both modes, any order."""
+
+  @jax.custom_jvp
+  def value(*arguments: jax.Array) -> jax.Array:
+    return value_and_gradients(*arguments)[0]
+
+  @value.defjvp
+  def value_jvp(
+    arguments: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+  ) -> tuple[jax.Array, jax.Array]:
+    result, gradients = value_and_gradients(*arguments)
+    pairs = zip(gradients, tangents, strict=True)
+    return result, sum(jnp.sum(slope * step) for slope, step in pairs)
+
+  return value
