@@ -38,6 +38,7 @@ import jax
 import numpy as np
 
 import bean_jax
+from experiments import files
 
 SCHEMA = 1
 
@@ -122,17 +123,8 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     ResultError: if the file system refuses (disk full, no such folder, ...).
   """
   path = pathlib.Path(path)
-  # In the same folder, since a file is only renamed within a file system.
-  temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
   try:
-    try:
-      with open(temporary, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-      os.replace(temporary, path)
-    finally:
-      temporary.unlink(missing_ok=True)
+    files.replace(path, data)
   except OSError as error:
     raise ResultError(
       f"{path}: could not be written ({error.strerror or error}); make room"

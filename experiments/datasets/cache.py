@@ -7,17 +7,16 @@ fit its JSON is reported, never used and never deleted.
 """
 
 from collections.abc import Mapping, Sequence
-import contextlib
 import hashlib
 import io
 import json
 import os
 import pathlib
-import secrets
 
 from absl import logging
 import numpy as np
 
+from experiments import files
 from experiments.datasets.structure import DatasetError
 
 
@@ -102,8 +101,8 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     # The JSON goes first. Killed in between, it stands alone, which `read`
     # takes for an empty cache; a file without JSON would be an error.
-    _replace(path.with_suffix(".json"), sidecar.encode())
-    _replace(path, content)
+    files.replace(path.with_suffix(".json"), sidecar.encode())
+    files.replace(path, content)
   except OSError as error:
     logging.warning(
       "Cannot write the cache %s (%s): the data will be decoded again next"
@@ -151,18 +150,3 @@ def _decode(content: bytes) -> list[np.ndarray]:
   while buffer.tell() < len(content):
     arrays.append(np.lib.format.read_array(buffer, allow_pickle=False))
   return arrays
-
-
-def _replace(path: pathlib.Path, content: bytes) -> None:
-  """Write a file at once: readers see the old content or all of the new."""
-  temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-  try:
-    with open(temporary, "xb") as file:
-      file.write(content)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  except BaseException:
-    with contextlib.suppress(OSError):
-      temporary.unlink()
-    raise

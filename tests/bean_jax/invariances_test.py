@@ -119,11 +119,13 @@ def _gradients_of(options):
   )(activations, kernel, gamma)
 
 
-def test_vmap_over_members_equals_loop(options):
-  members = [draw_layer(7, 12, 5, seed=seed) for seed in range(4)]
+# Shapes in which different closed forms are the cheapest.
+@pytest.mark.parametrize("shape", ((2, 20, 3), (9, 4, 30)), ids=str)
+def test_vmap_over_members_equals_loop(options, shape):
+  members = [draw_layer(*shape, seed=seed) for seed in range(4)]
   activations, kernels = map(np.stack, zip(*members, strict=True))
   gammas = np.float32([0.5, 1, 2, 3])
-  masks = np.arange(7)[None, :] <= np.array([6, 3, 0, 5])[:, None]
+  masks = np.arange(shape[0])[None, :] <= np.array([8, 3, 0, 1])[:, None]
   each = (activations, kernels, gammas, masks)
   mapped = jax.jit(jax.vmap(_gradients_of(options)))(*each)
   one = jax.jit(_gradients_of(options))

@@ -1,8 +1,8 @@
 """Dense layers with drawn numbers, and the options they are tested under."""
 
+from collections.abc import Callable
 import functools
 import itertools
-from collections.abc import Callable
 
 import jax
 import numpy as np

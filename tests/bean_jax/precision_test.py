@@ -27,11 +27,11 @@ CURE = (
 )
 
 
-def _nearly_coactive():
+def _nearly_coactive(num_samples=100, num_next=10):
   """Returns 84 neurons which all fire at 1, to within one percent."""
   rng = np.random.default_rng(0)
-  activations = 1 + 0.01 * rng.normal(size=(100, 84))
-  kernel = rng.normal(size=(84, 10))
+  activations = 1 + 0.01 * rng.normal(size=(num_samples, 84))
+  kernel = rng.normal(size=(84, num_next))
   return activations.astype(np.float32), kernel.astype(np.float32)
 
 
@@ -44,9 +44,11 @@ def _uncentred(activations, kernel, order):
   return energy / (len(activations) * len(kernel) ** 2)
 
 
+# Sizes for which different closed forms are the cheapest.
+@pytest.mark.parametrize("sizes", ((100, 10), (100, 60), (5, 10), (5, 400)))
 @pytest.mark.parametrize("options", OPTIONS, ids=name_of)
-def test_nearly_coactive_neurons(options):
-  layer = _nearly_coactive()
+def test_nearly_coactive_neurons(options, sizes):
+  layer = _nearly_coactive(*sizes)
   expected = reference.layer_penalty(*layer, **options)
   penalty = jitted_penalty(**options)(*layer)
   np.testing.assert_allclose(penalty, expected, rtol=1e-5)

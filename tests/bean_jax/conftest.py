@@ -1,0 +1,10 @@
+"""Settings of the library's tests: no silent broadcasting between ranks."""
+
+import jax
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _strict_rank_promotion():
+  with jax.numpy_rank_promotion("raise"):
+    yield

@@ -1,0 +1,289 @@
+"""Tests of experiments.simulations."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import datasets, methods, models, simulations, training
+from tests.experiments import tiny
+
+DIGITS = tiny.load_digits(50)
+SEEDS = (3, 0, 11)
+EPOCHS = 6
+CELLS = (
+  simulations.Cell(1, "vanilla", 0.0, EPOCHS),
+  simulations.Cell(1, "bean1", 1.0, EPOCHS),
+  simulations.Cell(1, "bean1", 10.0, EPOCHS),
+  simulations.Cell(2, "bean1", 1.0, EPOCHS),
+)
+PAIR = CELLS[1:3]
+SHAPES = {
+  "test_accuracy": (len(SEEDS),),
+  "test_accuracy_last": (len(SEEDS),),
+  "validation_accuracy": (len(SEEDS),),
+  "best_epoch": (len(SEEDS),),
+  "failed_step": (len(SEEDS),),
+  "train_loss_curve": (len(SEEDS), EPOCHS),
+  "validation_accuracy_curve": (len(SEEDS), EPOCHS),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _tiny_model():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(models.MODELS, "tiny", tiny.MODEL)
+    yield
+
+
+def run(cells, *, width=3, seeds=SEEDS):
+  """Trains cells; outcomes in the order they came, and the ticks."""
+  protocol = simulations.Protocol(
+    model="tiny",
+    options=methods.Options(),
+    seeds=seeds,
+    batch_size=4,
+    learning_rate=2e-2,
+    members_per_chunk=width,
+  )
+  ticks = []
+  outcomes = list(
+    simulations.run(
+      cells, DIGITS, protocol, tick=lambda *tick: ticks.append(tick)
+    )
+  )
+  return outcomes, ticks
+
+
+@pytest.fixture(scope="module")
+def finished():
+  """All cells, trained with one cell in a chunk."""
+  return run(CELLS)
+
+
+@pytest.fixture(scope="module")
+def metrics(finished):
+  return {cell: outcome.metrics for cell, outcome in finished[0]}
+
+
+def assert_same(actual, expected):
+  assert actual.keys() == expected.keys()
+  for name, values in expected.items():
+    np.testing.assert_array_equal(actual[name], values, err_msg=name)
+
+
+def test_cells_come_in_order_with_all_metrics(finished):
+  outcomes, _ = finished
+  assert [cell for cell, _ in outcomes] == list(CELLS)
+  for _, outcome in outcomes:
+    shapes = {name: values.shape for name, values in outcome.metrics.items()}
+    assert shapes == SHAPES
+    assert outcome.seconds > 0
+    assert all(np.all(np.isfinite(v)) for v in outcome.metrics.values())
+    np.testing.assert_array_equal(outcome.metrics["failed_step"], -1)
+
+
+def test_cells_are_yielded_as_soon_as_they_are_done():
+  ticks = []
+  protocol = simulations.Protocol("tiny", methods.Options(), (0, 1), 0, 2e-2, 2)
+  outcomes = simulations.run(
+    PAIR, DIGITS, protocol, tick=lambda *tick: ticks.append(tick)
+  )
+  assert not ticks
+  assert next(outcomes)[0] == PAIR[0]
+  half = len(ticks)
+  assert next(outcomes)[0] == PAIR[1]
+  assert half == len(ticks) / 2 > 0
+
+
+def test_best_epoch_is_the_first_of_best_validation(metrics):
+  for values in metrics.values():
+    curve = values["validation_accuracy_curve"]
+    np.testing.assert_allclose(
+      values["validation_accuracy"], curve.max(axis=1), rtol=1e-6
+    )
+    np.testing.assert_array_equal(
+      values["best_epoch"], curve.argmax(axis=1) + 1
+    )
+
+
+def test_a_member_is_its_seed_trained_alone(metrics):
+  """Draw, initial parameters, order and test, all from the seed."""
+  seed, cell = SEEDS[2], PAIR[0]
+  key = jax.random.key(seed)
+  keys = key[None]
+  hparams = training.Hparams(jnp.array([2e-2]), jnp.array([cell.strength]))
+  rows = datasets.draw_shots(DIGITS.train.labels, num_shots=1, seed=seed)
+  train = training.Samples(
+    tiny.MODEL.prepare(jnp.asarray(DIGITS.train.images[rows]))[None],
+    jnp.asarray(DIGITS.train.labels[rows])[None],
+  )
+  bean = methods.METHODS["bean1"].regularizer
+  run_epochs = training.make_run_epochs(
+    tiny.MODEL,
+    lambda loss_fn, hparams: bean(
+      loss_fn, hparams, tiny.MODEL, methods.Options()
+    ),
+    batch_size=4,
+    num_epochs=EPOCHS,
+  )
+  state, curves = run_epochs(
+    training.make_init(tiny.MODEL)(keys, hparams),
+    0,
+    keys,
+    hparams,
+    train,
+    training.Samples(*DIGITS.validation),
+  )
+  values = {name: entry[2] for name, entry in metrics[cell].items()}
+  np.testing.assert_allclose(
+    values["train_loss_curve"], curves.train_loss[:, 0], rtol=1e-4
+  )
+  np.testing.assert_allclose(
+    values["validation_accuracy_curve"],
+    curves.validation_accuracy[:, 0],
+    rtol=1e-6,
+  )
+  for name, params in (
+    ("test_accuracy", state.best_params),
+    ("test_accuracy_last", state.params),
+  ):
+    classes = np.asarray(tiny.MODEL.predict(params, DIGITS.test.images)[0])
+    assert values[name] == np.mean(classes == DIGITS.test.labels)
+  # Otherwise they would not be told apart.
+  assert values["test_accuracy"] != values["test_accuracy_last"]
+
+
+def test_members_and_cells_differ(metrics):
+  for values in metrics.values():
+    assert len(np.unique(values["train_loss_curve"][:, 0])) == len(SEEDS)
+  first_losses = {
+    cell: tuple(values["train_loss_curve"][:, -1])
+    for cell, values in metrics.items()
+  }
+  assert len(set(first_losses.values())) == len(CELLS)
+
+
+def check_ticks(ticks, cells):
+  """The work told adds up to the cost, fillings of chunks left out."""
+  for cell, work, accuracy in ticks:
+    assert cell in cells
+    assert work > 0
+    assert 0 <= accuracy <= 1
+  for shots in {cell.shots for cell in cells}:
+    total = sum(work for cell, work, _ in ticks if cell.shots == shots)
+    assert total == len(SEEDS) * sum(
+      simulations.cost(cell, DIGITS) for cell in cells if cell.shots == shots
+    )
+
+
+def test_ticks_add_up_to_the_cost(finished):
+  check_ticks(finished[1], CELLS)
+
+
+# 6 members: chunks that divide them, that do not and cut a cell, and one.
+@pytest.mark.parametrize("width", (1, 4, 20))
+def test_chunks_do_not_change_the_numbers(width, metrics):
+  outcomes, ticks = run(PAIR, width=width)
+  check_ticks(ticks, PAIR)
+  assert [cell for cell, _ in outcomes] == list(PAIR)
+  for cell, outcome in outcomes:
+    expected = metrics[cell]
+    np.testing.assert_allclose(
+      outcome.metrics["train_loss_curve"],
+      expected["train_loss_curve"],
+      rtol=1e-3,
+    )
+    for name in (
+      "test_accuracy",
+      "test_accuracy_last",
+      "validation_accuracy",
+      "validation_accuracy_curve",
+    ):
+      # One image that is as good as undecided.
+      np.testing.assert_allclose(
+        outcome.metrics[name], expected[name], atol=1.01 / 50, err_msg=name
+      )
+
+
+def test_cells_do_not_depend_on_each_other(metrics):
+  """Bit by bit, in chunks of a cell: what a resumed run relies on."""
+  ((_, alone),), _ = run(PAIR[1:])
+  assert_same(alone.metrics, metrics[PAIR[1]])
+  turned, _ = run(PAIR[::-1])
+  for cell, outcome in turned:
+    assert_same(outcome.metrics, metrics[cell])
+
+
+def test_cost_grows_with_shots_and_epochs():
+  cost = simulations.cost(CELLS[0], DIGITS)
+  assert simulations.cost(CELLS[0]._replace(epochs=2 * EPOCHS), DIGITS) == (
+    2 * cost
+  )
+  assert simulations.cost(CELLS[0]._replace(shots=5), DIGITS) > cost
+
+
+def test_number_of_epochs_that_has_no_small_divisor():
+  (outcome,), ticks = run([CELLS[0]._replace(epochs=7)])
+  assert outcome[1].metrics["train_loss_curve"].shape == (len(SEEDS), 7)
+  assert len(ticks) == 7
+  check_ticks(ticks, [CELLS[0]._replace(epochs=7)])
+
+
+def test_failed_members_have_no_accuracy(monkeypatch, metrics):
+  """A method that the seed of the brightest image does not survive."""
+
+  def regularizer(loss_fn, hparams, model, options):
+    del model, options
+
+    def poisoned_fn(params, samples, mask):
+      loss, aux = loss_fn(params, samples, mask)
+      sums = jnp.sum(samples.inputs, axis=1, dtype=jnp.int32)
+      survives = jnp.all(sums < hparams.strength)
+      return jnp.where(survives, loss, jnp.nan), aux
+
+    return poisoned_fn
+
+  monkeypatch.setitem(
+    methods.METHODS,
+    "vanilla",
+    methods.METHODS["vanilla"]._replace(regularizer=regularizer),
+  )
+  rows = [
+    datasets.draw_shots(DIGITS.train.labels, num_shots=1, seed=seed)
+    for seed in SEEDS
+  ]
+  brightness = DIGITS.train.images[rows].sum(axis=(2, 3, 4), dtype=int)
+  strength = float(brightness.max())
+  doomed = int(brightness.max(axis=1).argmax())
+  assert np.sum(brightness == strength) == 1
+  cells = [CELLS[0]._replace(strength=s) for s in (strength, math.inf)]
+  (_, failing), (_, healthy) = run(cells)[0]
+  assert_same(healthy.metrics, metrics[CELLS[0]])
+  key = jax.random.fold_in(jax.random.key(SEEDS[doomed]), training.SHUFFLE)
+  order = jax.random.permutation(jax.random.fold_in(key, 0), 10)
+  place = int(np.argmax(order == brightness[doomed].argmax()))
+  assert failing.metrics["failed_step"][doomed] == place // 4
+  for name in ("test_accuracy", "test_accuracy_last", "validation_accuracy"):
+    assert np.isnan(failing.metrics[name][doomed])
+  others = np.arange(len(SEEDS)) != doomed
+  for name, values in failing.metrics.items():
+    np.testing.assert_array_equal(
+      values[others], metrics[CELLS[0]][name][others], err_msg=name
+    )
+
+
+def test_all_members_may_fail():
+  cell = PAIR[0]._replace(strength=math.inf)
+  (outcomes, _) = run([cell, PAIR[1]], width=4)
+  np.testing.assert_array_equal(outcomes[0][1].metrics["failed_step"], 0)
+  assert np.all(np.isnan(outcomes[0][1].metrics["test_accuracy"]))
+  np.testing.assert_array_equal(outcomes[1][1].metrics["failed_step"], -1)
+  assert np.all(np.isfinite(outcomes[1][1].metrics["test_accuracy"]))
+
+
+def test_more_shots_than_images_are_refused():
+  with pytest.raises(datasets.DatasetError, match="500 shots"):
+    run([CELLS[0]._replace(shots=500)])
