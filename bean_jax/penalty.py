@@ -143,9 +143,11 @@ def bean_penalty(
       where=where,
       name=name,
     )
-    # A literal 0 switches the layer off even where its penalty overflows.
-    switched_off = isinstance(weight, float) and weight == 0
-    total += jnp.zeros_like(term) if switched_off else weight * term
+    if isinstance(weight, float) and weight == 0:
+      # A literal 0 switches the layer off even where its penalty overflows.
+      total += jnp.zeros_like(term)
+    else:
+      total += jnp.asarray(weight, term.dtype) * term
   return total
 
 
