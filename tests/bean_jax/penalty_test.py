@@ -108,7 +108,7 @@ def test_neuron_correlation_equals_oracle(shape, order):
   )(kernel)
   expected = reference.neuron_correlation(kernel, order=order, gamma=2.0)
   np.testing.assert_allclose(correlation, expected, rtol=1e-5)
-  np.testing.assert_array_equal(correlation, correlation.T)
+  np.testing.assert_allclose(correlation, correlation.T, rtol=1e-6)
   assert np.all(correlation >= 0)
   assert np.all(correlation < 1)
 
@@ -126,7 +126,8 @@ def test_coactivation_divergence_equals_oracle(shape, distance):
     divergence, expected, rtol=1e-5, atol=1e-6 * expected.max()
   )
   np.testing.assert_array_equal(np.diagonal(divergence), 0)
-  np.testing.assert_array_equal(divergence, divergence.T)
+  # Up to rounding: a compiler may contract the two triangles differently.
+  np.testing.assert_allclose(divergence, divergence.T, rtol=1e-5)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=name_of)

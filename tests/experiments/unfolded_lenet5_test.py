@@ -103,8 +103,8 @@ def test_equals_module_with_gradients(
 
 
 def test_digits_have_ties_in_pooling(digits):
-  patches = unfolded_lenet5.prepare(digits.images[:1])
-  assert np.mean((patches == patches[:, :1]).all(axis=(1, 3))) > 0.2
+  windows = unfolded_lenet5.prepare(digits.images[:1])
+  assert np.mean((windows == windows[..., :1]).all(axis=2)) > 0.2
 
 
 def test_mapped_over_members(params, digits):
@@ -129,17 +129,17 @@ def test_predict_takes_the_largest_logit(num_images, params, digits):
 
 
 @pytest.mark.parametrize("dtype", (np.uint8, np.float32))
-def test_patches_are_pixels_of_the_image(dtype):
+def test_windows_are_pixels_of_the_image(dtype):
   images = noise(2).astype(dtype)
-  patches = np.asarray(jax.jit(unfolded_lenet5.prepare)(images))
-  assert patches.dtype == dtype
-  expected = np.zeros((2, 4, 196, 25), dtype)
-  for phase, window, pixel in np.ndindex(expected.shape[1:]):
-    row = 2 * (window // 14) + phase // 2 + pixel // 5 - 2
-    column = 2 * (window % 14) + phase % 2 + pixel % 5 - 2
+  windows = np.asarray(jax.jit(unfolded_lenet5.prepare)(images))
+  assert windows.dtype == dtype
+  expected = np.zeros((2, 196, 36), dtype)
+  for window, pixel in np.ndindex(expected.shape[1:]):
+    row = 2 * (window // 14) + pixel // 6 - 2
+    column = 2 * (window % 14) + pixel % 6 - 2
     if 0 <= row < 28 and 0 <= column < 28:
-      expected[:, phase, window, pixel] = images[:, row, column, 0]
-  np.testing.assert_array_equal(patches, expected)
+      expected[:, window, pixel] = images[:, row, column, 0]
+  np.testing.assert_array_equal(windows, expected)
 
 
 def test_examples_of_docstrings():
