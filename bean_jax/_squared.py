@@ -5,8 +5,11 @@ It is twice the energy of a graph Laplacian, with degrees A 1:
 .. math:: 2 \sum_s \Big( \sum_i (A 1)_i c_{si}^2 - c_s^T A c_s \Big)
 
 By features, A = F F^T / M (order 1) or its entry-wise square (order 2) is never
-formed; by pairs, it is. Sums of many terms are `jnp.sum`: a dot product of two
-long vectors is one sequential sum on a CPU, and loses three digits.
+formed; by pairs, it is. Value and gradients share their products, which are
+passes over F as long as there are few samples; so each form returns both.
+
+Sums of many terms are `jnp.sum`: a dot product of two long vectors is one
+sequential sum on a CPU, and loses three digits.
 """
 
 from collections.abc import Callable
@@ -33,58 +36,76 @@ def energy(centred: jax.Array, strength: jax.Array, order: int) -> jax.Array:
   pairs = num_neurons**2 * (num_next + num_samples + 16)
   if order == 1:
     features = num_samples * num_neurons * num_next
-    by_features = _by_features
+    by_features = _with_gradients(_by_features)
   else:
     features = num_neurons * num_next**2 * (num_samples + 2)
     temporary = num_neurons * num_next * (min(num_samples, num_next) + 2)
     if temporary > max(num_neurons**2, divergence.BLOCK_ELEMENTS):
       return by_pairs(centred, strength)
     if num_samples <= num_next:
-      by_features = _with_gradients(_of_few_samples)
+      by_features = _with_gradients(_by_features_of_samples)
     else:
       by_features = _by_pairs_of_features
   return (by_features if features <= pairs else by_pairs)(centred, strength)
 
 
-def _by_features(centred: jax.Array, features: jax.Array) -> jax.Array:
-  """Takes A as Phi Phi^T / K, for features Phi [N, K]."""
-  degree = matmul(features, jnp.sum(features, axis=0))
-  projected = matmul(centred, features)
-  total = jnp.sum(degree * jnp.sum(centred**2, axis=0))
-  return 2 / float(features.shape[1]) * (total - jnp.sum(projected**2))
+def _by_features(
+  centred: jax.Array, features: jax.Array
+) -> tuple[jax.Array, Gradients]:
+  """Takes A as Phi Phi^T / K, for features Phi [N, K].
+
+  The energy is 2 (r . v - |c Phi|^2) / K, with r = 1 Phi and v = q Phi, where q
+  are the sums of squares over samples.
+  """
+  left, right = _scales(centred)
+  sums = matmul(left.T, features)
+  returned = matmul(features, sums.T)
+  degree, attraction = returned[:, :1], returned[:, 2:]
+  scale = 2 / float(features.shape[1])
+  value = jnp.sum(sums[0] * sums[1]) - jnp.sum(sums[2:] ** 2)
+  return scale * value, (
+    2 * scale * (degree * centred.T - attraction).T,
+    scale * matmul(right, sums),
+  )
 
 
 def _by_pairs_of_features(centred: jax.Array, strength: jax.Array) -> jax.Array:
   """Takes A of order 2 as that of order 1 of the products F_ik F_im."""
-  features = strength[:, :, None] * strength[:, None, :]
-  return _by_features(centred, features.reshape(strength.shape[0], -1))
+  products = strength[:, :, None] * strength[:, None, :]
+  features = products.reshape(strength.shape[0], -1)
+  return _with_gradients(_by_features)(centred, features)
 
 
-def _of_few_samples(
+def _by_features_of_samples(
   centred: jax.Array, strength: jax.Array
 ) -> tuple[jax.Array, Gradients]:
   """Takes c^T A c of order 2 as |F^T diag(c) F|^2 / M^2, and A 1 likewise.
 
-  All that value and gradients need are F F^T diag(t) F, for t among 1, the sum
-  of squares q, and each sample c: two large products, where differentiating
-  would make nine.
+  All that value and gradients need are F F^T diag(t) F, for t among 1, q and
+  each sample c: two large products, where differentiating would make nine.
   """
   num_neurons, num_next = strength.shape
-  squares = jnp.sum(centred**2, axis=0)[:, None]
-  ones = jnp.ones_like(squares)
-  scales = jnp.concatenate([ones, squares, centred.T], axis=1)
-  scaled = scales[:, :, None] * strength[:, None, :]
+  left, right = _scales(centred)
+  scaled = left[:, :, None] * strength[:, None, :]
   overlap = matmul(strength.T, scaled.reshape(num_neurons, -1))
   returned = matmul(strength, overlap).reshape(num_neurons, -1, num_next)
   rows = jnp.sum(returned * strength[:, None, :], axis=2)
   degree, attraction = rows[:, :1], rows[:, 2:]
   scale = 2 / float(num_next) ** 2
-  value = jnp.sum(degree * squares) - jnp.sum(centred.T * attraction)
-  weights = jnp.concatenate([squares, ones, -2 * centred.T], axis=1)
+  value = jnp.sum(degree * left[:, 1:2]) - jnp.sum(centred.T * attraction)
   return scale * value, (
     2 * scale * (degree * centred.T - attraction).T,
-    2 * scale * jnp.sum(weights[:, :, None] * returned, axis=1),
+    2 * scale * jnp.sum(right[:, :, None] * returned, axis=1),
   )
+
+
+def _scales(centred: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns what scales the neurons [N, 2 + S]: (1, q, c) and (q, 1, -2 c)."""
+  squares = jnp.sum(centred**2, axis=0)[:, None]
+  ones = jnp.ones_like(squares)
+  left = jnp.concatenate([ones, squares, centred.T], axis=1)
+  right = jnp.concatenate([squares, ones, -2 * centred.T], axis=1)
+  return left, right
 
 
 def _by_pairs(

@@ -14,7 +14,22 @@ def matmul(left: jax.Array, right: jax.Array) -> jax.Array:
 
 def relative_strength(kernel: jax.Array, gamma: ArrayLike) -> jax.Array:
   """Returns F = |tanh(gamma W)| [N, M], Eq. 3; its sub-gradient at 0 is 0."""
-  return jnp.abs(jnp.tanh(jnp.asarray(gamma, kernel.dtype) * kernel))
+  return _absolute_tanh(jnp.asarray(gamma, kernel.dtype) * kernel)
+
+
+@jax.custom_jvp
+def _absolute_tanh(x: jax.Array) -> jax.Array:
+  return jnp.abs(jnp.tanh(x))
+
+
+@_absolute_tanh.defjvp
+def _absolute_tanh_jvp(
+  primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+  # In terms of x and of the result: tanh itself need not be kept.
+  (x,), (step,) = primals, tangents
+  result = _absolute_tanh(x)
+  return result, (1 - result**2) * jnp.sign(x) * step
 
 
 def neuron_correlation(
