@@ -172,15 +172,7 @@ def run(config: Config) -> None:
     results.ResultError: If the folder holds a record of another configuration
       or cannot be written. Nothing has been trained then.
   """
-  done = {
-    cell: record
-    for cell in config.cells
-    if config.resume
-    and (
-      record := results.find(cell_path(config, cell), cell_config(config, cell))
-    )
-    is not None
-  }
+  done = _finished(config) if config.resume else {}
   missing = [cell for cell in config.cells if cell not in done]
   dataset = datasets.load(config.dataset, data_dir=config.data_dir)
   for cell in missing:
@@ -213,6 +205,22 @@ def run(config: Config) -> None:
   summary.write(records, config.output_dir)
   print(summary.table(records))
   print(f"* chosen on validation images; files in {config.output_dir}")
+
+
+def _finished(config: Config) -> dict[simulations.Cell, dict]:
+  """Reads the records of the cells that were trained before."""
+  done = {}
+  for cell in config.cells:
+    path = cell_path(config, cell)
+    try:
+      record = results.find(path, cell_config(config, cell))
+    except OSError as error:
+      raise results.ResultError(
+        f"{path}: cannot be read ({error.strerror}); choose another folder"
+      ) from error
+    if record is not None:
+      done[cell] = record
+  return done
 
 
 def parse_config() -> Config:
@@ -255,7 +263,8 @@ def parse_config() -> Config:
     ),
     seeds=_parse_seeds(_SEEDS.value),
     batch_size=_number("batch_size", _BATCH_SIZE.value, low=0),
-    learning_rate=_number("learning_rate", _LEARNING_RATE.value, low=0),
+    # With less, float32 parameters would stay what they are.
+    learning_rate=_number("learning_rate", _LEARNING_RATE.value, low=1e-30),
     members_per_chunk=_number(
       "members_per_chunk", _MEMBERS_PER_CHUNK.value, low=1
     ),
@@ -289,7 +298,9 @@ def _strengths(
 
 def _number(name: str, value: float, *, low: float) -> float:
   if not low <= value < float("inf"):
-    raise ConfigError(f"--{name}: expected at least {low}, got {value}")
+    raise ConfigError(
+      f"--{name}: expected a finite number of at least {low}, got {value}"
+    )
   return value
 
 

@@ -150,14 +150,18 @@ def accuracy_against_hparam(
   if baseline is not None:
     label, interval = baseline
     mean, low, high = _percent([interval], label)[:, 0]
-    plot.axhline(mean, color="0.35", linewidth=1.5, label=label, zorder=1)
+    color = _style(0)["color"]
+    plot.axhline(mean, color=color, linewidth=1.5, label=label, zorder=1)
     if np.isfinite(low) and np.isfinite(high):
-      plot.axhspan(low, high, color="0.35", alpha=0.15, linewidth=0, zorder=0)
-  _error_bars(plot, series)
+      plot.axhspan(low, high, color=color, alpha=0.15, linewidth=0, zorder=0)
+  # The series then look as they do where the baseline is the first of them.
+  _error_bars(plot, series, first_style=int(baseline is not None))
   return _finish(drawing, path)
 
 
-def _error_bars(plot: axes.Axes, series: Sequence[tuple]) -> None:
+def _error_bars(
+  plot: axes.Axes, series: Sequence[tuple], *, first_style: int = 0
+) -> None:
   for label, x, intervals in series:
     x = np.asarray(x, np.float64)
     if x.shape != (len(intervals),) or not np.all((x > 0) & np.isfinite(x)):
@@ -179,7 +183,7 @@ def _error_bars(plot: axes.Axes, series: Sequence[tuple]) -> None:
       label=label,
       capsize=3,
       elinewidth=1.3,
-      **_style(index),
+      **_style(first_style + index),
     )
   margin = np.exp(0.09 * width)
   plot.set_xscale("log")

@@ -94,7 +94,7 @@ def bar(*, total: int, skipped: int) -> Iterator[Bar]:
     rich_progress.TextColumn("{task.fields[accuracy]}"),
   )
   if skipped:
-    console.print(f"{skipped} cells are done already", highlight=False)
+    console.print(f"cells done already: {skipped}", highlight=False)
   with rich_progress.Progress(
     *columns, console=console, disable=not console.is_terminal or not total
   ) as display:

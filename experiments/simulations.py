@@ -196,8 +196,9 @@ def _run_chunk(
     "validation_accuracy": fraction(state.best_correct, validation),
     "best_epoch": np.asarray(state.best_epoch),
     "failed_step": failed_step,
-    "train_loss_curve": loss,
-    "validation_accuracy_curve": accuracy,
+    # Curves are for figures: six digits keep the records small.
+    "train_loss_curve": loss.astype(np.float64).round(6),
+    "validation_accuracy_curve": accuracy.astype(np.float64).round(6),
   }
 
 

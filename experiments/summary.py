@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import figures, methods, results, stats
+from experiments import figures, methods, paper, results, stats
 
 Record = dict[str, Any]
 
@@ -20,6 +20,7 @@ COLUMNS = (
   "seeds won",
   "validation",
   "failed",
+  "paper",
 )
 
 
@@ -59,7 +60,8 @@ def table(records: Sequence[Record]) -> str:
   Returns:
     A line a record, a star at those which `chosen` chooses. Accuracies are
     means in percent with 95 % bootstrap intervals over seeds; differences are
-    paired by seed with the vanilla record of the same shots.
+    paired by seed with the vanilla record of the same shots; the paper's
+    accuracy stands beside the strength that was chosen.
   """
   stars = chosen(records)
   baselines = {
@@ -149,7 +151,15 @@ def _row(
     wins,
     _interval(_kept(record, "validation_accuracy")),
     str(len(record["seeds"]) - len(best)),
+    _of_paper(config) if is_chosen else "",
   )
+
+
+def _of_paper(config: dict[str, Any]) -> str:
+  """Returns the paper's accuracy for a cell of its Table 1, else nothing."""
+  rows = paper.TABLE1.get(config["dataset"], {})
+  accuracy = rows.get(config["method"], {}).get(config["shots"])
+  return "" if accuracy is None else f"{accuracy:.2f}"
 
 
 def _kept(record: Record, name: str) -> dict[int, float]:

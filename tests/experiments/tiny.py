@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +14,36 @@ from experiments import datasets, models
 NUM_HIDDEN = 6
 
 
-def _init(key):
-  keys = jax.random.split(key, 4)
-  shapes = {"fc1": (784, NUM_HIDDEN), "fc2": (NUM_HIDDEN, 10)}
+SHAPES = {
+  "fc1": {"kernel": (784, NUM_HIDDEN), "bias": (NUM_HIDDEN,)},
+  "fc2": {"kernel": (NUM_HIDDEN, 10), "bias": (10,)},
+}
+
+
+def draw_params(key, shapes):
+  """Draws parameters of given shapes at once, which compiles fast.
+
+  Args:
+    key: A key.
+    shapes: {layer: {"kernel": shape, "bias": shape}}.
+
+  Returns:
+    Parameters of these shapes, with kernels about as large as is usual.
+  """
+  sizes = [math.prod(s) for layer in shapes.values() for s in layer.values()]
+  numbers = jax.random.normal(key, (sum(sizes),))
+  parts = iter(jnp.split(numbers, np.cumsum(sizes)[:-1]))
   return {
-    name: {
-      "kernel": 0.05 * jax.random.normal(keys[2 * index], shape),
-      "bias": 0.3 * jax.random.normal(keys[2 * index + 1], shape[1:]),
+    layer: {
+      name: next(parts).reshape(shape) * math.prod(shape[:-1], start=4) ** -0.5
+      for name, shape in leaves.items()
     }
-    for index, (name, shape) in enumerate(shapes.items())
+    for layer, leaves in shapes.items()
   }
+
+
+def _init(key):
+  return draw_params(key, SHAPES)
 
 
 def _prepare(images):

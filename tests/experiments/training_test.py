@@ -208,8 +208,7 @@ def test_bean_changes_training_but_for_strength_0():
 
 def test_all_samples_in_a_step():
   expected = run(make_program("bean1", 0, 4))
-  for batch_size in (NUM_SAMPLES, 99):
-    assert_equal(run(make_program("bean1", batch_size, 4)), expected)
+  assert_equal(run(make_program("bean1", NUM_SAMPLES + 1, 4)), expected)
   state, _ = expected
   np.testing.assert_array_equal(state.opt_state[0].count, 4)
 
@@ -328,7 +327,7 @@ def test_failed_member_stands_still_and_the_others_go_on(poison):
 def test_failure_in_a_later_epoch_has_its_global_step():
   strengths = (HARMLESS, 7.0, HARMLESS)
   state, _ = run(
-    make_program("poison_nan", 1, 1),
+    make_program("poison_nan", 1, 4),
     hparams=make_hparams(strengths),
     train=number(draw(SEEDS)),
     epochs=9,
@@ -420,7 +419,7 @@ def test_mean_over_real_samples_and_its_gradient():
   samples = pick(draw(SEEDS), 0)
   mask = jnp.arange(NUM_SAMPLES) < 7
   real = jax.tree.map(lambda leaf: leaf[:7], samples)
-  grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+  grad_fn = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
   (loss, aux), grads = grad_fn(params, samples, mask)
   (expected, _), expected_grads = grad_fn(params, real, None)
   assert_close((loss, grads), (expected, expected_grads), rtol=1e-5)
@@ -448,14 +447,23 @@ def lenet5_loss(params, samples, strength):
   return loss, data_loss
 
 
+def _init_lenet5(key):
+  leaves = jax.eval_shape(models.LENET5.init, jax.random.key(0))
+  return tiny.draw_params(key, jax.tree.map(lambda leaf: leaf.shape, leaves))
+
+
+LENET5 = models.LENET5._replace(init=_init_lenet5)
+
+
+@pytest.mark.slow
 class TestLeNet5:
   """The network that the experiments train, BEAN's penalty included."""
 
   def test_equals_module_trained_by_hand(self):
-    program = make_program("bean1", 5, 2, model=models.LENET5)
+    program = make_program("bean1", 5, 2, model=LENET5)
     seeds, hparams = (3, 4), make_hparams((1.0, 1.0), learning_rate=5e-4)
     keys = make_keys(seeds)
-    beginning = training.make_init(models.LENET5)(keys, hparams).params
+    beginning = training.make_init(LENET5)(keys, hparams).params
     rows = datasets.draw_shots(DIGITS.train.labels, num_shots=1, seed=4)
     history, losses = tiny.train_by_hand(
       tiny.make_step(lenet5_loss, 5e-4),
@@ -469,19 +477,17 @@ class TestLeNet5:
       batch_size=5,
       num_steps=4,
     )
-    state, metrics = run(
-      program, seeds=seeds, hparams=hparams, model=models.LENET5
-    )
+    state, metrics = run(program, seeds=seeds, hparams=hparams, model=LENET5)
     np.testing.assert_allclose(
       metrics.train_loss[:, 1], losses.reshape(2, 2).mean(axis=1), rtol=1e-5
     )
     assert_close(pick(state.params, 1), history[-1], rtol=0, atol=2e-5)
 
   def test_learns(self):
-    program = make_program("bean1", 5, 2, model=models.LENET5)
+    program = make_program("bean1", 5, 2, model=LENET5)
     keys, hparams = make_keys((0, 1)), make_hparams((1.0, 1.0), 2e-3)
-    state = training.make_init(models.LENET5)(keys, hparams)
-    train = draw((0, 1), models.LENET5)
+    state = training.make_init(LENET5)(keys, hparams)
+    train = draw((0, 1), LENET5)
     curves = []
     for epoch in range(0, 40, 2):
       state, metrics = program(state, epoch, keys, hparams, train, VALIDATION)

@@ -1,0 +1,591 @@
+"""Tests of experiments.few_shot: the main job from its flags to its files."""
+
+import contextlib
+import io
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+from absl import flags
+from absl.testing import flagsaver
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+
+from experiments import (
+  few_shot,
+  methods,
+  models,
+  progress,
+  results,
+  simulations,
+)
+from experiments.datasets import copies
+from tests.experiments import tiny
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_REAL_DATA_DIR = os.environ.get("TFDS_DATA_DIR")
+NAMES = ("digits-1shot-bean1-alpha1.json", "digits-1shot-vanilla.json")
+FIGURES = (
+  "accuracy_against_shots.png",
+  "accuracy_against_strength_1shot.png",
+  "learning_curves_1shot.png",
+)
+# mlp500 is replaced by a smaller network in the tests of this process.
+SMALL = (
+  "--model=mlp500",
+  "--methods=vanilla,bean1",
+  "--alphas=1",
+  "--shots=1",
+  "--seeds=2",
+  "--epochs=2",
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_network():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(models.MODELS, "mlp500", tiny.MODEL)
+    yield
+
+
+@pytest.fixture(autouse=True)
+def _no_terminal(monkeypatch):
+  monkeypatch.delenv("FORCE_COLOR", raising=False)
+  monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
+
+
+@contextlib.contextmanager
+def parsed(*args):
+  """Sets flags; yields what is left of the command line."""
+  with flagsaver.flagsaver():
+    yield flags.FLAGS(["few_shot", *map(str, args)])
+
+
+def run(*args):
+  """Runs the script here; its exit status, standard output and error."""
+  out, err = io.StringIO(), io.StringIO()
+  # The script sets it for its whole process.
+  precision = jax.config.jax_default_matmul_precision
+  try:
+    with (
+      parsed(*args) as argv,
+      contextlib.redirect_stdout(out),
+      contextlib.redirect_stderr(err),
+    ):
+      status = few_shot.main(argv)
+  finally:
+    jax.config.update("jax_default_matmul_precision", precision)
+  return status, out.getvalue(), err.getvalue()
+
+
+def parse(*args):
+  with parsed(*args):
+    return few_shot.parse_config()
+
+
+def read(directory):
+  """The bytes of all files of a folder."""
+  return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def names(directory):
+  return sorted(path.name for path in directory.iterdir())
+
+
+def numbers(directory):
+  """All that a run's records say, but for what differs from run to run."""
+  return {
+    name: (record["config"], record["seeds"], record["metrics"])
+    for name, record in results.load_all(directory).items()
+  }
+
+
+def refused(*args):
+  """Runs the script with what it refuses; the line that says why."""
+  status, out, err = run(*args)
+  assert status == 2
+  assert out == ""
+  assert err.startswith("error: ")
+  assert err.count("\n") == 1
+  assert err.endswith("\n")
+  return err
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+  """What the small run simulated, by cell."""
+  return {}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, outcomes):
+  """The folder of a small run, and what it printed."""
+  simulate = simulations.run
+
+  def recording(*args, **kwargs):
+    for cell, outcome in simulate(*args, **kwargs):
+      outcomes[cell] = outcome
+      yield cell, outcome
+
+  directory = tmp_path_factory.mktemp("finished") / "deep" / "folder"
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(simulations, "run", recording)
+    status, out, err = run(*SMALL, f"--output_dir={directory}")
+  assert (status, err) == (0, "")
+  return directory, out
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+  """A copy of that folder, to be run again."""
+  directory = tmp_path / "copy"
+  directory.mkdir()
+  for name, data in read(finished[0]).items():
+    (directory / name).write_bytes(data)
+  return directory
+
+
+@pytest.fixture
+def trained(monkeypatch):
+  """The cells that the script trains from now on."""
+  cells = []
+  simulate = simulations.run
+
+  def recording(missing, *args, **kwargs):
+    cells.extend(missing)
+    return simulate(missing, *args, **kwargs)
+
+  monkeypatch.setattr(simulations, "run", recording)
+  return cells
+
+
+class TestRun:
+  def test_files(self, finished):
+    directory, _ = finished
+    assert names(directory) == sorted([*NAMES, *FIGURES, "table.md"])
+    for name in FIGURES:
+      with Image.open(directory / name) as image:
+        assert image.format == "PNG"
+
+  def test_records(self, finished):
+    records = results.load_all(finished[0])
+    bean, vanilla = (records[name] for name in NAMES)
+    shared = {
+      "dataset": "digits",
+      "model": "mlp500",
+      "shots": 1,
+      "epochs": 2,
+      "batch_size": 1,
+      "optimizer": "adam",
+      "learning_rate": 5e-4,
+      "seeds": [0, 1],
+    }
+    assert vanilla["config"] == {**shared, "method": "vanilla"}
+    assert bean["config"] == {
+      **shared,
+      "method": "bean1",
+      "alpha": 1.0,
+      "gamma": 1.0,
+      "distance": "squared",
+      "alpha_units": "code",
+    }
+    for record in records.values():
+      assert record["experiment"] == "few_shot"
+      assert record["seeds"] == [0, 1]
+      assert record["members_per_chunk"] == 20
+      assert record["source"] == "scikit-learn load_digits"
+      assert record["device"]["platform"] == "cpu"
+      assert record["versions"]["jax"] == jax.__version__
+      assert record["seconds"] > 0
+      for name in ("test_accuracy", "test_accuracy_last"):
+        values = results.metric(record, name)
+        assert values.shape == (2,)
+        assert np.all((values > 0) & (values < 1))
+      curve = results.metric(record, "train_loss_curve")
+      assert curve.shape == (2, 2)
+    assert vanilla["metrics"] != bean["metrics"]
+
+  def test_records_are_what_was_simulated(self, finished, outcomes):
+    assert len(outcomes) == len(NAMES)
+    for cell, outcome in outcomes.items():
+      config = parse(*SMALL, f"--output_dir={finished[0]}")
+      record = results.read(few_shot.cell_path(config, cell))
+      assert record["config"]["method"] == cell.method
+      assert set(record["metrics"]) == set(outcome.metrics)
+      for name, values in outcome.metrics.items():
+        np.testing.assert_array_equal(results.metric(record, name), values)
+
+  def test_output(self, finished):
+    directory, out = finished
+    lines = out.splitlines()
+    assert lines[0].startswith("1-shot Vanilla: test ")
+    assert lines[1].startswith("1-shot BEAN-1 alpha=1: test ")
+    table = (directory / "table.md").read_text()
+    assert out.endswith(
+      f"\n{table}* chosen on validation images; files in {directory}\n"
+    )
+    assert "| alpha 1 * " in table
+
+  def test_second_run_trains_nothing(self, copy, trained):
+    before = read(copy)
+    stamps = [(copy / name).stat().st_mtime_ns for name in NAMES]
+    (copy / "table.md").unlink()
+    (copy / FIGURES[0]).unlink()
+    status, out, err = run(*SMALL, f"--output_dir={copy}")
+    assert (status, err) == (0, "")
+    assert trained == []
+    assert out.startswith("cells done already: 2\n")
+    assert [(copy / name).stat().st_mtime_ns for name in NAMES] == stamps
+    after = read(copy)
+    assert sorted(after) == sorted(before)
+    assert all(after[name] == before[name] for name in (*NAMES, "table.md"))
+
+  def test_chunks_are_no_part_of_the_configuration(self, copy, trained):
+    status, _, _ = run(*SMALL, "--members_per_chunk=1", f"--output_dir={copy}")
+    assert status == 0
+    assert trained == []
+
+  def test_more_cells_in_the_same_folder(self, copy, trained):
+    before = read(copy)
+    status, out, _ = run(*SMALL, "--alphas=5,1", f"--output_dir={copy}")
+    assert status == 0
+    assert trained == [simulations.Cell(1, "bean1", 5.0, 2)]
+    after = read(copy)
+    assert all(after[name] == before[name] for name in NAMES)
+    # In the order of the flags, not of the training.
+    rows = [line for line in out.splitlines() if "| BEAN-1" in line]
+    assert ["alpha 5" in row for row in rows] == [True, False]
+
+  def test_without_resume_all_is_trained_again(self, copy, trained):
+    expected = numbers(copy)
+    (copy / NAMES[0]).write_text("an altered file")
+    status, _, _ = run(
+      *SMALL, "--methods=bean1", "--noresume", f"--output_dir={copy}"
+    )
+    assert status == 0
+    assert trained == [simulations.Cell(1, "bean1", 1.0, 2)]
+    assert numbers(copy) == expected
+
+  def test_interrupt_loses_nothing_that_is_done(
+    self, finished, tmp_path, monkeypatch
+  ):
+    tick = progress.Bar.tick
+
+    def interrupted(bar, cell, *args):
+      tick(bar, cell, *args)
+      if cell.method == "bean1":
+        signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+      patch.setattr(progress.Bar, "tick", interrupted)
+      status, _, err = run(*SMALL, f"--output_dir={tmp_path}")
+    assert status == 130
+    assert err == (
+      "\nstopped; finished cells are kept, the same command goes on from"
+      " there\n"
+    )
+    assert names(tmp_path) == [NAMES[1]]
+    status, out, _ = run(*SMALL, f"--output_dir={tmp_path}")
+    assert status == 0
+    assert out.startswith("cells done already: 1\n")
+    assert numbers(tmp_path) == numbers(finished[0])
+    assert names(tmp_path) == names(finished[0])
+
+  def test_failed_simulations_are_reported(self, tmp_path):
+    status, out, _ = run(
+      *SMALL, "--methods=bean1", "--alphas=3e38", f"--output_dir={tmp_path}"
+    )
+    assert status == 0
+    assert "BEAN-1 alpha=3e+38: test none, 0 of 2 simulations" in out
+    assert "seed 1 met a non-finite loss in step 0: left out" in out
+    record = results.read(tmp_path / "digits-1shot-bean1-alpha3e+38.json")
+    assert record["metrics"]["test_accuracy"] == [None, None]
+    assert record["metrics"]["failed_step"] == [0, 0]
+    assert "none" in (tmp_path / "table.md").read_text()
+
+  @pytest.mark.parametrize(
+    "flag,field",
+    (
+      ("--gamma=2", "gamma: expected 2.0, got 1.0"),
+      ("--distance=absolute", 'distance: expected "absolute", got "squared"'),
+      ("--alpha_units=paper", 'alpha_units: expected "paper", got "code"'),
+      ("--epochs=3", "epochs: expected 3, got 2"),
+      ("--batch_size=0", "batch_size: expected 0, got 1"),
+      ("--learning_rate=0.1", "learning_rate: expected 0.1, got 0.0005"),
+      ("--seeds=3", "seeds: expected [0, 1, 2], got [0, 1]"),
+      ("--model=lenet5", 'model: expected "lenet5", got "mlp500"'),
+    ),
+  )
+  def test_results_of_another_configuration_are_refused(
+    self, flag, field, copy, trained
+  ):
+    before = read(copy)
+    message = refused(*SMALL, flag, f"--output_dir={copy}")
+    assert field in message
+    assert ".json" in message
+    assert trained == []
+    assert read(copy) == before
+
+  def test_altered_result_is_refused(self, copy):
+    path = copy / NAMES[1]
+    path.write_bytes(path.read_bytes().replace(b'"epochs": 2', b'"epochs": 3'))
+    before = read(copy)
+    assert NAMES[1] in refused(*SMALL, f"--output_dir={copy}")
+    assert read(copy) == before
+
+
+class TestRefused:
+  @pytest.mark.parametrize(
+    "flag,message",
+    (
+      ("--shots=0", "expected a finite number of at least 1, got 0"),
+      ("--shots=1,-5", "expected a finite number of at least 1, got -5"),
+      ("--shots=a", "expected different numbers of type int"),
+      ("--shots=1.5", "got '1.5'"),
+      ("--shots=1,1", "expected different numbers"),
+      ("--shots=", "expected different numbers"),
+      ("--methods=", "expected different ones of vanilla, bean1, bean2"),
+      ("--methods=bean3", "got 'bean3'"),
+      ("--methods=bean1,bean1", "got 'bean1,bean1'"),
+      ("--alphas=nan", "expected a finite number of at least 0, got nan"),
+      ("--alphas=-1", "expected a finite number of at least 0, got -1.0"),
+      ("--alphas=1,inf", "expected a finite number of at least 0, got inf"),
+      ("--alphas=x", "expected different numbers of type float"),
+      ("--alphas=1,1.0", "got '1,1.0'"),
+      ("--alphas=", "expected different numbers"),
+      ("--gamma=nan", "expected a finite number of at least 0, got nan"),
+      ("--gamma=-1", "expected a finite number of at least 0, got -1"),
+      ("--epochs=0", "expected a finite number of at least 1, got 0"),
+      ("--epochs=5,5", "expected one number or 1, one for each of --shots"),
+      ("--epochs=many", "expected numbers of type int"),
+      ("--seeds=x", "expected a number like 20 or a range like 5-9, got 'x'"),
+      ("--seeds=-3", "got '-3'"),
+      ("--seeds=0", "expected at least one seed, got '0'"),
+      ("--seeds=9-5", "expected at least one seed, got '9-5'"),
+      ("--batch_size=-1", "expected a finite number of at least 0, got -1"),
+      ("--learning_rate=0", "expected a finite number of at least 1e-30"),
+      ("--learning_rate=-1", "got -1.0"),
+      ("--learning_rate=inf", "got inf"),
+      ("--members_per_chunk=0", "expected a finite number of at least 1"),
+      ("--dataset=cifar10", "choose digits, mnist or fashion_mnist"),
+    ),
+  )
+  def test_value(self, flag, message, tmp_path):
+    directory = tmp_path / "new"
+    line = refused(*SMALL, flag, f"--output_dir={directory}")
+    assert line.startswith(f"error: {flag.partition('=')[0]}")
+    assert message in line
+    assert not directory.exists()
+
+  # absl itself refuses these, with exit status 1.
+  @pytest.mark.parametrize(
+    "flag",
+    (
+      "--dataset=emnist",
+      "--model=resnet",
+      "--distance=cosine",
+      "--alpha_units=mine",
+      "--batch_size=1.5",
+      "--gamma=much",
+      "--no_such_flag",
+    ),
+  )
+  def test_value_by_absl(self, flag):
+    with (
+      pytest.raises(flags.Error, match=flag.strip("-").partition("=")[0]),
+      parsed(*SMALL, flag),
+    ):
+      pass
+
+  def test_positional_argument(self, tmp_path):
+    directory = tmp_path / "new"
+    line = refused(*SMALL, f"--output_dir={directory}", "mnist")
+    assert "unexpected argument 'mnist'" in line
+    assert not directory.exists()
+
+  def test_more_shots_than_a_class_has(self, tmp_path):
+    directory = tmp_path / "new"
+    line = refused(*SMALL, "--shots=1,75", f"--output_dir={directory}")
+    assert "75 shots" in line
+    assert not directory.exists()
+
+  def test_data_that_is_not_there(self, tmp_path, monkeypatch):
+    monkeypatch.setattr(copies, "_has_tensorflow", lambda: False)
+    monkeypatch.setenv("BEAN_JAX_CACHE", str(tmp_path / "cache"))
+    directory = tmp_path / "new"
+    line = refused(
+      *SMALL,
+      "--dataset=mnist",
+      f"--data_dir={tmp_path / 'nothing'}",
+      f"--output_dir={directory}",
+    )
+    assert str(tmp_path / "nothing") in line
+    assert "--data_dir" in line
+    assert not directory.exists()
+
+  @pytest.mark.parametrize("resume", ("--resume", "--noresume"))
+  @pytest.mark.parametrize("below", ("", "folder"))
+  def test_folder_that_cannot_be_written(self, below, resume, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("a file")
+    line = refused(*SMALL, resume, f"--output_dir={file / below}")
+    assert str(file) in line
+    assert "choose another folder" in line
+    assert file.read_text() == "a file"
+
+  def test_folder_in_the_place_of_a_result(self, tmp_path):
+    (tmp_path / NAMES[0]).mkdir()
+    assert NAMES[0] in refused(*SMALL, f"--output_dir={tmp_path}")
+    assert names(tmp_path) == [NAMES[0]]
+
+
+class TestParseConfig:
+  def test_defaults_are_the_authors_protocol(self):
+    config = parse()
+    assert config.dataset == "digits"
+    assert config.resume
+    assert config.data_dir is None
+    assert config.protocol == simulations.Protocol(
+      model="lenet5",
+      options=methods.Options(1.0, "squared", "code"),
+      seeds=tuple(range(20)),
+      batch_size=1,
+      learning_rate=5e-4,
+      members_per_chunk=20,
+    )
+    assert config.cells == tuple(
+      simulations.Cell(shots, name, strength, 50)
+      for shots in (1, 5)
+      for name, method in methods.METHODS.items()
+      for strength in method.grid
+    )
+
+  def test_cheapest_shots_first_each_with_its_epochs(self):
+    config = parse("--shots=10,1", "--epochs=50,200", "--methods=vanilla")
+    assert config.cells == (
+      simulations.Cell(1, "vanilla", 0.0, 200),
+      simulations.Cell(10, "vanilla", 0.0, 50),
+    )
+
+  def test_strengths_are_for_the_methods_that_have_one(self):
+    config = parse("--shots=1", "--alphas=0,2.5", "--methods=bean2,vanilla")
+    assert config.cells == (
+      simulations.Cell(1, "bean2", 0.0, 50),
+      simulations.Cell(1, "bean2", 2.5, 50),
+      simulations.Cell(1, "vanilla", 0.0, 50),
+    )
+
+  def test_seeds(self):
+    assert parse("--seeds=3").protocol.seeds == (0, 1, 2)
+    assert parse("--seeds=5-7").protocol.seeds == (5, 6, 7)
+    assert parse("--seeds=5-5").protocol.seeds == (5,)
+
+  def test_options_reach_the_protocol(self):
+    protocol = parse(
+      "--gamma=2",
+      "--distance=absolute",
+      "--alpha_units=paper",
+      "--batch_size=0",
+      "--learning_rate=0.1",
+      "--members_per_chunk=7",
+    ).protocol
+    assert protocol.options == methods.Options(2.0, "absolute", "paper")
+    assert protocol.batch_size == 0
+    assert protocol.learning_rate == 0.1
+    assert protocol.members_per_chunk == 7
+
+  def test_every_cell_has_a_file_of_its_own(self):
+    config = parse("--alphas=0.1,1,10,1e-5", "--output_dir=folder")
+    paths = {few_shot.cell_path(config, cell) for cell in config.cells}
+    assert len(paths) == len(config.cells)
+    assert pathlib.Path("folder/digits-5shot-bean2-alpha1e-05.json") in paths
+
+  def test_configuration_of_a_cell_follows_its_method(self):
+    config = parse("--gamma=2")
+    for cell in config.cells:
+      method = methods.METHODS[cell.method]
+      fields = few_shot.cell_config(config, cell)
+      expected = set(method.options) | ({method.hparam} - {None})
+      assert expected <= set(fields)
+      assert set(fields) & set(methods.Options._fields) == set(method.options)
+      if method.hparam:
+        assert fields[method.hparam] == cell.strength
+      results.config_digest(fields)
+
+
+def start(*args, **options):
+  """Starts the script as a user does."""
+  return subprocess.Popen(
+    [sys.executable, "-m", "experiments.few_shot", *args],
+    cwd=_ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    **options,
+  )
+
+
+def test_help_names_every_flag():
+  process = start("--helpshort")
+  out, err = process.communicate(timeout=120)
+  assert err == ""
+  for flag in flags.FLAGS.flags_by_module_dict()["experiments.few_shot"]:
+    name = f"[no]{flag.name}" if flag.boolean else flag.name
+    assert f"--{name}: " in out
+  assert out.startswith(few_shot.__doc__.partition("\n")[0])
+  assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.slow
+class TestLeNet5:
+  """The script as a user runs it, with the network of the paper."""
+
+  ARGS = ("--shots=1", "--seeds=2", "--epochs=2", "--alphas=1")
+
+  def test_interrupted_and_resumed(self, tmp_path):
+    args = (*self.ARGS, "--methods=vanilla,bean1")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    process = start(*args, f"--output_dir={broken}")
+    deadline = time.monotonic() + 300
+    while not (broken / NAMES[1]).exists() and process.poll() is None:
+      assert time.monotonic() < deadline
+      time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert err.startswith("\nstopped; finished cells are kept")
+    assert "Traceback" not in err
+    assert names(broken) == [NAMES[1]]
+    for directory in (broken, whole):
+      process = start(*args, f"--output_dir={directory}")
+      out, err = process.communicate(timeout=300)
+      assert (process.returncode, err) == (0, "")
+      assert "| BEAN-1" in out
+      assert names(directory) == sorted([*NAMES, *FIGURES, "table.md"])
+    assert numbers(broken) == numbers(whole)
+
+  @pytest.mark.skipif(
+    not _REAL_DATA_DIR, reason="needs TFDS_DATA_DIR with prepared datasets"
+  )
+  def test_real_mnist(self, tmp_path):
+    process = start(
+      *self.ARGS,
+      "--dataset=mnist",
+      "--epochs=1",
+      "--methods=vanilla",
+      f"--data_dir={_REAL_DATA_DIR}",
+      f"--output_dir={tmp_path}",
+    )
+    _, err = process.communicate(timeout=600)
+    assert (process.returncode, err) == (0, "")
+    record = results.read(tmp_path / "mnist-1shot-vanilla.json")
+    assert record["source"].startswith("tfds mnist:")
+    accuracy = results.metric(record, "test_accuracy")
+    # Parts of 10,000 images; one epoch of ten steps says no more.
+    np.testing.assert_allclose(accuracy * 10_000 % 1, 0, atol=1e-6)
+    assert np.all((accuracy > 0.02) & (accuracy < 0.6))
