@@ -18,6 +18,7 @@ on where it was stopped.
 
 from collections.abc import Sequence
 import dataclasses
+import logging
 import pathlib
 import re
 import sys
@@ -96,7 +97,10 @@ _OUTPUT_DIR = flags.DEFINE_string(
   "output_dir", "outputs/few_shot", "folder of the results"
 )
 _RESUME = flags.DEFINE_bool(
-  "resume", True, "skip the cells that --output_dir already holds"
+  "resume",
+  True,
+  "skip the cells that --output_dir already holds; --noresume trains them "
+  "again and replaces their records",
 )
 
 
@@ -186,7 +190,11 @@ def run(config: Config) -> None:
     skipped=len(done),
   ) as bar:
     for cell, outcome in simulations.run(
-      missing, dataset, config.protocol, tick=bar.tick
+      config.cells,
+      dataset,
+      config.protocol,
+      tick=bar.tick,
+      done=frozenset(done),
     ):
       record = {
         "experiment": "few_shot",
@@ -297,9 +305,10 @@ def _strengths(
 
 
 def _number(name: str, value: float, *, low: float) -> float:
-  if not low <= value < float("inf"):
+  # Numbers are used in float32, of which this is the largest power of ten.
+  if not low <= value <= 1e38:
     raise ConfigError(
-      f"--{name}: expected a finite number of at least {low}, got {value}"
+      f"--{name}: expected a number from {low} to 1e38, got {value}"
     )
   return value
 
@@ -328,13 +337,18 @@ def _parse_seeds(text: str) -> tuple[int, ...]:
     )
   first, last = match.groups()
   seeds = range(int(first), int(last) + 1) if first else range(int(last))
-  if not seeds:
-    raise ConfigError(f"--seeds: expected at least one seed, got {text!r}")
+  if not 1 <= len(seeds) <= 10_000:
+    raise ConfigError(
+      f"--seeds: expected 1 to 10000 of them, got {text!r}, which are "
+      f"{len(seeds)}"
+    )
   return tuple(seeds)
 
 
 def main(argv: Sequence[str]) -> int | None:
   """Runs the script; returns the exit status."""
+  # Which backends there are not is no news to who runs this.
+  logging.getLogger("jax").setLevel(logging.WARNING)
   # TensorFloat-32, a GPU's default, is too coarse for these small products.
   jax.config.update("jax_default_matmul_precision", "highest")
   try:

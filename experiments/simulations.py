@@ -5,7 +5,7 @@ A cell is a method with one strength at one number of shots. All members
 trains them chunk by chunk.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 import functools
 import itertools
 import time
@@ -64,7 +64,8 @@ class Outcome(NamedTuple):
       of best validation accuracy, `test_accuracy_last` after the last epoch,
       `validation_accuracy` the best, `best_epoch`, `failed_step` (-1: none),
       `train_loss_curve` and `validation_accuracy_curve`.
-    seconds: Wall-clock time of its members, compilation included.
+    seconds: Wall-clock time of its members' share of their chunks, compilation
+      included.
   """
 
   metrics: dict[str, np.ndarray]
@@ -84,6 +85,7 @@ def run(
   protocol: Protocol,
   *,
   tick: Callable[[Cell, int, float], None],
+  done: Collection[Cell] = (),
 ) -> Iterator[tuple[Cell, Outcome]]:
   """Trains cells and yields each as soon as all its members are done.
 
@@ -94,6 +96,8 @@ def run(
     protocol: How to train.
     tick: Called while training with (cell, work done since the last call in
       units of `cost`, mean validation accuracy of the chunk now).
+    done: Those among the cells that are skipped. The others give the same bits
+      as if all were trained, since chunks keep their width.
 
   Yields:
     (cell, Outcome), in the order of the cells.
@@ -104,25 +108,30 @@ def run(
   for _, group in itertools.groupby(
     cells, lambda cell: (cell.shots, cell.method, cell.epochs)
   ):
-    yield from _run_group(list(group), dataset, protocol, tick)
+    planned = list(group)
+    missing = [cell for cell in planned if cell not in done]
+    num_members = len(planned) * len(protocol.seeds)
+    width = min(protocol.members_per_chunk, num_members)
+    if missing:
+      yield from _run_group(missing, width, dataset, protocol, tick)
 
 
 def _run_group(
   cells: list[Cell],
+  width: int,
   dataset: datasets.Dataset,
   protocol: Protocol,
   tick: Callable[[Cell, int, float], None],
 ) -> Iterator[tuple[Cell, Outcome]]:
   members = list(itertools.product(cells, protocol.seeds))
-  width = min(protocol.members_per_chunk, len(members))
   stretch = _largest_divisor(cells[0].epochs, 5)
   run_epochs = _make_run_epochs(cells[0].method, protocol, stretch)
   validation = _on_device(dataset.validation)
   test = _on_device(dataset.test)
   finished: list[dict[str, np.ndarray]] = []
-  started = time.monotonic()
   yielded = 0
   for start in range(0, len(members), width):
+    started = time.monotonic()
     chunk = members[start : start + width]
     # Filled up, so that all chunks run the same program: results do not
     # depend on how the members were dealt out.
@@ -138,17 +147,21 @@ def _run_group(
       test,
       tick_chunk,
     )
+    seconds = (time.monotonic() - started) / len(chunk)
     finished += [
       {name: values[row] for name, values in outcome.items()}
+      | {"seconds": np.float64(seconds)}
       for row in range(len(chunk))
     ]
     num_seeds = len(protocol.seeds)
     while len(finished) >= num_seeds:
       rows, finished = finished[:num_seeds], finished[num_seeds:]
-      now = time.monotonic()
       metrics = {name: np.stack([r[name] for r in rows]) for name in rows[0]}
-      yield cells[yielded], Outcome(metrics, now - started)
-      started, yielded = now, yielded + 1
+      yield (
+        cells[yielded],
+        Outcome(seconds=metrics.pop("seconds").sum(), metrics=metrics),
+      )
+      yielded += 1
 
 
 def _run_chunk(
@@ -214,11 +227,15 @@ def _draw(
       for cell, seed in members
     ]
   )
-  prepare = jax.jit(jax.vmap(model.prepare))
   return training.Samples(
-    inputs=prepare(jnp.asarray(dataset.train.images[rows])),
+    inputs=_prepare(model)(jnp.asarray(dataset.train.images[rows])),
     labels=jnp.asarray(dataset.train.labels[rows]),
   )
+
+
+@functools.cache
+def _prepare(model: models.Model) -> Callable[[jax.Array], jax.Array]:
+  return jax.jit(jax.vmap(model.prepare))
 
 
 def _make_run_epochs(

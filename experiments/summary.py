@@ -220,8 +220,13 @@ def _draw_strengths(
       values.append(strength(record))
       intervals.append(_test_interval(record))
   if series:
+    names = dict.fromkeys(methods.METHODS[name].hparam for name in series)
     figures.accuracy_against_hparam(
-      path, list(series.values()), title=title, baseline=baseline
+      path,
+      list(series.values()),
+      title=title,
+      xlabel=" or ".join(names),
+      baseline=baseline,
     )
 
 

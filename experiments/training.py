@@ -52,7 +52,8 @@ class State(NamedTuple):
     params: Parameters.
     opt_state: State of the optimizer.
     failed_step: Step of the first non-finite loss, at which the member was
-      frozen, or -1.
+      frozen, or the last step of the epoch after which a parameter was not
+      finite; -1 if neither.
     best_params: Parameters after the epoch of best validation accuracy.
     best_correct: Validation images classified correctly then; -1 before.
     best_epoch: That epoch, counted from 1; 0 before.
@@ -248,7 +249,16 @@ def make_run_epochs(
 
     steps = jnp.arange(batches.shape[0])
     state, losses = jax.lax.scan(body, state, (steps, batches, masks))
-    return state, jnp.mean(losses)
+    # A gradient may overflow where the loss does not; no later loss may tell.
+    finite = jax.tree.map(
+      lambda leaf: jnp.all(jnp.isfinite(leaf)), state.params
+    )
+    failed = ~jnp.stack(jax.tree.leaves(finite)).all()
+    last_step = first_step + batches.shape[0] - 1
+    failed_step = jnp.where(
+      failed & (state.failed_step < 0), last_step, state.failed_step
+    )
+    return state._replace(failed_step=failed_step), jnp.mean(losses)
 
   def run_epochs(
     state: State,

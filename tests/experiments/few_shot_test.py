@@ -156,9 +156,10 @@ def trained(monkeypatch):
   cells = []
   simulate = simulations.run
 
-  def recording(missing, *args, **kwargs):
-    cells.extend(missing)
-    return simulate(missing, *args, **kwargs)
+  def recording(*args, **kwargs):
+    for cell, outcome in simulate(*args, **kwargs):
+      cells.append(cell)
+      yield cell, outcome
 
   monkeypatch.setattr(simulations, "run", recording)
   return cells
@@ -298,7 +299,7 @@ class TestRun:
 
   def test_failed_simulations_are_reported(self, tmp_path):
     status, out, _ = run(
-      *SMALL, "--methods=bean1", "--alphas=3e38", f"--output_dir={tmp_path}"
+      *SMALL, "--methods=bean1", "--alphas=1e38", f"--output_dir={tmp_path}"
     )
     assert status == 0
     assert "BEAN-1 alpha=3e+38: test none, 0 of 2 simulations" in out
@@ -343,8 +344,8 @@ class TestRefused:
   @pytest.mark.parametrize(
     "flag,message",
     (
-      ("--shots=0", "expected a finite number of at least 1, got 0"),
-      ("--shots=1,-5", "expected a finite number of at least 1, got -5"),
+      ("--shots=0", "expected a number from 1 to 1e38, got 0"),
+      ("--shots=1,-5", "expected a number from 1 to 1e38, got -5"),
       ("--shots=a", "expected different numbers of type int"),
       ("--shots=1.5", "got '1.5'"),
       ("--shots=1,1", "expected different numbers"),
@@ -352,26 +353,28 @@ class TestRefused:
       ("--methods=", "expected different ones of vanilla, bean1, bean2"),
       ("--methods=bean3", "got 'bean3'"),
       ("--methods=bean1,bean1", "got 'bean1,bean1'"),
-      ("--alphas=nan", "expected a finite number of at least 0, got nan"),
-      ("--alphas=-1", "expected a finite number of at least 0, got -1.0"),
-      ("--alphas=1,inf", "expected a finite number of at least 0, got inf"),
+      ("--alphas=nan", "expected a number from 0 to 1e38, got nan"),
+      ("--alphas=-1", "expected a number from 0 to 1e38, got -1.0"),
+      ("--alphas=1,inf", "expected a number from 0 to 1e38, got inf"),
       ("--alphas=x", "expected different numbers of type float"),
       ("--alphas=1,1.0", "got '1,1.0'"),
       ("--alphas=", "expected different numbers"),
-      ("--gamma=nan", "expected a finite number of at least 0, got nan"),
-      ("--gamma=-1", "expected a finite number of at least 0, got -1"),
-      ("--epochs=0", "expected a finite number of at least 1, got 0"),
+      ("--gamma=nan", "expected a number from 0 to 1e38, got nan"),
+      ("--alphas=1e39", "expected a number from 0 to 1e38, got 1e+39"),
+      ("--seeds=20260101", "expected 1 to 10000 of them"),
+      ("--gamma=-1", "expected a number from 0 to 1e38, got -1"),
+      ("--epochs=0", "expected a number from 1 to 1e38, got 0"),
       ("--epochs=5,5", "expected one number or 1, one for each of --shots"),
       ("--epochs=many", "expected numbers of type int"),
       ("--seeds=x", "expected a number like 20 or a range like 5-9, got 'x'"),
       ("--seeds=-3", "got '-3'"),
-      ("--seeds=0", "expected at least one seed, got '0'"),
-      ("--seeds=9-5", "expected at least one seed, got '9-5'"),
-      ("--batch_size=-1", "expected a finite number of at least 0, got -1"),
-      ("--learning_rate=0", "expected a finite number of at least 1e-30"),
+      ("--seeds=0", "expected 1 to 10000 of them, got '0'"),
+      ("--seeds=9-5", "expected 1 to 10000 of them, got '9-5'"),
+      ("--batch_size=-1", "expected a number from 0 to 1e38, got -1"),
+      ("--learning_rate=0", "expected a number from 1e-30 to 1e38"),
       ("--learning_rate=-1", "got -1.0"),
       ("--learning_rate=inf", "got inf"),
-      ("--members_per_chunk=0", "expected a finite number of at least 1"),
+      ("--members_per_chunk=0", "expected a number from 1 to 1e38"),
       ("--dataset=cifar10", "choose digits, mnist or fashion_mnist"),
     ),
   )

@@ -38,7 +38,7 @@ def _tiny_model():
     yield
 
 
-def run(cells, *, width=3, seeds=SEEDS):
+def run(cells, *, width=3, seeds=SEEDS, done=()):
   """Trains cells; outcomes in the order they came, and the ticks."""
   protocol = simulations.Protocol(
     model="tiny",
@@ -50,7 +50,7 @@ def run(cells, *, width=3, seeds=SEEDS):
   )
   ticks, outcomes = [], []
   for cell, outcome in simulations.run(
-    cells, DIGITS, protocol, tick=lambda *tick: ticks.append(tick)
+    cells, DIGITS, protocol, tick=lambda *tick: ticks.append(tick), done=done
   ):
     outcomes.append((cell, outcome))
     if width == len(seeds):
@@ -87,6 +87,14 @@ def test_cells_come_in_order_with_all_metrics(finished):
     assert outcome.seconds > 0
     assert all(np.all(np.isfinite(v)) for v in outcome.metrics.values())
     np.testing.assert_array_equal(outcome.metrics["failed_step"], -1)
+
+
+def test_what_is_missing_gives_the_bits_of_a_whole_run():
+  """Chunks keep their width, though there are fewer members to fill them."""
+  (_, other), _ = run(PAIR, width=100)
+  outcomes, _ = run(PAIR, width=100, done={PAIR[0]})
+  assert [cell for cell, _ in outcomes] == [PAIR[1]]
+  assert_same(outcomes[0][1].metrics, other[1].metrics)
 
 
 def test_best_epoch_is_the_first_of_best_validation(metrics):

@@ -1,0 +1,81 @@
+"""What compiled programs cost, in operations and memory, not in time."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import floors, penalties, problems, settings
+from experiments import models, training
+
+WIDE = penalties.shape(settings.Settings(quick=False, repeats=1, torch=False))
+
+
+@pytest.mark.parametrize(
+  "order,distance,megabytes",
+  [
+    (1, "squared", 200),
+    (2, "squared", 600),
+    (1, "absolute", 600),
+    (2, "absolute", 1200),
+  ],
+)
+def test_temporaries_of_a_wide_penalty(order, distance, megabytes):
+  num_samples, num_neurons, num_next = WIDE
+  assert WIDE == (512, 4096, 4096)
+  temp_bytes = penalties.temp_bytes(
+    penalties.value_and_gradients(order, distance),
+    (num_samples, num_neurons),
+    (num_neurons, num_next),
+  )
+  assert temp_bytes < megabytes * 1e6
+
+
+def test_temporaries_would_be_seen():
+  def by_definition(activations, kernel):
+    pairs = (activations[:, :, None] - activations[:, None, :]) ** 2
+    return jnp.sum(pairs @ (kernel @ kernel.T) @ pairs)
+
+  temp_bytes = penalties.temp_bytes(by_definition, (8, 100), (100, 10))
+  assert temp_bytes >= floors.FLOAT * 8 * 100**2
+
+
+def _lowered(method, batch_size, num_members=2):
+  # Nothing is computed, nor compiled for it.
+  keys = jax.eval_shape(lambda: problems.keys_of(num_members))
+  images = jax.ShapeDtypeStruct((num_members, batch_size, 28, 28, 1), jnp.uint8)
+  batch = training.Samples(
+    jax.eval_shape(jax.vmap(models.LENET5.prepare), images),
+    jax.ShapeDtypeStruct((num_members, batch_size), jnp.int32),
+  )
+  return problems.make_loss_and_gradients(models.LENET5, method).lower(
+    jax.eval_shape(jax.vmap(models.LENET5.init), keys),
+    batch,
+    jax.eval_shape(lambda: problems.hparams(num_members, 1.0)),
+  )
+
+
+# Beside matrix products there are tanh and a few passes over the kernels, which
+# weigh at batch 1.
+@pytest.mark.parametrize(
+  "method,batch_size,at_most",
+  [("bean1", 1, 2.5), ("bean1", 100, 1.2), ("bean2", 1, 2.2)],
+)
+def test_operations_that_bean_adds_to_a_step(method, batch_size, at_most):
+  plain, with_bean = (
+    _lowered(name, batch_size).cost_analysis()["flops"]
+    for name in ("vanilla", method)
+  )
+  order = problems.ORDERS[method]
+  added = 2 * sum(
+    floors.penalty(batch_size, n, m, order).flops for n, m in floors.DENSE
+  )
+  assert added <= with_bean - plain <= at_most * added
+
+
+@pytest.mark.slow
+def test_bean_adds_hardly_any_memory_to_a_step():
+  plain, with_bean = (
+    _lowered(name, 100).compile().memory_analysis().temp_size_in_bytes
+    for name in ("vanilla", "bean1")
+  )
+  assert with_bean <= 1.1 * plain

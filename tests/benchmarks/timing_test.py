@@ -1,0 +1,99 @@
+"""Tests of benchmarks.timing, by a clock that stands still on its own."""
+
+import doctest
+import gc
+
+import pytest
+
+from benchmarks import agreement, cases, evaluation, floors, timing
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  """Seconds that pass only when a contender says so."""
+  now = [0.0]
+  monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+  # Among all the objects of JAX it takes long.
+  monkeypatch.setattr(timing.gc, "collect", lambda: 0)
+  return now
+
+
+def _contender(name, clock, durations, *, units=1, calls=None):
+  durations = iter(durations)
+
+  def run():
+    clock[0] += next(durations)
+    if calls is not None:
+      calls.append(name)
+
+  return timing.Contender(name, run, units)
+
+
+def test_contenders_take_turns_and_the_first_round_is_apart(clock):
+  calls = []
+  slow = _contender("slow", clock, [10.0, 2.0, 4.0, 3.0], calls=calls)
+  fast = _contender("fast", clock, [1.5, 1.0, 2.0, 1.0], units=2, calls=calls)
+  timings = timing.alternate([slow, fast], repeats=3)
+  assert calls == ["slow", "fast"] * 4
+  assert timings["slow"] == timing.Timing((2.0, 4.0, 3.0), 7.0)
+  assert timings["fast"] == timing.Timing((0.5, 1.0, 0.5), 0.5)
+
+
+def test_ratio_holds_while_the_machine_slows_down(clock):
+  slowdown = [1.0, 1.0, 10.0, 100.0]
+  one = _contender("one", clock, slowdown)
+  three = _contender("three", clock, [3 * factor for factor in slowdown])
+  timings = timing.alternate([one, three], repeats=3)
+  assert timing.ratio(timings["three"], timings["one"]) == 3.0
+  assert timing.ratio(timings["one"], timings["three"]) == pytest.approx(1 / 3)
+
+
+def test_row_has_statistics_and_the_fraction_of_the_floor():
+  work = floors.Work(flops=1e9, num_bytes=1, working_set=1)
+  contender = timing.Contender("it", lambda: None, 5, work, {"x": 7})
+  row = timing.row(
+    contender,
+    timing.Timing((0.4, 0.1, 0.2), 8.0),
+    floors.Rates(2e10, ((1, 1e9),)),
+  )
+  assert (row["median"], row["min"], row["max"]) == (0.2, 0.1, 0.4)
+  assert row["seconds"] == [0.4, 0.1, 0.2]
+  assert (row["name"], row["x"], row["units_per_run"]) == ("it", 7, 5)
+  assert row["compile_seconds"] == 8.0
+  assert row["floor"] == pytest.approx(0.05)
+  assert row["fraction_of_floor"] == pytest.approx(0.25)
+
+
+def test_garbage_is_not_collected_while_timing(clock):
+  states = []
+  watching = timing.Contender("it", lambda: states.append(gc.isenabled()))
+
+  def fail():
+    raise KeyboardInterrupt
+
+  assert gc.isenabled()
+  timing.alternate([watching], repeats=1)
+  assert gc.isenabled()
+  with pytest.raises(KeyboardInterrupt):
+    timing.alternate([watching, timing.Contender("b", fail)], repeats=1)
+  assert gc.isenabled()
+  assert states == [False] * 3
+
+
+def test_wrong_use_is_refused():
+  it = timing.Contender("it", lambda: None)
+  with pytest.raises(ValueError, match="different names"):
+    timing.alternate([it, it], repeats=1)
+  with pytest.raises(ValueError, match="at least 1, got 0"):
+    timing.alternate([it], repeats=0)
+
+
+@pytest.mark.parametrize(
+  "module",
+  [timing, floors, agreement, cases, evaluation],
+  ids=lambda module: module.__name__,
+)
+def test_examples_of_docstrings(module):
+  outcome = doctest.testmod(module)
+  assert outcome.attempted > 0
+  assert outcome.failed == 0

@@ -1,0 +1,171 @@
+"""Tests of PyTorch's contenders, where it is installed."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import (
+  agreement,
+  evaluation,
+  penalties,
+  problems,
+  settings,
+  steps,
+)
+from experiments import models
+from tests import reference
+
+torch = pytest.importorskip("torch", reason="needs the extra `bench`")
+
+# After what may skip this file.
+from benchmarks import (  # noqa: E402
+  torch_layers,
+  torch_lenet5,
+  torch_trainers,
+)
+
+OPTIONS = settings.Settings(quick=True, repeats=1, torch=True)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+  # Threads that wait for each other are slow where cores are shared.
+  before = torch.get_num_threads()
+  torch.set_num_threads(1)
+  yield
+  torch.set_num_threads(before)
+
+
+@functools.cache
+def _problem():
+  # PyTorch's initial parameters, so that JAX need not compile its own.
+  torch.manual_seed(0)
+  members = [
+    torch_lenet5.from_torch(dict(torch_lenet5.LeNet5().named_parameters()))
+    for _ in range(2)
+  ]
+  return problems.Problem(
+    jax.tree.map(lambda *leaves: np.stack(leaves), *members),
+    problems.draw_images(2, 3),
+    np.array([[0, 1, 2], [3, 4, 5]], np.int32),
+  )
+
+
+def test_parameters_go_there_and_back():
+  params = _problem().params
+  network = torch_lenet5.to_torch(params, 1)
+  back = torch_lenet5.from_torch(dict(network.named_parameters()))
+  jax.tree.map(
+    lambda got, all_members: np.testing.assert_array_equal(got, all_members[1]),
+    back,
+    params,
+  )
+
+
+def test_network_is_that_of_the_experiments():
+  problem = _problem()
+  member = jax.tree.map(lambda leaf: leaf[1], problem.params)
+  logits, hidden = models.LeNet5().apply({"params": member}, problem.images[1])
+  images = torch.tensor(problem.images[1].transpose(0, 3, 1, 2)) / 255
+  got, got_hidden = torch_lenet5.to_torch(problem.params, 1)(images)
+  agreement.check("logits", torch_lenet5.to_numpy(got), logits)
+  for layer, neurons in zip(("fc2", "fc3"), got_hidden[1:], strict=True):
+    agreement.check(layer, torch_lenet5.to_numpy(neurons), hidden[layer])
+
+
+@pytest.mark.parametrize("order", (1, 2))
+@pytest.mark.parametrize("form", ("pairwise", "closed_form"))
+def test_penalties_are_the_definition_in_the_units_of_the_code(form, order):
+  hidden, kernel = penalties.draw(5, 7, 3)
+  got = getattr(torch_lenet5, form)(
+    torch.tensor(hidden), torch.tensor(kernel.T.copy()), order
+  )
+  expected = reference.layer_penalty(hidden, kernel, order=order)
+  np.testing.assert_allclose(got, 3.0**order * expected, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", steps.ALL)
+def test_routes_agree(method):
+  for route in steps.peers(1, OPTIONS):
+    if method in route.methods:
+      steps.check(route, method, _problem(), 3)
+
+
+def test_wrong_gradients_are_seen():
+  problem = _problem()
+  strength = problems.GREAT_STRENGTHS["bean1"]
+
+  def without_gradient_by_activations(hidden, weight, order):
+    return torch_lenet5.closed_form(hidden.detach(), weight, order)
+
+  right, wrong = (
+    torch_trainers.loss_and_gradients(problem, "bean1", strength, penalty)
+    for penalty in (torch_lenet5.pairwise, without_gradient_by_activations)
+  )
+  agreement.check("loss", wrong[0], right[0])
+  with pytest.raises(agreement.DisagreementError, match="conv1"):
+    agreement.check("gradients", wrong, right)
+
+
+def test_calls_go_on_from_where_the_last_one_stopped():
+  for trainer in (
+    torch_trainers.one_by_one(torch_lenet5.closed_form),
+    torch_trainers.vectorized,
+  ):
+    run = trainer(_problem(), "bean1", 1, 3)
+    twice = np.concatenate([run(), run()])
+    once = trainer(_problem(), "bean1", 1, 6)()
+    assert once.shape == (6, 2)
+    np.testing.assert_allclose(twice, once, rtol=1e-5)
+    assert np.all(once[3:] < once[:3])
+
+
+def test_dense_layer_and_penalty_agree_with_ours():
+  layer = penalties.draw(5, 7, 3)
+  got = jax.tree.map(torch_lenet5.to_numpy, torch_layers.make_dense(*layer)())
+  agreement.check("dense", got, jax.jit(penalties.dense)(*layer))
+  for order in (1, 2):
+    got = torch_layers.make_penalty(*layer, order)()
+    expected = jax.jit(penalties.value_and_gradients(order, "squared"))(*layer)
+    agreement.check("it", jax.tree.map(torch_lenet5.to_numpy, got), expected)
+
+
+def test_number_of_threads_is_chosen_and_set(monkeypatch):
+  monkeypatch.setattr(settings, "num_cores", lambda: 2)
+  seen = []
+
+  def run():
+    seen.append(torch.get_num_threads())
+
+  torch_trainers.best_num_threads(run)
+  assert seen == [1, 2] * 3
+  torch_trainers.with_threads(run, 1)()
+  assert seen[-1] == 1
+
+
+@pytest.mark.slow
+def test_evaluation_is_checked_and_has_ratios():
+  rows = evaluation.run(OPTIONS).rows
+  assert [row["name"].split(",")[0] for row in rows] == [
+    "bean_jax",
+    "PyTorch",
+    "PyTorch",
+  ]
+  peer = min(rows[1:], key=lambda row: row["median"])
+  assert peer["faster_than_peer"] == 1.0
+  expected = peer["median"] / rows[0]["median"]
+  assert rows[0]["faster_than_peer"] == pytest.approx(expected)
+
+
+@pytest.mark.slow
+def test_penalty_has_ratios():
+  rows = {row["name"]: row for row in penalties.run(OPTIONS).rows}
+  assert rows[penalties.DENSE]["times_dense"] == 1.0
+  for order in (1, 2):
+    ours = rows[penalties.name_of(order, "squared")]
+    peer = rows[f"PyTorch, {ours['name']}"]
+    expected = peer["median"] / ours["median"]
+    assert ours["faster_than_peer"] == pytest.approx(expected)
