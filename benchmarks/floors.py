@@ -97,12 +97,13 @@ def seconds(work: Work, rates: Rates) -> float:
     >>> seconds(Work(flops=100, num_bytes=20, working_set=100), rates)
     2.0
   """
-  # The greatest size that is not beyond the working set, so that a floor is
+  # The greatest size that is not beyond the working set, or a greater one that
+  # was faster (small copies are short beside their call), so that a floor is
   # never too high.
-  _, rate = max(
-    (copy for copy in rates.copies if copy[0] <= work.working_set),
-    default=min(rates.copies),
+  least = max(
+    (size for size, _ in rates.copies if size <= work.working_set), default=0
   )
+  rate = max(rate for size, rate in rates.copies if size >= least)
   return max(work.flops / rates.flops, work.num_bytes / rate)
 
 
@@ -157,7 +158,8 @@ def penalty(
   Order 1 takes the products h F and F (F^T 1) and the gradients of both.
   Order 2 takes the cheaper of two ways: by pairs F F^T and h^T h, and a product
   with each of the two for the gradients; by features F^T diag(t) F, and F times
-  that, for each sample and two more vectors t.
+  that, for each sample and two more vectors t. Of a symmetric product, half is
+  counted.
 
   Args:
     num_samples: Samples S.
@@ -169,8 +171,8 @@ def penalty(
   num_bytes = 2 * FLOAT * (num_samples * num_neurons + weights)
   if order == 1:
     return Work(6 * (num_samples + 1) * weights, num_bytes, num_bytes)
-  by_pairs = 4 * num_neurons**2 * (num_next + num_samples)
-  by_features = 4 * weights * num_next * (num_samples + 2)
+  by_pairs = 3 * num_neurons**2 * (num_next + num_samples)
+  by_features = 3 * weights * num_next * (num_samples + 2)
   return Work(min(by_pairs, by_features), num_bytes, num_bytes)
 
 

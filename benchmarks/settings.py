@@ -25,4 +25,6 @@ class Settings(NamedTuple):
 
 def num_cores() -> int:
   """Returns how many cores this process may use."""
-  return len(os.sched_getaffinity(0))
+  if hasattr(os, "sched_getaffinity"):  # Not on macOS, not on Windows.
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1

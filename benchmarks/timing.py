@@ -70,10 +70,7 @@ def alternate(
     raise ValueError(f"contenders must have different names, got {names}")
   if repeats < 1:
     raise ValueError(f"repeats must be at least 1, got {repeats}")
-  rounds = [
-    [_seconds(contender.run) for contender in contenders]
-    for _ in range(repeats + 1)
-  ]
+  rounds = [_round(contenders) for _ in range(repeats + 1)]
   timings = {}
   for contender, (first, *warm) in zip(
     contenders, zip(*rounds, strict=True), strict=True
@@ -139,9 +136,18 @@ def row(
   return result
 
 
-def _seconds(run: Callable[[], Any]) -> float:
-  # Not within what is timed.
+def _round(contenders: Sequence[Contender]) -> list[float]:
+  """Runs each contender once, with no garbage collection within."""
+  seconds = []
+  enabled = gc.isenabled()
   gc.collect()
-  started = time.perf_counter()
-  run()
-  return time.perf_counter() - started
+  gc.disable()
+  try:
+    for contender in contenders:
+      started = time.perf_counter()
+      contender.run()
+      seconds.append(time.perf_counter() - started)
+  finally:
+    if enabled:
+      gc.enable()
+  return seconds

@@ -3,9 +3,11 @@
 import pathlib
 import re
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import bean_jax
 
@@ -36,6 +38,22 @@ def test_example_adds_the_penalty():
   np.testing.assert_allclose(loss, plain + 10 * penalty, rtol=1e-5)
   np.testing.assert_allclose(aux["fc2"], hidden["fc2"], rtol=1e-6)
   assert jax.tree.all(jax.tree.map(lambda g: jnp.any(g != 0), gradients))
+
+
+def test_example_with_flax_adds_the_penalty():
+  model = nn.Sequential([nn.Dense(5), nn.relu, nn.Dense(3)])
+  names = {"model": model, "optax": optax}
+  exec(_blocks("python")[1], names)
+  images = jax.random.normal(jax.random.key(0), (4, 6))
+  params = model.init(jax.random.key(1), images)["params"]
+  labels = jnp.array([0, 1, 2, 0])
+  plain, activations = names["loss_fn"](params, images, labels)
+  loss, _ = names["bean_loss_fn"](params, images, labels)
+  penalties = [
+    bean_jax.layer_penalty(activations[layer], params[layer]["kernel"])
+    for layer in ("layers_0", "layers_2")
+  ]
+  np.testing.assert_allclose(loss, plain + 10 * sum(penalties), rtol=1e-5)
 
 
 def test_example_fits_the_first_screen():

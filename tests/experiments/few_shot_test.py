@@ -302,7 +302,7 @@ class TestRun:
       *SMALL, "--methods=bean1", "--alphas=1e38", f"--output_dir={tmp_path}"
     )
     assert status == 0
-    assert "BEAN-1 alpha=3e+38: test none, 0 of 2 simulations" in out
+    assert "BEAN-1 alpha=1e+38: test none, 0 of 2 simulations" in out
     assert "seed 1 met a non-finite loss in step 0: left out" in out
     record = results.read(tmp_path / "digits-1shot-bean1-alpha3e+38.json")
     assert record["metrics"]["test_accuracy"] == [None, None]

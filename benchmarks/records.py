@@ -1,0 +1,94 @@
+"""The file of a suite: every case with what it was measured on."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+from typing import Any
+
+from benchmarks import cases, settings
+from experiments import results
+
+SCHEMA = 1
+
+
+def describe(
+  case: cases.Case, options: settings.Settings, load_average: float
+) -> dict[str, Any]:
+  """Turns a case into what JSON can hold.
+
+  Args:
+    case: The case.
+    options: Of the run.
+    load_average: Of the machine, just before it.
+
+  Returns:
+    Title, unit, rows and rates of the case, date, repeats, load average,
+    number of cores, and versions, device and commit.
+  """
+  environment = results.environment()
+  if options.torch:
+    environment["versions"]["torch"] = importlib.metadata.version("torch")
+  return {
+    "title": case.title,
+    "unit": case.unit,
+    "x_label": case.x_label,
+    "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    "repeats": options.repeats,
+    "quick": options.quick,
+    "cores": settings.num_cores(),
+    "load_average_before": load_average,
+    **environment,
+    "rates": None if case.rates is None else case.rates._asdict(),
+    "rows": list(case.rows),
+  }
+
+
+def load_average() -> float:
+  """Returns the mean number of busy processes in the last minute."""
+  return os.getloadavg()[0]
+
+
+def merge(
+  path: pathlib.Path, suite: str, name: str, record: dict[str, Any]
+) -> None:
+  """Puts a case into the file of its suite; other cases stay as they were.
+
+  Args:
+    path: The file, which need not be there yet.
+    suite: Name of the suite.
+    name: Of the case.
+    record: What `describe` returned.
+
+  Raises:
+    results.ResultError: If the file is foreign or cannot be written.
+  """
+  stored = {"schema": SCHEMA, "suite": suite, "cases": {}}
+  if path.exists():
+    stored = read(path)
+  stored["cases"][name] = record
+  text = json.dumps(stored, indent=1, allow_nan=False)
+  results.write_bytes(path, (text + "\n").encode())
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+  """Reads the file of a suite.
+
+  Args:
+    path: The file.
+
+  Raises:
+    results.ResultError: If it is not one of this schema.
+  """
+  try:
+    stored = json.loads(path.read_bytes())
+    fits = stored["schema"] == SCHEMA and isinstance(stored["cases"], dict)
+  except (OSError, ValueError, TypeError, KeyError):
+    fits = False
+  if not fits:
+    raise results.ResultError(
+      f"{path}: expected results of benchmarks of schema {SCHEMA}; move this "
+      "file away or choose another folder"
+    )
+  return stored

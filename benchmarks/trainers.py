@@ -1,0 +1,214 @@
+"""Optimizer steps in JAX: the experiments' own program, and one by one.
+
+A trainer is a function of (problem, method, batch_size, num_steps) that returns
+a function without arguments. Each call of that makes `num_steps` steps with
+every member and returns the cross-entropy of each [num_steps, members]; the
+next call goes on from there.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import problems
+from experiments import models, training
+
+PyTree = Any
+
+Trainer = Callable[[problems.Problem, str, int, int], Callable[[], np.ndarray]]
+
+# Validation cannot be left out; so few images cost little in an epoch.
+_NUM_VALIDATION = 10
+
+
+def population(width: int) -> Trainer:
+  """Makes the trainer of `experiments.training`, chunk after chunk.
+
+  Its steps include all that those of an experiment do: the order of samples,
+  picking them, Adam, the check for failures, the epochs' validation (of a few
+  images) and the best epoch. Patches are taken beforehand, as there.
+
+  Args:
+    width: Members trained at once, or fewer if there are no more.
+  """
+
+  def trainer(
+    problem: problems.Problem, method: str, batch_size: int, num_steps: int
+  ) -> Callable[[], np.ndarray]:
+    num_members, num_images = problem.labels.shape
+    at_once = min(width, num_members)
+    num_epochs, rest = divmod(num_steps * batch_size, num_images)
+    if rest or num_members % at_once or num_images % batch_size:
+      raise ValueError(
+        "whole epochs of whole batches and whole chunks are timed, got "
+        f"{num_steps} steps of {batch_size} of {num_images} images, and "
+        f"{num_members} members by {at_once}"
+      )
+    run_epochs = training.make_run_epochs(
+      models.LENET5,
+      problems.regularizer(models.LENET5, method),
+      batch_size=batch_size,
+      num_epochs=num_epochs,
+    )
+    chunks = _chunks(problem, method, at_once)
+    states = [state for state, _ in chunks]
+    validation = jax.tree.map(
+      lambda leaf: jnp.asarray(leaf[0, :1].repeat(_NUM_VALIDATION, axis=0)),
+      training.Samples(problem.images, problem.labels),
+    )
+
+    def run() -> np.ndarray:
+      losses = []
+      for index, (_, arguments) in enumerate(chunks):
+        states[index], metrics = run_epochs(
+          states[index], jnp.int32(0), *arguments, validation
+        )
+        losses.append(jax.device_get(metrics.train_loss))
+      return np.concatenate(losses, axis=1)
+
+    return run
+
+  return trainer
+
+
+def _chunks(
+  problem: problems.Problem, method: str, width: int
+) -> list[tuple[training.State, tuple]]:
+  """Returns the initial state and (keys, hparams, samples) of each chunk."""
+  num_members = problem.labels.shape[0]
+  keys = problems.keys_of(num_members)
+  chunks = []
+  for start in range(0, num_members, width):
+    part = problem.members(start, start + width)
+    part_keys = keys[start : start + width]
+    hparams = problems.hparams(width, problems.STRENGTHS[method])
+    state = training.make_init(models.LENET5)(part_keys, hparams)
+    # Copies of their own, as the state is consumed.
+    state = state._replace(
+      params=jax.tree.map(jnp.array, part.params),
+      best_params=jax.tree.map(jnp.array, part.params),
+    )
+    chunks.append((state, (part_keys, hparams, problems.samples(part))))
+  return chunks
+
+
+def _linen_apply(
+  params: PyTree, images: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  module: nn.Module = models.LeNet5()
+  return module.apply({"params": params}, images)
+
+
+# `models.LENET5` without what makes it fit for populations.
+LINEN = models.LENET5._replace(
+  prepare=lambda images: images, apply=_linen_apply
+)
+
+
+def one_by_one(
+  problem: problems.Problem, method: str, batch_size: int, num_steps: int
+) -> Callable[[], np.ndarray]:
+  """Trains seed after seed, one jitted step a call, convolutions by Linen.
+
+  Args:
+    problem: What to train.
+    method: Name in `methods.METHODS`.
+    batch_size: Images in a step.
+    num_steps: Steps in a call.
+  """
+  num_members, num_images = problem.labels.shape
+  step = _make_step(method, batch_size)
+  optimizer = optax.adam(problems.LEARNING_RATE)
+  params = [
+    jax.tree.map(lambda leaf, i=i: jnp.asarray(leaf[i]), problem.params)
+    for i in range(num_members)
+  ]
+  states = [(member, optimizer.init(member)) for member in params]
+  data = [
+    (jnp.asarray(problem.images[i]), jnp.asarray(problem.labels[i]))
+    for i in range(num_members)
+  ]
+
+  def run() -> np.ndarray:
+    losses = []
+    for member in range(num_members):
+      for index in range(num_steps):
+        start = index * batch_size % num_images
+        states[member], loss = step(states[member], *data[member], start)
+        losses.append(loss)
+    losses = np.array(jax.device_get(losses))
+    return losses.reshape(num_members, num_steps).T
+
+  return run
+
+
+@functools.cache
+def _make_step(method: str, batch_size: int) -> Callable[..., tuple]:
+  optimizer = optax.adam(problems.LEARNING_RATE)
+  strength = problems.STRENGTHS[method]
+  loss_fn = problems.regularizer(LINEN, method)(
+    training.cross_entropy(LINEN),
+    training.Hparams(problems.LEARNING_RATE, strength),
+  )
+
+  def step(
+    state: tuple[PyTree, optax.OptState],
+    images: jax.Array,
+    labels: jax.Array,
+    start: jax.Array,
+  ) -> tuple[tuple[PyTree, optax.OptState], jax.Array]:
+    params, opt_state = state
+    batch = training.Samples(
+      jax.lax.dynamic_slice_in_dim(images, start, batch_size),
+      jax.lax.dynamic_slice_in_dim(labels, start, batch_size),
+    )
+    (_, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+      params, batch, None
+    )
+    updates, opt_state = optimizer.update(grads, opt_state)
+    params = optax.apply_updates(params, updates)
+    return (params, opt_state), aux.data_loss
+
+  return jax.jit(step, donate_argnums=0)
+
+
+def loss_and_gradients(
+  problem: problems.Problem, method: str, strength: float
+) -> tuple[jax.Array, PyTree]:
+  """Computes the losses that `population` descends, and their gradients.
+
+  Args:
+    problem: Networks and images, all of which make the batch.
+    method: Name in `methods.METHODS`.
+    strength: Of the method.
+
+  Returns:
+    Losses [members], and gradients in the form of `problem.params`.
+  """
+  return _loss_and_gradients(models.LENET5, problem, method, strength)
+
+
+def linen_loss_and_gradients(
+  problem: problems.Problem, method: str, strength: float
+) -> tuple[jax.Array, PyTree]:
+  """Computes the same of what `one_by_one` descends."""
+  return _loss_and_gradients(LINEN, problem, method, strength)
+
+
+def _loss_and_gradients(
+  model: models.Model,
+  problem: problems.Problem,
+  method: str,
+  strength: float,
+) -> tuple[jax.Array, PyTree]:
+  return problems.make_loss_and_gradients(model, method)(
+    problem.params,
+    problems.samples(problem, model),
+    problems.hparams(problem.labels.shape[0], strength),
+  )
