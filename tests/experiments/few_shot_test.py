@@ -304,7 +304,7 @@ class TestRun:
     assert status == 0
     assert "BEAN-1 alpha=1e+38: test none, 0 of 2 simulations" in out
     assert "seed 1 met a non-finite loss in step 0: left out" in out
-    record = results.read(tmp_path / "digits-1shot-bean1-alpha3e+38.json")
+    record = results.read(tmp_path / "digits-1shot-bean1-alpha1e+38.json")
     assert record["metrics"]["test_accuracy"] == [None, None]
     assert record["metrics"]["failed_step"] == [0, 0]
     assert "none" in (tmp_path / "table.md").read_text()
