@@ -54,13 +54,15 @@ def coactivation_divergence(
   centred, num_samples = centre(rows, where, name=name)
   if distance == "squared":
     pairs = squared_divergence(centred, num_samples)
-    return jnp.where(jnp.eye(len(pairs), dtype=bool), 0, pairs)
-  rows = jax.lax.map(
-    jax.checkpoint(lambda neuron: absolute_divergence(neuron, centred)),
-    centred.T,
-    batch_size=block_size(centred.shape[1], centred.size),
-  )
-  return rows / num_samples
+  else:
+    rows = jax.lax.map(
+      jax.checkpoint(lambda neuron: absolute_divergence(neuron, centred)),
+      centred.T,
+      batch_size=block_size(centred.shape[1], centred.size),
+    )
+    pairs = rows / num_samples
+  # Fused, both sides of a difference may be rounded differently.
+  return jnp.where(jnp.eye(len(pairs), dtype=bool), 0, pairs)
 
 
 def centre(
@@ -99,7 +101,7 @@ def absolute_divergence(neuron: jax.Array, centred: jax.Array) -> jax.Array:
   return jnp.sum(jnp.abs(neuron[:, None] - centred), axis=0)
 
 
-def block_size(num_items: int, elements_per_item: int) -> int | None:
-  """Returns how many items to take at once, or None for all of them."""
-  size = max(1, BLOCK_ELEMENTS // max(1, elements_per_item))
-  return size if size < num_items else None
+def block_size(num_items: int, elements_per_item: int) -> int:
+  """Returns how many items `jax.lax.map` may take at once."""
+  affordable = BLOCK_ELEMENTS // max(1, elements_per_item)
+  return max(1, min(affordable, num_items))
