@@ -22,21 +22,17 @@ on where it was stopped.
 """
 
 from collections.abc import Sequence
-import dataclasses
-import logging
 import pathlib
-import re
-import sys
 
 from absl import app, flags
-import jax
 
 from experiments import (
+  cells,
   datasets,
   methods,
   models,
-  progress,
-  results,
+  parsing,
+  scripts,
   simulations,
   summary,
 )
@@ -52,7 +48,7 @@ _SHOTS = flags.DEFINE_list(
 )
 _METHODS = flags.DEFINE_list(
   "methods",
-  list(methods.METHODS),
+  ["vanilla", "bean1", "bean2"],
   f"methods to compare, comma-separated, of: {', '.join(methods.METHODS)}",
 )
 _ALPHAS = flags.DEFINE_list(
@@ -77,6 +73,26 @@ _GAMMA = flags.DEFINE_float("gamma", 1.0, "slope in BEAN's neuron correlation")
 _DISTANCE = flags.DEFINE_enum(
   "distance", "squared", ["squared", "absolute"], "BEAN's distance"
 )
+_LAYERS = flags.DEFINE_list(
+  "layers",
+  [],
+  "dense layers where BEAN applies, comma-separated; by default all whose "
+  "inputs are neurons",
+)
+_DECOUPLED_DECAY = flags.DEFINE_bool(
+  "decoupled_decay", False, "weight decay as in AdamW, not in the gradient"
+)
+_DROPOUT_AT_EVAL = flags.DEFINE_bool(
+  "dropout_at_eval",
+  False,
+  "leave dropout on at validation and test, as the authors' code does",
+)
+_INITIALIZER = flags.DEFINE_enum(
+  "initializer",
+  models.INITIALIZERS[0],
+  models.INITIALIZERS,
+  "initial parameters",
+)
 _SEEDS = flags.DEFINE_string(
   "seeds", "20", "simulations: a number n (seeds 0 to n-1) or a range like 5-9"
 )
@@ -89,8 +105,17 @@ _BATCH_SIZE = flags.DEFINE_integer(
 _LEARNING_RATE = flags.DEFINE_float(
   "learning_rate", 5e-4, "Adam's learning rate"
 )
+_VALIDATE_EVERY = flags.DEFINE_integer(
+  "validate_every",
+  1,
+  "epochs from one validation to the next, a divisor of --epochs; 0 validates "
+  "after the last epoch alone",
+)
 _MEMBERS_PER_CHUNK = flags.DEFINE_integer(
-  "members_per_chunk", 20, "simulations trained at once; memory grows with it"
+  "members_per_chunk",
+  0,
+  "simulations that a device (GPU or CPU core) trains at once; memory grows "
+  "with it, and 0 takes as many as are fast",
 )
 _DATA_DIR = flags.DEFINE_string(
   "data_dir",
@@ -109,68 +134,7 @@ _RESUME = flags.DEFINE_bool(
 )
 
 
-class ConfigError(Exception):
-  """A flag has a value that cannot be used; the text says which would do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-  """One run of this script.
-
-  Attributes:
-    dataset: Name of the dataset.
-    data_dir: Folder of TensorFlow Datasets, or None for the default.
-    output_dir: Folder of the results.
-    resume: Whether cells that are there already are skipped.
-    protocol: How every cell is trained.
-    cells: What is trained, the cheapest shots first.
-  """
-
-  dataset: str
-  data_dir: str | None
-  output_dir: pathlib.Path
-  resume: bool
-  protocol: simulations.Protocol
-  cells: tuple[simulations.Cell, ...]
-
-
-def cell_config(config: Config, cell: simulations.Cell) -> dict:
-  """Lists everything that the numbers of a cell depend on.
-
-  Args:
-    config: The run.
-    cell: One of its cells.
-
-  Returns:
-    Fields for `results.write`; those of `methods.Options` only where the
-    method depends on them.
-  """
-  method = methods.METHODS[cell.method]
-  options = config.protocol.options._asdict()
-  return {
-    "dataset": config.dataset,
-    "model": config.protocol.model,
-    "shots": cell.shots,
-    "method": cell.method,
-    **({method.hparam: cell.strength} if method.hparam else {}),
-    **{name: options[name] for name in method.options},
-    "epochs": cell.epochs,
-    "batch_size": config.protocol.batch_size,
-    "optimizer": "adam",
-    "learning_rate": config.protocol.learning_rate,
-    "seeds": list(config.protocol.seeds),
-  }
-
-
-def cell_path(config: Config, cell: simulations.Cell) -> pathlib.Path:
-  """Returns the file of a cell's record."""
-  hparam = methods.METHODS[cell.method].hparam
-  strength = {hparam: cell.strength} if hparam else {}
-  name = results.cell_name(config.dataset, cell.shots, cell.method, **strength)
-  return config.output_dir / name
-
-
-def run(config: Config) -> None:
+def run(config: cells.Config) -> None:
   """Trains the missing cells and writes records, table and figures.
 
   Args:
@@ -181,197 +145,103 @@ def run(config: Config) -> None:
     results.ResultError: If the folder holds a record of another configuration
       or cannot be written. Nothing has been trained then.
   """
-  done = _finished(config) if config.resume else {}
-  missing = [cell for cell in config.cells if cell not in done]
-  dataset = datasets.load(config.dataset, data_dir=config.data_dir)
-  for cell in missing:
-    datasets.draw_shots(dataset.train.labels, num_shots=cell.shots, seed=0)
-  results.prepare_directory(config.output_dir)
-  # Once: the checkout may change while this code runs on.
-  environment = results.environment()
-  num_seeds = len(config.protocol.seeds)
-  with progress.bar(
-    total=sum(num_seeds * simulations.cost(cell, dataset) for cell in missing),
-    skipped=len(done),
-  ) as bar:
-    for cell, outcome in simulations.run(
-      config.cells,
-      dataset,
-      config.protocol,
-      tick=bar.tick,
-      done=frozenset(done),
-    ):
-      record = {
-        "experiment": "few_shot",
-        "config": cell_config(config, cell),
-        "source": dataset.source,
-        "members_per_chunk": config.protocol.members_per_chunk,
-        **environment,
-        "seconds": round(outcome.seconds, 1),
-        "seeds": list(config.protocol.seeds),
-        "metrics": outcome.metrics,
-      }
-      results.write(cell_path(config, cell), record)
-      done[cell] = results.read(cell_path(config, cell))
-      bar.cell_done(cell, outcome, config.protocol.seeds)
-  records = [done[cell] for cell in config.cells]
+  (records,) = cells.train([config])
   summary.write(records, config.output_dir)
   print(summary.table(records))
   print(f"* chosen on validation images; files in {config.output_dir}")
 
 
-def _finished(config: Config) -> dict[simulations.Cell, dict]:
-  """Reads the records of the cells that were trained before."""
-  done = {}
-  for cell in config.cells:
-    path = cell_path(config, cell)
-    try:
-      record = results.find(path, cell_config(config, cell))
-    except OSError as error:
-      raise results.ResultError(
-        f"{path}: cannot be read ({error.strerror}); choose another folder"
-      ) from error
-    if record is not None:
-      done[cell] = record
-  return done
-
-
-def parse_config() -> Config:
+def parse_config() -> cells.Config:
   """Builds the configuration from flags.
 
   Returns:
     The run.
 
   Raises:
-    ConfigError: If a flag has a value that cannot be used.
+    parsing.ConfigError: If a flag has a value that cannot be used.
   """
-  shots = _numbers("shots", _SHOTS.value, int, low=1)
-  epochs = _numbers("epochs", _EPOCHS.value, int, low=1, distinct=False)
+  shots = parsing.numbers("shots", _SHOTS.value, int, low=1)
+  epochs = parsing.numbers("epochs", _EPOCHS.value, int, low=1, distinct=False)
   if len(epochs) == 1:
     epochs *= len(shots)
   if len(epochs) != len(shots):
-    raise ConfigError(
+    raise parsing.ConfigError(
       f"--epochs: expected one number or {len(shots)}, one for each of "
       f"--shots, got {len(epochs)}"
     )
-  names = _METHODS.value
-  if (
-    not names
-    or len(set(names)) < len(names)
-    or set(names) - set(methods.METHODS)
-  ):
-    raise ConfigError(
-      f"--methods: expected different ones of {', '.join(methods.METHODS)}, "
-      f"got {','.join(names)!r}"
-    )
-  alphas = None
-  if _ALPHAS.value is not None:
-    alphas = _numbers("alphas", _ALPHAS.value, float, low=0)
+  names = parsing.names("methods", _METHODS.value, list(methods.METHODS))
+  model = models.MODELS[_MODEL.value]
+  layers = ()
+  if _LAYERS.value:
+    layers = tuple(parsing.names("layers", _LAYERS.value, model.layers))
   protocol = simulations.Protocol(
     model=_MODEL.value,
     options=methods.Options(
-      gamma=_number("gamma", _GAMMA.value, low=0),
+      gamma=parsing.number("gamma", _GAMMA.value, low=0),
       distance=_DISTANCE.value,
       alpha_units=_ALPHA_UNITS.value,
+      layers=layers,
+      decoupled_decay=_DECOUPLED_DECAY.value,
+      dropout_at_eval=_DROPOUT_AT_EVAL.value,
     ),
-    seeds=_parse_seeds(_SEEDS.value),
-    batch_size=_number("batch_size", _BATCH_SIZE.value, low=0),
+    seeds=parsing.seeds("seeds", _SEEDS.value),
+    batch_size=parsing.number("batch_size", _BATCH_SIZE.value, low=0),
     # With less, float32 parameters would stay what they are.
-    learning_rate=_number("learning_rate", _LEARNING_RATE.value, low=1e-30),
-    members_per_chunk=_number(
-      "members_per_chunk", _MEMBERS_PER_CHUNK.value, low=1
+    learning_rate=parsing.number(
+      "learning_rate", _LEARNING_RATE.value, low=1e-30
     ),
+    members_per_chunk=parsing.number(
+      "members_per_chunk", _MEMBERS_PER_CHUNK.value, low=0
+    ),
+    validate_every=parsing.number(
+      "validate_every", _VALIDATE_EVERY.value, low=0
+    ),
+    initializer=_INITIALIZER.value,
   )
-  cells = tuple(
-    simulations.Cell(num_shots, name, strength, num_epochs)
-    for num_shots, num_epochs in sorted(zip(shots, epochs, strict=True))
-    for name in names
-    for strength in _strengths(methods.METHODS[name], alphas)
-  )
+  for number in epochs:
+    if protocol.validate_every and number % protocol.validate_every:
+      raise parsing.ConfigError(
+        f"--validate_every: expected a divisor of all --epochs, got "
+        f"{protocol.validate_every} for {number}"
+      )
   if _DATASET.value == "cifar10":
-    raise ConfigError(
+    raise parsing.ConfigError(
       f"--dataset=cifar10: {_MODEL.value} takes gray images of 28 x 28; "
       "choose digits, mnist or fashion_mnist"
     )
-  return Config(
+  return cells.Config(
+    experiment="few_shot",
     dataset=_DATASET.value,
     data_dir=_DATA_DIR.value,
     output_dir=pathlib.Path(_OUTPUT_DIR.value),
     resume=_RESUME.value,
     protocol=protocol,
-    cells=cells,
+    cells=tuple(
+      simulations.Cell(
+        num_shots, name, strength, num_epochs * methods.METHODS[name].batch
+      )
+      for num_shots, num_epochs in sorted(zip(shots, epochs, strict=True))
+      for name in names
+      for strength in _strengths(name)
+    ),
   )
 
 
-def _strengths(
-  method: methods.Method, alphas: list[float] | None
-) -> Sequence[float]:
-  return alphas if alphas is not None and method.hparam else method.grid
-
-
-def _number(name: str, value: float, *, low: float) -> float:
-  # Numbers are used in float32, of which this is the largest power of ten.
-  if not low <= value <= 1e38:
-    raise ConfigError(
-      f"--{name}: expected a number from {low} to 1e38, got {value}"
-    )
-  return value
-
-
-def _numbers(
-  name: str, words: list[str], kind: type, *, low: float, distinct: bool = True
-) -> list:
-  try:
-    values = [kind(word) for word in words]
-  except ValueError:
-    values = []
-  if not values or (distinct and len(set(values)) < len(values)):
-    different = "different " if distinct else ""
-    raise ConfigError(
-      f"--{name}: expected {different}numbers of type {kind.__name__}, "
-      f"comma-separated, got {','.join(words)!r}"
-    )
-  return [_number(name, value, low=low) for value in values]
-
-
-def _parse_seeds(text: str) -> tuple[int, ...]:
-  match = re.fullmatch(r"(?:(\d{1,9})-)?(\d{1,9})", text.strip())
-  if match is None:
-    raise ConfigError(
-      f"--seeds: expected a number like 20 or a range like 5-9, got {text!r}"
-    )
-  first, last = match.groups()
-  seeds = range(int(first), int(last) + 1) if first else range(int(last))
-  if not 1 <= len(seeds) <= 10_000:
-    raise ConfigError(
-      f"--seeds: expected 1 to 10000 of them, got {text!r}, which are "
-      f"{len(seeds)}"
-    )
-  return tuple(seeds)
+def _strengths(name: str) -> Sequence[float]:
+  """Returns the values of a method's hyper-parameter that are tried."""
+  method = methods.METHODS[name]
+  if _ALPHAS.value is None or method.hparam is None:
+    return method.grid
+  values = parsing.numbers("alphas", _ALPHAS.value, float, low=0)
+  return [
+    parsing.number("alphas", value, low=0, below=method.limit)
+    for value in values
+  ]
 
 
 def main(argv: Sequence[str]) -> int | None:
   """Runs the script; returns the exit status."""
-  # Which backends there are not is no news to who runs this.
-  logging.getLogger("jax").setLevel(logging.WARNING)
-  # TensorFloat-32, a GPU's default, is too coarse for these small products.
-  jax.config.update("jax_default_matmul_precision", "highest")
-  try:
-    if len(argv) > 1:
-      raise ConfigError(
-        f"unexpected argument {argv[1]!r}; options begin with --, see --help"
-      )
-    run(parse_config())
-  except (ConfigError, datasets.DatasetError, results.ResultError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    print(
-      "\nstopped; finished cells are kept, the same command goes on from there",
-      file=sys.stderr,
-    )
-    return 130
-  return 0
+  return scripts.run(argv, lambda: run(parse_config()))
 
 
 if __name__ == "__main__":

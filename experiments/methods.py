@@ -4,12 +4,18 @@ To add a method, add an entry; flags, cells, tables and figures follow.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 
 import bean_jax
 from experiments import models, training
+
+PyTree = Any
 
 
 class Options(NamedTuple):
@@ -20,16 +26,36 @@ class Options(NamedTuple):
     distance: BEAN's distance, "squared" or "absolute".
     alpha_units: "code" for the authors' code, whose correlation lacks the
       factors 1 / M and 1 / M^2 of the paper; "paper" for those of the paper.
+    layers: Dense layers where BEAN applies; empty for all of the model's.
+    decoupled_decay: Whether weight decay is decoupled from the gradient, as in
+      AdamW; the authors' is not.
+    dropout_at_eval: Whether dropout stays on at evaluation, as in the authors'
+      code.
   """
 
   gamma: float = 1.0
   distance: str = "squared"
   alpha_units: str = "code"
+  layers: tuple[str, ...] = ()
+  decoupled_decay: bool = False
+  dropout_at_eval: bool = False
 
 
-Regularizer = Callable[
-  [training.LossFn, training.Hparams, models.Model, Options], training.LossFn
+# Options that every record of a method that depends on them names, though they
+# have their usual values.
+ALWAYS_NAMED = ("gamma", "distance", "alpha_units")
+
+Loss = Callable[
+  [training.Hparams, models.Model, Options],
+  training.LossFn,
 ]
+
+
+def _adam(
+  hparams: training.Hparams, options: Options
+) -> optax.GradientTransformation:
+  del options
+  return training.adam(hparams)
 
 
 class Method(NamedTuple):
@@ -40,14 +66,47 @@ class Method(NamedTuple):
     hparam: Name of its hyper-parameter, or None if it has none.
     grid: Values that are tried by default; (0.0,) without hyper-parameter.
     options: Fields of `Options` that it depends on.
-    regularizer: Maps (loss_fn, hparams, model, options) to the loss to descend.
+    loss: Maps (hparams, model, options) to the loss to descend.
+    optimizer: Maps (hparams, options) to the optimizer.
+    limit: What a value of the hyper-parameter must be below.
+    batch: Samples that a step needs at least. Epochs are multiplied by it, so
+      that there are as many steps as with batches of one.
   """
 
   title: str
   hparam: str | None
   grid: tuple[float, ...]
   options: tuple[str, ...]
-  regularizer: Regularizer
+  loss: Loss
+  optimizer: Callable[
+    [training.Hparams, Options], optax.GradientTransformation
+  ] = _adam
+  limit: float = float("inf")
+  batch: int = 1
+
+
+@functools.cache
+def recipe(name: str, model: models.Model, options: Options) -> training.Recipe:
+  """Returns how a method trains a member, one object for equal arguments.
+
+  Args:
+    name: Name in `METHODS`.
+    model: The network.
+    options: Choices that methods depend on.
+
+  Returns:
+    What `training` takes.
+  """
+  method = METHODS[name]
+  evaluation_rate = None
+  if name == "dropout" and options.dropout_at_eval:
+    evaluation_rate = lambda hparams: hparams.strength  # noqa: E731
+  return training.Recipe(
+    model,
+    loss=lambda hparams: method.loss(hparams, model, options),
+    optimizer=lambda hparams: method.optimizer(hparams, options),
+    evaluation_rate=evaluation_rate,
+  )
 
 
 def layer_alphas(
@@ -77,35 +136,141 @@ def layer_alphas(
   }
 
 
-def _vanilla(
-  loss_fn: training.LossFn,
+def _plus(
+  penalty: Callable[[PyTree, training.Aux], jax.Array],
   hparams: training.Hparams,
   model: models.Model,
-  options: Options,
 ) -> training.LossFn:
-  del hparams, model, options
+  """Returns the cross-entropy plus the strength times a penalty."""
+  data_loss_fn = training.cross_entropy(model)
+
+  def loss_fn(params: PyTree, *args: Any) -> tuple[jax.Array, training.Aux]:
+    loss, aux = data_loss_fn(params, *args)
+    return loss + hparams.strength * penalty(params, aux), aux
+
   return loss_fn
 
 
-def _bean(order: int) -> Regularizer:
-  def regularizer(
-    loss_fn: training.LossFn,
-    hparams: training.Hparams,
-    model: models.Model,
-    options: Options,
-  ) -> training.LossFn:
-    def layers_fn(params, aux):
-      return aux.hidden, models.dense_kernels(params, model.layers)
+def _vanilla(
+  hparams: training.Hparams, model: models.Model, options: Options
+) -> training.LossFn:
+  del hparams, options
+  return training.cross_entropy(model)
 
-    def regularized_fn(params, *args):
+
+def _dropout(
+  hparams: training.Hparams, model: models.Model, options: Options
+) -> training.LossFn:
+  del options
+  return training.cross_entropy(model, hparams.strength)
+
+
+def _weight_decay(
+  hparams: training.Hparams, model: models.Model, options: Options
+) -> training.LossFn:
+  """Descends half the squares of all parameters: w enters its gradient."""
+  if options.decoupled_decay:
+    return training.cross_entropy(model)
+  return _plus(
+    lambda params, aux: optax.tree.norm(params, squared=True) / 2,
+    hparams,
+    model,
+  )
+
+
+def _adam_with_decay(
+  hparams: training.Hparams, options: Options
+) -> optax.GradientTransformation:
+  if not options.decoupled_decay:
+    return training.adam(hparams)
+  return optax.adamw(hparams.learning_rate, weight_decay=hparams.strength)
+
+
+def _l1(
+  hparams: training.Hparams, model: models.Model, options: Options
+) -> training.LossFn:
+  """Adds the absolute values of the dense layers' kernels and biases."""
+  del options
+
+  def penalty(params: PyTree, aux: training.Aux) -> jax.Array:
+    del aux
+    dense = [leaf for leaf in params.values() if leaf["kernel"].ndim == 2]
+    return optax.tree.norm(dense, ord=1)
+
+  return _plus(penalty, hparams, model)
+
+
+def _group_lasso(
+  hparams: training.Hparams, model: models.Model, options: Options
+) -> training.LossFn:
+  """Adds sqrt(M) times the norm of each neuron's M outgoing weights."""
+  del options
+
+  def penalty(params: PyTree, aux: training.Aux) -> jax.Array:
+    del aux
+    kernels = models.dense_kernels(params, model.layers).values()
+    return sum(
+      kernel.shape[1] ** 0.5
+      * jnp.sum(optax.safe_norm(kernel, min_norm=1e-12, axis=1))
+      for kernel in kernels
+    )
+
+  return _plus(penalty, hparams, model)
+
+
+def _decov(
+  hparams: training.Hparams, model: models.Model, options: Options
+) -> training.LossFn:
+  """Adds half the squared covariances of different neurons over the batch.
+
+  Cogswell et al., `DeCov <https://arxiv.org/abs/1511.06068>`_, 2016: Eq. 2.
+  """
+  del options
+
+  def penalty(params: PyTree, aux: training.Aux) -> jax.Array:
+    del params
+    total = 0.0
+    for rows in aux.hidden.values():
+      where = None if aux.mask is None else aux.mask[:, None]
+      centred = rows - jnp.mean(rows, axis=0, where=where)
+      if where is not None:
+        centred = jnp.where(where, centred, 0)
+      count = rows.shape[0] if where is None else jnp.sum(where)
+      covariance = centred.T @ centred / count
+      variance = jnp.diagonal(covariance)
+      total += (jnp.sum(covariance**2) - jnp.sum(variance**2)) / 2
+    return total
+
+  return _plus(penalty, hparams, model)
+
+
+def _bean(order: int, *, frozen: bool = False) -> Loss:
+  """Returns BEAN's loss, or that without a gradient through A."""
+
+  def loss(
+    hparams: training.Hparams, model: models.Model, options: Options
+  ) -> training.LossFn:
+    layers = options.layers or model.layers
+
+    def layers_fn(
+      params: PyTree, aux: training.Aux
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+      kernels = models.dense_kernels(params, layers)
+      if frozen:
+        kernels = jax.lax.stop_gradient(kernels)
+      return {layer: aux.hidden[layer] for layer in layers}, kernels
+
+    def regularized_fn(
+      params: PyTree, *args: Any
+    ) -> tuple[jax.Array, training.Aux]:
       alphas = layer_alphas(
         hparams.strength,
-        models.dense_kernels(params, model.layers),
+        models.dense_kernels(params, layers),
         order=order,
         units=options.alpha_units,
       )
       return bean_jax.regularize(
-        loss_fn,
+        training.cross_entropy(model),
         layers_fn,
         alpha=alphas,
         order=order,
@@ -116,15 +281,99 @@ def _bean(order: int) -> Regularizer:
 
     return regularized_fn
 
-  return regularizer
+  return loss
 
+
+def _bean_random(
+  hparams: training.Hparams, model: models.Model, options: Options
+) -> training.LossFn:
+  """Replaces BEAN-1's A by a random one that has nothing to do with wiring.
+
+  It is symmetric, the same for all members and steps but for a factor without
+  gradient that gives it the mean of the A which it replaces.
+  """
+  layers = options.layers or model.layers
+
+  def penalty(params: PyTree, aux: training.Aux) -> jax.Array:
+    kernels = jax.lax.stop_gradient(models.dense_kernels(params, layers))
+    alphas = layer_alphas(1.0, kernels, order=1, units=options.alpha_units)
+    total = 0.0
+    for layer, kernel in kernels.items():
+      differences = bean_jax.coactivation_divergence(
+        aux.hidden[layer], distance=options.distance, where=aux.mask
+      )
+      wiring = _random_correlation(model.layers.index(layer), kernel.shape[0])
+      mean = jnp.mean(bean_jax.neuron_correlation(kernel, gamma=options.gamma))
+      total += alphas[layer] * mean * jnp.mean(wiring * differences)
+    return total
+
+  return _plus(penalty, hparams, model)
+
+
+@functools.cache
+def _random_correlation(place: int, num_neurons: int) -> np.ndarray:
+  """Returns a symmetric matrix [n, n] of mean 1, uniform and independent."""
+  generator = np.random.default_rng(place)
+  half = np.triu(generator.uniform(size=(num_neurons, num_neurons)))
+  whole = half + np.triu(half, 1).T
+  return (whole / whole.mean()).astype(np.float32)
+
+
+_BEAN_OPTIONS = ("gamma", "distance", "alpha_units", "layers")
 
 METHODS = {
   "vanilla": Method("Vanilla", None, (0.0,), (), _vanilla),
+  "dropout": Method(
+    "Dropout",
+    "rate",
+    (0.1, 0.25, 0.5, 0.75),
+    ("dropout_at_eval",),
+    _dropout,
+    limit=1.0,
+  ),
+  "weight_decay": Method(
+    "Weight decay",
+    "decay",
+    (1e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+    ("decoupled_decay",),
+    _weight_decay,
+    _adam_with_decay,
+  ),
+  "l1": Method("l1", "l1", (1e-5, 1e-4, 1e-3, 1e-2), (), _l1),
   "bean1": Method(
-    "BEAN-1", "alpha", (0.1, 1.0, 10.0, 100.0), Options._fields, _bean(1)
+    "BEAN-1", "alpha", (0.1, 1.0, 10.0, 30.0, 100.0), _BEAN_OPTIONS, _bean(1)
   ),
   "bean2": Method(
-    "BEAN-2", "alpha", (10.0, 100.0, 1e3, 1e4), Options._fields, _bean(2)
+    "BEAN-2", "alpha", (1.0, 10.0, 100.0, 1e3, 1e4), _BEAN_OPTIONS, _bean(2)
+  ),
+  "vanilla10": Method(
+    "Vanilla, batches of 10", None, (0.0,), (), _vanilla, batch=10
+  ),
+  "group_lasso": Method(
+    "Group lasso", "lasso", (1e-5, 1e-4, 1e-3, 1e-2), (), _group_lasso
+  ),
+  "decov": Method(
+    "DeCov", "decov", (0.01, 0.1, 1.0, 10.0), (), _decov, batch=10
+  ),
+  "bean1_frozen": Method(
+    "BEAN-1, A frozen",
+    "alpha",
+    (0.1, 1.0, 10.0, 30.0, 100.0),
+    _BEAN_OPTIONS,
+    _bean(1, frozen=True),
+  ),
+  "bean2_frozen": Method(
+    "BEAN-2, A frozen",
+    "alpha",
+    (1.0, 10.0, 100.0, 1e3, 1e4),
+    _BEAN_OPTIONS,
+    _bean(2, frozen=True),
+  ),
+  "bean1_random": Method(
+    "BEAN-1, A random",
+    "alpha",
+    (0.1, 1.0, 10.0, 30.0, 100.0),
+    _BEAN_OPTIONS,
+    _bean_random,
   ),
 }

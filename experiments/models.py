@@ -8,13 +8,16 @@ standardization, as in the authors' code.
 """
 
 from collections.abc import Callable, Sequence
+import functools
 from typing import Any, NamedTuple
+import zlib
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from experiments import unfolded_lenet5
+from experiments.dropout import Dropout, drop
 
 PyTree = Any
 
@@ -71,7 +74,7 @@ class LeNet5(nn.Module):
 
   @nn.compact
   def __call__(
-    self, images: jax.Array
+    self, images: jax.Array, dropout: Dropout | None = None
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns (logits, hidden) of images [batch, 28, 28, 1]."""
     x = images.astype(jnp.float32) / 255
@@ -81,9 +84,9 @@ class LeNet5(nn.Module):
     x = nn.max_pool(x, (2, 2), (2, 2))
     x = x.reshape(x.shape[0], -1)
     hidden = {"fc1": x}
-    x = nn.relu(_dense(120, 400, "fc1")(x))
+    x = drop(nn.relu(_dense(120, 400, "fc1")(x)), dropout, place=0)
     hidden["fc2"] = x
-    x = nn.relu(_dense(84, 120, "fc2")(x))
+    x = drop(nn.relu(_dense(84, 120, "fc2")(x)), dropout, place=1)
     hidden["fc3"] = x
     return _dense(10, 84, "fc3")(x), hidden
 
@@ -96,12 +99,13 @@ class MLP(nn.Module):
 
   @nn.compact
   def __call__(
-    self, images: jax.Array
+    self, images: jax.Array, dropout: Dropout | None = None
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns (logits, hidden) of images [batch, ...]."""
     x = images.reshape(images.shape[0], -1).astype(jnp.float32) / 255
     hidden = {"fc1": x}
     x = nn.relu(_dense(self.num_hidden, self.num_inputs, "fc1")(x))
+    x = drop(x, dropout, place=0)
     hidden["fc2"] = x
     return _dense(10, self.num_hidden, "fc2")(x), hidden
 
@@ -113,16 +117,18 @@ class Model(NamedTuple):
     init: Maps a key to parameters.
     prepare: Maps the images [n, ...] of a training set to inputs [n, ...], once
       before training.
-    apply: Maps (params, inputs) to (logits, hidden).
+    apply: Maps (params, inputs) to (logits, hidden); a third argument, a
+      `Dropout`, drops outputs of hidden dense layers.
     predict: Maps parameters stacked over members and images [n, ...] shared by
-      them to classes [members, n].
+      them to classes [members, n]; a third argument, a `Dropout` stacked over
+      members, drops as in training.
     layers: Dense layers whose inputs are neurons, where BEAN applies.
   """
 
   init: Callable[[jax.Array], PyTree]
   prepare: Callable[[jax.Array], jax.Array]
-  apply: Callable[[PyTree, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
-  predict: Callable[[PyTree, jax.Array], jax.Array]
+  apply: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+  predict: Callable[..., jax.Array]
   layers: tuple[str, ...]
 
 
@@ -155,15 +161,17 @@ def _from_linen(
     return module.init(key, jnp.zeros((1, *image_shape), jnp.uint8))["params"]
 
   def apply(
-    params: PyTree, images: jax.Array
+    params: PyTree, images: jax.Array, dropout: Dropout | None = None
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    return module.apply({"params": params}, images)
+    return module.apply({"params": params}, images, dropout)
 
-  def predict(params: PyTree, images: jax.Array) -> jax.Array:
-    def of_member(member: PyTree) -> jax.Array:
-      return jnp.argmax(apply(member, images)[0], axis=-1)
+  def predict(
+    params: PyTree, images: jax.Array, dropout: Dropout | None = None
+  ) -> jax.Array:
+    def of_member(member: tuple[PyTree, Dropout | None]) -> jax.Array:
+      return jnp.argmax(apply(member[0], images, member[1])[0], axis=-1)
 
-    return jax.lax.map(of_member, params)
+    return jax.lax.map(of_member, (params, dropout))
 
   return Model(init, lambda images: images, apply, predict, layers)
 
@@ -177,3 +185,41 @@ LENET5 = _from_linen(LeNet5(), (28, 28, 1), ("fc1", "fc2", "fc3"))._replace(
 MLP500 = _from_linen(MLP(), (28, 28, 1), ("fc2",))
 
 MODELS = {"lenet5": LENET5, "mlp500": MLP500}
+
+
+@functools.cache
+def with_initializer(model: Model, name: str) -> Model:
+  """Replaces how a network's parameters are drawn.
+
+  Args:
+    model: The network.
+    name: "pytorch_uniform", which the networks here come with, or
+      "lecun_normal", Flax's default: kernels of variance 1 / fan-in, no biases.
+
+  Returns:
+    The network with this initialization; the same object for equal arguments.
+  """
+  if name == "pytorch_uniform":
+    return model
+
+  def draw(
+    path: tuple, shape: jax.ShapeDtypeStruct, key: jax.Array
+  ) -> jax.Array:
+    if len(shape.shape) == 1:
+      return jnp.zeros(shape.shape, shape.dtype)
+    # Every leaf has its own stream, whatever other leaves there are.
+    place = zlib.crc32(jax.tree_util.keystr(path).encode())
+    return nn.initializers.lecun_normal()(
+      jax.random.fold_in(key, place), shape.shape, shape.dtype
+    )
+
+  def init(key: jax.Array) -> PyTree:
+    return jax.tree_util.tree_map_with_path(
+      lambda path, shape: draw(path, shape, key),
+      jax.eval_shape(model.init, key),
+    )
+
+  return model._replace(init=init)
+
+
+INITIALIZERS = ("pytorch_uniform", "lecun_normal")

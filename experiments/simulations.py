@@ -2,7 +2,7 @@
 
 A cell is a method with one strength at one number of shots. All members
 (cell, seed) of the same method and shots share a compiled program, which
-trains them chunk by chunk.
+trains them chunk by chunk, each chunk spread over all devices.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import datasets, methods, models, training
+from experiments import datasets, devices, methods, models, training
 
 
 class Cell(NamedTuple):
@@ -44,39 +44,73 @@ class Protocol(NamedTuple):
       the order of samples of one member.
     batch_size: Samples in a step; 0 for all.
     learning_rate: Adam's learning rate.
-    members_per_chunk: Members that are trained at once.
+    members_per_chunk: Members that a device trains at once; 0 for as many as
+      are fast.
+    validate_every: Epochs from one validation to the next; 0 for one after the
+      last epoch alone.
+    initializer: One of `models.INITIALIZERS`.
   """
 
   model: str
   options: methods.Options
   seeds: tuple[int, ...]
-  batch_size: int
-  learning_rate: float
-  members_per_chunk: int
+  batch_size: int = 1
+  learning_rate: float = 5e-4
+  members_per_chunk: int = 0
+  validate_every: int = 1
+  initializer: str = "pytorch_uniform"
 
 
 class Outcome(NamedTuple):
   """What became of a cell: arrays by seed, and the time it took.
 
   Attributes:
-    metrics: Arrays [seeds] or [seeds, epochs] by name. Accuracies are
+    metrics: Arrays [seeds] or [seeds, validations] by name. Accuracies are
       fractions, NaN for members that failed: `test_accuracy` after the epoch
       of best validation accuracy, `test_accuracy_last` after the last epoch,
-      `validation_accuracy` the best, `best_epoch`, `failed_step` (-1: none),
-      `train_loss_curve` and `validation_accuracy_curve`.
+      `validation_accuracy` the best, `validation_accuracy_last` the last,
+      `best_epoch`, `failed_step` (-1: none), `train_loss_curve` and
+      `validation_accuracy_curve`.
     seconds: Wall-clock time of its members' share of their chunks, compilation
       included.
+    members_per_chunk: Members that a device trained at once.
   """
 
   metrics: dict[str, np.ndarray]
   seconds: float
+  members_per_chunk: int
 
 
-def cost(cell: Cell, dataset: datasets.Dataset) -> int:
+def batch_size(cell: Cell, protocol: Protocol) -> int:
+  """Returns the samples in a step, which some methods want more of."""
+  if not protocol.batch_size:
+    return 0
+  return max(protocol.batch_size, methods.METHODS[cell.method].batch)
+
+
+def validate_every(cell: Cell, protocol: Protocol) -> int:
+  """Returns the epochs from one validation of a cell to the next.
+
+  Raises:
+    ValueError: If the epochs are not a number of whole validations.
+  """
+  every = protocol.validate_every * methods.METHODS[cell.method].batch
+  if every and cell.epochs % every:
+    raise ValueError(
+      f"epochs must be a multiple of those between validations, got "
+      f"{cell.epochs} and {every}"
+    )
+  return every or cell.epochs
+
+
+def cost(cell: Cell, dataset: datasets.Dataset, protocol: Protocol) -> int:
   """Estimates the work of one member, in images that pass forward."""
   num_samples = cell.shots * dataset.num_classes
-  # A step goes forward, backward and through all parameters.
-  return cell.epochs * (8 * num_samples + len(dataset.validation.labels))
+  size = batch_size(cell, protocol) or num_samples
+  validations = cell.epochs // validate_every(cell, protocol)
+  # A step goes forward and backward, and through all parameters.
+  steps = cell.epochs * -(-num_samples // size) * (3 * size + 5)
+  return steps + validations * len(dataset.validation.labels)
 
 
 def run(
@@ -110,10 +144,31 @@ def run(
   ):
     planned = list(group)
     missing = [cell for cell in planned if cell not in done]
-    num_members = len(planned) * len(protocol.seeds)
-    width = min(protocol.members_per_chunk, num_members)
     if missing:
+      width = _width(planned, protocol)
       yield from _run_group(missing, width, dataset, protocol, tick)
+
+
+def _width(cells: list[Cell], protocol: Protocol) -> int:
+  """Returns the members of a chunk, over all devices."""
+  num_devices = devices.mesh().size
+  per_device = protocol.members_per_chunk
+  if not per_device:
+    size = batch_size(cells[0], protocol) or cells[0].shots * 10
+    per_device = _fast_width(size)
+  num_members = len(cells) * len(protocol.seeds)
+  return num_devices * min(per_device, -(-num_members // num_devices))
+
+
+def _fast_width(size: int) -> int:
+  """Returns how many members a device trains at once, by the batch size.
+
+  A GPU takes all that there are. On a CPU a step's activations should stay in
+  the cache, while a step of few samples should not be too small a task.
+  """
+  if devices.mesh().devices.flat[0].platform != "cpu":
+    return 1000
+  return max(1, min(5, 100 // size))
 
 
 def _run_group(
@@ -124,10 +179,9 @@ def _run_group(
   tick: Callable[[Cell, int, float], None],
 ) -> Iterator[tuple[Cell, Outcome]]:
   members = list(itertools.product(cells, protocol.seeds))
-  stretch = _largest_divisor(cells[0].epochs, 5)
-  run_epochs = _make_run_epochs(cells[0].method, protocol, stretch)
-  validation = _on_device(dataset.validation)
-  test = _on_device(dataset.test)
+  program = _program(cells[0], protocol)
+  validation = _on_devices(dataset.validation)
+  test = _on_devices(dataset.test)
   finished: list[dict[str, np.ndarray]] = []
   yielded = 0
   for start in range(0, len(members), width):
@@ -136,16 +190,14 @@ def _run_group(
     # Filled up, so that all chunks run the same program: results do not
     # depend on how the members were dealt out.
     filled = chunk + [chunk[-1]] * (width - len(chunk))
-    tick_chunk = functools.partial(_tick_chunk, tick, chunk, dataset, stretch)
     outcome = _run_chunk(
       filled,
       dataset,
       protocol,
-      run_epochs,
-      stretch,
+      program,
       validation,
       test,
-      tick_chunk,
+      functools.partial(_tick_chunk, tick, chunk, dataset, protocol),
     )
     seconds = (time.monotonic() - started) / len(chunk)
     finished += [
@@ -157,25 +209,76 @@ def _run_group(
     while len(finished) >= num_seeds:
       rows, finished = finished[:num_seeds], finished[num_seeds:]
       metrics = {name: np.stack([r[name] for r in rows]) for name in rows[0]}
-      yield (
-        cells[yielded],
-        Outcome(seconds=metrics.pop("seconds").sum(), metrics=metrics),
-      )
+      seconds = float(metrics.pop("seconds").sum())
+      per_device = width // devices.mesh().size
+      yield cells[yielded], Outcome(metrics, seconds, per_device)
       yielded += 1
+
+
+class _Program(NamedTuple):
+  """What trains a chunk: compiled functions, and the epochs in a call."""
+
+  init: Callable
+  run_epochs: Callable
+  count_correct: Callable
+  num_epochs: int
+
+
+def _program(cell: Cell, protocol: Protocol) -> _Program:
+  every = validate_every(cell, protocol)
+  return _compiled(
+    _recipe(cell.method, protocol),
+    batch_size(cell, protocol),
+    # Often enough for a progress bar, seldom enough to cost nothing.
+    every * _largest_divisor(cell.epochs // every, 5),
+    every,
+  )
+
+
+@functools.cache
+def _compiled(
+  recipe: training.Recipe, size: int, num_epochs: int, every: int
+) -> _Program:
+  run_epochs = training.make_run_epochs(
+    recipe, batch_size=size, num_epochs=num_epochs, validate_every=every
+  )
+  many, second, shared = devices.MEMBERS, devices.SECOND, devices.SHARED
+  return _Program(
+    devices.spread(training.make_init(recipe), takes=(many, many), gives=many),
+    devices.spread(
+      run_epochs,
+      takes=(many, shared, many, many, many, shared),
+      gives=(many, second),
+      donate=(0,),
+    ),
+    devices.spread(
+      training.make_count_correct(recipe.model),
+      takes=(many, shared, many),
+      gives=many,
+    ),
+    num_epochs,
+  )
+
+
+def _recipe(method: str, protocol: Protocol) -> training.Recipe:
+  model = models.with_initializer(
+    models.MODELS[protocol.model], protocol.initializer
+  )
+  return methods.recipe(method, model, protocol.options)
 
 
 def _run_chunk(
   members: list[tuple[Cell, int]],
   dataset: datasets.Dataset,
   protocol: Protocol,
-  run_epochs: Callable[..., tuple[training.State, training.Metrics]],
-  stretch: int,
+  program: _Program,
   validation: training.Samples,
   test: training.Samples,
-  tick: Callable[[float], None],
+  tick: Callable[[int, float], None],
 ) -> dict[str, np.ndarray]:
   """Trains one chunk from beginning to end; arrays [members, ...] by name."""
-  epochs = members[0][0].epochs
+  cell, _ = members[0]
+  recipe = _recipe(cell.method, protocol)
   keys = jax.vmap(jax.random.key)(
     jnp.array([seed for _, seed in members], jnp.uint32)
   )
@@ -183,16 +286,18 @@ def _run_chunk(
     learning_rate=jnp.full(len(members), protocol.learning_rate, jnp.float32),
     strength=jnp.array([cell.strength for cell, _ in members], jnp.float32),
   )
-  model = models.MODELS[protocol.model]
-  train = _draw(members, dataset, model)
-  state = training.make_init(model)(keys, hparams)
+  dropout = training.evaluation_dropout(recipe, keys, hparams, 0)
+  train = _draw(members, dataset, recipe.model)
+  keys, hparams, train = devices.place((keys, hparams, train), devices.MEMBERS)
+  state = program.init(keys, hparams)
   curves = []
-  for epoch in range(0, epochs, stretch):
-    state, metrics = run_epochs(
+  for epoch in range(0, cell.epochs, program.num_epochs):
+    state, metrics = program.run_epochs(
       state, jnp.int32(epoch), keys, hparams, train, validation
     )
     curves.append(jax.device_get(metrics))
-    tick(float(curves[-1].validation_accuracy[-1].mean()))
+    accuracy = curves[-1].validation_accuracy[-1]
+    tick(program.num_epochs, float(accuracy.mean()))
   loss, accuracy = (np.concatenate(c).T for c in zip(*curves, strict=True))
   failed_step = np.asarray(state.failed_step)
 
@@ -200,13 +305,16 @@ def _run_chunk(
     share = np.asarray(correct, np.float64) / len(samples.labels)
     return np.where(failed_step < 0, share, np.nan)
 
-  count_correct = training.make_count_correct(model)
-  best_correct = count_correct(state.best_params, test)
-  last_correct = count_correct(state.params, test)
+  best_correct = program.count_correct(state.best_params, test, dropout)
+  last_correct = program.count_correct(state.params, test, dropout)
+  last_accuracy = accuracy[:, -1].astype(np.float64).round(6)
   return {
     "test_accuracy": fraction(best_correct, test),
     "test_accuracy_last": fraction(last_correct, test),
     "validation_accuracy": fraction(state.best_correct, validation),
+    "validation_accuracy_last": np.where(
+      failed_step < 0, last_accuracy, np.nan
+    ),
     "best_epoch": np.asarray(state.best_epoch),
     "failed_step": failed_step,
     # Curves are for figures: six digits keep the records small.
@@ -238,35 +346,22 @@ def _prepare(model: models.Model) -> Callable[[jax.Array], jax.Array]:
   return jax.jit(jax.vmap(model.prepare))
 
 
-def _make_run_epochs(
-  method: str, protocol: Protocol, num_epochs: int
-) -> Callable[..., tuple[training.State, training.Metrics]]:
-  model = models.MODELS[protocol.model]
-  return training.make_run_epochs(
-    model,
-    lambda loss_fn, hparams: methods.METHODS[method].regularizer(
-      loss_fn, hparams, model, protocol.options
-    ),
-    batch_size=protocol.batch_size,
-    num_epochs=num_epochs,
-  )
-
-
 def _tick_chunk(
   tick: Callable[[Cell, int, float], None],
   chunk: list[tuple[Cell, int]],
   dataset: datasets.Dataset,
-  stretch: int,
+  protocol: Protocol,
+  num_epochs: int,
   accuracy: float,
 ) -> None:
   cell = chunk[0][0]
-  tick(
-    cell, len(chunk) * cost(cell._replace(epochs=stretch), dataset), accuracy
-  )
+  stretch = cell._replace(epochs=num_epochs)
+  tick(cell, len(chunk) * cost(stretch, dataset, protocol), accuracy)
 
 
-def _on_device(split: datasets.Split) -> training.Samples:
-  return training.Samples(jnp.asarray(split.images), jnp.asarray(split.labels))
+def _on_devices(split: datasets.Split) -> training.Samples:
+  samples = training.Samples(split.images, split.labels)
+  return devices.place(samples, devices.SHARED)
 
 
 def _largest_divisor(number: int, limit: int) -> int:

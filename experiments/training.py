@@ -6,8 +6,8 @@ carrying a leading axis of members. Epochs are a `jax.lax.scan`, cut into
 stretches only so that the host may report progress between them.
 
 The protocol is the authors': Adam, a fresh order of the samples in every
-epoch, accuracy on validation images after every epoch, and the parameters of
-the first best epoch kept beside the last ones.
+epoch, accuracy on validation images after every epoch (or every few), and the
+parameters of the first best one kept beside the last ones.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,12 @@ import jax.numpy as jnp
 import optax
 
 from experiments import models
+from experiments.dropout import Dropout
 
 PyTree = Any
 
 # Purposes of a member's key, so that no stream depends on another's length.
-INIT, SHUFFLE = 0, 1
+INIT, SHUFFLE, NOISE, EVALUATION = range(4)
 
 
 class Hparams(NamedTuple):
@@ -82,12 +83,11 @@ class Aux(NamedTuple):
 
 
 class Metrics(NamedTuple):
-  """Learning curves [epochs, members].
+  """Learning curves [validations, members].
 
   Attributes:
-    train_loss: Mean cross-entropy over the steps of the epoch.
-    validation_accuracy: Fraction of validation images classified correctly
-      after it.
+    train_loss: Mean cross-entropy over the steps since the last validation.
+    validation_accuracy: Fraction of validation images classified correctly.
   """
 
   train_loss: jax.Array
@@ -97,21 +97,49 @@ class Metrics(NamedTuple):
 LossFn = Callable[..., tuple[jax.Array, Aux]]
 
 
-def cross_entropy(model: models.Model) -> LossFn:
+def adam(hparams: Hparams) -> optax.GradientTransformation:
+  """Returns the optimizer of every method that has none of its own."""
+  return optax.adam(hparams.learning_rate)
+
+
+class Recipe(NamedTuple):
+  """How one member is trained; pure functions of its hyper-parameters.
+
+  Attributes:
+    model: The network.
+    loss: Maps hparams to the loss that is descended, a function of (params,
+      samples, mask, key) that returns (loss, `Aux`); a mask of None means that
+      all samples are real.
+    optimizer: Maps hparams to the optimizer.
+    evaluation_rate: Maps hparams to the rate of dropout at evaluation, or None
+      for an evaluation without.
+  """
+
+  model: models.Model
+  loss: Callable[[Hparams], LossFn]
+  optimizer: Callable[[Hparams], optax.GradientTransformation] = adam
+  evaluation_rate: Callable[[Hparams], jax.Array] | None = None
+
+
+def cross_entropy(
+  model: models.Model, dropout_rate: jax.Array | None = None
+) -> LossFn:
   """Makes the mean cross-entropy of a network over a batch's real samples.
 
   Args:
     model: The network.
+    dropout_rate: Rate at which outputs of hidden dense layers are dropped, or
+      None for no dropout; may be traced.
 
   Returns:
-    A function of (params, samples, mask) that returns (loss, `Aux`); a mask
-    of None means that all samples are real.
+    A loss as in `Recipe`.
   """
 
   def loss_fn(
-    params: PyTree, samples: Samples, mask: jax.Array | None
+    params: PyTree, samples: Samples, mask: jax.Array | None, key: jax.Array
   ) -> tuple[jax.Array, Aux]:
-    logits, hidden = model.apply(params, samples.inputs)
+    dropout = None if dropout_rate is None else Dropout(dropout_rate, key)
+    logits, hidden = model.apply(params, samples.inputs, dropout)
     losses = optax.softmax_cross_entropy_with_integer_labels(
       logits, samples.labels
     )
@@ -123,11 +151,11 @@ def cross_entropy(model: models.Model) -> LossFn:
 
 
 @functools.cache
-def make_init(model: models.Model) -> Callable[[jax.Array, Hparams], State]:
+def make_init(recipe: Recipe) -> Callable[[jax.Array, Hparams], State]:
   """Makes the function that begins a population's training.
 
   Args:
-    model: The network.
+    recipe: How a member is trained.
 
   Returns:
     A function of (keys [members], hparams) that returns a `State`, compiled
@@ -135,10 +163,10 @@ def make_init(model: models.Model) -> Callable[[jax.Array, Hparams], State]:
   """
 
   def init(key: jax.Array, hparams: Hparams) -> State:
-    params = model.init(jax.random.fold_in(key, INIT))
+    params = recipe.model.init(jax.random.fold_in(key, INIT))
     return State(
       params=params,
-      opt_state=optax.adam(hparams.learning_rate).init(params),
+      opt_state=recipe.optimizer(hparams).init(params),
       failed_step=jnp.int32(-1),
       best_params=params,
       best_correct=jnp.int32(-1),
@@ -149,74 +177,136 @@ def make_init(model: models.Model) -> Callable[[jax.Array, Hparams], State]:
 
 
 @functools.cache
-def make_count_correct(
-  model: models.Model,
-) -> Callable[[PyTree, Samples], jax.Array]:
+def make_count_correct(model: models.Model) -> Callable[..., jax.Array]:
   """Makes the function that evaluates a population on shared samples.
 
   Args:
     model: The network.
 
   Returns:
-    A function of (parameters, samples) that returns how many of the samples
-    each member classifies correctly [members].
+    A function of (parameters, samples, dropout=None), the dropout stacked over
+    members, that returns how many of the samples each member classifies
+    correctly [members].
   """
 
-  def count_correct(params: PyTree, samples: Samples) -> jax.Array:
-    classes = model.predict(params, samples.inputs)
+  def count_correct(
+    params: PyTree, samples: Samples, dropout: Dropout | None = None
+  ) -> jax.Array:
+    classes = model.predict(params, samples.inputs, dropout)
     return jnp.sum(classes == samples.labels[None, :], axis=1, dtype=jnp.int32)
 
   return jax.jit(count_correct)
 
 
+def evaluation_dropout(
+  recipe: Recipe, keys: jax.Array, hparams: Hparams, occasion: jax.Array
+) -> Dropout | None:
+  """Draws what an evaluation drops.
+
+  Args:
+    recipe: How a member is trained.
+    keys: Keys [members].
+    hparams: Hyper-parameters of each member.
+    occasion: Number of the evaluation: its epoch, or 0 for the final test.
+
+  Returns:
+    Dropout stacked over members, or None if the recipe has none.
+  """
+  if recipe.evaluation_rate is None:
+    return None
+
+  def of_member(key: jax.Array, member: Hparams) -> Dropout:
+    key = jax.random.fold_in(jax.random.fold_in(key, EVALUATION), occasion)
+    return Dropout(recipe.evaluation_rate(member), key)
+
+  return jax.vmap(of_member)(keys, hparams)
+
+
 def make_run_epochs(
-  model: models.Model,
-  regularizer: Callable[[LossFn, Hparams], LossFn],
+  recipe: Recipe,
   *,
   batch_size: int,
   num_epochs: int,
+  validate_every: int = 1,
 ) -> Callable[..., tuple[State, Metrics]]:
   """Makes the function that trains a population for some epochs.
 
   Args:
-    model: The network.
-    regularizer: Maps (loss_fn, hparams of one member) to the loss that its
-      training descends.
+    recipe: How a member is trained.
     batch_size: Samples in a step; 0, or more than there are, means all.
     num_epochs: Epochs in a call.
+    validate_every: Epochs from one validation to the next; divides their
+      number.
 
   Returns:
     A function of (state, epochs done before, keys [members], hparams, training
     samples of each member, validation samples that they share) that returns
-    (state, Metrics), compiled once for each number of members. The state it
-    is given is consumed.
+    (state, Metrics), for `jax.jit` or `jax.shard_map` along members.
 
   Raises:
-    ValueError: If the batch size is negative or there are no epochs.
+    ValueError: If the batch size is negative, or the epochs are not a number of
+      whole validations.
   """
-  if batch_size < 0 or num_epochs < 1:
+  if batch_size < 0:
+    raise ValueError(f"batch_size must be at least 0, got {batch_size}")
+  if validate_every < 1 or num_epochs < 1 or num_epochs % validate_every:
     raise ValueError(
-      "batch_size must be at least 0 and num_epochs at least 1, got "
-      f"{batch_size} and {num_epochs}"
+      "num_epochs must be a positive multiple of validate_every, got "
+      f"{num_epochs} and {validate_every}"
     )
-  data_loss_fn = cross_entropy(model)
-  count_correct = make_count_correct(model)
+  count_correct = make_count_correct(recipe.model)
+  run_epoch = _make_run_epoch(recipe, batch_size)
+
+  def run_epochs(
+    state: State,
+    first_epoch: jax.Array,
+    keys: jax.Array,
+    hparams: Hparams,
+    train: Samples,
+    validation: Samples,
+  ) -> tuple[State, Metrics]:
+    def epoch_body(carry: State, epoch: jax.Array) -> tuple[State, jax.Array]:
+      return jax.vmap(run_epoch, in_axes=(0, None, 0, 0, 0))(
+        carry, epoch, keys, hparams, train
+      )
+
+    def body(carry: State, epochs: jax.Array) -> tuple[State, Metrics]:
+      carry, losses = jax.lax.scan(epoch_body, carry, epochs)
+      epoch = epochs[-1] + 1
+      dropout = evaluation_dropout(recipe, keys, hparams, epoch)
+      correct = count_correct(carry.params, validation, dropout)
+      accuracy = correct / validation.labels.shape[0]
+      return jax.vmap(_keep_best, in_axes=(0, 0, None))(
+        carry, correct, epoch
+      ), Metrics(jnp.mean(losses, axis=0), accuracy)
+
+    epochs = first_epoch + jnp.arange(num_epochs)
+    return jax.lax.scan(body, state, epochs.reshape(-1, validate_every))
+
+  return run_epochs
+
+
+def _make_run_epoch(
+  recipe: Recipe, batch_size: int
+) -> Callable[..., tuple[State, jax.Array]]:
+  """Makes one epoch of one member; it returns (state, mean cross-entropy)."""
 
   def step(
     state: State,
     index: jax.Array,
     samples: Samples,
     mask: jax.Array | None,
+    key: jax.Array,
     hparams: Hparams,
   ) -> tuple[State, jax.Array]:
-    loss_fn = regularizer(data_loss_fn, hparams)
-    (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-      state.params, samples, mask
+    (loss, aux), grads = jax.value_and_grad(recipe.loss(hparams), has_aux=True)(
+      state.params, samples, mask, jax.random.fold_in(key, index)
     )
     failed = ~jnp.isfinite(loss) & (state.failed_step < 0)
     failed_step = jnp.where(failed, index, state.failed_step)
-    optimizer = optax.adam(hparams.learning_rate)
-    updates, opt_state = optimizer.update(grads, state.opt_state)
+    updates, opt_state = recipe.optimizer(hparams).update(
+      grads, state.opt_state, state.params
+    )
     params = optax.apply_updates(state.params, updates)
     # A failed member stands still; it cannot disturb the others.
     params, opt_state = jax.tree.map(
@@ -237,6 +327,7 @@ def make_run_epochs(
     train: Samples,
   ) -> tuple[State, jax.Array]:
     order_key = jax.random.fold_in(jax.random.fold_in(key, SHUFFLE), epoch)
+    noise_key = jax.random.fold_in(key, NOISE)
     batches, masks = _batches(order_key, train.labels.shape[0], batch_size)
     first_step = epoch * batches.shape[0]
 
@@ -245,7 +336,7 @@ def make_run_epochs(
     ) -> tuple[State, jax.Array]:
       offset, rows, mask = item
       samples = jax.tree.map(lambda leaf: leaf[rows], train)
-      return step(carry, first_step + offset, samples, mask, hparams)
+      return step(carry, first_step + offset, samples, mask, noise_key, hparams)
 
     steps = jnp.arange(batches.shape[0])
     state, losses = jax.lax.scan(body, state, (steps, batches, masks))
@@ -260,27 +351,7 @@ def make_run_epochs(
     )
     return state._replace(failed_step=failed_step), jnp.mean(losses)
 
-  def run_epochs(
-    state: State,
-    first_epoch: jax.Array,
-    keys: jax.Array,
-    hparams: Hparams,
-    train: Samples,
-    validation: Samples,
-  ) -> tuple[State, Metrics]:
-    def body(carry: State, epoch: jax.Array) -> tuple[State, Metrics]:
-      carry, loss = jax.vmap(run_epoch, in_axes=(0, None, 0, 0, 0))(
-        carry, epoch, keys, hparams, train
-      )
-      correct = count_correct(carry.params, validation)
-      metrics = Metrics(loss, correct / validation.labels.shape[0])
-      return jax.vmap(_keep_best, in_axes=(0, 0, None))(
-        carry, correct, epoch + 1
-      ), metrics
-
-    return jax.lax.scan(body, state, first_epoch + jnp.arange(num_epochs))
-
-  return jax.jit(run_epochs, donate_argnums=0)
+  return run_epoch
 
 
 def _batches(

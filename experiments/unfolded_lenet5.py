@@ -19,6 +19,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from experiments.dropout import Dropout, drop
+
 PyTree = Any
 
 # Images at a time in `predict`; larger blocks of activations leave the cache.
@@ -45,13 +47,14 @@ def prepare(images: jax.Array) -> jax.Array:
 
 
 def apply(
-  params: PyTree, windows: jax.Array
+  params: PyTree, windows: jax.Array, dropout: Dropout | None = None
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Computes the logits of one network, as `models.LeNet5` does.
 
   Args:
     params: Parameters of `models.LeNet5`.
     windows: What `prepare` returned for the images, uint8 [n, 196, 36].
+    dropout: What drops outputs of fc1 and fc2, if anything.
 
   Returns:
     Logits [n, 10], and the inputs of the dense layers, {layer: [n, features]}.
@@ -60,15 +63,19 @@ def apply(
   x = _maximum(x @ _placed(params["conv1"]["kernel"]))
   # Bias and ReLU are monotone: after the maximum they cost a quarter.
   x = nn.relu(x + params["conv1"]["bias"]).reshape(-1, 14, 14, 6)
-  return _after_first(params, _placed(params["conv2"]["kernel"]), x)
+  return _after_first(params, _placed(params["conv2"]["kernel"]), x, dropout)
 
 
-def predict(params: PyTree, images: jax.Array) -> jax.Array:
+def predict(
+  params: PyTree, images: jax.Array, dropout: Dropout | None = None
+) -> jax.Array:
   """Classifies shared images by every member of a population.
 
   Args:
     params: Parameters of `models.LeNet5`, stacked over members.
     images: Images uint8 [n, 28, 28, 1].
+    dropout: What drops outputs of fc1 and fc2, stacked over members, if
+      anything.
 
   Returns:
     Classes [members, n].
@@ -83,18 +90,24 @@ def predict(params: PyTree, images: jax.Array) -> jax.Array:
   placed1 = placed1.reshape(num_members, 36, 4, 6).transpose(1, 2, 0, 3)
   placed2 = jax.vmap(_placed)(params["conv2"]["kernel"])
 
-  def of_member(arguments: tuple[PyTree, jax.Array, jax.Array]) -> jax.Array:
+  def of_member(arguments: tuple) -> jax.Array:
     logits, _ = _after_first(*arguments)
     return jnp.argmax(logits, axis=-1)
 
-  def of_block(block: jax.Array) -> jax.Array:
+  def of_block(item: tuple[jax.Array, jax.Array]) -> jax.Array:
+    index, block = item
+    drops = dropout
+    if dropout is not None:
+      keys = jax.vmap(jax.random.fold_in, (0, None))(dropout.key, index)
+      drops = Dropout(dropout.rate, keys)
     x = prepare(block).reshape(-1, 36).astype(jnp.float32) / 255
     x = _maximum(x @ placed1.reshape(36, -1))
     x = x.reshape(PREDICT_BLOCK, 14, 14, num_members, 6)
     x = nn.relu(x + params["conv1"]["bias"])
-    return jax.lax.map(of_member, (params, placed2, x.transpose(3, 0, 1, 2, 4)))
+    x = x.transpose(3, 0, 1, 2, 4)
+    return jax.lax.map(of_member, (params, placed2, x, drops))
 
-  classes = jax.lax.map(of_block, blocks)
+  classes = jax.lax.map(of_block, (jnp.arange(len(blocks)), blocks))
   return classes.transpose(1, 0, 2).reshape(num_members, -1)[:, :num_images]
 
 
@@ -127,7 +140,7 @@ def _maximum(x: jax.Array) -> jax.Array:
 
 
 def _after_first(
-  params: PyTree, placed: jax.Array, x: jax.Array
+  params: PyTree, placed: jax.Array, x: jax.Array, dropout: Dropout | None
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Goes on after the first layer, with the second's kernel placed."""
   num_images = x.shape[0]
@@ -135,7 +148,9 @@ def _after_first(
   x = nn.relu(x + params["conv2"]["bias"]).reshape(num_images, 400)
   hidden = {"fc1": x}
   x = nn.relu(x @ params["fc1"]["kernel"] + params["fc1"]["bias"])
+  x = drop(x, dropout, place=0)
   hidden["fc2"] = x
   x = nn.relu(x @ params["fc2"]["kernel"] + params["fc2"]["bias"])
+  x = drop(x, dropout, place=1)
   hidden["fc3"] = x
   return x @ params["fc3"]["kernel"] + params["fc3"]["bias"], hidden

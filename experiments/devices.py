@@ -1,0 +1,73 @@
+"""The devices that a population is spread over."""
+
+from collections.abc import Callable
+import functools
+import os
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+PyTree = Any
+
+# How an argument or result lies: an axis of members, first or second, or none.
+MEMBERS = PartitionSpec("members")
+SECOND = PartitionSpec(None, "members")
+SHARED = PartitionSpec()
+
+
+def use_all_cores() -> None:
+  """Makes every CPU core a device, unless a backend has started already.
+
+  The programs of small networks use one core well and two badly, so that
+  members are dealt out to cores as they are to GPUs.
+  """
+  cores = len(os.sched_getaffinity(0))
+  try:
+    jax.config.update("jax_num_cpu_devices", cores)
+  except RuntimeError:
+    # The backend has started: whoever did that has chosen.
+    return
+
+
+@functools.cache
+def mesh() -> jax.sharding.Mesh:
+  """Returns the axis "members" over all devices of this process."""
+  return jax.make_mesh(
+    (jax.local_device_count(),),
+    ("members",),
+    axis_types=(jax.sharding.AxisType.Auto,),
+    devices=jax.local_devices(),
+  )
+
+
+def spread(
+  function: Callable,
+  *,
+  takes: tuple[PartitionSpec, ...],
+  gives: Any,
+  donate: tuple[int, ...] = (),
+) -> Callable:
+  """Compiles a function of a population so that each device runs a part of it.
+
+  Devices never wait for each other: no member depends on another.
+
+  Args:
+    function: What to compile, any function that treats members alike.
+    takes: How each argument lies: `MEMBERS`, `SECOND` or `SHARED`.
+    gives: How the result lies, a tree prefix of it.
+    donate: Arguments that are consumed.
+
+  Returns:
+    The compiled function. The number of members must be a multiple of the
+    number of devices.
+  """
+  mapped = jax.shard_map(
+    function, mesh=mesh(), in_specs=takes, out_specs=gives, check_vma=False
+  )
+  return jax.jit(mapped, donate_argnums=donate)
+
+
+def place(tree: PyTree, spec: PartitionSpec) -> PyTree:
+  """Moves arrays to where they are used, once instead of at every call."""
+  return jax.device_put(tree, NamedSharding(mesh(), spec))

@@ -1,0 +1,123 @@
+"""Numbers out of the text of flags, with errors that name the flag."""
+
+from collections.abc import Sequence
+import re
+
+
+class ConfigError(Exception):
+  """A flag has a value that cannot be used; the text says which would do."""
+
+
+def number(
+  name: str, value: float, *, low: float, below: float = 1e38
+) -> float:
+  """Checks a number.
+
+  Args:
+    name: The flag.
+    value: Its value.
+    low: The least that is taken.
+    below: What it must be less than.
+
+  Returns:
+    The value.
+
+  Raises:
+    ConfigError: If it is out of range or not finite.
+  """
+  # Numbers are used in float32, of which 1e38 is the largest power of ten.
+  if not low <= value < below:
+    raise ConfigError(
+      f"--{name}: expected a number from {low} to below {below:g}, got {value}"
+    )
+  return value
+
+
+def numbers(
+  name: str,
+  words: Sequence[str],
+  kind: type,
+  *,
+  low: float,
+  distinct: bool = True,
+) -> list:
+  """Reads the numbers of a list.
+
+  Args:
+    name: The flag.
+    words: Its parts.
+    kind: Their type, int or float.
+    low: The least that is taken.
+    distinct: Whether equal ones are refused.
+
+  Returns:
+    The numbers.
+
+  Raises:
+    ConfigError: If there are none, or one cannot be used.
+  """
+  try:
+    values = [kind(word) for word in words]
+  except ValueError:
+    values = []
+  if not values or (distinct and len(set(values)) < len(values)):
+    different = "different " if distinct else ""
+    raise ConfigError(
+      f"--{name}: expected {different}numbers of type {kind.__name__}, "
+      f"comma-separated, got {','.join(words)!r}"
+    )
+  return [number(name, value, low=low) for value in values]
+
+
+def names(name: str, words: Sequence[str], known: Sequence[str]) -> list[str]:
+  """Checks a list of names.
+
+  Args:
+    name: The flag.
+    words: Its parts.
+    known: What each may be.
+
+  Returns:
+    The names.
+
+  Raises:
+    ConfigError: If there are none, one is unknown, or one comes twice.
+  """
+  if not words or len(set(words)) < len(words) or set(words) - set(known):
+    raise ConfigError(
+      f"--{name}: expected different ones of {', '.join(known)}, "
+      f"got {','.join(words)!r}"
+    )
+  return list(words)
+
+
+def seeds(name: str, text: str) -> tuple[int, ...]:
+  """Reads a number of seeds or a range of them.
+
+  Args:
+    name: The flag.
+    text: Such as "20" for seeds 0 to 19, or "5-9".
+
+  Returns:
+    The seeds.
+
+  Raises:
+    ConfigError: If the text is neither, or names none or too many.
+
+  Example:
+    >>> seeds("seeds", "3"), seeds("seeds", "5-6")
+    ((0, 1, 2), (5, 6))
+  """
+  match = re.fullmatch(r"(?:(\d{1,9})-)?(\d{1,9})", text.strip())
+  if match is None:
+    raise ConfigError(
+      f"--{name}: expected a number like 20 or a range like 5-9, got {text!r}"
+    )
+  first, last = match.groups()
+  chosen = range(int(first), int(last) + 1) if first else range(int(last))
+  if not 1 <= len(chosen) <= 10_000:
+    raise ConfigError(
+      f"--{name}: expected 1 to 10000 of them, got {text!r}, which are "
+      f"{len(chosen)}"
+    )
+  return tuple(chosen)
