@@ -34,8 +34,9 @@ class Problem(NamedTuple):
   labels: np.ndarray
 
   def members(self, start: int, stop: int) -> "Problem":
-    """Returns the problem of some of the members."""
-    return jax.tree.map(lambda leaf: leaf[start:stop], self)
+    """Returns the problem of some of the members, the last one repeated."""
+    rows = np.minimum(np.arange(start, stop), len(self.labels) - 1)
+    return jax.tree.map(lambda leaf: leaf[rows], self)
 
 
 def draw(num_members: int, num_images: int) -> Problem:
@@ -48,7 +49,8 @@ def draw(num_members: int, num_images: int) -> Problem:
   shape = (num_members, num_images)
   labels = np.random.default_rng(1).integers(0, 10, shape, dtype=np.int32)
   keys = keys_of(num_members)
-  state = training.make_init(models.LENET5)(keys, hparams(num_members, 0.0))
+  init = training.make_init(recipe(models.LENET5, "vanilla"))
+  state = jax.jit(init)(keys, hparams(num_members, 0.0))
   return Problem(jax.device_get(state.params), draw_images(*shape), labels)
 
 
@@ -72,24 +74,14 @@ def hparams(num_members: int, strength: float) -> training.Hparams:
   )
 
 
-def regularizer(
-  model: models.Model, method: str
-) -> Callable[[training.LossFn, training.Hparams], training.LossFn]:
-  """Returns the regularizer of a method as `training.make_run_epochs` wants.
+def recipe(model: models.Model, method: str) -> training.Recipe:
+  """Returns how a method trains a member.
 
   Args:
     model: The network.
     method: Name in `methods.METHODS`.
   """
-
-  def regularize(
-    loss_fn: training.LossFn, member: training.Hparams
-  ) -> training.LossFn:
-    return methods.METHODS[method].regularizer(
-      loss_fn, member, model, methods.Options()
-    )
-
-  return regularize
+  return methods.recipe(method, model, methods.Options())
 
 
 def samples(
@@ -116,14 +108,13 @@ def make_loss_and_gradients(
     A function of (params, `Samples`, hparams), all with an axis of members,
     that returns (losses [members], gradients).
   """
-  data_loss_fn = training.cross_entropy(model)
 
   def of_member(
     params: PyTree, batch: training.Samples, member: training.Hparams
   ) -> tuple[jax.Array, PyTree]:
-    loss_fn = regularizer(model, method)(data_loss_fn, member)
+    loss_fn = recipe(model, method).loss(member)
     (loss, _), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-      params, batch, None
+      params, batch, None, jax.random.key(0)
     )
     return loss, grads
 

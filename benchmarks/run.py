@@ -20,7 +20,7 @@ from absl import app, flags
 import jax
 
 from benchmarks import agreement, cases, plots, records, settings, suites
-from experiments import results
+from experiments import devices, results
 
 _SUITE = flags.DEFINE_enum(
   "suite", "cpu", sorted(suites.SUITES), "which cases to time"
@@ -150,6 +150,7 @@ def main(argv: Sequence[str]) -> int | None:
   """Runs the script; returns the exit status."""
   # TensorFloat-32, a GPU's default, is too coarse for these small products.
   jax.config.update("jax_default_matmul_precision", "highest")
+  devices.use_all_cores()
   try:
     if len(argv) > 1:
       raise ConfigError(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import cases, problems, settings, timing
-from experiments import models, training
+from experiments import models, programs, training
 
 _IMPORT = """
 import json, time
@@ -80,17 +80,13 @@ def compile_seconds(
     num_epochs: Epochs in a call.
   """
   model = models.LENET5
-  run_epochs = training.make_run_epochs(
-    model,
-    problems.regularizer(model, method),
-    batch_size=1,
-    num_epochs=num_epochs,
-  )
+  recipe = problems.recipe(model, method)
+  program = programs.make(recipe, batch_size=1, num_epochs=num_epochs)
   images = jax.ShapeDtypeStruct((num_members, num_images, 28, 28, 1), jnp.uint8)
   keys = jax.eval_shape(lambda: problems.keys_of(num_members))
   hparams = jax.eval_shape(lambda: problems.hparams(num_members, 1.0))
   arguments = (
-    jax.eval_shape(training.make_init(model), keys, hparams),
+    jax.eval_shape(training.make_init(recipe), keys, hparams),
     jax.ShapeDtypeStruct((), jnp.int32),
     keys,
     hparams,
@@ -104,7 +100,7 @@ def compile_seconds(
     ),
   )
   started = time.perf_counter()
-  run_epochs.lower(*arguments).compile()
+  program.run_epochs.lower(*arguments).compile()
   return time.perf_counter() - started
 
 

@@ -63,10 +63,10 @@ def run(batch_size: int, options: settings.Settings) -> cases.Case:
     num_members, num_steps, batch_size = 2, 2, min(batch_size, 4)
   else:
     num_members, num_steps = 20, {1: 200}.get(batch_size, 5)
+  # As many as fit, and narrower chunks, which stay in cache.
   widths = (num_members,)
-  if batch_size > 1:
-    # Narrower chunks stay in cache.
-    widths += (1,) if options.quick else (4, 2, 1)
+  if not options.quick:
+    widths = {1: (10, 5)}.get(batch_size, (10, 2, 1))
   names = ALL[:2] if options.quick else ALL
   problem = problems.draw(num_members, num_steps * batch_size)
   routes = [

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from benchmarks import problems
-from experiments import models, training
+from experiments import devices, models, programs, training
 
 PyTree = Any
 
@@ -35,42 +35,44 @@ def population(width: int) -> Trainer:
   images) and the best epoch. Patches are taken beforehand, as there.
 
   Args:
-    width: Members trained at once, or fewer if there are no more.
+    width: Members that a device trains at once, or fewer if there are no more.
   """
 
   def trainer(
     problem: problems.Problem, method: str, batch_size: int, num_steps: int
   ) -> Callable[[], np.ndarray]:
     num_members, num_images = problem.labels.shape
-    at_once = min(width, num_members)
+    num_devices = devices.mesh().size
+    at_once = num_devices * min(width, -(-num_members // num_devices))
     num_epochs, rest = divmod(num_steps * batch_size, num_images)
-    if rest or num_members % at_once or num_images % batch_size:
+    if rest or num_images % batch_size:
       raise ValueError(
-        "whole epochs of whole batches and whole chunks are timed, got "
-        f"{num_steps} steps of {batch_size} of {num_images} images, and "
-        f"{num_members} members by {at_once}"
+        "whole epochs of whole batches are timed, got "
+        f"{num_steps} steps of {batch_size} of {num_images} images"
       )
-    run_epochs = training.make_run_epochs(
-      models.LENET5,
-      problems.regularizer(models.LENET5, method),
+    program = programs.make(
+      problems.recipe(models.LENET5, method),
       batch_size=batch_size,
       num_epochs=num_epochs,
+      validate_every=num_epochs,
     )
-    chunks = _chunks(problem, method, at_once)
+    chunks = _chunks(problem, method, at_once, program)
     states = [state for state, _ in chunks]
     validation = jax.tree.map(
-      lambda leaf: jnp.asarray(leaf[0, :1].repeat(_NUM_VALIDATION, axis=0)),
+      lambda leaf: leaf[0, :1].repeat(_NUM_VALIDATION, axis=0),
       training.Samples(problem.images, problem.labels),
     )
+    validation = devices.place(validation, devices.SHARED)
 
     def run() -> np.ndarray:
       losses = []
       for index, (_, arguments) in enumerate(chunks):
-        states[index], metrics = run_epochs(
+        states[index], metrics = program.run_epochs(
           states[index], jnp.int32(0), *arguments, validation
         )
         losses.append(jax.device_get(metrics.train_loss))
-      return np.concatenate(losses, axis=1)
+      # Without the members that only fill the last chunk up.
+      return np.concatenate(losses, axis=1)[:, :num_members]
 
     return run
 
@@ -78,23 +80,25 @@ def population(width: int) -> Trainer:
 
 
 def _chunks(
-  problem: problems.Problem, method: str, width: int
+  problem: problems.Problem, method: str, width: int, program: programs.Program
 ) -> list[tuple[training.State, tuple]]:
   """Returns the initial state and (keys, hparams, samples) of each chunk."""
   num_members = problem.labels.shape[0]
-  keys = problems.keys_of(num_members)
   chunks = []
   for start in range(0, num_members, width):
     part = problem.members(start, start + width)
-    part_keys = keys[start : start + width]
     hparams = problems.hparams(width, problems.STRENGTHS[method])
-    state = training.make_init(models.LENET5)(part_keys, hparams)
+    arguments = devices.place(
+      (problems.keys_of(width), hparams, problems.samples(part)),
+      devices.MEMBERS,
+    )
+    state = program.init(*arguments[:2])
     # Copies of their own, as the state is consumed.
     state = state._replace(
-      params=jax.tree.map(jnp.array, part.params),
-      best_params=jax.tree.map(jnp.array, part.params),
+      params=devices.place(part.params, devices.MEMBERS),
+      best_params=devices.place(part.params, devices.MEMBERS),
     )
-    chunks.append((state, (part_keys, hparams, problems.samples(part))))
+    chunks.append((state, arguments))
   return chunks
 
 
@@ -152,9 +156,8 @@ def one_by_one(
 def _make_step(method: str, batch_size: int) -> Callable[..., tuple]:
   optimizer = optax.adam(problems.LEARNING_RATE)
   strength = problems.STRENGTHS[method]
-  loss_fn = problems.regularizer(LINEN, method)(
-    training.cross_entropy(LINEN),
-    training.Hparams(problems.LEARNING_RATE, strength),
+  loss_fn = problems.recipe(LINEN, method).loss(
+    training.Hparams(problems.LEARNING_RATE, strength)
   )
 
   def step(
@@ -169,7 +172,7 @@ def _make_step(method: str, batch_size: int) -> Callable[..., tuple]:
       jax.lax.dynamic_slice_in_dim(labels, start, batch_size),
     )
     (_, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-      params, batch, None
+      params, batch, None, jax.random.key(0)
     )
     updates, opt_state = optimizer.update(grads, opt_state)
     params = optax.apply_updates(params, updates)

@@ -113,8 +113,9 @@ def train(configs: Sequence[Config]) -> list[list[dict]]:
   load = functools.cache(datasets.load)
   work = 0
   for config, records in zip(configs, done, strict=True):
-    results.prepare_directory(config.output_dir)
     work += _missing_work(config, records, load)
+  for config in configs:
+    results.prepare_directory(config.output_dir)
   # Once: the checkout may change while this code runs on.
   environment = results.environment()
   skipped = sum(map(len, done))

@@ -1,6 +1,7 @@
 """Numbers out of the text of flags, with errors that name the flag."""
 
 from collections.abc import Sequence
+import math
 import re
 
 
@@ -9,7 +10,7 @@ class ConfigError(Exception):
 
 
 def number(
-  name: str, value: float, *, low: float, below: float = 1e38
+  name: str, value: float, *, low: float, below: float = math.inf
 ) -> float:
   """Checks a number.
 
@@ -25,10 +26,11 @@ def number(
   Raises:
     ConfigError: If it is out of range or not finite.
   """
-  # Numbers are used in float32, of which 1e38 is the largest power of ten.
-  if not low <= value < below:
+  # Numbers are used in float32, of which this is the largest power of ten.
+  if not low <= value <= 1e38 or value >= below:
+    high = "1e38" if below > 1e38 else f"below {below:g}"
     raise ConfigError(
-      f"--{name}: expected a number from {low} to below {below:g}, got {value}"
+      f"--{name}: expected a number from {low} to {high}, got {value}"
     )
   return value
 

@@ -15,7 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import datasets, devices, methods, models, training
+from experiments import (
+  datasets,
+  devices,
+  methods,
+  models,
+  programs,
+  training,
+)
 
 
 class Cell(NamedTuple):
@@ -155,20 +162,9 @@ def _width(cells: list[Cell], protocol: Protocol) -> int:
   per_device = protocol.members_per_chunk
   if not per_device:
     size = batch_size(cells[0], protocol) or cells[0].shots * 10
-    per_device = _fast_width(size)
+    per_device = programs.fast_width(size)
   num_members = len(cells) * len(protocol.seeds)
   return num_devices * min(per_device, -(-num_members // num_devices))
-
-
-def _fast_width(size: int) -> int:
-  """Returns how many members a device trains at once, by the batch size.
-
-  A GPU takes all that there are. On a CPU a step's activations should stay in
-  the cache, while a step of few samples should not be too small a task.
-  """
-  if devices.mesh().devices.flat[0].platform != "cpu":
-    return 1000
-  return max(1, min(5, 100 // size))
 
 
 def _run_group(
@@ -215,48 +211,14 @@ def _run_group(
       yielded += 1
 
 
-class _Program(NamedTuple):
-  """What trains a chunk: compiled functions, and the epochs in a call."""
-
-  init: Callable
-  run_epochs: Callable
-  count_correct: Callable
-  num_epochs: int
-
-
-def _program(cell: Cell, protocol: Protocol) -> _Program:
+def _program(cell: Cell, protocol: Protocol) -> programs.Program:
   every = validate_every(cell, protocol)
-  return _compiled(
+  return programs.make(
     _recipe(cell.method, protocol),
-    batch_size(cell, protocol),
+    batch_size=batch_size(cell, protocol),
     # Often enough for a progress bar, seldom enough to cost nothing.
-    every * _largest_divisor(cell.epochs // every, 5),
-    every,
-  )
-
-
-@functools.cache
-def _compiled(
-  recipe: training.Recipe, size: int, num_epochs: int, every: int
-) -> _Program:
-  run_epochs = training.make_run_epochs(
-    recipe, batch_size=size, num_epochs=num_epochs, validate_every=every
-  )
-  many, second, shared = devices.MEMBERS, devices.SECOND, devices.SHARED
-  return _Program(
-    devices.spread(training.make_init(recipe), takes=(many, many), gives=many),
-    devices.spread(
-      run_epochs,
-      takes=(many, shared, many, many, many, shared),
-      gives=(many, second),
-      donate=(0,),
-    ),
-    devices.spread(
-      training.make_count_correct(recipe.model),
-      takes=(many, shared, many),
-      gives=many,
-    ),
-    num_epochs,
+    num_epochs=every * _largest_divisor(cell.epochs // every, 5),
+    validate_every=every,
   )
 
 
@@ -271,7 +233,7 @@ def _run_chunk(
   members: list[tuple[Cell, int]],
   dataset: datasets.Dataset,
   protocol: Protocol,
-  program: _Program,
+  program: programs.Program,
   validation: training.Samples,
   test: training.Samples,
   tick: Callable[[int, float], None],

@@ -1,4 +1,4 @@
-"""Settings of every test: the CPU, and JAX's check of reused keys."""
+"""Settings of every test: two CPU devices, and JAX's check of reused keys."""
 
 import os
 
@@ -8,3 +8,5 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 
 jax.config.update("jax_debug_key_reuse", True)
+# Populations are spread over devices, however many cores there are.
+jax.config.update("jax_num_cpu_devices", 2)

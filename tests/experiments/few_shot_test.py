@@ -17,6 +17,7 @@ from PIL import Image
 import pytest
 
 from experiments import (
+  cells,
   few_shot,
   methods,
   models,
@@ -198,7 +199,7 @@ class TestRun:
     for record in records.values():
       assert record["experiment"] == "few_shot"
       assert record["seeds"] == [0, 1]
-      assert record["members_per_chunk"] == 20
+      assert record["members_per_chunk"] == 1  # Two members, two devices.
       assert record["source"] == "scikit-learn load_digits"
       assert record["device"]["platform"] == "cpu"
       assert record["versions"]["jax"] == jax.__version__
@@ -215,7 +216,7 @@ class TestRun:
     assert len(outcomes) == len(NAMES)
     for cell, outcome in outcomes.items():
       config = parse(*SMALL, f"--output_dir={finished[0]}")
-      record = results.read(few_shot.cell_path(config, cell))
+      record = results.read(cells.cell_path(config, cell))
       assert record["config"]["method"] == cell.method
       assert set(record["metrics"]) == set(outcome.metrics)
       for name, values in outcome.metrics.items():
@@ -299,14 +300,18 @@ class TestRun:
 
   def test_failed_simulations_are_reported(self, tmp_path):
     status, out, _ = run(
-      *SMALL, "--methods=bean1", "--alphas=1e38", f"--output_dir={tmp_path}"
+      *SMALL,
+      "--methods=vanilla",
+      "--learning_rate=1e38",
+      f"--output_dir={tmp_path}",
     )
     assert status == 0
-    assert "BEAN-1 alpha=1e+38: test none, 0 of 2 simulations" in out
-    assert "seed 1 met a non-finite loss in step 0: left out" in out
-    record = results.read(tmp_path / "digits-1shot-bean1-alpha1e+38.json")
+    assert "Vanilla: test none, 0 of 2 simulations" in out
+    record = results.read(tmp_path / "digits-1shot-vanilla.json")
     assert record["metrics"]["test_accuracy"] == [None, None]
-    assert record["metrics"]["failed_step"] == [0, 0]
+    step = record["metrics"]["failed_step"][1]
+    assert step > 0
+    assert f"seed 1 met a non-finite loss in step {step}: left out" in out
     assert "none" in (tmp_path / "table.md").read_text()
 
   @pytest.mark.parametrize(
@@ -350,7 +355,7 @@ class TestRefused:
       ("--shots=1.5", "got '1.5'"),
       ("--shots=1,1", "expected different numbers"),
       ("--shots=", "expected different numbers"),
-      ("--methods=", "expected different ones of vanilla, bean1, bean2"),
+      ("--methods=", "expected different ones of vanilla, dropout"),
       ("--methods=bean3", "got 'bean3'"),
       ("--methods=bean1,bean1", "got 'bean1,bean1'"),
       ("--alphas=nan", "expected a number from 0 to 1e38, got nan"),
@@ -374,7 +379,10 @@ class TestRefused:
       ("--learning_rate=0", "expected a number from 1e-30 to 1e38"),
       ("--learning_rate=-1", "got -1.0"),
       ("--learning_rate=inf", "got inf"),
-      ("--members_per_chunk=0", "expected a number from 1 to 1e38"),
+      ("--members_per_chunk=-1", "expected a number from 0 to 1e38"),
+      ("--validate_every=-1", "expected a number from 0 to 1e38"),
+      ("--validate_every=7", "expected a divisor of all --epochs, got 7"),
+      ("--layers=fc2,fc9", "expected different ones of fc2"),
       ("--dataset=cifar10", "choose digits, mnist or fashion_mnist"),
     ),
   )
@@ -459,13 +467,15 @@ class TestParseConfig:
       seeds=tuple(range(20)),
       batch_size=1,
       learning_rate=5e-4,
-      members_per_chunk=20,
+      members_per_chunk=0,
+      validate_every=1,
+      initializer="pytorch_uniform",
     )
     assert config.cells == tuple(
       simulations.Cell(shots, name, strength, 50)
       for shots in (1, 5)
-      for name, method in methods.METHODS.items()
-      for strength in method.grid
+      for name in ("vanilla", "bean1", "bean2")
+      for strength in methods.METHODS[name].grid
     )
 
   def test_cheapest_shots_first_each_with_its_epochs(self):
@@ -504,7 +514,7 @@ class TestParseConfig:
 
   def test_every_cell_has_a_file_of_its_own(self):
     config = parse("--alphas=0.1,1,10,1e-5", "--output_dir=folder")
-    paths = {few_shot.cell_path(config, cell) for cell in config.cells}
+    paths = {cells.cell_path(config, cell) for cell in config.cells}
     assert len(paths) == len(config.cells)
     assert pathlib.Path("folder/digits-5shot-bean2-alpha1e-05.json") in paths
 
@@ -512,10 +522,11 @@ class TestParseConfig:
     config = parse("--gamma=2")
     for cell in config.cells:
       method = methods.METHODS[cell.method]
-      fields = few_shot.cell_config(config, cell)
-      expected = set(method.options) | ({method.hparam} - {None})
+      fields = cells.cell_config(config, cell)
+      named = set(method.options) & set(methods.ALWAYS_NAMED)
+      expected = named | ({method.hparam} - {None})
       assert expected <= set(fields)
-      assert set(fields) & set(methods.Options._fields) == set(method.options)
+      assert set(fields) & set(methods.Options._fields) == named
       if method.hparam:
         assert fields[method.hparam] == cell.strength
       results.config_digest(fields)

@@ -38,19 +38,21 @@ def penalty(name, lenet5, *, strength=1.0, mask=None, **options):
   """What a method adds to the loss of LeNet-5, here a loss of 0."""
   params, hidden = lenet5
 
-  def loss_fn(params, samples, mask):
-    del params, samples
-    return 0.0, training.Aux(hidden, mask, 0.0)
+  # What enters the layers, and nothing else: its loss is that of ten classes.
+  def apply(params, inputs, dropout=None):
+    del params, inputs, dropout
+    return jnp.zeros((len(hidden["fc1"]), 10)), hidden
 
-  regularized_fn = methods.METHODS[name].regularizer(
-    loss_fn,
-    training.Hparams(5e-4, strength),
-    models.LENET5,
-    methods.Options(**options),
+  model = models.LENET5._replace(apply=apply)
+  loss_fn = methods.recipe(name, model, methods.Options(**options)).loss(
+    training.Hparams(5e-4, strength)
   )
-  loss, aux = jax.jit(regularized_fn, static_argnums=1)(params, None, mask)
-  assert aux.data_loss == 0
-  return loss
+  labels = jnp.zeros(len(hidden["fc1"]), int)
+  loss, aux = jax.jit(loss_fn)(
+    params, training.Samples(None, labels), mask, jax.random.key(0)
+  )
+  np.testing.assert_allclose(aux.data_loss, np.log(10), rtol=1e-6)
+  return np.float64(loss) - np.float64(aux.data_loss)
 
 
 def naive_penalty(
@@ -121,13 +123,11 @@ def test_strength_0_is_vanilla(name):
   )
 
   def loss_and_grads(which):
-    loss_fn = methods.METHODS[which].regularizer(
-      training.cross_entropy(tiny.MODEL),
-      training.Hparams(5e-4, 0.0),
-      tiny.MODEL,
-      methods.Options(),
+    recipe = methods.recipe(which, tiny.MODEL, methods.Options())
+    loss_fn = recipe.loss(training.Hparams(5e-4, 0.0))
+    return jax.value_and_grad(loss_fn, has_aux=True)(
+      params, samples, None, jax.random.key(0)
     )
-    return jax.value_and_grad(loss_fn, has_aux=True)(params, samples, None)
 
   jax.tree.map(
     np.testing.assert_array_equal,
@@ -193,15 +193,11 @@ def test_method_trains_a_population(name):
     jax.vmap(tiny.MODEL.prepare)(jnp.asarray(DIGITS.train.images[rows])),
     jnp.asarray(DIGITS.train.labels[rows]),
   )
-  run_epochs = training.make_run_epochs(
-    tiny.MODEL,
-    lambda loss_fn, member: method.regularizer(
-      loss_fn, member, tiny.MODEL, methods.Options()
-    ),
-    batch_size=4,
-    num_epochs=1,
+  recipe = methods.recipe(name, tiny.MODEL, methods.Options())
+  run_epochs = jax.jit(
+    training.make_run_epochs(recipe, batch_size=4, num_epochs=1)
   )
-  state = training.make_init(tiny.MODEL)(keys, hparams)
+  state = training.make_init(recipe)(keys, hparams)
   before = jax.device_get(state.params)
   state, metrics = run_epochs(
     state, 0, keys, hparams, train, training.Samples(*DIGITS.validation)

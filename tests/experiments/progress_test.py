@@ -16,7 +16,7 @@ def make_outcome(failed_step=(-1, -1, -1)):
   failed_step = np.array(failed_step)
   accuracy = np.where(failed_step < 0, (0.25, 0.5, 0.3), np.nan)
   metrics = {"test_accuracy": accuracy, "failed_step": failed_step}
-  return simulations.Outcome(metrics, 12.4)
+  return simulations.Outcome(metrics, 12.4, 5)
 
 
 @pytest.fixture

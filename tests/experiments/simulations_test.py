@@ -7,11 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import datasets, methods, models, simulations, training
+from experiments import (
+  datasets,
+  devices,
+  methods,
+  models,
+  programs,
+  simulations,
+  training,
+)
 from tests.experiments import tiny
 
 DIGITS = tiny.load_digits(50)
-SEEDS = (3, 0, 11)
+# A cell fills two devices with two members each.
+SEEDS = (3, 0, 11, 7)
 EPOCHS = 6
 CELLS = (
   simulations.Cell(1, "vanilla", 0.0, EPOCHS),
@@ -24,6 +33,7 @@ SHAPES = {
   "test_accuracy": (len(SEEDS),),
   "test_accuracy_last": (len(SEEDS),),
   "validation_accuracy": (len(SEEDS),),
+  "validation_accuracy_last": (len(SEEDS),),
   "best_epoch": (len(SEEDS),),
   "failed_step": (len(SEEDS),),
   "train_loss_curve": (len(SEEDS), EPOCHS),
@@ -38,25 +48,27 @@ def _tiny_model():
     yield
 
 
-def run(cells, *, width=3, seeds=SEEDS, done=()):
+PROTOCOL = simulations.Protocol(
+  model="tiny",
+  options=methods.Options(),
+  seeds=SEEDS,
+  batch_size=4,
+  learning_rate=2e-2,
+)
+
+
+def run(cells, *, width=2, seeds=SEEDS, done=(), **choices):
   """Trains cells; outcomes in the order they came, and the ticks."""
-  protocol = simulations.Protocol(
-    model="tiny",
-    options=methods.Options(),
-    seeds=seeds,
-    batch_size=4,
-    learning_rate=2e-2,
-    members_per_chunk=width,
-  )
+  protocol = PROTOCOL._replace(seeds=seeds, members_per_chunk=width, **choices)
   ticks, outcomes = [], []
   for cell, outcome in simulations.run(
     cells, DIGITS, protocol, tick=lambda *tick: ticks.append(tick), done=done
   ):
     outcomes.append((cell, outcome))
-    if width == len(seeds):
+    if width == 2:
       # As soon as it is done, before anything else begins.
       assert sum(work for _, work, _ in ticks) == len(seeds) * sum(
-        simulations.cost(cell, DIGITS) for cell, _ in outcomes
+        simulations.cost(cell, DIGITS, protocol) for cell, _ in outcomes
       )
   return outcomes, ticks
 
@@ -119,17 +131,12 @@ def test_a_member_is_its_seed_trained_alone(metrics):
     tiny.MODEL.prepare(jnp.asarray(DIGITS.train.images[rows]))[None],
     jnp.asarray(DIGITS.train.labels[rows])[None],
   )
-  bean = methods.METHODS["bean1"].regularizer
-  run_epochs = training.make_run_epochs(
-    tiny.MODEL,
-    lambda loss_fn, hparams: bean(
-      loss_fn, hparams, tiny.MODEL, methods.Options()
-    ),
-    batch_size=4,
-    num_epochs=EPOCHS,
+  recipe = methods.recipe("bean1", tiny.MODEL, methods.Options())
+  run_epochs = jax.jit(
+    training.make_run_epochs(recipe, batch_size=4, num_epochs=EPOCHS)
   )
   state, curves = run_epochs(
-    training.make_init(tiny.MODEL)(keys, hparams),
+    training.make_init(recipe)(keys, hparams),
     0,
     keys,
     hparams,
@@ -174,7 +181,9 @@ def check_ticks(ticks, cells):
   for shots in {cell.shots for cell in cells}:
     total = sum(work for cell, work, _ in ticks if cell.shots == shots)
     assert total == len(SEEDS) * sum(
-      simulations.cost(cell, DIGITS) for cell in cells if cell.shots == shots
+      simulations.cost(cell, DIGITS, PROTOCOL)
+      for cell in cells
+      if cell.shots == shots
     )
 
 
@@ -182,10 +191,11 @@ def test_ticks_add_up_to_the_cost(finished):
   check_ticks(finished[1], CELLS)
 
 
-# 6 members: chunks that divide them, that do not and cut a cell, and one.
-@pytest.mark.parametrize("width", (1, 4, 20))
+# 8 members: chunks that divide them, that do not and cut a cell, and one.
+@pytest.mark.parametrize("width", (1, 3, 20))
 def test_chunks_do_not_change_the_numbers(width, metrics, monkeypatch):
   make_run_epochs, widths = training.make_run_epochs, set()
+  programs.make.cache_clear()
 
   def recording(*args, **kwargs):
     run_epochs = make_run_epochs(*args, **kwargs)
@@ -198,8 +208,10 @@ def test_chunks_do_not_change_the_numbers(width, metrics, monkeypatch):
 
   monkeypatch.setattr(training, "make_run_epochs", recording)
   outcomes, ticks = run(PAIR, width=width)
-  # Also the last chunk runs the program of the others.
-  assert widths == {min(width, len(PAIR) * len(SEEDS))}
+  # On every device, and also the last chunk runs the program of the others.
+  num_devices = devices.mesh().size
+  assert num_devices > 1
+  assert widths == {min(width, -(-len(PAIR) * len(SEEDS) // num_devices))}
   check_ticks(ticks, PAIR)
   assert [cell for cell, _ in outcomes] == list(PAIR)
   for cell, outcome in outcomes:
@@ -227,12 +239,16 @@ def test_cells_do_not_depend_on_each_other(metrics):
   assert_same(alone.metrics, metrics[PAIR[1]])
 
 
-def test_cost_grows_with_shots_and_epochs():
-  cost = simulations.cost(CELLS[0], DIGITS)
-  assert simulations.cost(CELLS[0]._replace(epochs=2 * EPOCHS), DIGITS) == (
-    2 * cost
-  )
-  assert simulations.cost(CELLS[0]._replace(shots=5), DIGITS) > cost
+def test_cost_grows_with_shots_epochs_and_validations():
+  def cost(cell, protocol=PROTOCOL):
+    return simulations.cost(cell, DIGITS, protocol)
+
+  cell = CELLS[0]
+  assert cost(cell._replace(epochs=2 * EPOCHS)) == 2 * cost(cell)
+  assert cost(cell._replace(shots=5)) > cost(cell)
+  seldom = cost(cell, PROTOCOL._replace(validate_every=0))
+  num_images = len(DIGITS.validation.labels)
+  assert cost(cell) - seldom == (EPOCHS - 1) * num_images
 
 
 def test_number_of_epochs_that_has_no_small_divisor():
@@ -245,11 +261,12 @@ def test_number_of_epochs_that_has_no_small_divisor():
 def test_failed_members_have_no_accuracy(monkeypatch, metrics):
   """A method that the seed of the brightest image does not survive."""
 
-  def regularizer(loss_fn, hparams, model, options):
-    del model, options
+  def poisoned(hparams, model, options):
+    del options
+    loss_fn = training.cross_entropy(model)
 
-    def poisoned_fn(params, samples, mask):
-      loss, aux = loss_fn(params, samples, mask)
+    def poisoned_fn(params, samples, mask, key):
+      loss, aux = loss_fn(params, samples, mask, key)
       sums = jnp.sum(samples.inputs, axis=1, dtype=jnp.int32)
       survives = jnp.all(sums < hparams.strength)
       return jnp.where(survives, loss, jnp.nan), aux
@@ -259,8 +276,9 @@ def test_failed_members_have_no_accuracy(monkeypatch, metrics):
   monkeypatch.setitem(
     methods.METHODS,
     "vanilla",
-    methods.METHODS["vanilla"]._replace(regularizer=regularizer),
+    methods.METHODS["vanilla"]._replace(loss=poisoned),
   )
+  methods.recipe.cache_clear()
   rows = [
     datasets.draw_shots(DIGITS.train.labels, num_shots=1, seed=seed)
     for seed in SEEDS
@@ -271,6 +289,7 @@ def test_failed_members_have_no_accuracy(monkeypatch, metrics):
   assert np.sum(brightness == strength) == 1
   cells = [CELLS[0]._replace(strength=s) for s in (0.0, strength, math.inf)]
   (_, lost), (_, failing), (_, healthy) = run(cells)[0]
+  methods.recipe.cache_clear()
   assert_same(healthy.metrics, metrics[CELLS[0]])
   np.testing.assert_array_equal(lost.metrics["failed_step"], 0)
   assert np.all(np.isnan(lost.metrics["test_accuracy"]))

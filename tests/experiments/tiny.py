@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from experiments import datasets, models
+from experiments.dropout import drop
 
 NUM_HIDDEN = 6
 
@@ -50,18 +51,20 @@ def _prepare(images):
   return images.reshape(len(images), 784)
 
 
-def _apply(params, rows):
+def _apply(params, rows, dropout=None):
   # Unlike images, what `prepare` made has two dimensions.
   assert rows.ndim == 2
   hidden = {"fc1": rows.astype(jnp.float32) / 255}
   x = hidden["fc1"] @ params["fc1"]["kernel"] + params["fc1"]["bias"]
-  hidden["fc2"] = jnp.tanh(x)
+  hidden["fc2"] = drop(jnp.tanh(x), dropout, place=0)
   x = hidden["fc2"] @ params["fc2"]["kernel"] + params["fc2"]["bias"]
   return x, hidden
 
 
-def _predict(params, images):
-  logits, _ = jax.vmap(_apply, in_axes=(0, None))(params, _prepare(images))
+def _predict(params, images, dropout=None):
+  logits, _ = jax.vmap(_apply, in_axes=(0, None, 0))(
+    params, _prepare(images), dropout
+  )
   return jnp.argmax(logits, axis=-1)
 
 

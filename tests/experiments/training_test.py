@@ -22,34 +22,43 @@ VALIDATION = training.Samples(
 
 
 @functools.cache
-def make_program(name, batch_size, num_epochs, model=tiny.MODEL):
+def make_program(
+  name, batch_size, num_epochs, model=tiny.MODEL, validate_every=1
+):
   """One compiled program for all tests that run it."""
-  regularizer = POISONS.get(name)
-  if regularizer is None:
-    regularizer = functools.partial(
-      _regularize, methods.METHODS[name].regularizer, model
+  loss = POISONS.get(name)
+  if loss is None:
+    recipe = methods.recipe(name, model, OPTIONS)
+  else:
+    recipe = training.Recipe(model, loss)
+  return jax.jit(
+    training.make_run_epochs(
+      recipe,
+      batch_size=batch_size,
+      num_epochs=num_epochs,
+      validate_every=validate_every,
     )
-  return training.make_run_epochs(
-    model, regularizer, batch_size=batch_size, num_epochs=num_epochs
   )
-
-
-def _regularize(regularizer, model, loss_fn, hparams):
-  return regularizer(loss_fn, hparams, model, OPTIONS)
 
 
 def _poison(value):
   """Makes a member's loss `value` once it meets image number `strength`."""
 
-  def regularizer(loss_fn, hparams):
-    def poisoned_fn(params, samples, mask):
-      loss, aux = loss_fn(params, samples, mask)
+  def loss(hparams):
+    loss_fn = training.cross_entropy(tiny.MODEL)
+
+    def poisoned_fn(params, samples, mask, key):
+      loss, aux = loss_fn(params, samples, mask, key)
       met = samples.inputs[:, 0] == hparams.strength
       return loss + jnp.where(jnp.any(met), value, 0.0), aux
 
     return poisoned_fn
 
-  return regularizer
+  return loss
+
+
+def make_init(model=tiny.MODEL):
+  return training.make_init(methods.recipe("vanilla", model, OPTIONS))
 
 
 POISONS = {"poison_inf": _poison(jnp.inf), "poison_nan": _poison(jnp.nan)}
@@ -91,7 +100,7 @@ def run(
   hparams = make_hparams(STRENGTHS) if hparams is None else hparams
   train = draw(seeds, model) if train is None else train
   keys = make_keys(seeds)
-  state = training.make_init(model)(keys, hparams)
+  state = make_init(model)(keys, hparams)
   state, metrics = program(state, epochs, keys, hparams, train, VALIDATION)
   return jax.device_get(state), jax.device_get(metrics)
 
@@ -120,13 +129,11 @@ def differs(actual, expected):
 @functools.cache
 def make_loss(name):
   """The loss of a method, as `tiny.make_step` takes it."""
-  loss_fn = training.cross_entropy(tiny.MODEL)
-  regularizer = methods.METHODS[name].regularizer
+  recipe = methods.recipe(name, tiny.MODEL, OPTIONS)
 
   def unmasked_fn(params, samples, strength):
-    hparams = training.Hparams(0.0, strength)
-    regularized_fn = regularizer(loss_fn, hparams, tiny.MODEL, OPTIONS)
-    loss, aux = regularized_fn(params, samples, None)
+    loss_fn = recipe.loss(training.Hparams(0.0, strength))
+    loss, aux = loss_fn(params, samples, None, jax.random.key(0))
     return loss, aux.data_loss
 
   return unmasked_fn
@@ -245,7 +252,7 @@ def test_stretches_make_a_whole():
   whole_state, whole_metrics = run(make_program("bean1", 4, 4))
   program = make_program("bean1", 4, 2)
   keys, hparams = make_keys(SEEDS), make_hparams(STRENGTHS)
-  state = training.make_init(tiny.MODEL)(keys, hparams)
+  state = make_init()(keys, hparams)
   curves = []
   for epoch in (0, 2):
     state, metrics = program(
@@ -338,7 +345,7 @@ def test_failure_in_a_later_epoch_has_its_global_step():
 def test_infinite_strength_fails_at_once():
   program = make_program("bean1", 4, 4)
   hparams = make_hparams((0.3, np.inf, np.nan))
-  beginning = training.make_init(tiny.MODEL)(make_keys(SEEDS), hparams)
+  beginning = make_init()(make_keys(SEEDS), hparams)
   beginning = jax.device_get(beginning)
   state, metrics = run(program, hparams=hparams)
   np.testing.assert_array_equal(state.failed_step, (-1, 0, 0))
@@ -371,7 +378,7 @@ def test_first_of_the_best_epochs_is_kept():
   num_epochs = 12
   keys, hparams = make_keys(SEEDS), make_hparams(STRENGTHS)
   program = make_program("vanilla", 4, 1)
-  state = training.make_init(tiny.MODEL)(keys, hparams)
+  state = make_init()(keys, hparams)
   np.testing.assert_array_equal(state.best_epoch, 0)
   np.testing.assert_array_equal(state.best_correct, -1)
   snapshots, accuracies = [], []
@@ -399,9 +406,7 @@ def test_first_of_the_best_epochs_is_kept():
 
 def test_count_correct_counts():
   params = pick(
-    training.make_init(tiny.MODEL)(
-      make_keys(SEEDS), make_hparams(STRENGTHS)
-    ).params,
+    make_init()(make_keys(SEEDS), make_hparams(STRENGTHS)).params,
     jnp.array([0, 1, 2]),
   )
   classes = tiny.MODEL.predict(params, VALIDATION.inputs)
@@ -420,18 +425,38 @@ def test_mean_over_real_samples_and_its_gradient():
   mask = jnp.arange(NUM_SAMPLES) < 7
   real = jax.tree.map(lambda leaf: leaf[:7], samples)
   grad_fn = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
-  (loss, aux), grads = grad_fn(params, samples, mask)
-  (expected, _), expected_grads = grad_fn(params, real, None)
+  key = jax.random.key(0)
+  (loss, aux), grads = grad_fn(params, samples, mask, key)
+  (expected, _), expected_grads = grad_fn(params, real, None, key)
   assert_close((loss, grads), (expected, expected_grads), rtol=1e-5)
   assert_equal(aux.mask, mask)
   assert aux.data_loss == loss
   assert set(aux.hidden) == {"fc2"}
 
 
-@pytest.mark.parametrize("batch_size,num_epochs", ((-1, 1), (1, 0)))
-def test_wrong_sizes_are_refused(batch_size, num_epochs):
-  with pytest.raises(ValueError, match=f"{batch_size} and {num_epochs}"):
-    make_program("vanilla", batch_size, num_epochs)
+@pytest.mark.parametrize(
+  "batch_size,num_epochs,validate_every,got",
+  ((-1, 1, 1, "-1"), (1, 0, 1, "0 and 1"), (1, 4, 3, "4 and 3")),
+)
+def test_wrong_sizes_are_refused(batch_size, num_epochs, validate_every, got):
+  with pytest.raises(ValueError, match=f"got {got}$"):
+    make_program(
+      "vanilla", batch_size, num_epochs, validate_every=validate_every
+    )
+
+
+def test_seldom_validation_changes_nothing_but_what_is_chosen_from():
+  often_state, often = run(make_program("bean1", 4, 4))
+  state, seldom = run(make_program("bean1", 4, 4, validate_every=2))
+  assert_equal(state.params, often_state.params)
+  np.testing.assert_array_equal(
+    seldom.validation_accuracy, often.validation_accuracy[1::2]
+  )
+  np.testing.assert_allclose(
+    seldom.train_loss, often.train_loss.reshape(2, 2, -1).mean(1), rtol=1e-6
+  )
+  best = seldom.validation_accuracy.argmax(axis=0)
+  np.testing.assert_array_equal(state.best_epoch, 2 * (best + 1))
 
 
 def lenet5_loss(params, samples, strength):
@@ -463,7 +488,7 @@ class TestLeNet5:
     program = make_program("bean1", 5, 2, model=LENET5)
     seeds, hparams = (3, 4), make_hparams((1.0, 1.0), learning_rate=5e-4)
     keys = make_keys(seeds)
-    beginning = training.make_init(LENET5)(keys, hparams).params
+    beginning = make_init(LENET5)(keys, hparams).params
     rows = datasets.draw_shots(DIGITS.train.labels, num_shots=1, seed=4)
     history, losses = tiny.train_by_hand(
       tiny.make_step(lenet5_loss, 5e-4),
@@ -486,7 +511,7 @@ class TestLeNet5:
   def test_learns(self):
     program = make_program("bean1", 5, 2, model=LENET5)
     keys, hparams = make_keys((0, 1)), make_hparams((1.0, 1.0), 2e-3)
-    state = training.make_init(LENET5)(keys, hparams)
+    state = make_init(LENET5)(keys, hparams)
     train = draw((0, 1), LENET5)
     curves = []
     for epoch in range(0, 40, 2):
