@@ -19,14 +19,15 @@ def relative_strength(kernel: jax.Array, gamma: ArrayLike) -> jax.Array:
 
 @jax.custom_jvp
 def _absolute_tanh(x: jax.Array) -> jax.Array:
-  return jnp.abs(jnp.tanh(x))
+  # The same as |tanh x|, without a second pass over the kernel.
+  return jnp.tanh(jnp.abs(x))
 
 
 @_absolute_tanh.defjvp
 def _absolute_tanh_jvp(
   primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-  # In terms of x and of the result: tanh itself need not be kept.
+  # In terms of x and of the result, so that nothing else need be kept.
   (x,), (step,) = primals, tangents
   result = _absolute_tanh(x)
   return result, (1 - result**2) * jnp.sign(x) * step

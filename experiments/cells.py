@@ -4,7 +4,6 @@ A run is a set of cells of one dataset and protocol, and the folder of their
 records. Records that are there are never trained again.
 """
 
-from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import pathlib
@@ -95,63 +94,79 @@ def cell_path(config: Config, cell: simulations.Cell) -> pathlib.Path:
   return config.output_dir / name
 
 
-def train(configs: Sequence[Config]) -> list[list[dict]]:
-  """Trains the cells that are missing, run after run, and keeps their records.
+def work(config: Config) -> int:
+  """Sums up the work of a run, done or not, in units of `simulations.cost`.
 
   Args:
-    configs: The runs.
-
-  Returns:
-    For each run the records of its cells, in their order.
+    config: The run.
 
   Raises:
     datasets.DatasetError: If the data cannot be had or has too few images.
-    results.ResultError: If a folder holds a record of another configuration or
-      cannot be written. Nothing has been trained then.
   """
-  done = [_finished(config) if config.resume else {} for config in configs]
-  load = functools.cache(datasets.load)
-  work = 0
-  for config, records in zip(configs, done, strict=True):
-    work += _missing_work(config, records, load)
-  for config in configs:
-    results.prepare_directory(config.output_dir)
-  # Once: the checkout may change while this code runs on.
-  environment = results.environment()
-  skipped = sum(map(len, done))
-  with progress.bar(total=work, skipped=skipped) as bar:
-    for config, records in zip(configs, done, strict=True):
-      if len(records) < len(config.cells):
-        _train(config, records, load, environment, bar)
-  return [
-    [records[cell] for cell in config.cells]
-    for config, records in zip(configs, done, strict=True)
-  ]
-
-
-def _missing_work(
-  config: Config, done: dict[simulations.Cell, dict], load: Callable
-) -> int:
-  """Returns the work of the missing cells; refuses impossible ones."""
-  missing = [cell for cell in config.cells if cell not in done]
-  if not missing:
-    return 0
-  dataset = load(config.dataset, data_dir=config.data_dir)
-  for cell in missing:
+  dataset = _load(config)
+  for cell in config.cells:
     datasets.draw_shots(dataset.train.labels, num_shots=cell.shots, seed=0)
   return len(config.protocol.seeds) * sum(
-    simulations.cost(cell, dataset, config.protocol) for cell in missing
+    simulations.cost(cell, dataset, config.protocol) for cell in config.cells
   )
+
+
+def missing(config: Config) -> Config:
+  """Returns a run of the cells without a record alone.
+
+  Args:
+    config: The run.
+
+  Raises:
+    results.ResultError: If a record is of another configuration or cannot be
+      read.
+  """
+  done = finished(config) if config.resume else {}
+  return dataclasses.replace(
+    config, cells=tuple(cell for cell in config.cells if cell not in done)
+  )
+
+
+def train(config: Config, bar: progress.Bar) -> list[dict]:
+  """Trains the cells that are missing and keeps their records.
+
+  Args:
+    config: The run.
+    bar: Where progress is shown.
+
+  Returns:
+    The records of all cells, in their order.
+
+  Raises:
+    datasets.DatasetError: If the data cannot be had or has too few images.
+    results.ResultError: If the folder holds a record of another configuration
+      or cannot be written. Nothing has been trained then.
+  """
+  records = finished(config) if config.resume else {}
+  if len(records) < len(config.cells):
+    work(config)
+    results.prepare_directory(config.output_dir)
+    _train(config, records, bar)
+  return [records[cell] for cell in config.cells]
+
+
+@functools.cache
+def _load_from(name: str, data_dir: str | None) -> datasets.Dataset:
+  return datasets.load(name, data_dir=data_dir)
+
+
+def _load(config: Config) -> datasets.Dataset:
+  return _load_from(config.dataset, config.data_dir)
 
 
 def _train(
   config: Config,
   records: dict[simulations.Cell, dict],
-  load: Callable,
-  environment: dict,
   bar: progress.Bar,
 ) -> None:
-  dataset = load(config.dataset, data_dir=config.data_dir)
+  dataset = _load(config)
+  # Once: the checkout may change while this code runs on.
+  environment = results.environment()
   for cell, outcome in simulations.run(
     config.cells,
     dataset,
@@ -175,8 +190,15 @@ def _train(
     bar.cell_done(cell, outcome, config.protocol.seeds)
 
 
-def _finished(config: Config) -> dict[simulations.Cell, dict]:
-  """Reads the records of the cells that were trained before."""
+def finished(config: Config) -> dict[simulations.Cell, dict]:
+  """Reads the records of the cells that were trained before.
+
+  Args:
+    config: The run.
+
+  Raises:
+    results.ResultError: If one is of another configuration or cannot be read.
+  """
   done = {}
   for cell in config.cells:
     path = cell_path(config, cell)

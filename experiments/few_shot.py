@@ -32,6 +32,7 @@ from experiments import (
   methods,
   models,
   parsing,
+  progress,
   scripts,
   simulations,
   summary,
@@ -145,7 +146,12 @@ def run(config: cells.Config) -> None:
     results.ResultError: If the folder holds a record of another configuration
       or cannot be written. Nothing has been trained then.
   """
-  (records,) = cells.train([config])
+  missing = cells.missing(config)
+  with progress.bar(
+    total=cells.work(missing) if missing.cells else 0,
+    skipped=len(config.cells) - len(missing.cells),
+  ) as bar:
+    records = cells.train(config, bar)
   summary.write(records, config.output_dir)
   print(summary.table(records))
   print(f"* chosen on validation images; files in {config.output_dir}")

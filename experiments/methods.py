@@ -326,7 +326,7 @@ METHODS = {
   "dropout": Method(
     "Dropout",
     "rate",
-    (0.1, 0.25, 0.5, 0.75),
+    (0.1, 0.25, 0.5, 0.75, 0.9),
     ("dropout_at_eval",),
     _dropout,
     limit=1.0,

@@ -42,10 +42,10 @@ def chosen(records: Sequence[Record]) -> list[Record]:
   """
   best: dict[tuple[int, str], tuple[float, int]] = {}
   for index, record in enumerate(records):
-    accuracy = _kept(record, "validation_accuracy")
+    accuracy = kept(record, "validation_accuracy")
     key = record["config"]["shots"], record["config"]["method"]
-    if accuracy and (key not in best or _mean(accuracy) > best[key][0]):
-      best[key] = _mean(accuracy), index
+    if accuracy and (key not in best or mean(accuracy) > best[key][0]):
+      best[key] = mean(accuracy), index
   return [
     records[index] for index in sorted(index for _, index in best.values())
   ]
@@ -65,7 +65,7 @@ def table(records: Sequence[Record]) -> str:
   """
   stars = chosen(records)
   baselines = {
-    record["config"]["shots"]: _kept(record, "test_accuracy")
+    record["config"]["shots"]: kept(record, "test_accuracy")
     for record in records
     if record["config"]["method"] == "vanilla"
   }
@@ -129,13 +129,13 @@ def _row(
 ) -> tuple[str, ...]:
   config = record["config"]
   method = methods.METHODS[config["method"]]
-  best = _kept(record, "test_accuracy")
+  best = kept(record, "test_accuracy")
   difference = wins = ""
   baseline = baselines.get(config["shots"])
   if config["method"] != "vanilla" and baseline and baseline.keys() & best:
     _, values, others = stats.align(best, baseline)
     paired = stats.paired_difference(values, others)
-    difference = _percent(paired.interval, "+.2f")
+    difference = percent(paired.interval, "+.2f")
     wins = f"{paired.wins} of {paired.num_pairs}"
   if method.hparam:
     title = f"{method.hparam} {strength(record):g}" + " *" * is_chosen
@@ -146,10 +146,10 @@ def _row(
     method.title,
     title,
     _interval(best),
-    _interval(_kept(record, "test_accuracy_last")),
+    _interval(kept(record, "test_accuracy_last")),
     difference,
     wins,
-    _interval(_kept(record, "validation_accuracy")),
+    _interval(kept(record, "validation_accuracy")),
     str(len(record["seeds"]) - len(best)),
     _of_paper(config) if is_chosen else "",
   )
@@ -162,8 +162,13 @@ def _of_paper(config: dict[str, Any]) -> str:
   return "" if accuracy is None else f"{accuracy:.2f}"
 
 
-def _kept(record: Record, name: str) -> dict[int, float]:
-  """Returns a metric by seed, without the simulations that failed."""
+def kept(record: Record, name: str) -> dict[int, float]:
+  """Returns a metric by seed, without the simulations that failed.
+
+  Args:
+    record: A record.
+    name: Of a metric with one number a seed.
+  """
   values = results.metric(record, name)
   return {
     seed: value
@@ -172,21 +177,28 @@ def _kept(record: Record, name: str) -> dict[int, float]:
   }
 
 
-def _mean(values: dict[int, float]) -> float:
+def mean(values: dict[int, float]) -> float:
+  """Returns the mean over seeds."""
   return float(np.mean(list(values.values())))
 
 
 def _interval(values: dict[int, float]) -> str:
   if not values:
     return "none"
-  return _percent(stats.mean_interval(list(values.values())), ".2f")
+  return percent(stats.mean_interval(list(values.values())), ".2f")
 
 
-def _percent(interval: stats.Interval, form: str) -> str:
-  mean, low, high = (format(100 * number, form) for number in interval)
+def percent(interval: stats.Interval, form: str) -> str:
+  """Formats an interval of fractions in percent, such as "46.1 [43.6, 48.5]".
+
+  Args:
+    interval: A mean and its bounds, which are left out if they are NaN.
+    form: Format of each number, such as ".2f".
+  """
+  middle, low, high = (format(100 * number, form) for number in interval)
   if np.isnan(interval.low):
-    return mean
-  return f"{mean} [{low}, {high}]"
+    return middle
+  return f"{middle} [{low}, {high}]"
 
 
 def _against_shots(
@@ -208,7 +220,7 @@ def _draw_strengths(
   series: dict[str, tuple[str, list[float], list[stats.Interval]]] = {}
   baseline = None
   for record in records:
-    if not _kept(record, "test_accuracy"):
+    if not kept(record, "test_accuracy"):
       continue
     name = record["config"]["method"]
     method = methods.METHODS[name]
@@ -231,7 +243,7 @@ def _draw_strengths(
 
 
 def _test_interval(record: Record) -> stats.Interval:
-  return stats.mean_interval(list(_kept(record, "test_accuracy").values()))
+  return stats.mean_interval(list(kept(record, "test_accuracy").values()))
 
 
 def _curve(record: Record) -> tuple[str, np.ndarray, np.ndarray]:
