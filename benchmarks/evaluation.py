@@ -1,11 +1,9 @@
 """A population's classes of shared images: ours beside PyTorch's."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import agreement, cases, floors, problems, settings, timing
-from experiments import models
+from experiments import devices, models
 
 # Activations of fewer images stay in cache, more make fewer calls.
 PEER_BATCHES = (500, 100)
@@ -24,8 +22,15 @@ def run(options: settings.Settings) -> cases.Case:
   params = problems.draw(num_members, 1).params
   images = problems.draw_images(num_images)
   work = floors.evaluation(num_members, num_images)
-  predict = jax.jit(models.LENET5.predict)
-  on_device = jax.tree.map(jnp.asarray, (params, images))
+  predict = devices.spread(
+    models.LENET5.predict,
+    takes=(devices.MEMBERS, devices.SHARED),
+    gives=devices.MEMBERS,
+  )
+  on_device = (
+    devices.place(params, devices.MEMBERS),
+    devices.place(images, devices.SHARED),
+  )
   contenders = [
     timing.Contender(
       "bean_jax, all at once",

@@ -9,6 +9,7 @@ from benchmarks import (
   gpu,
   growth,
   penalties,
+  routes,
   settings,
   startup,
   steps,
@@ -30,6 +31,8 @@ SUITES: dict[str, dict[str, Callable[[settings.Settings], cases.Case]]] = {
   "gpu": {
     "members_batch1": functools.partial(gpu.members, 1),
     "members_batch100": functools.partial(gpu.members, 100),
+    "routes_batch1": functools.partial(routes.run, 1),
+    "routes_batch100": functools.partial(routes.run, 100),
     "evaluation": evaluation.run,
     "penalty_4096": gpu.penalty(4096),
     "penalty_8192": gpu.penalty(8192),

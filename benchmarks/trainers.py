@@ -18,6 +18,7 @@ import optax
 
 from benchmarks import problems
 from experiments import devices, models, programs, training
+from experiments.dropout import Dropout
 
 PyTree = Any
 
@@ -27,7 +28,9 @@ Trainer = Callable[[problems.Problem, str, int, int], Callable[[], np.ndarray]]
 _NUM_VALIDATION = 10
 
 
-def population(width: int) -> Trainer:
+def population(
+  width: int, model: models.Model = models.LENET5, unroll: int = 1
+) -> Trainer:
   """Makes the trainer of `experiments.training`, chunk after chunk.
 
   Its steps include all that those of an experiment do: the order of samples,
@@ -36,6 +39,8 @@ def population(width: int) -> Trainer:
 
   Args:
     width: Members that a device trains at once, or fewer if there are no more.
+    model: LeNet-5, however it is computed.
+    unroll: Steps in a turn of the loop.
   """
 
   def trainer(
@@ -51,12 +56,12 @@ def population(width: int) -> Trainer:
         f"{num_steps} steps of {batch_size} of {num_images} images"
       )
     program = programs.make(
-      problems.recipe(models.LENET5, method),
+      problems.recipe(model, method),
       batch_size=batch_size,
       num_epochs=num_epochs,
-      validate_every=num_epochs,
+      unroll=unroll,
     )
-    chunks = _chunks(problem, method, at_once, program)
+    chunks = _chunks(problem, method, at_once, program, model)
     states = [state for state, _ in chunks]
     validation = jax.tree.map(
       lambda leaf: leaf[0, :1].repeat(_NUM_VALIDATION, axis=0),
@@ -80,7 +85,11 @@ def population(width: int) -> Trainer:
 
 
 def _chunks(
-  problem: problems.Problem, method: str, width: int, program: programs.Program
+  problem: problems.Problem,
+  method: str,
+  width: int,
+  program: programs.Program,
+  model: models.Model,
 ) -> list[tuple[training.State, tuple]]:
   """Returns the initial state and (keys, hparams, samples) of each chunk."""
   num_members = problem.labels.shape[0]
@@ -89,7 +98,7 @@ def _chunks(
     part = problem.members(start, start + width)
     hparams = problems.hparams(width, problems.STRENGTHS[method])
     arguments = devices.place(
-      (problems.keys_of(width), hparams, problems.samples(part)),
+      (problems.keys_of(width), hparams, problems.samples(part, model)),
       devices.MEMBERS,
     )
     state = program.init(*arguments[:2])
@@ -103,10 +112,10 @@ def _chunks(
 
 
 def _linen_apply(
-  params: PyTree, images: jax.Array
+  params: PyTree, images: jax.Array, dropout: Dropout | None = None
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   module: nn.Module = models.LeNet5()
-  return module.apply({"params": params}, images)
+  return module.apply({"params": params}, images, dropout)
 
 
 # `models.LENET5` without what makes it fit for populations.

@@ -30,6 +30,7 @@ def make(
   batch_size: int,
   num_epochs: int,
   validate_every: int = 1,
+  unroll: int = 1,
 ) -> Program:
   """Makes the programs of a recipe; the same ones for equal arguments.
 
@@ -38,6 +39,7 @@ def make(
     batch_size: Samples in a step; 0 for all.
     num_epochs: Epochs in a call.
     validate_every: Epochs from one validation to the next.
+    unroll: Steps in a turn of the loop.
 
   Returns:
     Functions that compile at their first call, once for each number of members.
@@ -47,6 +49,7 @@ def make(
     batch_size=batch_size,
     num_epochs=num_epochs,
     validate_every=validate_every,
+    unroll=unroll,
   )
   many, second, shared = devices.MEMBERS, devices.SECOND, devices.SHARED
   return Program(

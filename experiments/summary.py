@@ -253,4 +253,5 @@ def _curve(record: Record) -> tuple[str, np.ndarray, np.ndarray]:
     label += f", {method.hparam} = {strength(record):g}"
   values = results.metric(record, "validation_accuracy_curve")
   values[results.metric(record, "failed_step") >= 0] = np.nan
-  return label, np.arange(1, values.shape[1] + 1), values
+  every = record["config"].get("validate_every", 1)
+  return label, every * np.arange(1, values.shape[1] + 1), values

@@ -228,6 +228,7 @@ def make_run_epochs(
   batch_size: int,
   num_epochs: int,
   validate_every: int = 1,
+  unroll: int = 1,
 ) -> Callable[..., tuple[State, Metrics]]:
   """Makes the function that trains a population for some epochs.
 
@@ -237,6 +238,7 @@ def make_run_epochs(
     num_epochs: Epochs in a call.
     validate_every: Epochs from one validation to the next; divides their
       number.
+    unroll: Steps in a turn of the loop, which a GPU starts from the host.
 
   Returns:
     A function of (state, epochs done before, keys [members], hparams, training
@@ -255,7 +257,7 @@ def make_run_epochs(
       f"{num_epochs} and {validate_every}"
     )
   count_correct = make_count_correct(recipe.model)
-  run_epoch = _make_run_epoch(recipe, batch_size)
+  run_epoch = _make_run_epoch(recipe, batch_size, unroll)
 
   def run_epochs(
     state: State,
@@ -287,7 +289,7 @@ def make_run_epochs(
 
 
 def _make_run_epoch(
-  recipe: Recipe, batch_size: int
+  recipe: Recipe, batch_size: int, unroll: int
 ) -> Callable[..., tuple[State, jax.Array]]:
   """Makes one epoch of one member; it returns (state, mean cross-entropy)."""
 
@@ -339,7 +341,8 @@ def _make_run_epoch(
       return step(carry, first_step + offset, samples, mask, noise_key, hparams)
 
     steps = jnp.arange(batches.shape[0])
-    state, losses = jax.lax.scan(body, state, (steps, batches, masks))
+    items = steps, batches, masks
+    state, losses = jax.lax.scan(body, state, items, unroll=unroll)
     # A gradient may overflow where the loss does not; no later loss may tell.
     finite = jax.tree.map(
       lambda leaf: jnp.all(jnp.isfinite(leaf)), state.params

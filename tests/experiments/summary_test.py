@@ -328,6 +328,21 @@ def test_figures_show_the_records(tmp_path, monkeypatch):
   assert np.all(np.isnan(curves[1][2][1]))
 
 
+def test_curves_of_seldom_validation_are_drawn_at_their_epochs(
+  tmp_path, monkeypatch
+):
+  seen = []
+  monkeypatch.setattr(
+    summary.figures,
+    "learning_curves",
+    lambda path, curves, **options: seen.extend(curves),
+  )
+  record = make_record(test=[0.1, 0.2])
+  record["config"]["validate_every"] = 5
+  summary.write([record], tmp_path)
+  np.testing.assert_array_equal(seen[0][1], (5, 10, 15, 20))
+
+
 def test_folder_that_cannot_be_written(tmp_path):
   with pytest.raises(results.ResultError, match="table.md"):
     summary.write([VANILLA], tmp_path / "missing")

@@ -1,0 +1,169 @@
+"""Tests of experiments.table1: the job from its flags to its files."""
+
+import contextlib
+import io
+
+from absl import flags
+from absl.testing import flagsaver
+import jax
+import pytest
+
+from experiments import models, results, table1
+from tests.experiments import tiny
+
+SMALL = (
+  "--datasets=digits",
+  "--methods=vanilla,l1",
+  "--shots=1",
+  "--seeds=2",
+  "--selection_seeds=100-101",
+  "--epochs=4",
+  "--validate_every=2",
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_network():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(models.MODELS, "lenet5", tiny.MODEL)
+    yield
+
+
+@contextlib.contextmanager
+def parsed(*args):
+  with flagsaver.flagsaver():
+    yield flags.FLAGS(["table1", *map(str, args)])
+
+
+def run(*args):
+  """Runs the script here; its exit status, standard output and error."""
+  out, err = io.StringIO(), io.StringIO()
+  precision = jax.config.jax_default_matmul_precision
+  try:
+    with (
+      parsed(*args) as argv,
+      contextlib.redirect_stdout(out),
+      contextlib.redirect_stderr(err),
+    ):
+      status = table1.main(argv)
+  finally:
+    jax.config.update("jax_default_matmul_precision", precision)
+  return status, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("table1")
+  status, out, err = run(*SMALL, f"--output_dir={directory}")
+  assert (status, err) == (0, "")
+  return directory, out
+
+
+def records_of(directory, folder):
+  return results.load_all(directory / folder)
+
+
+def test_every_cell_of_both_groups_of_seeds(finished):
+  directory, _ = finished
+  selection = records_of(directory, "selection")
+  evaluation = records_of(directory, "evaluation")
+  assert selection.keys() == evaluation.keys()
+  assert len(evaluation) == 1 + 4
+  for record in selection.values():
+    assert record["seeds"] == [100, 101]
+    # Its only validation comes after the last epoch.
+    assert record["config"]["validate_every"] == 4
+    (curve, _) = record["metrics"]["validation_accuracy_curve"]
+    assert len(curve) == 1
+  for record in evaluation.values():
+    assert record["seeds"] == [0, 1]
+    assert record["config"]["validate_every"] == 2
+
+
+def test_chosen_values_are_validated_after_every_epoch(finished):
+  directory, _ = finished
+  evaluation = records_of(directory, "evaluation").values()
+  tried = {
+    record["config"]["l1"]: sum(record["metrics"]["validation_accuracy"])
+    for record in evaluation
+    if record["config"]["method"] == "l1"
+  }
+  chosen = records_of(directory, "chosen").values()
+  assert {record["config"]["method"] for record in chosen} == {"vanilla", "l1"}
+  for record in chosen:
+    assert "validate_every" not in record["config"]
+    curve = record["metrics"]["validation_accuracy_curve"][0]
+    assert len(curve) == 4
+    if record["config"]["method"] == "l1":
+      assert tried[record["config"]["l1"]] == max(tried.values())
+
+
+def test_tables(finished):
+  directory, out = finished
+  text = (directory / "table.md").read_text()
+  assert out.endswith(text + "\n")
+  assert "## digits, protocol paper" in text
+  assert "## digits, protocol strict" in text
+  assert "not run" not in text
+  assert r"\toprule" in (directory / "table.tex").read_text()
+
+
+def test_second_run_trains_nothing(finished, monkeypatch):
+  directory, _ = finished
+  before = (directory / "table.md").read_bytes()
+
+  def train(*args, **kwargs):
+    raise AssertionError("a cell is trained again")
+
+  monkeypatch.setattr(table1.cells.simulations, "run", train)
+  status, out, err = run(*SMALL, f"--output_dir={directory}")
+  assert (status, err) == (0, "")
+  assert out.startswith("cells done already: 10\n")
+  assert (directory / "table.md").read_bytes() == before
+
+
+def test_what_is_missing_is_not_run(finished, tmp_path):
+  directory, _ = finished
+  for folder in ("selection", "evaluation", "chosen"):
+    (tmp_path / folder).mkdir()
+  for name in ("selection", "evaluation"):
+    for path in (directory / name).glob("*vanilla*"):
+      (tmp_path / name / path.name).write_bytes(path.read_bytes())
+  status, out, err = run(*SMALL, "--notrain", f"--output_dir={tmp_path}")
+  assert (status, err) == (0, "")
+  paper_part, strict_part = out.split("protocol strict")
+  assert "| Vanilla | not run |" in paper_part
+  assert "| Vanilla | **" in strict_part
+  assert "| l1 | not run |" in strict_part
+
+
+def refused(*args):
+  status, out, err = run(*args)
+  assert (status, out) == (2, "")
+  assert err.startswith("error: ")
+  assert err.count("\n") == 1
+  return err
+
+
+@pytest.mark.parametrize(
+  "flag,message",
+  (
+    ("--shots=3", "the paper has 1, 5, 10, 20, got 3; give --epochs"),
+    ("--datasets=cifar10", "expected different ones of digits, mnist"),
+    ("--methods=l2", "expected different ones of vanilla"),
+    ("--selection_seeds=5-9", "expected none of --seeds, got 5 in both"),
+    ("--validate_every=3", "expected a divisor of 200 epochs, got 3"),
+    ("--members_per_chunk=-1", "expected a number from 0"),
+    ("--epochs=-1", "expected a number from 1"),
+  ),
+)
+def test_wrong_flags(flag, message, tmp_path):
+  directory = tmp_path / "new"
+  assert message in refused(flag, f"--output_dir={directory}")
+  assert not directory.exists()
+
+
+def test_nothing_to_report(tmp_path):
+  assert "found none" in refused(
+    *SMALL, "--notrain", f"--output_dir={tmp_path}"
+  )
