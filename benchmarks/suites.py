@@ -5,6 +5,7 @@ import functools
 
 from benchmarks import (
   cases,
+  epochs,
   evaluation,
   gpu,
   growth,
@@ -26,6 +27,7 @@ SUITES: dict[str, dict[str, Callable[[settings.Settings], cases.Case]]] = {
     "growth_batches": growth.step_batches,
     "growth_penalty_widths": growth.widths,
     "growth_penalty_samples": growth.batches,
+    "epoch_lenet5": epochs.lenet5,
     "startup": startup.run,
   },
   "gpu": {
@@ -33,6 +35,8 @@ SUITES: dict[str, dict[str, Callable[[settings.Settings], cases.Case]]] = {
     "members_batch100": functools.partial(gpu.members, 100),
     "routes_batch1": functools.partial(routes.run, 1),
     "routes_batch100": functools.partial(routes.run, 100),
+    "epoch_lenet5": epochs.lenet5,
+    "epoch_resnet18": epochs.resnet18,
     "evaluation": evaluation.run,
     "penalty_4096": gpu.penalty(4096),
     "penalty_8192": gpu.penalty(8192),

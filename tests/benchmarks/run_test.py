@@ -97,7 +97,9 @@ def test_cases_are_added_to_one_file_and_drawn(tmp_path):
     ("cpu", "growth_penalty_widths"),
     ("cpu", "growth_penalty_samples"),
     ("cpu", "startup"),
+    ("cpu", "epoch_lenet5"),
     ("gpu", "members_batch1"),
+    ("gpu", "routes_batch1"),
     ("gpu", "penalty_16384"),
   ],
 )

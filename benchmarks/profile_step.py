@@ -1,0 +1,84 @@
+"""Where the time of a training step goes, operation by operation.
+
+    python -m benchmarks.profile_step --method=bean1 --batch_size=1
+
+trains LeNet-5 on one device under JAX's profiler and prints the compiled
+program's operations by the time that they take in a step. For a clear picture
+keep it on one core (`taskset -c 0` on Linux).
+"""
+
+import collections
+from collections.abc import Callable, Sequence
+import glob
+import gzip
+import json
+import os
+import statistics
+import tempfile
+import time
+
+from absl import app, flags
+import jax
+
+from benchmarks import problems, trainers
+
+_METHOD = flags.DEFINE_enum(
+  "method", "bean1", sorted(problems.ORDERS), "what is trained"
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+  "batch_size", 1, "images in a step", lower_bound=1
+)
+_MEMBERS = flags.DEFINE_integer(
+  "members", 5, "networks trained at once", lower_bound=1
+)
+_STEPS = flags.DEFINE_integer("steps", 200, "steps in a run", lower_bound=1)
+_TOP = flags.DEFINE_integer("top", 40, "operations to print", lower_bound=1)
+
+
+def operations(run: Callable[[], object]) -> dict[str, float]:
+  """Sums up the time of every operation of a compiled program.
+
+  Args:
+    run: Runs it, compiled already.
+
+  Returns:
+    {operation: microseconds}, the greatest first; what contains others, like
+    the program itself, is among them.
+  """
+  totals: collections.Counter[str] = collections.Counter()
+  with tempfile.TemporaryDirectory() as directory:
+    with jax.profiler.trace(directory, create_perfetto_trace=True):
+      run()
+    pattern = os.path.join(directory, "**", "perfetto_trace.json.gz")
+    (path,) = glob.glob(pattern, recursive=True)
+    with gzip.open(path) as file:
+      events = json.load(file)["traceEvents"]
+  for event in events:
+    # Python's own calls begin with a dollar.
+    if event.get("ph") == "X" and not event["name"].startswith("$"):
+      totals[event["name"]] += event["dur"]
+  return dict(totals.most_common())
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs the script."""
+  del argv
+  num_members, num_steps = _MEMBERS.value, _STEPS.value
+  problem = problems.draw(num_members, num_steps * _BATCH_SIZE.value)
+  run = trainers.population(num_members)(
+    problem, _METHOD.value, _BATCH_SIZE.value, num_steps
+  )
+  run()
+  seconds = []
+  for _ in range(7):
+    started = time.perf_counter()
+    run()
+    seconds.append(time.perf_counter() - started)
+  step = statistics.median(seconds) / num_steps
+  print(f"{1e6 * step:10.1f} us a step of {num_members} members")
+  for name, total in list(operations(run).items())[: _TOP.value]:
+    print(f"{total / num_steps:10.1f} us  {name}")
+
+
+if __name__ == "__main__":
+  app.run(main)
