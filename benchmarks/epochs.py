@@ -44,17 +44,19 @@ class Job(NamedTuple):
   num_members: int
 
 
-def lenet5(options: settings.Settings) -> cases.Case:
-  """Times an epoch of 50,000 gray images, of one network and of more.
+def lenet5(num_images: int, options: settings.Settings) -> cases.Case:
+  """Times an epoch of gray images, of one network and of more.
 
   Args:
+    num_images: Images in the epoch.
     options: Of the run.
 
   Raises:
     agreement.DisagreementError: If PyTorch computes something else.
   """
-  num_images = 200 if options.quick else 50_000
-  counts = (1, 2) if options.quick else (1, 5, 20)
+  counts = (1, 5, 20)
+  if options.quick:
+    num_images, counts = 200, (1, 2)
   jobs = [Job("lenet5", (28, 28, 1), num_images, count) for count in counts]
   return _case(jobs, options, ("vanilla", "bean1", "bean2"))
 
