@@ -24,7 +24,7 @@ on where it was stopped.
 from collections.abc import Sequence
 import pathlib
 
-from absl import app, flags
+from absl import flags
 
 from experiments import (
   cells,
@@ -38,19 +38,30 @@ from experiments import (
   summary,
 )
 
+# Its own, so that scripts can be imported together.
+FLAGS = flags.FlagValues()
+
 _DATASET = flags.DEFINE_enum(
-  "dataset", "digits", datasets.NAMES, "images to learn from"
+  "dataset", "digits", datasets.NAMES, "images to learn from", flag_values=FLAGS
 )
 _MODEL = flags.DEFINE_enum(
-  "model", "lenet5", sorted(models.MODELS), "network to train"
+  "model",
+  "lenet5",
+  sorted(models.MODELS),
+  "network to train",
+  flag_values=FLAGS,
 )
 _SHOTS = flags.DEFINE_list(
-  "shots", ["1", "5"], "training images of each class, comma-separated"
+  "shots",
+  ["1", "5"],
+  "training images of each class, comma-separated",
+  flag_values=FLAGS,
 )
 _METHODS = flags.DEFINE_list(
   "methods",
   ["vanilla", "bean1", "bean2"],
   f"methods to compare, comma-separated, of: {', '.join(methods.METHODS)}",
+  flag_values=FLAGS,
 )
 _ALPHAS = flags.DEFINE_list(
   "alphas",
@@ -61,6 +72,7 @@ _ALPHAS = flags.DEFINE_list(
     for name, method in methods.METHODS.items()
     if method.hparam
   ),
+  flag_values=FLAGS,
 )
 _ALPHA_UNITS = flags.DEFINE_enum(
   "alpha_units",
@@ -69,69 +81,92 @@ _ALPHA_UNITS = flags.DEFINE_enum(
   "units of alpha: code, as in the authors' code, whose neuron correlation "
   "lacks the factors 1/M (BEAN-1) and 1/M^2 (BEAN-2) of the paper, M the "
   "neurons of the next layer; or paper",
+  flag_values=FLAGS,
 )
-_GAMMA = flags.DEFINE_float("gamma", 1.0, "slope in BEAN's neuron correlation")
+_GAMMA = flags.DEFINE_float(
+  "gamma", 1.0, "slope in BEAN's neuron correlation", flag_values=FLAGS
+)
 _DISTANCE = flags.DEFINE_enum(
-  "distance", "squared", ["squared", "absolute"], "BEAN's distance"
+  "distance",
+  "squared",
+  ["squared", "absolute"],
+  "BEAN's distance",
+  flag_values=FLAGS,
 )
 _LAYERS = flags.DEFINE_list(
   "layers",
   [],
   "dense layers where BEAN applies, comma-separated; by default all whose "
   "inputs are neurons",
+  flag_values=FLAGS,
 )
 _DECOUPLED_DECAY = flags.DEFINE_bool(
-  "decoupled_decay", False, "weight decay as in AdamW, not in the gradient"
+  "decoupled_decay",
+  False,
+  "weight decay as in AdamW, not in the gradient",
+  flag_values=FLAGS,
 )
 _DROPOUT_AT_EVAL = flags.DEFINE_bool(
   "dropout_at_eval",
   False,
   "leave dropout on at validation and test, as the authors' code does",
+  flag_values=FLAGS,
 )
 _INITIALIZER = flags.DEFINE_enum(
   "initializer",
   models.INITIALIZERS[0],
   models.INITIALIZERS,
   "initial parameters",
+  flag_values=FLAGS,
 )
 _SEEDS = flags.DEFINE_string(
-  "seeds", "20", "simulations: a number n (seeds 0 to n-1) or a range like 5-9"
+  "seeds",
+  "20",
+  "simulations: a number n (seeds 0 to n-1) or a range like 5-9",
+  flag_values=FLAGS,
 )
 _EPOCHS = flags.DEFINE_list(
-  "epochs", ["50"], "epochs: one number, or one for each of --shots"
+  "epochs",
+  ["50"],
+  "epochs: one number, or one for each of --shots",
+  flag_values=FLAGS,
 )
 _BATCH_SIZE = flags.DEFINE_integer(
-  "batch_size", 1, "images in a step; 0 takes all at once"
+  "batch_size", 1, "images in a step; 0 takes all at once", flag_values=FLAGS
 )
 _LEARNING_RATE = flags.DEFINE_float(
-  "learning_rate", 5e-4, "Adam's learning rate"
+  "learning_rate", 5e-4, "Adam's learning rate", flag_values=FLAGS
 )
 _VALIDATE_EVERY = flags.DEFINE_integer(
   "validate_every",
   1,
   "epochs from one validation to the next, a divisor of --epochs; 0 validates "
   "after the last epoch alone",
+  flag_values=FLAGS,
 )
 _MEMBERS_PER_CHUNK = flags.DEFINE_integer(
   "members_per_chunk",
   0,
   "simulations that a device (GPU or CPU core) trains at once; memory grows "
   "with it, and 0 takes as many as are fast",
+  flag_values=FLAGS,
 )
 _DATA_DIR = flags.DEFINE_string(
   "data_dir",
   None,
   "TensorFlow Datasets folder; by default TFDS_DATA_DIR of the environment, "
   "else ~/tensorflow_datasets",
+  flag_values=FLAGS,
 )
 _OUTPUT_DIR = flags.DEFINE_string(
-  "output_dir", "outputs/few_shot", "folder of the results"
+  "output_dir", "outputs/few_shot", "folder of the results", flag_values=FLAGS
 )
 _RESUME = flags.DEFINE_bool(
   "resume",
   True,
   "skip the cells that --output_dir already holds; --noresume trains them "
   "again and replaces their records",
+  flag_values=FLAGS,
 )
 
 
@@ -251,4 +286,4 @@ def main(argv: Sequence[str]) -> int | None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  scripts.start(main, FLAGS)

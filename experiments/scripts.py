@@ -4,11 +4,42 @@ from collections.abc import Callable, Sequence
 import logging
 import sys
 
+from absl import app, flags
 import jax
 
 from experiments import datasets, devices, parsing, results
 
+_HELP = {"help", "h", "helpshort", "helpfull", "?"}
 ERRORS = (parsing.ConfigError, datasets.DatasetError, results.ResultError)
+
+
+def start(
+  main: Callable[[Sequence[str]], int | None], values: flags.FlagValues
+) -> None:
+  """Parses a script's flags, runs it and ends the process.
+
+  `--help` prints its docstring and its flags. A flag that cannot be parsed is
+  named in one line, with exit status 2.
+
+  Args:
+    main: Takes what is left of the command line, returns the exit status.
+    values: The script's flags.
+  """
+
+  def parse(argv: Sequence[str]) -> list[str]:
+    if {word.lstrip("-") for word in argv[1:]} & _HELP:
+      print(sys.modules["__main__"].__doc__)
+      print(values.get_help())
+      sys.exit(0)
+    # No other flags are of use here; absl wants them to have been parsed.
+    flags.FLAGS.mark_as_parsed()
+    try:
+      return values(list(argv))
+    except flags.Error as error:
+      print(f"error: {error}; see --help", file=sys.stderr)
+      sys.exit(2)
+
+  app.run(main, flags_parser=parse)
 
 
 def run(argv: Sequence[str], work: Callable[[], None]) -> int:

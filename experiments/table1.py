@@ -23,7 +23,7 @@ import itertools
 import pathlib
 from typing import NamedTuple
 
-from absl import app, flags
+from absl import flags
 
 from experiments import (
   cells,
@@ -42,55 +42,74 @@ DATASETS = ("mnist", "fashion_mnist")
 # 100 for 10-shot; their default is 50.
 EPOCHS = {1: 200, 5: 100, 10: 100, 20: 50}
 
+# Its own, so that scripts can be imported together.
+FLAGS = flags.FlagValues()
+
 _DATASETS = flags.DEFINE_list(
   "datasets",
   list(DATASETS),
   "images to learn from, comma-separated, of: digits, " + ", ".join(DATASETS),
+  flag_values=FLAGS,
 )
 _SHOTS = flags.DEFINE_list(
   "shots",
   [str(shots) for shots in EPOCHS],
   "training images of each class, comma-separated",
+  flag_values=FLAGS,
 )
 _METHODS = flags.DEFINE_list(
   "methods",
   list(methods.METHODS),
   f"rows, comma-separated, of: {', '.join(methods.METHODS)}",
+  flag_values=FLAGS,
 )
 _SEEDS = flags.DEFINE_string(
-  "seeds", "20", "simulations: a number n (seeds 0 to n-1) or a range like 5-9"
+  "seeds",
+  "20",
+  "simulations: a number n (seeds 0 to n-1) or a range like 5-9",
+  flag_values=FLAGS,
 )
 _SELECTION_SEEDS = flags.DEFINE_string(
   "selection_seeds",
   "100-119",
   "seeds that choose the hyper-parameters of the strict protocol",
+  flag_values=FLAGS,
 )
 _VALIDATE_EVERY = flags.DEFINE_integer(
   "validate_every",
   5,
   "epochs from one validation to the next, a divisor of all epochs "
   f"({', '.join(map(str, EPOCHS.values()))})",
+  flag_values=FLAGS,
 )
 _EPOCHS = flags.DEFINE_integer(
-  "epochs", None, "epochs for any number of shots, instead of the paper's"
+  "epochs",
+  None,
+  "epochs for any number of shots, instead of the paper's",
+  flag_values=FLAGS,
 )
 _MEMBERS_PER_CHUNK = flags.DEFINE_integer(
   "members_per_chunk",
   0,
   "simulations that a device (GPU or CPU core) trains at once; 0 takes as many "
   "as are fast",
+  flag_values=FLAGS,
 )
 _DATA_DIR = flags.DEFINE_string(
   "data_dir",
   None,
   "TensorFlow Datasets folder; by default TFDS_DATA_DIR of the environment, "
   "else ~/tensorflow_datasets",
+  flag_values=FLAGS,
 )
 _OUTPUT_DIR = flags.DEFINE_string(
-  "output_dir", "outputs/table1", "folder of the results"
+  "output_dir", "outputs/table1", "folder of the results", flag_values=FLAGS
 )
 _TRAIN = flags.DEFINE_bool(
-  "train", True, "train the missing cells; --notrain reports those there are"
+  "train",
+  True,
+  "train the missing cells; --notrain reports those there are",
+  flag_values=FLAGS,
 )
 
 
@@ -266,4 +285,4 @@ def main(argv: Sequence[str]) -> int | None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  scripts.start(main, FLAGS)

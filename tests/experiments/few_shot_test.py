@@ -18,12 +18,15 @@ import pytest
 
 from experiments import (
   cells,
+  datasets,
   few_shot,
   methods,
   models,
+  parsing,
   progress,
   results,
   simulations,
+  training,
 )
 from experiments.datasets import copies
 from tests.experiments import tiny
@@ -63,8 +66,11 @@ def _no_terminal(monkeypatch):
 @contextlib.contextmanager
 def parsed(*args):
   """Sets flags; yields what is left of the command line."""
-  with flagsaver.flagsaver():
-    yield flags.FLAGS(["few_shot", *map(str, args)])
+  saved = flagsaver.save_flag_values(few_shot.FLAGS)
+  try:
+    yield few_shot.FLAGS(["few_shot", *map(str, args)])
+  finally:
+    flagsaver.restore_flag_values(saved, few_shot.FLAGS)
 
 
 def run(*args):
@@ -345,6 +351,134 @@ class TestRun:
     assert read(copy) == before
 
 
+# Choices that are not the usual ones, of methods that depend on them. With this
+# learning rate parameters stay what they were in the beginning.
+UNUSUAL = (
+  *SMALL,
+  "--methods=dropout,weight_decay",
+  "--alphas=0.5",
+  "--dropout_at_eval",
+  "--decoupled_decay",
+  "--initializer=lecun_normal",
+  "--epochs=6",
+  "--validate_every=2",
+  "--learning_rate=1e-30",
+)
+UNUSUAL_NAMES = (
+  "digits-1shot-dropout-rate0.5.json",
+  "digits-1shot-weight_decay-decay0.5.json",
+)
+
+
+@pytest.fixture(scope="module")
+def unusual(tmp_path_factory):
+  """The folder of a small run of unusual choices."""
+  directory = tmp_path_factory.mktemp("unusual")
+  status, out, err = run(*UNUSUAL, f"--output_dir={directory}")
+  assert (status, err) == (0, "")
+  for words in ("Dropout rate=0.5", "Weight decay decay=0.5"):
+    assert f"1-shot {words}: test " in out
+  return directory
+
+
+class TestUnusualChoices:
+  def test_records(self, unusual):
+    shared = {
+      "dataset": "digits",
+      "model": "mlp500",
+      "shots": 1,
+      "epochs": 6,
+      "validate_every": 2,
+      "batch_size": 1,
+      "optimizer": "adam",
+      "learning_rate": 1e-30,
+      "initializer": "lecun_normal",
+      "seeds": [0, 1],
+    }
+    records = results.load_all(unusual)
+    assert tuple(records) == UNUSUAL_NAMES
+    dropout, decay = (record["config"] for record in records.values())
+    assert dropout == {
+      **shared,
+      "method": "dropout",
+      "rate": 0.5,
+      "dropout_at_eval": True,
+    }
+    assert decay == {
+      **shared,
+      "method": "weight_decay",
+      "decay": 0.5,
+      "decoupled_decay": True,
+    }
+
+  def test_initial_parameters_are_evaluated(self, unusual):
+    dropout, decay = results.load_all(unusual).values()
+    init = models.with_initializer(tiny.MODEL, "lecun_normal").init
+    test = datasets.load("digits").test
+    expected = []
+    for seed in (0, 1):
+      params = init(jax.random.fold_in(jax.random.key(seed), training.INIT))
+      logits, _ = tiny.MODEL.apply(params, tiny.MODEL.prepare(test.images))
+      classes = np.asarray(logits).argmax(axis=1)
+      expected.append(np.mean(classes == test.labels))
+    for name in ("test_accuracy", "test_accuracy_last"):
+      np.testing.assert_array_equal(results.metric(decay, name), expected)
+    curves = results.metric(decay, "validation_accuracy_curve")
+    assert curves.shape == (2, 3)
+    assert np.all(curves == curves[:, :1])
+    np.testing.assert_array_equal(results.metric(decay, "best_epoch"), 2)
+    # Another draw of dropout for every validation and member, ...
+    curves = results.metric(dropout, "validation_accuracy_curve")
+    assert len(np.unique(curves)) == curves.size
+    accuracies = results.metric(dropout, "test_accuracy")
+    assert np.all(accuracies != np.array(expected))
+    # ... and one for the test.
+    last = results.metric(dropout, "test_accuracy_last")
+    np.testing.assert_array_equal(last, accuracies)
+
+  def test_same_numbers_twice(self, unusual, trained, tmp_path):
+    status, _, err = run(*UNUSUAL, f"--output_dir={tmp_path}")
+    assert (status, err) == (0, "")
+    assert len(trained) == 2
+    assert numbers(tmp_path) == numbers(unusual)
+
+  def test_second_run_trains_nothing(self, unusual, trained):
+    status, _, err = run(*UNUSUAL, f"--output_dir={unusual}")
+    assert (status, err) == (0, "")
+    assert trained == []
+
+  @pytest.mark.parametrize(
+    "flag,name,field",
+    (
+      ("--nodropout_at_eval", UNUSUAL_NAMES[0], "dropout_at_eval: expected"),
+      ("--nodecoupled_decay", UNUSUAL_NAMES[1], "decoupled_decay: expected"),
+      ("--initializer=pytorch_uniform", ".json", "initializer: expected"),
+      ("--validate_every=1", ".json", "validate_every: expected"),
+    ),
+  )
+  def test_results_of_another_choice_are_refused(
+    self, flag, name, field, unusual, trained
+  ):
+    before = read(unusual)
+    message = refused(*UNUSUAL, flag, f"--output_dir={unusual}")
+    assert name in message
+    assert field in message
+    assert trained == []
+    assert read(unusual) == before
+
+  def test_choices_of_other_methods_do_not_matter(self, unusual, trained):
+    status, _, err = run(
+      *UNUSUAL,
+      "--methods=dropout",
+      "--nodecoupled_decay",
+      "--layers=fc2",
+      "--gamma=3",
+      f"--output_dir={unusual}",
+    )
+    assert (status, err) == (0, "")
+    assert trained == []
+
+
 class TestRefused:
   @pytest.mark.parametrize(
     "flag,message",
@@ -393,6 +527,14 @@ class TestRefused:
     assert message in line
     assert not directory.exists()
 
+  def test_rate_of_dropout_at_its_limit(self, tmp_path):
+    directory = tmp_path / "new"
+    args = (*SMALL, "--methods=vanilla,dropout", f"--output_dir={directory}")
+    assert refused(*args, "--alphas=0.5,1") == (
+      "error: --alphas: expected a number from 0 to below 1, got 1.0\n"
+    )
+    assert not directory.exists()
+
   # absl itself refuses these, with exit status 1.
   @pytest.mark.parametrize(
     "flag",
@@ -401,6 +543,8 @@ class TestRefused:
       "--model=resnet",
       "--distance=cosine",
       "--alpha_units=mine",
+      "--initializer=zeros",
+      "--decoupled_decay=maybe",
       "--batch_size=1.5",
       "--gamma=much",
       "--no_such_flag",
@@ -493,6 +637,30 @@ class TestParseConfig:
       simulations.Cell(1, "vanilla", 0.0, 50),
     )
 
+  def test_methods_that_want_more_samples_have_as_many_steps(self):
+    config = parse("--methods=vanilla,vanilla10,decov", "--shots=1")
+    assert {(cell.method, cell.epochs) for cell in config.cells} == {
+      ("vanilla", 50),
+      ("vanilla10", 500),
+      ("decov", 500),
+    }
+    for cell in config.cells:
+      size = simulations.batch_size(cell, config.protocol)
+      assert cell.epochs * 10 // size == 500
+      assert (
+        cell.epochs // simulations.validate_every(cell, config.protocol) == 50
+      )
+
+  def test_validation_after_the_last_epoch_alone(self):
+    config = parse("--validate_every=0", "--epochs=7")
+    for cell in config.cells:
+      assert simulations.validate_every(cell, config.protocol) == 7
+
+  def test_validations_divide_the_epochs_of_all_shots(self):
+    parse("--shots=1,2", "--epochs=10,15", "--validate_every=5")
+    with pytest.raises(parsing.ConfigError, match="got 10 for 15"):
+      parse("--shots=1,2", "--epochs=10,15", "--validate_every=10")
+
   def test_seeds(self):
     assert parse("--seeds=3").protocol.seeds == (0, 1, 2)
     assert parse("--seeds=5-7").protocol.seeds == (5, 6, 7)
@@ -506,8 +674,17 @@ class TestParseConfig:
       "--batch_size=0",
       "--learning_rate=0.1",
       "--members_per_chunk=7",
+      "--layers=fc3,fc1",
+      "--decoupled_decay",
+      "--dropout_at_eval",
+      "--initializer=lecun_normal",
+      "--validate_every=10",
     ).protocol
-    assert protocol.options == methods.Options(2.0, "absolute", "paper")
+    assert protocol.options == methods.Options(
+      2.0, "absolute", "paper", ("fc3", "fc1"), True, True
+    )
+    assert protocol.initializer == "lecun_normal"
+    assert protocol.validate_every == 10
     assert protocol.batch_size == 0
     assert protocol.learning_rate == 0.1
     assert protocol.members_per_chunk == 7
@@ -548,7 +725,7 @@ def test_help_names_every_flag():
   process = start("--helpshort")
   out, err = process.communicate(timeout=120)
   assert err == ""
-  for flag in flags.FLAGS.flags_by_module_dict()["experiments.few_shot"]:
+  for flag in few_shot.FLAGS.flags_by_module_dict()["experiments.few_shot"]:
     name = f"[no]{flag.name}" if flag.boolean else flag.name
     assert f"--{name}: " in out
   assert out.startswith(few_shot.__doc__.partition("\n")[0])

@@ -3,7 +3,6 @@
 import contextlib
 import io
 
-from absl import flags
 from absl.testing import flagsaver
 import jax
 import pytest
@@ -31,8 +30,11 @@ def _small_network():
 
 @contextlib.contextmanager
 def parsed(*args):
-  with flagsaver.flagsaver():
-    yield flags.FLAGS(["table1", *map(str, args)])
+  saved = flagsaver.save_flag_values(table1.FLAGS)
+  try:
+    yield table1.FLAGS(["table1", *map(str, args)])
+  finally:
+    flagsaver.restore_flag_values(saved, table1.FLAGS)
 
 
 def run(*args):
