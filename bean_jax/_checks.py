@@ -105,7 +105,11 @@ def sample_mask(
 
 def same_structure(expected: Any, got: Any, *, names: tuple[str, str]) -> None:
   """Raises unless two trees have the same layers, naming those that differ."""
-  if jax.tree.structure(expected) == jax.tree.structure(got):
+  structures: tuple[Any, Any] = (
+    jax.tree.structure(expected),
+    jax.tree.structure(got),
+  )
+  if structures[0] == structures[1]:
     return
   wanted, found = (
     {jax.tree_util.keystr(path) for path, _ in leaves}
@@ -114,8 +118,8 @@ def same_structure(expected: Any, got: Any, *, names: tuple[str, str]) -> None:
   raise ValueError(
     f"{names[0]} and {names[1]} must be trees of the same structure; only in "
     f"{names[0]}: {sorted(wanted - found)}, only in {names[1]}: "
-    f"{sorted(found - wanted)} (structures {jax.tree.structure(expected)} and "
-    f"{jax.tree.structure(got)})"
+    f"{sorted(found - wanted)} (structures {structures[0]} and "
+    f"{structures[1]})"
   )
 
 

@@ -142,8 +142,8 @@ def key_of(path: str, index: Sequence[int]) -> str:
 
 def path_and_index(key: str) -> tuple[str, tuple[int, ...]]:
   """Returns what `key_of` was made of."""
-  path, index = re.fullmatch(r"(.*?)((?:\[\d+\])*)", key).groups()
-  return path, tuple(map(int, re.findall(r"\d+", index)))
+  path = re.sub(r"(\[\d+\])*$", "", key)
+  return path, tuple(map(int, re.findall(r"\d+", key[len(path) :])))
 
 
 def missing_kernel(key: str, paths: Collection[str]) -> NoReturn:

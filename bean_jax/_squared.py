@@ -14,6 +14,7 @@ sequential sum on a CPU, and loses three digits.
 
 from collections.abc import Callable
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -139,6 +140,7 @@ def _with_gradients(
   ) -> tuple[jax.Array, jax.Array]:
     result, gradients = value_and_gradients(*arguments)
     pairs = zip(gradients, tangents, strict=True)
-    return result, sum(jnp.sum(slope * step) for slope, step in pairs)
+    terms = (jnp.sum(slope * step) for slope, step in pairs)
+    return result, functools.reduce(operator.add, terms)
 
   return value

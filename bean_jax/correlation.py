@@ -38,7 +38,7 @@ def neuron_correlation(
 ) -> jax.Array:
   r"""Computes the layer-wise neuron correlation from the outgoing weights.
 
-  With F = |tanh(gamma W)|, neurons i and j are correlated by the neurons of
+  With F = `|tanh(gamma W)|`, neurons i and j are correlated by the neurons of
   the next layer which both of them reach (order 1), or by the pairs of such
   neurons, 4-cycles of the bipartite graph (order 2):
 

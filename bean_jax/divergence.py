@@ -76,6 +76,7 @@ def centre(
   """
   *batch_shape, num_neurons = activations.shape
   rows = activations.reshape(-1, num_neurons)
+  num_samples: jax.Array | float
   if where is None:
     num_samples = float(max(rows.shape[0], 1))
   else:

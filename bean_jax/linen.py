@@ -47,10 +47,8 @@ except ImportError as error:
   raise ImportError(
     "bean_jax.linen needs Flax; install it by: pip install 'flax>=0.12.8'"
   ) from error
-from flax import linen as nn
-from flax import traverse_util
-from flax.core import scope as flax_scope
-from flax.core import tracers
+from flax import linen as nn, traverse_util
+from flax.core import scope as flax_scope, tracers
 
 from bean_jax import _layers
 
@@ -80,7 +78,7 @@ def capture(
       shell, where "*" also matches "/"; a function of the path; or None, all.
 
   Returns:
-    A function of (variables, *args, **kwargs), as `model.apply` takes them,
+    A function of `(variables, *args, **kwargs)`, as `model.apply` takes them,
     `rngs`, `mutable` and `method` included. It returns (output, activations):
     what `model.apply` would return, and a dict {path: inputs [..., N]}.
 
@@ -136,7 +134,7 @@ def capture(
     if not calls:
       _layers.nothing_chosen(layers, seen)
     stored = _stored_kernels(variables)
-    activations = {}
+    activations: dict[str, jax.Array] = {}
     for path, calls_of_layer in calls.items():
       activations |= _layers.inputs_by_key(
         path, calls_of_layer, stored[path].shape
@@ -206,17 +204,20 @@ def kernels(
   return found
 
 
-def _interceptor(chosen: Callable[[str], bool], seen: list[str]) -> Callable:
+def _interceptor(
+  chosen: Callable[[str], bool], seen: list[str]
+) -> Callable[..., Any]:
   """Makes what records the inputs of chosen layers before they are called."""
 
   def interceptor(
-    next_fn: Callable,
-    args: tuple,
+    next_fn: Callable[..., Any],
+    args: tuple[Any, ...],
     kwargs: dict[str, Any],
     context: nn.module.InterceptorContext,
   ) -> Any:
     layer = context.module
-    if context.orig_method.func in _DENSE_CALLS:
+    method: Any = context.orig_method
+    if method.func in _DENSE_CALLS:
       path = "/".join(layer.path)
       seen.append(path)
       kernel = nn.unbox(layer.get_variable("params", "kernel"))
@@ -244,8 +245,9 @@ def _refuse_what_cannot_leave(path: str, layer: nn.Module) -> None:
   """Raises where inputs would be lost, or leak as tracers."""
   if getattr(layer, "batch_dims", ()):
     _layers.refuse(path, "DenseGeneral must have no batch_dims; use nn.vmap")
-  within = "/".join(layer.scope.debug_path)
-  if layer.scope.root.trace_level != tracers.current_trace():
+  scope: Any = layer.scope
+  within = "/".join(scope.debug_path)
+  if scope.root.trace_level != tracers.current_trace():
     _layers.refuse(
       path,
       "its inputs cannot leave a plain JAX transformation inside of the model; "

@@ -34,7 +34,7 @@ def regularize(
   the activations, which an optimizer's update never sees.
 
   Args:
-    loss_fn: Function of (params, *args, **kwargs) that returns (loss, aux),
+    loss_fn: Function of `(params, *args, **kwargs)` that returns (loss, aux),
       where aux holds the inputs of the dense layers.
     layers_fn: Function of (params, aux) that returns (activations, kernels),
       two trees of the same structure, as `bean_penalty` takes them.
@@ -46,7 +46,7 @@ def regularize(
       real samples. All are real by default.
 
   Returns:
-    A function of (params, *args, **kwargs) that returns (loss, aux), the loss
+    A function of `(params, *args, **kwargs)` that returns (loss, aux), the loss
     in its own dtype.
 
   Raises:

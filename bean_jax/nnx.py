@@ -58,6 +58,8 @@ except ImportError as error:
 
 from bean_jax import _layers
 
+_Linear = nnx.Linear | nnx.LinearGeneral
+
 _NAME = "bean_jax_calls"
 _LINEAR_CALLS = (nnx.Linear.__call__, nnx.LinearGeneral.__call__)
 
@@ -189,7 +191,7 @@ def kernels(
   return found
 
 
-def _linear_layers(model: nnx.Module) -> dict[str, nnx.Module]:
+def _linear_layers(model: nnx.Module) -> dict[str, _Linear]:
   """Returns every linear layer by its path, a shared one by its first."""
   return {
     "/".join(map(str, path)): module
@@ -199,7 +201,7 @@ def _linear_layers(model: nnx.Module) -> dict[str, nnx.Module]:
 
 
 @contextlib.contextmanager
-def _recording(linear: Mapping[str, nnx.Module]) -> Iterator[None]:
+def _recording(linear: Mapping[str, _Linear]) -> Iterator[None]:
   """Makes layers record their inputs, in a variable each.
 
   Interception by subclass and state by variable: both follow the layer into
@@ -224,7 +226,7 @@ def _recording(linear: Mapping[str, nnx.Module]) -> Iterator[None]:
         delattr(layer, _NAME)
 
 
-def _explain(error: Exception, linear: Mapping[str, nnx.Module]) -> None:
+def _explain(error: Exception, linear: Mapping[str, _Linear]) -> None:
   """Notes which layers an error of NNX or JAX is about, and what to do."""
   silent = [
     path for path, layer in linear.items() if not getattr(layer, _NAME, ())
@@ -240,10 +242,10 @@ def _explain(error: Exception, linear: Mapping[str, nnx.Module]) -> None:
 
 
 @functools.cache
-def _recording_class(layer_class: type[nnx.Module]) -> type[nnx.Module]:
+def _recording_class(layer_class: type[_Linear]) -> type[_Linear]:
   """Returns the subclass; one for each class, or NNX would compile anew."""
 
-  def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+  def __call__(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
     call = _layers.call_of_layer(
       inputs,
       axes=_features(getattr(self, "axis", -1)),
@@ -257,12 +259,14 @@ def _recording_class(layer_class: type[nnx.Module]) -> type[nnx.Module]:
     calls.set_value((*calls.get_value(), call))
     return layer_class.__call__(self, inputs, *args, **kwargs)
 
-  return type(layer_class)(
+  metaclass: Any = type(layer_class)
+  recording_class: type[_Linear] = metaclass(
     layer_class.__name__, (layer_class,), {"__call__": __call__}
   )
+  return recording_class
 
 
-def _refuse_other_layers(path: str, layer: nnx.Module) -> None:
+def _refuse_other_layers(path: str, layer: _Linear) -> None:
   """Raises for layers that are no product with their kernel."""
   if type(layer).__call__ not in _LINEAR_CALLS:
     _layers.refuse(
@@ -273,7 +277,7 @@ def _refuse_other_layers(path: str, layer: nnx.Module) -> None:
   _shape_of_kernel(path, layer)
 
 
-def _shape_of_kernel(path: str, layer: nnx.Module) -> tuple[int, ...]:
+def _shape_of_kernel(path: str, layer: _Linear) -> tuple[int, ...]:
   """Returns the shape of one kernel, however many are stacked."""
   if getattr(layer, "batch_axis", ()):
     _layers.refuse(path, "LinearGeneral must have no batch_axis; use nnx.vmap")

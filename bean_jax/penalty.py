@@ -128,7 +128,7 @@ def bean_penalty(
     alphas = jax.tree.leaves(alpha)
   else:
     alphas = [alpha] * len(layers)
-  total = 0.0
+  total: jax.Array | float = 0.0
   for (path, hidden), kernel, weight in zip(
     layers, jax.tree.leaves(kernels), alphas, strict=True
   ):
@@ -148,7 +148,7 @@ def bean_penalty(
       total += jnp.zeros_like(term)
     else:
       total += jnp.asarray(weight, term.dtype) * term
-  return total
+  return jnp.asarray(total)
 
 
 def _layer_penalty(

@@ -1,0 +1,358 @@
+r"""Tells whether BEAN is computed correctly here, by this jax on this device.
+
+Releases of jaxlib have computed wrong numbers without a word. The command
+`python -m bean_jax.check` compares values and gradients with the definition, in
+float64 with NumPy:
+
+.. math::
+  L_c = \frac{1}{S N^2} \sum_s \sum_{ij} A_{ij}\, d(h_{si}, h_{sj})
+
+It prints versions, device, and one line a check with the largest relative
+error, in a few seconds. The exit status is 0 if all checks pass and 1 if not.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+import functools
+import importlib.metadata
+import os
+import platform
+import sys
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+import numpy as np
+
+import bean_jax
+
+Layer = tuple[np.ndarray, np.ndarray]
+
+# More than jaxlib 0.10.2 computes rightly on a CPU, in float32.
+_NUM_ROWS = 32_770
+# Sizes S, N, M for which different closed forms are the cheapest.
+_SIZES = ((1, 40, 2), (100, 84, 10), (100, 4, 60))
+_YNN_OFF = "--xla_cpu_experimental_ynn_fusion_type="
+
+
+class Release(NamedTuple):
+  """Releases of jaxlib that compute wrong numbers.
+
+  Attributes:
+    versions: Of jaxlib.
+    platform: Of JAX, such as "cpu".
+    device: What the kind of device contains; "" for all of the platform.
+    issue: Where it was reported.
+    cure: What to do.
+    flag: Of XLA, which cures it too; "" if there is none.
+  """
+
+  versions: tuple[str, ...]
+  platform: str
+  device: str
+  issue: str
+  cure: str
+  flag: str = ""
+
+
+class Line(NamedTuple):
+  """What one check found.
+
+  Attributes:
+    passed: Whether all is well.
+    name: Of the check.
+    text: The error that was found, and what to do about it if it is too large.
+  """
+
+  passed: bool
+  name: str
+  text: str
+
+
+WRONG_RELEASES = (
+  Release(
+    versions=("0.10.2",),
+    platform="cpu",
+    device="",
+    issue="https://github.com/jax-ml/jax/issues/39103",
+    cure=(
+      "pip install 'jax>=0.10,!=0.10.2', or set the environment variable "
+      f"XLA_FLAGS={_YNN_OFF}"
+    ),
+    flag=_YNN_OFF,
+  ),
+  Release(
+    versions=("0.11.0", "0.11.1"),
+    platform="gpu",
+    device="RTX A6000",
+    issue="https://github.com/jax-ml/jax/issues/40633",
+    cure="pip install another release of jax[cuda13]",
+  ),
+)
+
+
+def run() -> list[Line]:
+  """Makes all checks on JAX's default device.
+
+  Returns:
+    One line a check, in a fixed order; a check that raises has failed.
+  """
+  checks: list[tuple[str, float, Callable[[], list[float]]]] = [
+    (
+      f"BEAN-{order}, {distance}",
+      1e-4,
+      functools.partial(_penalties, order, distance),
+    )
+    for distance in ("squared", "absolute")
+    for order in (1, 2)
+  ]
+  checks += [
+    ("bfloat16, float16", 2e-2, _low_precision),
+    ("float64", 1e-7, _high_precision),
+    ("mask of real samples", 1e-5, _masked),
+    ("regularize", 1e-4, _regularized),
+    (f"{_NUM_ROWS} rows, jax alone", 1e-4, _many_rows),
+    (f"{_NUM_ROWS} samples, jit and eager", 1e-4, _many_samples),
+    (f"{_NUM_ROWS} members, jit and eager", 1e-4, _many_members),
+  ]
+  return [_release(), *(_line(*check) for check in checks)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Prints versions, device and one line a check.
+
+  Args:
+    argv: Arguments after the name of the program; by default those of the
+      process. There are none but --help.
+
+  Returns:
+    0 if all checks pass, 1 if not.
+  """
+  argparse.ArgumentParser(
+    prog="python -m bean_jax.check",
+    description=(
+      "Tells whether BEAN is computed correctly here, by this jax on this "
+      "device; takes a few seconds. Exit status: 0 if so, 1 if not."
+    ),
+  ).parse_args(argv)
+  print(_environment(), flush=True)
+  lines = run()
+  width = max(len(line.name) for line in lines)
+  for line in lines:
+    mark = "ok  " if line.passed else "FAIL"
+    print(f"{mark}  {line.name:{width}}  {line.text}")
+  num_failed = sum(not line.passed for line in lines)
+  if num_failed:
+    print(
+      f"{num_failed} of {len(lines)} checks failed: do not trust what this "
+      "installation computes; try another release of jax"
+    )
+    return 1
+  print(f"all {len(lines)} checks passed: BEAN is computed correctly here")
+  return 0
+
+
+def _environment() -> str:
+  """Returns the versions and the device, in two lines."""
+  device = jax.devices()[0]
+  return (
+    f"bean_jax {bean_jax.__version__}, jax {jax.__version__}, jaxlib "
+    f"{_jaxlib_version()}, numpy {np.__version__}, Python "
+    f"{platform.python_version()}, {platform.system()} {platform.machine()}\n"
+    f"device: {device.platform} ({device.device_kind})"
+  )
+
+
+def _jaxlib_version() -> str:
+  return importlib.metadata.version("jaxlib")
+
+
+def _release() -> Line:
+  """Looks for this jaxlib among those that are known to be wrong."""
+  device = jax.devices()[0]
+  here = f"jaxlib {_jaxlib_version()} on a {device.platform}"
+  for release in WRONG_RELEASES:
+    if (
+      _jaxlib_version() in release.versions
+      and device.platform == release.platform
+      and release.device in device.device_kind
+    ):
+      cured = release.flag in os.environ.get("XLA_FLAGS", "").split()
+      text = f"{here} computes wrong numbers ({release.issue}): " + (
+        "cured by XLA_FLAGS" if cured else release.cure
+      )
+      return Line(cured, "release", text)
+  return Line(True, "release", f"{here} is not known to be wrong")
+
+
+def _line(name: str, allowed: float, check: Callable[[], list[float]]) -> Line:
+  """Makes a check; one that breaks must not hide the others."""
+  try:
+    error = float(np.max(check()))
+  except Exception as broken:  # Whatever a broken installation raises.
+    reason = str(broken).strip().partition("\n")[0]
+    return Line(False, name, f"{type(broken).__name__}: {reason}")
+  # So that NaN fails.
+  passed = error <= allowed
+  text = f"relative error {error:.0e} (at most {allowed:.0e})"
+  return Line(passed, name, text)
+
+
+def _draw(num_samples: int, num_neurons: int, num_next: int) -> Layer:
+  """Returns activations around 1, without ties, and weights away from 0."""
+  rng = np.random.default_rng((num_samples, num_neurons, num_next))
+  jitter = rng.uniform(0.0, 0.5, size=(num_samples, num_neurons))
+  levels = rng.permuted(np.arange(num_neurons) + jitter, axis=1) / num_neurons
+  kernel = rng.uniform(0.1, 1.0, size=(num_neurons, num_next))
+  kernel *= rng.choice([-1.0, 1.0], size=kernel.shape)
+  return 0.5 + levels, kernel
+
+
+def _definition(
+  layer: Sequence[np.ndarray], order: int, distance: str
+) -> np.ndarray:
+  """Returns L_c, term by term, of activations [..., S, N] and a kernel."""
+  activations, kernel = layer
+  strength = np.abs(np.tanh(kernel))
+  correlation = (strength @ strength.T / strength.shape[1]) ** order
+  differences = activations[..., :, None] - activations[..., None, :]
+  distances = differences**2 if distance == "squared" else np.abs(differences)
+  return np.asarray(np.mean(correlation * distances, axis=(-3, -2, -1)))
+
+
+def _penalty_fn(order: int, distance: str) -> Callable[..., jax.Array]:
+  return functools.partial(
+    bean_jax.layer_penalty, order=order, distance=distance
+  )
+
+
+def _penalties(order: int, distance: str) -> list[float]:
+  """Compares values and gradients, also of nearly co-active neurons."""
+  errors = []
+  for size in _SIZES:
+    activations, kernel = _draw(*size)
+    if size == _SIZES[1]:
+      # Where training leads, and where TensorFloat-32 would be 11 % off.
+      activations = 1 + 0.01 * activations
+    errors += _errors((activations, kernel), order, distance, np.float32)
+  return errors
+
+
+def _errors(
+  layer: Layer, order: int, distance: str, dtype: DTypeLike
+) -> list[float]:
+  """Returns the errors of the value and of both gradients, compiled.
+
+  A gradient is compared with the slope of the definition, in a direction in
+  which none of its entries cancel another.
+  """
+  arrays = [array.astype(dtype) for array in layer]
+  exact = [array.astype(np.float64) for array in arrays]
+  value_and_grad = jax.jit(
+    jax.value_and_grad(_penalty_fn(order, distance), argnums=(0, 1))
+  )
+  value, gradients = value_and_grad(*arrays)
+  errors = [_relative(value, _definition(exact, order, distance))]
+  rng = np.random.default_rng(0)
+  for place, gradient in enumerate(gradients):
+    gradient = np.asarray(gradient, np.float64)
+    direction = rng.uniform(0.5, 1.5, gradient.shape) * np.sign(gradient)
+    ahead, behind = list(exact), list(exact)
+    ahead[place] = exact[place] + 1e-6 * direction
+    behind[place] = exact[place] - 1e-6 * direction
+    rise = _definition(ahead, order, distance)
+    rise -= _definition(behind, order, distance)
+    errors.append(_relative(np.sum(gradient * direction), rise / 2e-6))
+  return errors
+
+
+def _relative(ours: ArrayLike, expected: ArrayLike) -> float:
+  ours = np.asarray(ours, np.float64)
+  return float(np.max(np.abs(ours - expected) / np.abs(expected)))
+
+
+def _low_precision() -> list[float]:
+  layer = _draw(20, 12, 5)
+  return [
+    error
+    for dtype in (jnp.bfloat16, jnp.float16)
+    for error in _errors(layer, 1, "squared", dtype)
+  ]
+
+
+def _high_precision() -> list[float]:
+  with jax.enable_x64(True):
+    return _errors(_draw(20, 12, 5), 2, "squared", np.float64)
+
+
+def _masked() -> list[float]:
+  """Compares a batch of [4, 5] samples, some masked, with the real ones."""
+  activations, kernel = _draw(20, 12, 5)
+  where = np.arange(20) % 3 > 0
+  ours = jax.jit(bean_jax.layer_penalty)(
+    activations.reshape(4, 5, 12).astype(np.float32),
+    kernel.astype(np.float32),
+    where=where.reshape(4, 5),
+  )
+  expected = _definition((activations[where], kernel), 1, "squared")
+  return [_relative(ours, expected)]
+
+
+def _regularized() -> list[float]:
+  """Compares what BEAN adds to a loss, for two layers and a traced alpha."""
+  layers = {"fc1": _draw(20, 12, 5), "fc2": _draw(20, 5, 3)}
+  activations, kernels = (
+    {name: layer[place].astype(np.float32) for name, layer in layers.items()}
+    for place in (0, 1)
+  )
+
+  def loss_of(alpha: float, kernels: dict[str, np.ndarray]) -> ArrayLike:
+    loss_fn = bean_jax.regularize(
+      lambda params: (1.0, activations),
+      lambda params, aux: (aux, params),
+      alpha=alpha,
+      order=2,
+    )
+    return loss_fn(kernels)[0]
+
+  penalties = [_definition(layer, 2, "squared") for layer in layers.values()]
+  return [_relative(jax.jit(loss_of)(3.0, kernels), 1 + 3 * sum(penalties))]
+
+
+def _many_rows() -> list[float]:
+  """Compares the squared norms of so many products, without BEAN."""
+  rows, _ = _draw(_NUM_ROWS, 3, 1)
+  squared_norms = jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2))
+  return _eager_and_jitted(squared_norms, np.sum(rows**2, axis=1), rows)
+
+
+def _many_samples() -> list[float]:
+  """Compares one penalty of so many samples."""
+  layer = _draw(_NUM_ROWS, 4, 3)
+  expected = _definition(layer, 1, "squared")
+  return _eager_and_jitted(_penalty_fn(1, "squared"), expected, *layer)
+
+
+def _many_members() -> list[float]:
+  """Compares as many penalties of one sample each."""
+  rows, kernel = _draw(_NUM_ROWS, 3, 3)
+  members = rows[:, None, :]
+  return _eager_and_jitted(
+    jax.vmap(_penalty_fn(1, "squared"), in_axes=(0, None)),
+    _definition((members, kernel), 1, "squared"),
+    members,
+    kernel,
+  )
+
+
+def _eager_and_jitted(
+  function: Callable[..., jax.Array], expected: np.ndarray, *arrays: np.ndarray
+) -> list[float]:
+  arrays = tuple(array.astype(np.float32) for array in arrays)
+  functions = (function, jax.jit(function))
+  return [_relative(function(*arrays), expected) for function in functions]
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,152 @@
+"""Writes the tables of these pages from the committed results.
+
+    python docs/numbers.py
+
+A test fails while a page disagrees with the results.
+"""
+
+import json
+import pathlib
+import re
+from typing import Any
+
+DOCS = pathlib.Path(__file__).parent
+RESULTS = DOCS.parent / "results"
+NAMES = {"vanilla": "no penalty", "bean1": "BEAN-1", "bean2": "BEAN-2"}
+
+
+def penalty() -> str:
+  """Returns the table of a wide layer: time and memory."""
+  lines = [
+    "| | time | of the layer's | temporaries |",
+    "|---|---|---|---|",
+  ]
+  timed = {row["name"]: row for row in _rows("penalty")}
+  for row in _rows("penalty_memory"):
+    name = row["name"]
+    cells = [name.replace("h W", "the layer"), "", ""]
+    if name in timed:
+      ratio = timed[name]["times_dense"]
+      cells[1:] = [_milliseconds(timed[name]), f"{ratio:.2f}"]
+    cells.append(f"{row['temp_bytes'] / 1e6:,.0f} MB")
+    lines.append("| " + " | ".join(cells) + " |")
+  return "\n".join(lines)
+
+
+def step_times() -> str:
+  """Returns the table of one optimizer step, with PyTorch beside it."""
+  lines = [
+    "| batch | penalty | bean_jax | of its plain step | PyTorch, no penalty | "
+    "PyTorch, `[N, N, S]` |",
+    "|---|---|---|---|---|---|",
+  ]
+  for batch in (1, 100):
+    rows = _rows(f"step_batch{batch}")
+    plain = _fastest(rows, "vanilla", "PyTorch, one by one")
+    for method, name in NAMES.items():
+      ours = _fastest(rows, method, "bean_jax")
+      cells = [
+        str(batch),
+        name,
+        _milliseconds(ours),
+        f"{ours['times_own_plain_step']:.2f}",
+        _milliseconds(plain),
+      ]
+      if method == "vanilla":
+        cells.append("")
+      else:
+        cells.append(_milliseconds(_fastest(rows, method, "[N, N, S]")))
+      lines.append("| " + " | ".join(cells) + " |")
+  return "\n".join(lines)
+
+
+def step_environment() -> str:
+  """Returns what the steps were timed with."""
+  case = _suite()["step_batch1"]
+  versions = case["versions"]
+  names = ("python", "jax", "jaxlib", "torch")
+  listed = ", ".join(f"{name} {versions[name]}" for name in names)
+  return (
+    f"Medians of {case['repeats']} runs of each; {case['cores']} cores of a "
+    f"{case['device']['platform'].upper()}, {listed}, commit "
+    f"`{case['git']['commit'][:7]}`."
+  )
+
+
+def few_shot() -> str:
+  """Returns the accuracies of few-shot MNIST by strength."""
+  text = (RESULTS / "few_shot_mnist" / "table.md").read_text()
+  header, _, *rows = (
+    [cell.strip() for cell in line.strip("| ").split("|")]
+    for line in text.strip().splitlines()
+  )
+  chosen = ("shots", "method", "strength", "test accuracy, best epoch")
+  columns = [header.index(name) for name in (*chosen, "difference to vanilla")]
+  lines = [
+    "| shots | method | alpha | test accuracy, % | difference to vanilla |",
+    "|---|---|---|---|---|",
+  ]
+  for row in rows:
+    cells = [row[column].removeprefix("alpha ") for column in columns]
+    lines.append("| " + " | ".join(cells) + " |")
+  return "\n".join(lines)
+
+
+TABLES = {
+  "penalty": penalty,
+  "step times": step_times,
+  "step environment": step_environment,
+  "few-shot": few_shot,
+}
+
+
+def with_tables(page: str) -> str:
+  """Returns a page with what stands between its marks written anew.
+
+  Args:
+    page: Markdown. A part from `<!-- begin NAME -->` to `<!-- end NAME -->` is
+      that of `TABLES`.
+  """
+
+  def written(match: re.Match[str]) -> str:
+    begin, name, end = match.groups()
+    return f"{begin}\n{TABLES[name]()}\n{end}"
+
+  part = r"(<!-- begin (.+) -->)\n(?:.*?\n)?(<!-- end \2 -->)"
+  return re.sub(part, written, page, flags=re.DOTALL)
+
+
+def main() -> None:
+  """Writes all pages."""
+  for path in sorted(DOCS.glob("*.md")):
+    page = path.read_text()
+    if with_tables(page) != page:
+      path.write_text(with_tables(page))
+      print(f"wrote {path.name}")
+
+
+def _suite() -> dict[str, Any]:
+  return json.loads((RESULTS / "benchmarks" / "cpu.json").read_text())["cases"]
+
+
+def _rows(case: str) -> list[dict[str, Any]]:
+  return _suite()[case]["rows"]
+
+
+def _fastest(
+  rows: list[dict[str, Any]], method: str, route: str
+) -> dict[str, Any]:
+  """Returns the fastest row of a method whose route contains a text."""
+  fitting = [
+    row for row in rows if row["method"] == method and route in row["route"]
+  ]
+  return min(fitting, key=lambda row: row["median"])
+
+
+def _milliseconds(row: dict[str, Any]) -> str:
+  three_digits = float(f"{1e3 * row['median']:.3g}")
+  return f"{three_digits:g} ms"
+
+
+if __name__ == "__main__":
+  main()

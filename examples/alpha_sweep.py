@@ -1,0 +1,96 @@
+"""Which alpha? 5 alphas and 5 seeds, trained as one program.
+
+    python -m examples.alpha_sweep
+
+trains a small convolutional network on 50 handwritten digits, with BEAN-1 and
+with BEAN-2. Alpha may be traced, so `jax.vmap` takes all alphas at once. The
+three lines that BEAN takes end in `# BEAN`.
+"""
+
+import functools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from sklearn import datasets
+
+from bean_jax import bean_penalty, linen  # BEAN
+
+NUM_SEEDS, NUM_STEPS = 5, 150
+
+
+class Cnn(nn.Module):
+  """Two convolutions and three dense layers."""
+
+  @nn.compact
+  def __call__(self, images):
+    hidden = images
+    for features in (8, 16):
+      hidden = nn.relu(nn.Conv(features, (3, 3))(hidden))
+      hidden = nn.max_pool(hidden, (2, 2), strides=(2, 2))
+    hidden = hidden.reshape(len(hidden), -1)
+    hidden = nn.relu(nn.Dense(48, name="fc1")(hidden))
+    hidden = nn.relu(nn.Dense(32, name="fc2")(hidden))
+    return nn.Dense(10, name="head")(hidden)
+
+
+model = Cnn()
+tx = optax.adam(3e-3)
+
+
+def loss_fn(params, images, labels, alpha, order):
+  logits, inputs = linen.capture(model)({"params": params}, images)  # BEAN
+  loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+  loss += alpha * bean_penalty(  # BEAN
+    inputs, linen.kernels(params, inputs), order=order
+  )
+  return loss
+
+
+def init(seed, images):
+  params = model.init(jax.random.key(seed), images[:1])["params"]
+  return params, tx.init(params)
+
+
+def train_step(state, alpha, images, labels, order):
+  params, opt_state = state
+  gradients = jax.grad(loss_fn)(params, images, labels, alpha, order)
+  updates, opt_state = tx.update(gradients, opt_state)
+  return optax.apply_updates(params, updates), opt_state
+
+
+def accuracy_fn(state, images, labels):
+  logits = model.apply({"params": state[0]}, images)
+  return jnp.mean(jnp.argmax(logits, axis=1) == labels)
+
+
+def main():
+  images, labels = datasets.load_digits(return_X_y=True)
+  images = np.float32(images / 16).reshape(-1, 8, 8, 1)
+  for order, alphas in ((1, (0, 0.1, 1, 10, 100)), (2, (0, 1, 10, 100, 1000))):
+    # One member for each alpha and seed.
+    alpha = jnp.repeat(jnp.float32(alphas), NUM_SEEDS)
+    seeds = jnp.tile(jnp.arange(NUM_SEEDS), len(alphas))
+    states = jax.vmap(functools.partial(init, images=images))(seeds)
+    step = functools.partial(
+      train_step, images=images[:50], labels=labels[:50], order=order
+    )
+    step = jax.jit(jax.vmap(step))
+    for _ in range(NUM_STEPS):
+      states = step(states, alpha)
+    accuracies = jax.vmap(
+      functools.partial(accuracy_fn, images=images[50:], labels=labels[50:])
+    )(states)
+    for value, members in zip(
+      alphas, accuracies.reshape(len(alphas), NUM_SEEDS), strict=True
+    ):
+      print(
+        f"BEAN-{order}, alpha {value:g}: test accuracy {members.mean():.1%}, "
+        f"from {members.min():.1%} to {members.max():.1%}"
+      )
+
+
+if __name__ == "__main__":
+  main()

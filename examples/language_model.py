@@ -1,0 +1,120 @@
+"""BEAN on the feed-forward layers of a small character-level language model.
+
+    python -m examples.language_model
+
+trains on the texts of Python's own `help` without BEAN and with it, and shows
+the assemblies that form: the neurons that are wired together most, how
+differently they fire (all neurons: 1), and at which characters. The three
+statements that BEAN takes are marked `# BEAN`.
+"""
+
+from pydoc_data import topics
+
+from flax import nnx
+import numpy as np
+import optax
+
+import bean_jax
+from bean_jax import bean_penalty, nnx as bean_nnx  # BEAN
+
+LENGTH, DIM = 32, 32
+
+
+class Block(nnx.Module):
+  """Causal attention and a feed-forward layer of 64 neurons."""
+
+  def __init__(self, rngs):
+    self.norm1 = nnx.LayerNorm(DIM, rngs=rngs)
+    self.attention = nnx.MultiHeadAttention(4, DIM, decode=False, rngs=rngs)
+    self.norm2 = nnx.LayerNorm(DIM, rngs=rngs)
+    self.ff1 = nnx.Linear(DIM, 64, rngs=rngs)
+    self.ff2 = nnx.Linear(64, DIM, rngs=rngs)
+
+  def __call__(self, tokens):
+    mask = nnx.make_causal_mask(tokens[..., 0])
+    tokens += self.attention(self.norm1(tokens), mask=mask)
+    return tokens + self.ff2(nnx.relu(self.ff1(self.norm2(tokens))))
+
+
+class LanguageModel(nnx.Module):
+  """Predicts the next of 32 characters, at every place."""
+
+  def __init__(self, num_characters, rngs):
+    self.embedding = nnx.Embed(num_characters, DIM, rngs=rngs)
+    self.position = nnx.Embed(LENGTH, DIM, rngs=rngs)
+    self.block0 = Block(rngs)
+    self.block1 = Block(rngs)
+    self.head = nnx.Linear(DIM, num_characters, rngs=rngs)
+
+  def __call__(self, characters):
+    tokens = self.embedding(characters) + self.position(np.arange(LENGTH))
+    return self.head(self.block1(self.block0(tokens)))
+
+
+def loss_fn(model, text, alpha):
+  logits, hidden = bean_nnx.capture(model, layers="*/ff2")(  # BEAN
+    text[:, :-1]
+  )
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, text[:, 1:])
+  loss = losses.mean() + alpha * bean_penalty(  # BEAN
+    hidden, bean_nnx.kernels(model, hidden), order=2, gamma=10.0
+  )
+  return loss, (losses.mean(), hidden)
+
+
+@nnx.jit
+def train_step(model, optimizer, text, alpha):
+  gradients, _ = nnx.grad(loss_fn, has_aux=True)(model, text, alpha)
+  optimizer.update(model, gradients)
+
+
+def find_assemblies(hidden, kernel):
+  """Returns the best wired neurons, and how differently they fire."""
+  wires = np.array(bean_jax.neuron_correlation(kernel, order=2, gamma=10.0))
+  assemblies = []
+  for _ in range(4):
+    neurons = np.argsort(wires[np.argmax(np.diag(wires))])[-6:]
+    wires[neurons], wires[:, neurons] = 0, 0
+    assemblies.append(np.sort(neurons))
+  divergence = np.array(bean_jax.coactivation_divergence(hidden))
+  np.fill_diagonal(divergence, np.nan)
+  within = [divergence[np.ix_(neurons, neurons)] for neurons in assemblies]
+  return assemblies, np.nanmean(within) / np.nanmean(divergence)
+
+
+def favourite_characters(fires, text, alphabet):
+  """Returns the characters at which an assembly fires most."""
+  codes = [code for code in np.unique(text) if np.sum(text == code) > 20]
+  means = [fires[text == code].mean() for code in codes]
+  return "".join(alphabet[codes][np.argsort(means)[:-7:-1]])
+
+
+def draw(rng, codes, num_samples):
+  starts = rng.integers(len(codes) - LENGTH, size=num_samples)
+  return codes[starts[:, None] + np.arange(LENGTH + 1)]
+
+
+def main():
+  text = "\n".join(topics.topics[name] for name in sorted(topics.topics))
+  alphabet, codes = np.unique(list(text), return_inverse=True)
+  split = len(codes) * 9 // 10
+  test = draw(np.random.default_rng(0), codes[split:], 200)
+  for name, alpha in (("plain", 0.0), ("BEAN", 10.0)):
+    model = LanguageModel(len(alphabet), nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, optax.adam(3e-3), wrt=nnx.Param)
+    for step in range(500):
+      batch = draw(np.random.default_rng(step), codes[:split], 32)
+      train_step(model, optimizer, batch, alpha)
+    _, (loss, hidden) = loss_fn(model, test, alpha)
+    print(f"{name}: {loss / np.log(2):.2f} bits a character of unseen text")
+    for layer, kernel in bean_nnx.kernels(model, hidden).items():
+      assemblies, ratio = find_assemblies(hidden[layer], kernel)
+      print(f"  {layer}: neurons of an assembly differ {ratio:.2f} x as much")
+      for neurons in assemblies:
+        fires = np.asarray(hidden[layer])[..., neurons].mean(axis=2)
+        found = favourite_characters(fires, test[:, :-1], alphabet)
+        print(f"    neurons {neurons} fire most at {found!r}")
+
+
+if __name__ == "__main__":
+  main()

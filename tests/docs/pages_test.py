@@ -1,0 +1,109 @@
+"""The pages: their code runs, their numbers are those of the results."""
+
+import doctest
+import importlib.util
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+PAGES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
+each_page = pytest.mark.parametrize("name", PAGES)
+
+
+def _blocks(name: str) -> list[tuple[str, str]]:
+  """Returns the language and the text of the blocks of code."""
+  return re.findall(
+    r"^```(\S+)\n(.*?)^```$", PAGES[name].read_text(), re.DOTALL | re.MULTILINE
+  )
+
+
+def _load_numbers():
+  spec = importlib.util.spec_from_file_location(
+    "numbers_of_docs", ROOT / "docs" / "numbers.py"
+  )
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def _run(name: str) -> list[str]:
+  """Runs the blocks of a page as one program; returns what went wrong."""
+  names = {"__name__": f"page_{name}"}
+  report: list[str] = []
+  runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+  for number, (language, text) in enumerate(_blocks(name)):
+    if language == "python":
+      exec(compile(text, f"{name}.md, block {number}", "exec"), names)
+    elif language == "pycon":
+      test = doctest.DocTestParser().get_doctest(
+        text, names, f"{name}.md, block {number}", None, None
+      )
+      runner.run(test, out=report.append, clear_globs=False)
+      names |= test.globs
+  return report
+
+
+@each_page
+def test_the_blocks_of_a_page_are_a_program(name):
+  assert not _run(name)
+
+
+def test_there_are_blocks_to_run():
+  languages = [language for name in PAGES for language, _ in _blocks(name)]
+  assert languages.count("python") > 15
+  assert languages.count("pycon") >= 5
+  assert set(languages) <= {
+    "python",
+    "pycon",
+    "sh",
+    "text",
+    "bibtex",
+    "{eval-rst}",
+    "{literalinclude}",
+    "{toctree}",
+  }
+
+
+@each_page
+def test_tables_are_those_of_the_results(name):
+  page = PAGES[name].read_text()
+  assert _load_numbers().with_tables(page) == page, "run python docs/numbers.py"
+
+
+def test_tables_that_differ_from_the_results_are_noticed():
+  numbers = _load_numbers()
+  marked = [name for name in PAGES if "<!-- begin" in PAGES[name].read_text()]
+  assert marked == ["alpha", "cost"]
+  for name in marked:
+    page = PAGES[name].read_text()
+    altered = re.sub(r"(?<=\| )\d", "7", page)
+    assert altered != page
+    assert numbers.with_tables(altered) != altered
+
+
+@each_page
+def test_commands_name_what_there_is(name):
+  page = PAGES[name].read_text()
+  for module in re.findall(r"python -m ([\w.]+)", page):
+    if module.partition(".")[0] in ("bean_jax", "benchmarks", "examples"):
+      path = ROOT / module.replace(".", "/")
+      assert path.with_suffix(".py").exists(), module
+  for path in re.findall(r"python (\S+\.py)", page):
+    assert (ROOT / path).exists(), path
+
+
+def test_every_example_is_on_its_page():
+  page = PAGES["examples"].read_text()
+  for path in (ROOT / "examples").glob("*_*.py"):
+    if path.stem != "__init__":
+      assert f"examples/{path.name}" in page, path.name
+
+
+def test_the_changelog_has_this_version():
+  import bean_jax
+
+  changelog = (ROOT / "CHANGELOG.md").read_text()
+  assert "## [Unreleased]" in changelog
+  assert bean_jax.__version__ in changelog

@@ -1,0 +1,230 @@
+"""Every example runs, and prints that BEAN did what it should."""
+
+import ast
+import functools
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+EXAMPLES = {
+  path.stem: path.read_text()
+  for path in sorted((ROOT / "examples").glob("*.py"))
+  if path.stem != "__init__"
+}
+# What counts as the model of a program, beside its classes.
+MODEL = {
+  "LENGTH, DIM",
+  "SIZES",
+  "dense",
+  "encode",
+  "init_layer",
+  "init_params",
+  "model",
+}
+NEEDS = {"equinox_model": "equinox", "haiku_model": "haiku"}
+each_example = pytest.mark.parametrize("name", EXAMPLES)
+
+
+@functools.cache
+def _run(name: str) -> str:
+  """Returns what an example prints, with warnings as errors."""
+  if name in NEEDS:
+    pytest.importorskip(NEEDS[name])
+  finished = subprocess.run(
+    [sys.executable, "-W", "error", "-m", f"examples.{name}"],
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=300,
+    cwd=ROOT,
+    # With as few threads as cores, several CPU devices may starve each other.
+    env={**os.environ, "JAX_PLATFORMS": "cpu", "NPROC": "8"},
+  )
+  assert finished.returncode == 0, finished.stderr
+  return finished.stdout
+
+
+def _numbers(text: str, pattern: str) -> list[float]:
+  return [float(number) for number in re.findall(pattern, text, re.MULTILINE)]
+
+
+def _penalties(text: str, name: str = "") -> list[float]:
+  return _numbers(text, rf"^.*{name}.* penalty ([\d.]+)")
+
+
+def _accuracies(text: str, name: str = "") -> list[float]:
+  return _numbers(text, rf"^.*{name}.* accuracy ([\d.]+)%")
+
+
+def test_all_are_there():
+  assert set(EXAMPLES) == {
+    "alpha_sweep",
+    "bare_jax",
+    "data_parallel",
+    "equinox_model",
+    "frozen_head",
+    "gradient_accumulation",
+    "haiku_model",
+    "language_model",
+    "lbfgs",
+    "linen_model",
+    "nnx_model",
+    "sam",
+    "vision_transformer",
+  }
+
+
+@each_example
+def test_at_most_three_statements_are_of_bean(name):
+  marks = re.findall(r"^(.*)# BEAN$", EXAMPLES[name], re.MULTILINE)
+  assert 2 <= len(marks) <= 3
+  assert re.match(r"import bean_jax|from bean_jax", marks[0])
+
+
+def _lines_of(node: ast.AST) -> set[int]:
+  return set(range(node.lineno, node.end_lineno + 1))
+
+
+def _name_of(node: ast.AST) -> str | None:
+  if isinstance(node, ast.Assign):
+    return ast.unparse(node.targets[0]).strip("()")
+  return getattr(node, "name", None)
+
+
+@each_example
+def test_below_sixty_lines_beside_the_model(name):
+  program = EXAMPLES[name]
+  tree = ast.parse(program)
+  lines = {
+    number
+    for number, line in enumerate(program.splitlines(), 1)
+    if line.strip() and not line.strip().startswith("#")
+  }
+  for node in ast.walk(tree):
+    documented = isinstance(node, (ast.Module, ast.FunctionDef))
+    if documented and ast.get_docstring(node):
+      lines -= _lines_of(node.body[0])
+  for node in tree.body:
+    if isinstance(node, ast.ClassDef) or _name_of(node) in MODEL:
+      lines -= _lines_of(node)
+  assert len(lines) < 60
+
+
+@each_example
+def test_can_be_copied(name):
+  program = EXAMPLES[name]
+  imported = set()
+  for node in ast.walk(ast.parse(program)):
+    if isinstance(node, ast.Import):
+      imported |= {alias.name.partition(".")[0] for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      imported.add(node.module.partition(".")[0])
+  assert not imported & {"experiments", "benchmarks", "examples", "tests"}
+  assert f"python -m examples.{name}" in ast.get_docstring(ast.parse(program))
+
+
+# By how much the penalty falls at least, in programs that print one accuracy
+# and one penalty without BEAN and with it.
+FALLS = {
+  "bare_jax": 0.1,
+  "equinox_model": 0.5,
+  "haiku_model": 0.5,
+  "linen_model": 0.1,
+  "nnx_model": 0.5,
+  "sam": 0.5,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FALLS)
+def test_the_penalty_falls_and_the_network_learns(name):
+  text = _run(name)
+  (before,), (after,) = _penalties(text, "plain"), _penalties(text, "BEAN")
+  assert 0 < after < FALLS[name] * before
+  plain, bean = _accuracies(text)
+  assert plain > 65
+  assert bean > plain - 3
+
+
+@pytest.mark.slow
+def test_linen_model_gains_by_bean():
+  plain, bean = _accuracies(_run("linen_model"))
+  assert bean > plain + 1
+
+
+@pytest.mark.slow
+def test_lbfgs_lowers_loss_and_penalty():
+  text = _run("lbfgs")
+  assert _penalties(text, "BEAN")[0] < 0.1 * _penalties(text, "plain")[0]
+  plain, bean = _numbers(text, r"test loss ([\d.]+)")
+  assert bean < plain
+
+
+@pytest.mark.slow
+def test_accumulated_gradients_train_as_whole_batches_do():
+  text = _run("gradient_accumulation")
+  assert _penalties(text, "BEAN")[0] < 0.5 * _penalties(text, "plain")[0]
+  differences = _numbers(text, r"by (\S+) at most")
+  assert len(differences) == 2
+  assert max(differences) < 1e-5
+
+
+@pytest.mark.slow
+def test_two_devices_train_as_one():
+  text = _run("data_parallel")
+  assert re.findall(r"^(\w+), (\d) devices", text, re.MULTILINE) == [
+    ("plain", "1"),
+    ("plain", "2"),
+    ("BEAN", "1"),
+    ("BEAN", "2"),
+  ]
+  for numbers in (_penalties(text), _numbers(text, r"loss ([\d.]+)")):
+    assert numbers[0] == pytest.approx(numbers[1], rel=1e-3)
+    assert numbers[2] == pytest.approx(numbers[3], rel=1e-3)
+  assert _penalties(text, "BEAN")[0] < 0.5 * _penalties(text, "plain")[0]
+
+
+@pytest.mark.slow
+def test_frozen_parts_adapt_with_a_lower_penalty():
+  text = _run("frozen_head")
+  for kind in ("frozen head", "frozen body"):
+    plain, bean = _penalties(text, kind)
+    assert 0 < bean < 0.6 * plain
+  assert min(_accuracies(text)) > 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ("vision_transformer", "language_model"))
+def test_assemblies_form(name):
+  text = _run(name)
+  plain, bean = text.split("BEAN:")
+  ratios = [
+    _numbers(part, r"assembly differ ([\d.]+) x as much")
+    for part in (plain, bean)
+  ]
+  assert len(ratios[0]) == len(ratios[1]) == 2
+  # Of single layers they depend on the last bits.
+  assert sum(ratios[1]) < 0.8 * sum(ratios[0])
+  assert max(ratios[1]) < 0.9
+  assert len(re.findall(r"neurons \[[ \d]+\] fire most", bean)) == 8
+
+
+@pytest.mark.slow
+def test_transformers_learn():
+  assert min(_accuracies(_run("vision_transformer"))) > 75
+  # A uniform guess takes 6.7 bits, the frequencies of characters about 4.7.
+  assert max(_numbers(_run("language_model"), r"([\d.]+) bits")) < 3.5
+
+
+@pytest.mark.slow
+def test_a_sweep_over_alpha_has_its_best_inside():
+  text = _run("alpha_sweep")
+  for order in (1, 2):
+    accuracies = _accuracies(text, f"BEAN-{order}")
+    assert len(accuracies) == 5
+    assert max(accuracies) > accuracies[0] + 2
