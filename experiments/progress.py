@@ -4,8 +4,7 @@ from collections.abc import Iterator
 import contextlib
 import dataclasses
 
-from rich import console as rich_console
-from rich import progress as rich_progress
+from rich import console as rich_console, progress as rich_progress
 
 from experiments import methods, simulations
 

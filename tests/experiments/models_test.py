@@ -9,6 +9,8 @@ import pytest
 from scipy import signal, stats
 
 from experiments import datasets, models
+from experiments.dropout import Dropout
+from tests.experiments import tiny
 
 # Number of inputs of a unit, whose root bounds its initial parameters.
 FAN_IN = {
@@ -190,6 +192,91 @@ def test_predict_takes_the_largest_logit(name, population, images):
     logits, _ = model.apply(member(params, index), model.prepare(images))
     np.testing.assert_array_equal(classes[index], logits.argmax(axis=1))
   assert len(np.unique(classes)) > 1
+
+
+# LeNet-5 has its own: see unfolded_lenet5_test.
+def test_predict_drops_by_member_and_by_image(population, images):
+  params = jax.tree.map(
+    lambda leaf: leaf[np.array([0, 0, 1])], population["mlp500"]
+  )
+  copies = np.repeat(images[:1], 30, axis=0)
+  predict = jax.jit(models.MLP500.predict)
+
+  def run(*seeds):
+    keys = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))
+    rates = jnp.array([0.5, 0.5, 0.0])
+    return np.asarray(predict(params, copies, Dropout(rates, keys)))
+
+  classes, others = run(0, 1, 2), run(3, 1, 4)
+  # By the key of a member alone, even between equal ones.
+  assert np.any(others[0] != classes[0])
+  assert np.any(classes[0] != classes[1])
+  np.testing.assert_array_equal(others[1:], classes[1:])
+  for row in classes[:2]:
+    assert len(np.unique(row)) > 1
+  # A rate of 0 drops nothing, whatever the key.
+  assert len(np.unique(classes[2])) == 1
+
+
+@every_model
+def test_every_leaf_and_every_member_has_its_own_stream(name, population):
+  firsts = np.concatenate(
+    [
+      values.reshape(NUM_MEMBERS, -1)[:, :6] * FAN_IN[name][layer] ** 0.5
+      for layer, leaves in population[name].items()
+      for values in leaves.values()
+    ]
+  )
+  # No number twice, but by chance: nor others in another order or sign.
+  assert len(np.unique(np.abs(firsts).round(5))) > 0.99 * firsts.size
+
+
+class TestInitializers:
+  SHAPES = {
+    "conv": {"kernel": (5, 5, 8, 40), "bias": (40,)},
+    "a": {"kernel": (200, 40), "bias": (40,)},
+    "b": {"kernel": (200, 40), "bias": (40,)},
+  }
+
+  def draw(self, seed, shapes=SHAPES):
+    """Parameters of these shapes by Flax's default."""
+    model = tiny.MODEL._replace(init=lambda key: tiny.draw_params(key, shapes))
+    init = models.with_initializer(model, "lecun_normal").init
+    return init(jax.random.key(seed))
+
+  def test_pytorch_uniform_is_the_network_itself(self):
+    for model in models.MODELS.values():
+      assert models.with_initializer(model, "pytorch_uniform") is model
+
+  def test_network_is_the_same_but_for_its_parameters(self):
+    model = models.with_initializer(models.LENET5, "lecun_normal")
+    assert model is models.with_initializer(models.LENET5, "lecun_normal")
+    assert model.init is not models.LENET5.init
+    assert model._replace(init=models.LENET5.init) == models.LENET5
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    assert shapes == jax.eval_shape(models.LENET5.init, jax.random.key(0))
+
+  def test_lecun_normal_has_variance_1_over_the_fan_in(self):
+    # Normal, but for what lies beyond two of its standard deviations.
+    normal = stats.truncnorm(-2, 2)
+    for leaves in self.draw(0).values():
+      np.testing.assert_array_equal(leaves["bias"], 0)
+      # Both kinds of layer have 200 inputs.
+      values = np.ravel(leaves["kernel"]) * 200**0.5
+      # Four standard errors.
+      error = 4 / values.size**0.5
+      np.testing.assert_allclose(values.mean(), 0, atol=error)
+      np.testing.assert_allclose(values.std(), 1, atol=error)
+      test = stats.kstest(values * normal.std(), normal.cdf)
+      assert test.pvalue > 1e-3
+
+  def test_lecun_normal_of_a_leaf_depends_on_its_name_and_the_key_alone(self):
+    whole = self.draw(0)
+    part = self.draw(0, {"b": self.SHAPES["b"]})
+    np.testing.assert_array_equal(whole["b"]["kernel"], part["b"]["kernel"])
+    others = (whole["a"], self.draw(1)["b"])
+    for other in others:
+      assert np.mean(other["kernel"] == whole["b"]["kernel"]) < 1e-3
 
 
 def test_examples_of_docstrings():

@@ -1,6 +1,10 @@
 """Tests of experiments.simulations."""
 
 import math
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +22,7 @@ from experiments import (
 )
 from tests.experiments import tiny
 
+_ROOT = pathlib.Path(__file__).parents[2]
 DIGITS = tiny.load_digits(50)
 # A cell fills two devices with two members each.
 SEEDS = (3, 0, 11, 7)
@@ -304,6 +309,120 @@ def test_failed_members_have_no_accuracy(monkeypatch, metrics):
     np.testing.assert_array_equal(
       values[others], metrics[CELLS[0]][name][others], err_msg=name
     )
+
+
+class TestMethodsThatWantMoreSamples:
+  """As many steps as others have, in epochs that are fewer of them."""
+
+  CELL = simulations.Cell(1, "vanilla10", 0.0, 10 * EPOCHS)
+
+  @pytest.mark.parametrize(
+    "given,expected", ((0, 0), (1, 10), (10, 10), (11, 11))
+  )
+  def test_batch_size(self, given, expected):
+    protocol = PROTOCOL._replace(batch_size=given)
+    assert simulations.batch_size(self.CELL, protocol) == expected
+    assert simulations.batch_size(CELLS[0], protocol) == given
+
+  def test_as_many_validations(self):
+    for given, expected in ((1, 10), (3, 30), (0, 10 * EPOCHS)):
+      protocol = PROTOCOL._replace(validate_every=given)
+      every = simulations.validate_every(self.CELL, protocol)
+      assert every == expected
+      other = simulations.validate_every(CELLS[0], protocol)
+      assert self.CELL.epochs // every == CELLS[0].epochs // other
+
+  def test_epochs_that_are_no_number_of_validations(self):
+    protocol = PROTOCOL._replace(validate_every=4)
+    for cell, got in ((CELLS[0], "6 and 4"), (self.CELL, "60 and 40")):
+      with pytest.raises(ValueError, match=f"got {got}$"):
+        simulations.validate_every(cell, protocol)
+
+  def test_program(self, monkeypatch):
+    class Made(Exception):
+      pass
+
+    def make(recipe, **sizes):
+      assert recipe is methods.recipe("vanilla10", tiny.MODEL, PROTOCOL.options)
+      raise Made(sizes)
+
+    monkeypatch.setattr(programs, "make", make)
+    with pytest.raises(Made) as made:
+      run([self.CELL], batch_size=1)
+    (sizes,) = made.value.args
+    # In stretches of at most five validations that fill 6.
+    assert sizes == {"batch_size": 10, "num_epochs": 30, "validate_every": 10}
+
+
+def run_on_devices(count, path, cells, options):
+  """Trains cells in a process with so many devices; metrics by cell."""
+  program = f"""
+import jax
+jax.config.update("jax_num_cpu_devices", {count})
+import numpy as np
+from experiments import models, simulations
+from experiments.methods import Options
+from experiments.simulations import Cell
+from tests.experiments import simulations_test, tiny
+models.MODELS["tiny"] = tiny.MODEL
+outcomes = simulations.run(
+  {cells!r},
+  simulations_test.DIGITS,
+  simulations_test.PROTOCOL._replace(options={options!r}, members_per_chunk=2),
+  tick=lambda *tick: None,
+)
+for index, (_, outcome) in enumerate(outcomes):
+  assert outcome.members_per_chunk == 2
+  np.savez(f"{path}/{{index}}.npz", **outcome.metrics)
+assert jax.local_device_count() == {count}
+"""
+  subprocess.run(
+    [sys.executable, "-W", "error", "-c", program],
+    cwd=_ROOT,
+    env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+    check=True,
+    timeout=600,
+  )
+  loaded = {}
+  for index, cell in enumerate(cells):
+    with np.load(path / f"{index}.npz") as file:
+      loaded[cell] = dict(file)
+  return loaded
+
+
+@pytest.fixture(scope="module")
+def two_devices():
+  """Cells, options of their methods, and their metrics on two devices."""
+  cells = (*PAIR, simulations.Cell(1, "dropout", 0.5, EPOCHS))
+  options = methods.Options(dropout_at_eval=True)
+  assert devices.mesh().size == 2
+  outcomes, _ = run(cells, options=options)
+  assert all(outcome.members_per_chunk == 2 for _, outcome in outcomes)
+  return cells, options, {cell: outcome.metrics for cell, outcome in outcomes}
+
+
+@pytest.mark.slow
+class TestNumberOfDevices:
+  """Two members on each, however many there are."""
+
+  def test_several_give_equal_bits(self, two_devices, tmp_path):
+    cells, options, expected = two_devices
+    actual = run_on_devices(3, tmp_path, cells, options)
+    for cell in cells:
+      assert_same(actual[cell], expected[cell])
+
+  # XLA compiles a program of one device otherwise: the last bits differ.
+  def test_one_gives_the_same_but_for_rounding(self, two_devices, tmp_path):
+    cells, options, expected = two_devices
+    actual = run_on_devices(1, tmp_path, cells, options)
+    for cell in cells:
+      for name, values in expected[cell].items():
+        # One image that is as good as undecided.
+        atol = 1.01 / 50 if "accuracy" in name else 1e-3
+        if name != "best_epoch":
+          np.testing.assert_allclose(
+            actual[cell][name], values, atol=atol, err_msg=name
+          )
 
 
 def test_more_shots_than_images_are_refused():
