@@ -1,0 +1,421 @@
+"""Tests of experiments.full_data: the main job from its flags to its files."""
+
+import contextlib
+import io
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+from absl import flags
+from absl.testing import flagsaver
+import jax
+import numpy as np
+import pytest
+
+from experiments import (
+  checkpoints,
+  datasets,
+  full_cells,
+  full_data,
+  full_simulations,
+  full_training,
+  methods,
+  networks,
+  results,
+)
+from experiments.datasets import copies
+from experiments.full_simulations import Cell
+from tests.experiments import tiny_network
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_REAL_DATA_DIR = os.environ.get("TFDS_DATA_DIR")
+SMALL = (
+  "--methods=vanilla,bean1",
+  "--alphas=1",
+  "--seeds=2",
+  "--epochs=2",
+  "--batch_size=20",
+)
+NAMES = (
+  "digits-lenet5-bean1-alpha_1.json",
+  "digits-lenet5-vanilla.json",
+  "table.md",
+)
+
+
+FLAGS = full_data.FLAGS
+
+
+@pytest.fixture(autouse=True)
+def _tiny_network(monkeypatch):
+  monkeypatch.setattr(
+    networks, "make", lambda *args, **kwargs: tiny_network.NETWORK
+  )
+  load, digits = datasets.load, tiny_network.load_digits()
+  monkeypatch.setattr(
+    datasets,
+    "load",
+    lambda name, **kwargs: digits if name == "digits" else load(name, **kwargs),
+  )
+  monkeypatch.delenv("FORCE_COLOR", raising=False)
+  monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
+
+
+@contextlib.contextmanager
+def parsed(*args):
+  """Sets flags; yields what is left of the command line."""
+  saved = flagsaver.save_flag_values(FLAGS)
+  try:
+    yield FLAGS(["full_data", *map(str, args)])
+  finally:
+    flagsaver.restore_flag_values(saved, FLAGS)
+
+
+def run(*args):
+  """Runs the script here; its exit status, standard output and error."""
+  out, err = io.StringIO(), io.StringIO()
+  # The script sets it for its whole process.
+  precision = jax.config.jax_default_matmul_precision
+  try:
+    with (
+      parsed(*args) as argv,
+      contextlib.redirect_stdout(out),
+      contextlib.redirect_stderr(err),
+    ):
+      status = full_data.main(argv)
+  finally:
+    jax.config.update("jax_default_matmul_precision", precision)
+  return status, out.getvalue(), err.getvalue()
+
+
+def parse(*args):
+  with parsed(*args):
+    return full_data.parse_config()
+
+
+def names(directory):
+  return sorted(path.name for path in directory.iterdir())
+
+
+def refused(*args):
+  """Runs the script with what it refuses; the line that says why."""
+  status, out, err = run(*args)
+  assert status == 2
+  assert out == ""
+  assert err.startswith("error: ")
+  assert err.count("\n") == 1
+  assert err.endswith("\n")
+  return err
+
+
+def test_run(tmp_path):
+  folder = tmp_path / "results"
+  status, out, err = run(*SMALL, f"--output_dir={folder}")
+  assert (status, err) == (0, "")
+  assert names(folder) == sorted([*NAMES, "checkpoints"])
+  assert len(names(folder / "checkpoints")) == 4
+  first, second, *table = out.splitlines()
+  assert first.startswith("Vanilla: test ")
+  assert second.startswith("BEAN-1 alpha=1: test ")
+  text = (folder / "table.md").read_text()
+  assert "\n".join(table[:-1]) + "\n" == text
+  assert "| alpha 1 * |" in text
+  assert table[-1] == (
+    f"* chosen on validation images; files in {folder}, networks in"
+    f" {folder / 'checkpoints'}"
+  )
+  status, out, _ = run(*SMALL, f"--output_dir={folder}")
+  assert status == 0
+  assert out.startswith("cells done already: 2\n")
+  assert text in out
+
+
+def test_interrupt(tmp_path, monkeypatch):
+  save = checkpoints.save
+
+  def interrupted(*args):
+    save(*args)
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(checkpoints, "save", interrupted)
+  status, out, err = run(*SMALL, f"--output_dir={tmp_path}")
+  assert status == 130
+  assert out == ""
+  assert err.startswith("\nstopped; finished cells are kept")
+  assert len(names(tmp_path / "checkpoints")) == 1
+
+
+def test_altered_files_are_refused(tmp_path):
+  path = tmp_path / "checkpoints" / "digits-lenet5-vanilla-seed1.npz"
+  path.parent.mkdir()
+  path.write_bytes(b"altered")
+  assert str(path) in refused(*SMALL, f"--output_dir={tmp_path}")
+  assert path.read_bytes() == b"altered"
+  path.unlink()
+  path = tmp_path / NAMES[0]
+  path.write_bytes(b"{}")
+  assert str(path) in refused(*SMALL, f"--output_dir={tmp_path}")
+  assert path.read_bytes() == b"{}"
+
+
+class TestRefused:
+  @pytest.mark.parametrize(
+    "flag,message",
+    (
+      ("--methods=bean1,bean1", "expected different ones of vanilla, "),
+      ("--methods=bean3", "got 'bean3'"),
+      ("--methods=", "got ''"),
+      ("--alphas=1,x", "expected different numbers of type float"),
+      ("--alphas=1,1", "expected different numbers"),
+      ("--alphas=-1", "got -1.0"),
+      ("--alphas=nan", "got nan"),
+      ("--seeds=x", "expected a number like 20 or a range like 5-9"),
+      ("--seeds=0", "expected 1 to 10000 of them"),
+      ("--epochs=0", "expected a number from 1"),
+      ("--patience=-1", "expected a number from 0"),
+      ("--tolerance=-0.1", "got -0.1"),
+      ("--tolerance=1", "got 1.0"),
+      ("--gamma=-1", "got -1.0"),
+      ("--batch_size=-1", "expected a number from 0"),
+      ("--learning_rate=0", "expected a number from 1e-30"),
+      ("--learning_rate=inf", "got inf"),
+      ("--members_per_chunk=-1", "expected a number from 0"),
+      ("--checkpoint_seconds=-1", "got -1.0"),
+      ("--dataset=cifar10", "choose --model=resnet18"),
+      ("--bfloat16", "only resnet18 computes in it, got --model=lenet5"),
+    ),
+  )
+  def test_value(self, flag, message, tmp_path):
+    folder = tmp_path / "new"
+    line = refused(*SMALL, flag, f"--output_dir={folder}")
+    assert line.startswith(f"error: {flag.partition('=')[0]}")
+    assert message in line
+    assert not folder.exists()
+
+  # absl itself refuses these, with exit status 1.
+  @pytest.mark.parametrize(
+    "flag",
+    (
+      "--dataset=emnist",
+      "--model=resnet50",
+      "--distance=cosine",
+      "--alpha_units=mine",
+      "--epochs=1.5",
+      "--no_such_flag",
+    ),
+  )
+  def test_value_by_absl(self, flag):
+    with (
+      pytest.raises(flags.Error, match=flag.strip("-").partition("=")[0]),
+      parsed(*SMALL, flag),
+    ):
+      pass
+
+  def test_batch_that_a_method_cannot_use(self):
+    line = refused("--methods=vanilla,decov", "--batch_size=9")
+    assert "--batch_size: expected 0 or at least 10, which decov needs" in line
+
+  def test_positional_argument(self, tmp_path):
+    folder = tmp_path / "new"
+    line = refused(*SMALL, f"--output_dir={folder}", "mnist")
+    assert "unexpected argument 'mnist'" in line
+    assert not folder.exists()
+
+  def test_data_that_is_not_there(self, tmp_path, monkeypatch):
+    monkeypatch.setattr(copies, "_has_tensorflow", lambda: False)
+    monkeypatch.setenv("BEAN_JAX_CACHE", str(tmp_path / "cache"))
+    line = refused(
+      *SMALL,
+      "--dataset=mnist",
+      f"--data_dir={tmp_path / 'nothing'}",
+      f"--output_dir={tmp_path / 'new'}",
+    )
+    assert str(tmp_path / "nothing") in line
+    assert "--data_dir" in line
+
+  def test_folder_that_cannot_be_written(self, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("a file")
+    for flag in ("--output_dir", "--checkpoint_dir"):
+      line = refused(*SMALL, f"--output_dir={tmp_path}", f"{flag}={file}")
+      assert "choose another folder" in line
+    assert file.read_text() == "a file"
+
+
+class TestParseConfig:
+  def test_defaults_are_the_authors_protocol(self):
+    config = parse()
+    expected = full_cells.Config(
+      dataset="digits",
+      data_dir=None,
+      output_dir=pathlib.Path("outputs/full_data"),
+      checkpoint_dir=pathlib.Path("outputs/full_data/checkpoints"),
+      checkpoint_seconds=30.0,
+      resume=True,
+      protocol=full_simulations.Protocol(
+        model="lenet5",
+        seeds=(0, 1, 2, 3, 4),
+        options=methods.Options(1.0, "squared", "code"),
+        epochs=50,
+        patience=5,
+        tolerance=1e-3,
+        batch_size=100,
+        learning_rate=5e-4,
+        bfloat16=False,
+        augmentation=full_training.Augmentation(flip=False, crop=False),
+        members_per_chunk=0,
+      ),
+      cells=tuple(
+        Cell(name, strength)
+        for name in ("vanilla", "bean1", "bean2")
+        for strength in methods.METHODS[name].grid
+      ),
+    )
+    assert config == expected
+
+  def test_images_of_cifar10_alone_are_mirrored(self):
+    args = ("--model=resnet18", "--bfloat16", "--crop")
+    protocol = parse(*args, "--dataset=cifar10").protocol
+    assert protocol.augmentation == full_training.Augmentation(True, True)
+    assert protocol.bfloat16
+    protocol = parse(*args, "--dataset=mnist").protocol
+    assert protocol.augmentation == full_training.Augmentation(False, True)
+
+  def test_values_reach_the_protocol(self):
+    config = parse(
+      "--model=mlp500",
+      "--gamma=2",
+      "--distance=absolute",
+      "--alpha_units=paper",
+      "--seeds=5-6",
+      "--epochs=7",
+      "--patience=2",
+      "--tolerance=0.5",
+      "--batch_size=0",
+      "--learning_rate=0.1",
+      "--members_per_chunk=3",
+      "--checkpoint_seconds=0",
+      "--checkpoint_dir=elsewhere",
+      "--data_dir=data",
+      "--noresume",
+      "--methods=bean2,vanilla",
+      "--alphas=0,2.5",
+    )
+    assert config.protocol == full_simulations.Protocol(
+      model="mlp500",
+      seeds=(5, 6),
+      options=methods.Options(2.0, "absolute", "paper"),
+      epochs=7,
+      patience=2,
+      tolerance=0.5,
+      batch_size=0,
+      learning_rate=0.1,
+      members_per_chunk=3,
+    )
+    assert config.checkpoint_seconds == 0
+    assert config.checkpoint_dir == pathlib.Path("elsewhere")
+    assert config.data_dir == "data"
+    assert not config.resume
+    assert config.cells == (
+      Cell("bean2", 0.0),
+      Cell("bean2", 2.5),
+      Cell("vanilla", 0.0),
+    )
+
+
+def start(*args, **options):
+  """Starts the script as a user does."""
+  return subprocess.Popen(
+    [sys.executable, "-m", "experiments.full_data", *args],
+    cwd=_ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    **options,
+  )
+
+
+@pytest.mark.slow
+def test_help_names_every_flag():
+  process = start("--helpshort")
+  out, err = process.communicate(timeout=300)
+  assert err == ""
+  for flag in FLAGS.flags_by_module_dict()["experiments.full_data"]:
+    name = f"[no]{flag.name}" if flag.boolean else flag.name
+    assert f"--{name}: " in out
+  assert out.startswith(full_data.__doc__.partition("\n")[0])
+  assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.slow
+class TestMLP:
+  """The script as a user runs it, with a network of the paper."""
+
+  ARGS = ("--model=mlp500", "--methods=bean1", "--alphas=1", "--seeds=2")
+  NAME = "digits-mlp500-bean1-alpha_1"
+
+  def test_killed_and_resumed(self, tmp_path):
+    args = (*self.ARGS, "--epochs=6", "--checkpoint_seconds=0")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    process = start(*args, f"--output_dir={broken}")
+    path = broken / "checkpoints" / f"{self.NAME}-seed0.npz"
+    deadline = time.monotonic() + 300
+    while not path.exists() and process.poll() is None:
+      assert time.monotonic() < deadline
+      time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL
+    assert checkpoints.load(path).opt_state
+    assert not (broken / f"{self.NAME}.json").exists()
+    for folder in (broken, whole):
+      process = start(*args, f"--output_dir={folder}")
+      out, err = process.communicate(timeout=300)
+      assert (process.returncode, err) == (0, "")
+      assert "| BEAN-1" in out
+    records = [
+      results.read(folder / f"{self.NAME}.json") for folder in (broken, whole)
+    ]
+    for name in ("config", "metrics"):
+      assert records[0][name] == records[1][name]
+    for seed in (0, 1):
+      ours, expected = (
+        checkpoints.load(folder / "checkpoints" / f"{self.NAME}-seed{seed}.npz")
+        for folder in (broken, whole)
+      )
+      for part in ("last", "best"):
+        jax.tree.map(
+          np.testing.assert_array_equal,
+          getattr(ours, part),
+          getattr(expected, part),
+        )
+
+  def test_learns_digits(self, tmp_path):
+    process = start(*self.ARGS, "--epochs=30", f"--output_dir={tmp_path}")
+    _, err = process.communicate(timeout=600)
+    assert (process.returncode, err) == (0, "")
+    record = results.read(tmp_path / f"{self.NAME}.json")
+    assert np.all(results.metric(record, "test_accuracy") > 0.93)
+    curve = results.metric(record, "objective_curve")
+    assert np.all(curve[:, -1] < 0.2 * curve[:, 0])
+
+  @pytest.mark.skipif(
+    not _REAL_DATA_DIR, reason="needs TFDS_DATA_DIR with prepared datasets"
+  )
+  def test_real_mnist(self, tmp_path):
+    process = start(
+      *self.ARGS,
+      "--dataset=mnist",
+      "--epochs=1",
+      "--seeds=1",
+      f"--data_dir={_REAL_DATA_DIR}",
+      f"--output_dir={tmp_path}",
+    )
+    _, err = process.communicate(timeout=600)
+    assert (process.returncode, err) == (0, "")
+    record = results.read(tmp_path / "mnist-mlp500-bean1-alpha_1.json")
+    assert record["source"].startswith("tfds mnist:")
+    assert results.metric(record, "test_accuracy")[0] > 0.92
