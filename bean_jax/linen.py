@@ -165,7 +165,7 @@ def kernels(
     layers: Which layers to take, as in `capture`.
 
   Returns:
-    A dict {path: kernel [N, M]}.
+    A dict by path, of kernels [N, M].
 
   Raises:
     TypeError: If `layers` is none of what it may be.

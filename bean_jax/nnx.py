@@ -78,8 +78,8 @@ def capture(
       shell, where "*" also matches "/"; a function of the path; or None, all.
 
   Returns:
-    A function of what the model takes, that returns (output, activations):
-    what the model would return, and a dict {path: inputs [..., N]}.
+    A function of what the model takes, that returns what the model would
+    return, and a dict {path: inputs [..., N]}, as (output, activations).
 
   Raises:
     TypeError: If `layers` is none of these.
@@ -147,7 +147,7 @@ def kernels(
     layers: Which layers to take, as in `capture`.
 
   Returns:
-    A dict {path: kernel [N, M]}.
+    A dict by path, of kernels [N, M].
 
   Raises:
     TypeError: If `layers` is none of what it may be.

@@ -28,8 +28,8 @@ extensions = [
 ]
 # What docstrings put between single backticks is code.
 default_role = "code"
-# Quotes in docstrings are those of Python.
-smartquotes = False
+# Dashes alone: quotes in docstrings are those of Python.
+smartquotes_action = "D"
 # Shapes and meaning are in the text; types are in the source.
 autodoc_typehints = "none"
 napoleon_use_rtype = False

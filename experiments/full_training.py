@@ -286,7 +286,9 @@ def _make_run_steps(
       jax.random.fold_in(key, training.SHUFFLE), epoch
     )
     noise_key = jax.random.fold_in(key, training.NOISE)
-    rows, masks = _batches(order_key, len(train.labels), setting.batch_size)
+    rows, masks = training.batches(
+      order_key, len(train.labels), setting.batch_size
+    )
     steps = epoch * len(rows) + jnp.arange(len(rows))
 
     def body(carry: tuple, item: tuple) -> tuple[tuple, tuple]:
@@ -336,24 +338,6 @@ def _with_batch_stats(
     return loss, (aux.data_loss, new_batch_stats)
 
   return loss_fn
-
-
-def _batches(
-  key: jax.Array, num_samples: int, batch_size: int
-) -> tuple[jax.Array, jax.Array | None]:
-  """Returns one epoch's rows [steps, batch] and their mask, None if all real.
-
-  The last batch is filled up with samples that are masked out: of all that is
-  computed they enter the batch statistics alone.
-  """
-  size = min(batch_size or num_samples, num_samples)
-  order = jax.random.permutation(key, num_samples)
-  missing = -num_samples % size
-  if not missing:
-    return order.reshape(-1, size), None
-  rows = jnp.concatenate([order, order[:missing]]).reshape(-1, size)
-  mask = jnp.arange(num_samples + missing) < num_samples
-  return rows, mask.reshape(-1, size)
 
 
 def _first_failure(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import functools
 from typing import Any, NamedTuple
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -194,8 +195,15 @@ def _l1(
 
   def penalty(params: PyTree, aux: training.Aux) -> jax.Array:
     del aux
-    dense = [leaf for leaf in params.values() if leaf["kernel"].ndim == 2]
-    return optax.tree.norm(dense, ord=1)
+    leaves = traverse_util.flatten_dict(params)
+    dense = {
+      path[:-1]
+      for path, leaf in leaves.items()
+      if path[-1] == "kernel" and leaf.ndim == 2
+    }
+    return optax.tree.norm(
+      [leaf for path, leaf in leaves.items() if path[:-1] in dense], ord=1
+    )
 
   return _plus(penalty, hparams, model)
 

@@ -330,25 +330,24 @@ def _make_run_epoch(
   ) -> tuple[State, jax.Array]:
     order_key = jax.random.fold_in(jax.random.fold_in(key, SHUFFLE), epoch)
     noise_key = jax.random.fold_in(key, NOISE)
-    batches, masks = _batches(order_key, train.labels.shape[0], batch_size)
-    first_step = epoch * batches.shape[0]
+    rows, masks = batches(order_key, train.labels.shape[0], batch_size)
+    first_step = epoch * rows.shape[0]
 
     def body(
       carry: State, item: tuple[jax.Array, jax.Array, jax.Array | None]
     ) -> tuple[State, jax.Array]:
-      offset, rows, mask = item
-      samples = jax.tree.map(lambda leaf: leaf[rows], train)
+      offset, batch, mask = item
+      samples = jax.tree.map(lambda leaf: leaf[batch], train)
       return step(carry, first_step + offset, samples, mask, noise_key, hparams)
 
-    steps = jnp.arange(batches.shape[0])
-    items = steps, batches, masks
+    items = jnp.arange(rows.shape[0]), rows, masks
     state, losses = jax.lax.scan(body, state, items, unroll=unroll)
     # A gradient may overflow where the loss does not; no later loss may tell.
     finite = jax.tree.map(
       lambda leaf: jnp.all(jnp.isfinite(leaf)), state.params
     )
     failed = ~jnp.stack(jax.tree.leaves(finite)).all()
-    last_step = first_step + batches.shape[0] - 1
+    last_step = first_step + rows.shape[0] - 1
     failed_step = jnp.where(
       failed & (state.failed_step < 0), last_step, state.failed_step
     )
@@ -357,12 +356,20 @@ def _make_run_epoch(
   return run_epoch
 
 
-def _batches(
+def batches(
   key: jax.Array, num_samples: int, batch_size: int
 ) -> tuple[jax.Array, jax.Array | None]:
-  """Returns one epoch's rows [steps, batch] and their mask, None if all real.
+  """Draws the order of one epoch's samples.
 
-  The last batch is filled up with samples that are masked out.
+  Args:
+    key: A key for this epoch.
+    num_samples: Samples there are.
+    batch_size: Samples in a step; 0, or more than there are, means all.
+
+  Returns:
+    Rows [steps, batch], and a mask of the same shape or None if all are real:
+    the last batch is filled up with samples that are masked out. Of all that is
+    computed they enter batch statistics alone.
   """
   size = min(batch_size or num_samples, num_samples)
   order = jax.random.permutation(key, num_samples)

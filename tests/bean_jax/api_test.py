@@ -8,6 +8,7 @@ import ast
 import doctest
 import importlib
 import inspect
+import os
 import pathlib
 import pkgutil
 import re
@@ -118,6 +119,8 @@ def _run_python(program: str) -> str:
     text=True,
     check=False,
     timeout=60,
+    # With as few threads as cores, several CPU devices may starve each other.
+    env={**os.environ, "NPROC": "8"},
   )
   assert finished.returncode == 0, finished.stderr
   return finished.stdout.strip()

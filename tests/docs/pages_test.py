@@ -7,6 +7,8 @@ import re
 
 import pytest
 
+import bean_jax
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 PAGES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
 each_page = pytest.mark.parametrize("name", PAGES)
@@ -102,8 +104,6 @@ def test_every_example_is_on_its_page():
 
 
 def test_the_changelog_has_this_version():
-  import bean_jax
-
   changelog = (ROOT / "CHANGELOG.md").read_text()
   assert "## [Unreleased]" in changelog
   assert bean_jax.__version__ in changelog

@@ -8,6 +8,8 @@ import urllib.parse
 
 import pytest
 
+from tests.bean_jax import api_test
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 pytestmark = pytest.mark.slow
@@ -108,6 +110,4 @@ def test_formulas_are_rendered(site):
 
 def test_the_api_has_all_that_is_public(site):
   (api,) = (page for path, page in site.items() if path.stem == "api")
-  from tests.bean_jax import api_test
-
   assert set(api_test.SIGNATURES) <= api.anchors

@@ -689,3 +689,25 @@ def test_method_trains_a_population(name):
 
 def test_examples_of_docstrings():
   assert doctest.testmod(methods).failed == 0
+
+
+def test_l1_of_a_network_with_batch_norm_is_of_its_dense_layers():
+  params = {
+    "norm": {"scale": np.ones(3), "bias": np.ones(3)},
+    "block": {
+      "conv": {"kernel": np.ones((3, 3, 2, 3))},
+      "dense": {"kernel": np.full((3, 2), -2.0), "bias": np.full(2, 0.5)},
+    },
+  }
+
+  def apply(params, inputs, dropout=None):
+    del params, dropout
+    return jnp.zeros((len(inputs), 10)), {}
+
+  model = tiny.MODEL._replace(apply=apply, layers=())
+  loss_fn = methods.recipe("l1", model, methods.Options()).loss(
+    training.Hparams(0.0, 2.0)
+  )
+  samples = training.Samples(np.zeros((1, 4)), np.zeros(1, int))
+  loss, aux = loss_fn(params, samples, None, jax.random.key(0))
+  np.testing.assert_allclose(loss - aux.data_loss, 2 * (12 + 1), rtol=1e-6)
