@@ -10,6 +10,7 @@ import numpy as np
 
 import bean_jax
 from benchmarks import agreement, cases, floors, settings, timing
+from experiments import devices
 
 DENSE = "h W, forward and backward"
 TORCH_DENSE = "PyTorch, h W, forward and backward"
@@ -212,5 +213,5 @@ def _torch_contender(
 
   got = jax.tree.map(torch_lenet5.to_numpy, function())
   agreement.check(name, got, expected)
-  run = torch_trainers.with_threads(function, settings.num_cores())
+  run = torch_trainers.with_threads(function, devices.num_cores())
   return timing.Contender(name, run, work=work)

@@ -8,7 +8,7 @@ import pathlib
 from typing import Any
 
 from benchmarks import cases, settings
-from experiments import results
+from experiments import devices, results
 
 SCHEMA = 1
 
@@ -37,7 +37,7 @@ def describe(
     "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     "repeats": options.repeats,
     "quick": options.quick,
-    "cores": settings.num_cores(),
+    "cores": devices.num_cores(),
     "load_average_before": load_average,
     **environment,
     "rates": None if case.rates is None else case.rates._asdict(),

@@ -1,6 +1,5 @@
 """What every benchmark needs to know of a run."""
 
-import os
 from typing import NamedTuple
 
 
@@ -21,10 +20,3 @@ class Settings(NamedTuple):
   torch: bool
   absolute: bool = False
   many_members: bool = False
-
-
-def num_cores() -> int:
-  """Returns how many cores this process may use."""
-  if hasattr(os, "sched_getaffinity"):  # Not on macOS, not on Windows.
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from benchmarks import problems, settings, torch_lenet5
+from benchmarks import problems, torch_lenet5
+from experiments import devices
 
 PyTree = Any
 
@@ -159,7 +160,7 @@ def best_num_threads(run: Callable[[], Any]) -> int:
   Args:
     run: The function; it is called a few times.
   """
-  counts = sorted({1, settings.num_cores()})
+  counts = sorted({1, devices.num_cores()})
   if len(counts) == 1 or torch_lenet5.device().type != "cpu":
     return counts[-1]
   times: dict[int, list[float]] = {count: [] for count in counts}

@@ -16,15 +16,21 @@ SECOND = PartitionSpec(None, "members")
 SHARED = PartitionSpec()
 
 
+def num_cores() -> int:
+  """Returns how many cores this process may use."""
+  if hasattr(os, "sched_getaffinity"):  # Not on macOS, not on Windows.
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
 def use_all_cores() -> None:
   """Makes every CPU core a device, unless a backend has started already.
 
   The programs of small networks use one core well and two badly, so that
   members are dealt out to cores as they are to GPUs.
   """
-  cores = len(os.sched_getaffinity(0))
   try:
-    jax.config.update("jax_num_cpu_devices", cores)
+    jax.config.update("jax_num_cpu_devices", num_cores())
   except RuntimeError:
     # The backend has started: whoever did that has chosen.
     return

@@ -9,7 +9,7 @@ import jax
 
 from experiments import datasets, devices, parsing, results
 
-_HELP = {"help", "h", "helpshort", "helpfull", "?"}
+_HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
 ERRORS = (parsing.ConfigError, datasets.DatasetError, results.ResultError)
 
 
@@ -27,7 +27,7 @@ def start(
   """
 
   def parse(argv: Sequence[str]) -> list[str]:
-    if {word.lstrip("-") for word in argv[1:]} & _HELP:
+    if set(argv[1:]) & _HELP:
       print(sys.modules["__main__"].__doc__)
       print(values.get_help())
       sys.exit(0)

@@ -141,6 +141,9 @@ def make_stages() -> list[Stage]:
       f"--shots: the paper has {', '.join(map(str, EPOCHS))}, got "
       f"{unknown[0]}; give --epochs with others"
     )
+  if _EPOCHS.value is not None:
+    parsing.number("epochs", _EPOCHS.value, low=1)
+  parsing.number("validate_every", _VALIDATE_EVERY.value, low=1)
   names = parsing.names("methods", _METHODS.value, list(methods.METHODS))
   data = parsing.names("datasets", _DATASETS.value, ["digits", *DATASETS])
   seeds = parsing.seeds("seeds", _SEEDS.value)
@@ -172,7 +175,6 @@ def _make_config(
   validate_every: int,
 ) -> cells.Config:
   epochs = _EPOCHS.value or EPOCHS[shots]
-  parsing.number("epochs", epochs, low=1)
   if validate_every and epochs % validate_every:
     raise parsing.ConfigError(
       f"--validate_every: expected a divisor of {epochs} epochs, got "

@@ -14,7 +14,7 @@ from benchmarks import (
   settings,
   steps,
 )
-from experiments import models
+from experiments import devices, models
 from tests import reference
 
 torch = pytest.importorskip("torch", reason="needs the extra `bench`")
@@ -134,7 +134,7 @@ def test_dense_layer_and_penalty_agree_with_ours():
 
 
 def test_number_of_threads_is_chosen_and_set(monkeypatch):
-  monkeypatch.setattr(settings, "num_cores", lambda: 2)
+  monkeypatch.setattr(devices, "num_cores", lambda: 2)
   seen = []
 
   def run():

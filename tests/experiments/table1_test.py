@@ -157,6 +157,9 @@ def refused(*args):
     ("--validate_every=3", "expected a divisor of 200 epochs, got 3"),
     ("--members_per_chunk=-1", "expected a number from 0"),
     ("--epochs=-1", "expected a number from 1"),
+    ("--epochs=0", "expected a number from 1"),
+    ("--validate_every=-1", "expected a number from 1"),
+    ("--validate_every=0", "expected a number from 1"),
   ),
 )
 def test_wrong_flags(flag, message, tmp_path):
