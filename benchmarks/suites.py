@@ -4,6 +4,7 @@ from collections.abc import Callable
 import functools
 
 from benchmarks import (
+  capture,
   cases,
   epochs,
   evaluation,
@@ -29,6 +30,7 @@ SUITES: dict[str, dict[str, Callable[[settings.Settings], cases.Case]]] = {
     "growth_penalty_samples": growth.batches,
     # A fifth of MNIST's training images: the time is in proportion.
     "epoch_lenet5": functools.partial(epochs.lenet5, 10_000),
+    "capture": capture.run,
     "startup": startup.run,
   },
   "gpu": {

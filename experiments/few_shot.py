@@ -8,7 +8,7 @@ images is tested; the last epoch is reported beside it.
     python -m experiments.few_shot
 
 trains 20 simulations of 1-shot and 5-shot digits, which need no download, in
-about 4 minutes on 2 CPU cores. The paper's setting, from a prepared TensorFlow
+about 5 minutes on 2 CPU cores. The paper's setting, from a prepared TensorFlow
 Datasets folder or a download:
 
     python -m experiments.few_shot --dataset=mnist --shots=1,10 --epochs=200,100
