@@ -6,6 +6,7 @@ one value of its hyper-parameter for all shots, chosen with other seeds.
 """
 
 from collections.abc import Mapping, Sequence
+import itertools
 import pathlib
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ PROTOCOLS = {
 }
 _METRICS = {"paper": "test_accuracy", "strict": "test_accuracy_last"}
 NOT_RUN = "not run"
+BEAN = ("bean1", "bean2")
 
 
 class Entry(NamedTuple):
@@ -33,6 +35,8 @@ class Entry(NamedTuple):
     num_failed: Simulations that failed.
     difference: To vanilla, paired by seed; None for vanilla itself, or without
       it.
+    reference: Test accuracy by seed of the model that an imitation network
+      imitates; {} for other methods.
   """
 
   accuracies: Mapping[int, float]
@@ -40,6 +44,7 @@ class Entry(NamedTuple):
   at_edge: bool
   num_failed: int
   difference: stats.PairedDifference | None
+  reference: Mapping[int, float]
 
 
 Entries = dict[tuple[str, int], Entry]
@@ -162,12 +167,16 @@ def _entry(
     if accuracies.keys() & others:
       _, values, others = stats.align(accuracies, others)
       difference = stats.paired_difference(values, others)
+  reference = {}
+  if name == "imitation":
+    reference = summary.kept(record, "test_accuracy_reference")
   return Entry(
     accuracies,
     strength,
     strength is not None and strength in (min(grid), max(grid)),
     len(record["seeds"]) - len(accuracies),
     difference,
+    reference,
   )
 
 
@@ -216,7 +225,8 @@ def details(
     dataset: As in `table`.
 
   Returns:
-    Rows of text, the header first.
+    Rows of text, the header first. Under an imitation network stands the model
+    that it imitates.
   """
   rows = [
     [
@@ -236,6 +246,8 @@ def details(
       entry = found.get((name, number))
       if entry is not None:
         rows.append([str(number), *_detail(name, entry, number, dataset)])
+        if entry.reference:
+          rows.append([str(number), *_reference(entry)])
   return rows
 
 
@@ -264,6 +276,127 @@ def _detail(name: str, entry: Entry, shots: int, dataset: str) -> list[str]:
     str(entry.num_failed),
     theirs,
   ]
+
+
+def head_to_head(
+  found: Entries, names: Sequence[str], shots: Sequence[int]
+) -> list[list[str]]:
+  """Compares BEAN with every other method, paired by seed.
+
+  Args:
+    found: As in `table`.
+    names: Methods of the run, names in `methods.METHODS`.
+    shots: As in `table`.
+
+  Returns:
+    Rows of text, the header first: differences of test accuracy with 95 %
+    intervals, marked by "**" where 0 is outside. Only the header, if there is
+    nothing to compare.
+  """
+  orders = [name for name in names if name in BEAN]
+  others = [name for name in names if name not in BEAN]
+  titles = [f"minus {methods.METHODS[name].title}" for name in others]
+  rows = [["shots", "method", *titles]]
+  for number in shots:
+    for name in orders:
+      entry = found.get((name, number))
+      differences = [
+        _difference(entry, found.get((other, number))) for other in others
+      ]
+      if any(differences):
+        title = methods.METHODS[name].title
+        rows.append([str(number), title, *differences])
+  return rows
+
+
+def verdicts(
+  found: Entries, names: Sequence[str], shots: Sequence[int], dataset: str
+) -> list[str]:
+  """Says in sentences whether BEAN is ahead of the best other method.
+
+  Args:
+    found: As in `table`.
+    names: Methods of the run, names in `methods.METHODS`.
+    shots: As in `table`.
+    dataset: Of the records.
+
+  Returns:
+    A sentence for each number of shots and order of BEAN, of those that were
+    run.
+  """
+  sentences = []
+  for number in shots:
+    others = [
+      name for name in _ranked(found, names, number) if name not in BEAN
+    ]
+    for name in BEAN:
+      entry = found.get((name, number))
+      if not others or entry is None or not entry.accuracies:
+        continue
+      best = others[0]
+      difference = _difference(entry, found[best, number])
+      verdict = "not told apart from"
+      if difference.startswith("**"):
+        verdict = "ahead of" if difference[2] == "+" else "behind"
+      sentence = (
+        f"{number}-shot: {methods.METHODS[name].title} is {verdict} "
+        f"{methods.METHODS[best].title}, the best other method: "
+        f"{difference.strip('*')} points."
+      )
+      printed = paper.TABLE1.get(dataset, {})
+      if number in printed.get(name, {}):
+        theirs = printed[name][number] - max(
+          printed[other][number] for other in printed if other not in BEAN
+        )
+        sentence += f" The paper: {theirs:+.1f} against its best other method."
+      sentences.append(sentence)
+  return sentences
+
+
+def _difference(first: Entry | None, second: Entry | None) -> str:
+  if first is None or second is None:
+    return ""
+  if not first.accuracies.keys() & second.accuracies.keys():
+    return ""
+  _, values, others = stats.align(first.accuracies, second.accuracies)
+  interval = stats.paired_difference(values, others).interval
+  text = summary.percent(interval, "+.1f")
+  return f"**{text}**" if interval.low > 0 or interval.high < 0 else text
+
+
+def _reference(entry: Entry) -> list[str]:
+  values = list(entry.reference.values())
+  return [
+    "the Gaussian process that they imitate",
+    "",
+    summary.percent(stats.mean_interval(values), ".2f"),
+    f"{100 * stats.interquartile_mean(values):.2f}",
+    *[""] * 4,
+  ]
+
+
+def imitation_note(records: Sequence[summary.Record]) -> str:
+  """Says in a sentence how large imitation networks' training was.
+
+  Args:
+    records: Records of one dataset.
+
+  Returns:
+    The sentence, "" if there are none.
+  """
+  sizes = {
+    tuple(record["config"][name] for name in methods.IMITATION_OPTIONS)
+    for record in records
+    if record["config"]["method"] == "imitation"
+  }
+  # The authors' of imitation networks.
+  usual = methods.Options()
+  return " ".join(
+    f"Imitation networks: {first} pseudo examples at first, {last} at last, in "
+    f"{periods} periods of {epochs} epochs (their authors: "
+    f"{usual.first_pseudo:,} to {usual.last_pseudo:,})."
+    for first, last, periods, epochs in sorted(sizes)
+  )
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -330,10 +463,20 @@ def write(
           rows = table(picked, group, shots, dataset)
           text += [f"### {title}", markdown(rows)]
           tex += [f"% {dataset}, protocol {protocol}: {title}", latex(rows)]
-      text += ["### Details", markdown(details(picked, names, shots, dataset))]
+      rows = details(picked, names, shots, dataset)
+      if len(rows) > 1:
+        text += ["### Details", markdown(rows)]
+      rows = head_to_head(picked, groups["Methods of the paper"], shots)
+      if len(rows) > 1:
+        text += ["### BEAN against each other method", markdown(rows)]
+      if note := imitation_note(records.evaluation):
+        text.append(note)
       _draw_shots(picked, names, directory, dataset, protocol)
     for name in names:
       _draw_sensitivity(records.evaluation, name, directory, dataset)
+  everything = [*itertools.chain(*itertools.chain(*found.values()))]
+  if note := results.mixed_versions(everything):
+    text.append(note)
   whole = "\n\n".join(text) + "\n"
   results.write_bytes(directory / "table.md", whole.encode())
   results.write_bytes(directory / "table.tex", ("\n".join(tex) + "\n").encode())
@@ -344,9 +487,9 @@ _HEADER = """\
 # Few-shot learning from scratch: test accuracy in percent
 
 Means over seeds with 95 % bootstrap intervals; in brackets what the paper
-prints. **Best** and __second best__ of each column are marked as there.
-Differences are paired by seed. "(edge)": the chosen value is the least or the
-greatest that was tried.""".replace("__second best__", "<u>second best</u>")
+prints. **Best** and <u>second best</u> of each column are marked as there.
+Differences are paired by seed, in bold where 0 is outside their interval.
+"(edge)": the chosen value is the least or the greatest that was tried."""
 
 
 def _ranked(found: Entries, names: Sequence[str], shots: int) -> list[str]:
@@ -408,7 +551,8 @@ def _draw_sensitivity(
       continue
     for epoch, metric in (("best", "paper"), ("last", "strict")):
       accuracies = summary.kept(record, _METRICS[metric])
-      if accuracies:
+      # A logarithmic axis has no place for a value of 0.
+      if accuracies and summary.strength(record):
         label = f"{record['config']['shots']}-shot, {epoch} epoch"
         values, intervals = lines.setdefault(label, ([], []))
         values.append(summary.strength(record))

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 import bean_jax
-from experiments import models, training
+from experiments import imitation, models, training
 
 PyTree = Any
 
@@ -32,6 +32,10 @@ class Options(NamedTuple):
       AdamW; the authors' is not.
     dropout_at_eval: Whether dropout stays on at evaluation, as in the authors'
       code.
+    first_pseudo: Pseudo examples of imitation networks in the first period.
+    last_pseudo: Those in the last period.
+    pseudo_periods: Periods of imitation networks.
+    pseudo_epochs: Passes over the pseudo examples in a period.
   """
 
   gamma: float = 1.0
@@ -40,11 +44,21 @@ class Options(NamedTuple):
   layers: tuple[str, ...] = ()
   decoupled_decay: bool = False
   dropout_at_eval: bool = False
+  first_pseudo: int = 1250
+  last_pseudo: int = 10_000
+  pseudo_periods: int = 8
+  pseudo_epochs: int = 25
 
 
+IMITATION_OPTIONS = (
+  "first_pseudo",
+  "last_pseudo",
+  "pseudo_periods",
+  "pseudo_epochs",
+)
 # Options that every record of a method that depends on them names, though they
 # have their usual values.
-ALWAYS_NAMED = ("gamma", "distance", "alpha_units")
+ALWAYS_NAMED = ("gamma", "distance", "alpha_units", *IMITATION_OPTIONS)
 
 Loss = Callable[
   [training.Hparams, models.Model, Options],
@@ -67,7 +81,8 @@ class Method(NamedTuple):
     hparam: Name of its hyper-parameter, or None if it has none.
     grid: Values that are tried by default; (0.0,) without hyper-parameter.
     options: Fields of `Options` that it depends on.
-    loss: Maps (hparams, model, options) to the loss to descend.
+    loss: Maps (hparams, model, options) to the loss to descend; None for
+      imitation networks, which `imitation` trains in its own way.
     optimizer: Maps (hparams, options) to the optimizer.
     limit: What a value of the hyper-parameter must be below.
     batch: Samples that a step needs at least. Epochs are multiplied by it, so
@@ -78,7 +93,7 @@ class Method(NamedTuple):
   hparam: str | None
   grid: tuple[float, ...]
   options: tuple[str, ...]
-  loss: Loss
+  loss: Loss | None
   optimizer: Callable[
     [training.Hparams, Options], optax.GradientTransformation
   ] = _adam
@@ -108,6 +123,23 @@ def recipe(name: str, model: models.Model, options: Options) -> training.Recipe:
     optimizer=lambda hparams: method.optimizer(hparams, options),
     evaluation_rate=evaluation_rate,
   )
+
+
+def num_epochs(name: str, epochs: int, options: Options) -> int:
+  """Returns the passes over its training images that a method makes.
+
+  Args:
+    name: Name in `METHODS`.
+    epochs: Passes with batches of one.
+    options: Choices that methods depend on.
+
+  Returns:
+    More with larger batches; for imitation networks passes over the pseudo
+    examples, whatever `epochs` is.
+  """
+  if METHODS[name].loss is None:
+    return options.pseudo_periods * options.pseudo_epochs
+  return epochs * METHODS[name].batch
 
 
 def layer_alphas(
@@ -348,6 +380,13 @@ METHODS = {
     _adam_with_decay,
   ),
   "l1": Method("l1", "l1", (1e-5, 1e-4, 1e-3, 1e-2), (), _l1),
+  "imitation": Method(
+    "Imitation networks",
+    "ascent_rate",
+    imitation.GRID,
+    IMITATION_OPTIONS,
+    None,
+  ),
   "bean1": Method(
     "BEAN-1", "alpha", (0.1, 1.0, 10.0, 30.0, 100.0), _BEAN_OPTIONS, _bean(1)
   ),
@@ -385,3 +424,6 @@ METHODS = {
     _bean_random,
   ),
 }
+
+# Those that are a loss to descend, on a training set of any size.
+DESCENDED = tuple(name for name, method in METHODS.items() if method.loss)

@@ -278,7 +278,7 @@ def make_run_epochs(
       dropout = evaluation_dropout(recipe, keys, hparams, epoch)
       correct = count_correct(carry.params, validation, dropout)
       accuracy = correct / validation.labels.shape[0]
-      return jax.vmap(_keep_best, in_axes=(0, 0, None))(
+      return jax.vmap(keep_best, in_axes=(0, 0, None))(
         carry, correct, epoch
       ), Metrics(jnp.mean(losses, axis=0), accuracy)
 
@@ -304,22 +304,9 @@ def _make_run_epoch(
     (loss, aux), grads = jax.value_and_grad(recipe.loss(hparams), has_aux=True)(
       state.params, samples, mask, jax.random.fold_in(key, index)
     )
-    failed = ~jnp.isfinite(loss) & (state.failed_step < 0)
-    failed_step = jnp.where(failed, index, state.failed_step)
-    updates, opt_state = recipe.optimizer(hparams).update(
-      grads, state.opt_state, state.params
-    )
-    params = optax.apply_updates(state.params, updates)
-    # A failed member stands still; it cannot disturb the others.
-    params, opt_state = jax.tree.map(
-      functools.partial(jnp.where, failed_step < 0),
-      (params, opt_state),
-      (state.params, state.opt_state),
-    )
-    state = state._replace(
-      params=params, opt_state=opt_state, failed_step=failed_step
-    )
-    return state, aux.data_loss
+    return update(
+      recipe.optimizer(hparams), state, index, loss, grads
+    ), aux.data_loss
 
   def run_epoch(
     state: State,
@@ -342,18 +329,64 @@ def _make_run_epoch(
 
     items = jnp.arange(rows.shape[0]), rows, masks
     state, losses = jax.lax.scan(body, state, items, unroll=unroll)
-    # A gradient may overflow where the loss does not; no later loss may tell.
-    finite = jax.tree.map(
-      lambda leaf: jnp.all(jnp.isfinite(leaf)), state.params
-    )
-    failed = ~jnp.stack(jax.tree.leaves(finite)).all()
-    last_step = first_step + rows.shape[0] - 1
-    failed_step = jnp.where(
-      failed & (state.failed_step < 0), last_step, state.failed_step
-    )
-    return state._replace(failed_step=failed_step), jnp.mean(losses)
+    state = fail_if_broken(state, first_step + rows.shape[0] - 1)
+    return state, jnp.mean(losses)
 
   return run_epoch
+
+
+def update(
+  optimizer: optax.GradientTransformation,
+  state: State,
+  index: jax.Array,
+  loss: jax.Array,
+  grads: PyTree,
+) -> State:
+  """Takes a step of the optimizer, unless the loss is or was not finite.
+
+  Args:
+    optimizer: Of the member.
+    state: Of one member.
+    index: Number of the step.
+    loss: What was descended.
+    grads: Its gradients.
+
+  Returns:
+    The state after the step. A failed member stands still; it cannot disturb
+    the others.
+  """
+  failed = ~jnp.isfinite(loss) & (state.failed_step < 0)
+  failed_step = jnp.where(failed, index, state.failed_step)
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  params, opt_state = jax.tree.map(
+    functools.partial(jnp.where, failed_step < 0),
+    (params, opt_state),
+    (state.params, state.opt_state),
+  )
+  return state._replace(
+    params=params, opt_state=opt_state, failed_step=failed_step
+  )
+
+
+def fail_if_broken(state: State, step: jax.Array) -> State:
+  """Marks a member as failed at a step if a parameter is not finite.
+
+  A gradient may overflow where the loss does not; no later loss may tell.
+
+  Args:
+    state: Of one member.
+    step: The step that is blamed.
+
+  Returns:
+    The state; one that had failed before keeps its step.
+  """
+  finite = jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf)), state.params)
+  failed = ~jnp.stack(jax.tree.leaves(finite)).all()
+  failed_step = jnp.where(
+    failed & (state.failed_step < 0), step, state.failed_step
+  )
+  return state._replace(failed_step=failed_step)
 
 
 def batches(
@@ -381,8 +414,17 @@ def batches(
   return rows, mask.reshape(-1, size)
 
 
-def _keep_best(state: State, correct: jax.Array, epoch: jax.Array) -> State:
-  """Keeps the parameters of an epoch that is strictly better than the best."""
+def keep_best(state: State, correct: jax.Array, epoch: jax.Array) -> State:
+  """Keeps the parameters of an epoch that is strictly better than the best.
+
+  Args:
+    state: Of one member, after the epoch.
+    correct: Validation images that it classifies correctly.
+    epoch: The epoch, counted from 1.
+
+  Returns:
+    The state with its best parameters.
+  """
   better = correct > state.best_correct
   best_params = jax.tree.map(
     functools.partial(jnp.where, better), state.params, state.best_params

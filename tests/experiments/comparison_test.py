@@ -186,3 +186,76 @@ def test_files(records, tmp_path):
   }
   for protocol in comparison.PROTOCOLS:
     assert f"## mnist, protocol {protocol}: " in text
+
+
+def make_imitation(shots, reference):
+  record = make_record("imitation", 0.002, shots=shots)
+  record["config"] |= {
+    "first_pseudo": 62,
+    "last_pseudo": 500,
+    "pseudo_periods": 8,
+    "pseudo_epochs": 25,
+  }
+  record["metrics"]["test_accuracy_reference"] = [reference] * len(SEEDS)
+  return record
+
+
+def test_the_model_that_is_imitated_stands_below_its_imitation():
+  chosen = [make_imitation(1, 0.44), make_imitation(5, 0.6)]
+  records = comparison.Records([], chosen, chosen)
+  found = comparison.entries("paper", records)
+  rows = comparison.details(found, ["imitation"], [1, 5], "mnist")
+  assert [row[1] for row in rows[1:]] == [
+    "Imitation networks",
+    "the Gaussian process that they imitate",
+  ] * 2
+  assert [row[3] for row in rows[2::2]] == [
+    "44.00 [44.00, 44.00]",
+    "60.00 [60.00, 60.00]",
+  ]
+  assert len({len(row) for row in rows}) == 1
+
+
+def test_sizes_of_imitation_networks_are_said():
+  note = comparison.imitation_note([make_imitation(1, 0.4)] * 2)
+  assert note.count("62 pseudo examples at first, 500 at last") == 1
+  assert "1,250 to 10,000" in note
+  assert comparison.imitation_note([make_record("vanilla")]) == ""
+
+
+def test_bean_against_each_other_method():
+  chosen = [
+    make_record("vanilla", best=(0.4, 0.4, 0.4)),
+    make_record("dropout", 0.5, best=(0.6, 0.5, 0.4)),
+    make_record("bean1", 1.0, best=(0.5, 0.5, 0.5)),
+  ]
+  found = comparison.entries("paper", comparison.Records([], [], chosen))
+  names = ["vanilla", "dropout", "l1", "bean1", "bean2"]
+  rows = comparison.head_to_head(found, names, [1, 5])
+  header, row = rows
+  assert header[2:] == ["minus Vanilla", "minus Dropout", "minus l1"]
+  assert row[:2] == ["1", "BEAN-1"]
+  # Always 10 points better; as often better as worse; never run.
+  assert row[2] == "**+10.0 [+10.0, +10.0]**"
+  assert row[3].startswith("+0.0 [-")
+  assert row[4] == ""
+
+
+def test_verdicts():
+  chosen = [
+    make_record("vanilla", best=(0.4, 0.4, 0.4)),
+    make_record("dropout", 0.5, best=(0.6, 0.5, 0.4)),
+    make_record("bean1", 1.0, best=(0.5, 0.5, 0.5)),
+    make_record("bean2", 1.0, best=(0.7, 0.6, 0.5)),
+    make_record("l1", 1e-4, best=(0.6, 0.6, 0.6), shots=5),
+    make_record("bean1", 1.0, best=(0.5, 0.5, 0.5), shots=5),
+  ]
+  found = comparison.entries("paper", comparison.Records([], [], chosen))
+  names = ["vanilla", "dropout", "l1", "bean1", "bean2"]
+  first, second, third = comparison.verdicts(found, names, [1, 5], "mnist")
+  assert first.startswith("1-shot: BEAN-1 is not told apart from Dropout, ")
+  assert second.startswith("1-shot: BEAN-2 is ahead of Dropout, ")
+  assert ": +10.0 [+10.0, +10.0] points." in second
+  assert third.startswith("5-shot: BEAN-1 is behind l1, ")
+  # 54.79 against 44.10 of imitation networks.
+  assert first.endswith("The paper: +10.7 against its best other method.")

@@ -428,21 +428,43 @@ def test_best_period_is_kept():
   )
 
 
-def test_ticks_tell_the_work_done():
+def test_ticks_tell_the_epochs_done():
   ticks = []
   _, metrics = run(ticks=ticks)
-  work = [
-    len(SEEDS)
-    * (imitation.cost(SETTINGS, period, num_shots=10) + len(VALIDATION.labels))
-    for period in imitation.schedule(SETTINGS)
-  ]
-  assert [tick[0] for tick in ticks] == work
+  assert [tick[0] for tick in ticks] == [SETTINGS.epochs] * 3
   np.testing.assert_allclose(
     [tick[1] for tick in ticks],
     metrics.validation_accuracy.mean(axis=1),
     rtol=1e-6,
   )
-  assert work[0] < work[1] < work[2]
+
+
+def test_work_grows_with_every_size():
+  work = imitation.cost(SETTINGS, num_shots=10)
+  for field in ("first", "last", "epochs", "num_periods", "ascent_steps"):
+    larger = SETTINGS._replace(**{field: getattr(SETTINGS, field) + 3})
+    assert imitation.cost(larger, num_shots=10) > work, field
+  # Two steps of four shots; more shots than a step takes make no difference.
+  assert imitation.cost(SETTINGS, num_shots=100) == work
+  assert imitation.cost(SETTINGS, num_shots=2) < work
+
+
+def test_work_of_one_period_by_hand():
+  settings = SETTINGS._replace(last=8, num_periods=1)
+  # Two steps an epoch, of five pseudo examples and four shots.
+  assert imitation.cost(settings, num_shots=10) == 5 * 2 * (3 * 9 + 5)
+
+
+def test_hyper_parameters_of_a_population():
+  rates = jnp.array([0.1, 0.2])
+  hparams = imitation.make_hparams(rates, 10 * rates)
+  usual = imitation.Hparams()
+  np.testing.assert_array_equal(hparams.learning_rate, rates)
+  np.testing.assert_array_equal(hparams.ascent_rate, 10 * rates)
+  for name in ("label_weight", "max_weight", "mean_weight"):
+    np.testing.assert_array_equal(
+      getattr(hparams, name), [getattr(usual, name)] * 2
+    )
 
 
 def test_members_do_not_depend_on_their_company():

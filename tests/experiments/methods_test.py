@@ -18,6 +18,7 @@ BEANS = ("bean1", "bean2", "bean1_frozen", "bean2_frozen", "bean1_random")
 DIGITS = tiny.load_digits(20)
 
 every_method = pytest.mark.parametrize("name", list(methods.METHODS))
+every_loss = pytest.mark.parametrize("name", methods.DESCENDED)
 
 
 @pytest.fixture(scope="module")
@@ -318,7 +319,7 @@ def test_penalty_and_gradient_are_those_of_the_definition(name, masked, params):
 
 def test_every_penalty_has_a_definition():
   losses = {"vanilla", "vanilla10", "dropout"}
-  assert set(DEFINITIONS) | losses == set(methods.METHODS)
+  assert set(DEFINITIONS) | losses == set(methods.DESCENDED)
 
 
 def test_strength_0_is_vanilla(params):
@@ -336,7 +337,7 @@ def test_strength_0_is_vanilla(params):
     assert_close(outcomes[name], outcomes["vanilla"], rtol=1e-5, atol=1e-7)
 
 
-@every_method
+@every_loss
 def test_only_the_listed_options_matter(name, params):
   """Records name no other: see `cells.cell_config`."""
   unusual = methods.Options(
@@ -346,6 +347,10 @@ def test_only_the_listed_options_matter(name, params):
     layers=("fc2",),
     decoupled_decay=True,
     dropout_at_eval=True,
+    first_pseudo=8,
+    last_pseudo=20,
+    pseudo_periods=2,
+    pseudo_epochs=3,
   )
   usual = methods.Options()
   assert all(a != b for a, b in zip(unusual, usual, strict=True))
@@ -630,11 +635,23 @@ def test_method_is_complete(name):
     assert method.hparam not in methods.Options._fields
     assert len(method.grid) > 1
     assert list(method.grid) == sorted(set(method.grid))
-    assert min(method.grid) > 0
+    # Pseudo examples that stand still are a kind of imitation networks.
+    assert min(method.grid) > 0 or name == "imitation"
     assert max(method.grid) < method.limit
     hparams = {method.hparam: method.grid[0]}
   # Both may be part of a file's name.
   assert name in results.cell_name("digits", 1, name, **hparams)
+
+
+def test_epochs_of_a_method():
+  options = methods.Options(pseudo_periods=2, pseudo_epochs=3)
+  assert methods.num_epochs("bean1", 7, options) == 7
+  assert methods.num_epochs("decov", 7, options) == 70
+  assert methods.num_epochs("imitation", 7, options) == 6
+
+
+def test_imitation_networks_alone_descend_no_loss():
+  assert set(methods.METHODS) - set(methods.DESCENDED) == {"imitation"}
 
 
 def test_titles_are_different():
@@ -642,7 +659,7 @@ def test_titles_are_different():
   assert len(set(titles)) == len(titles)
 
 
-@every_method
+@every_loss
 def test_method_trains_a_population(name):
   method = methods.METHODS[name]
   seeds = (0, 1, 0)
