@@ -12,8 +12,9 @@ pickle. Its arrays:
 
 The file ends with the SHA-256 of all bytes before, as the comment of the zip
 archive that an .npz is. It is written whole or not at all. A file that is cut
-off, altered, foreign or of another configuration is never used and never
-deleted: it raises `CheckpointError`, which names the file.
+off, altered or foreign is never used and never deleted: `load` raises
+`DamagedError`, and `find` renames it to NAME.damaged, as if there were none.
+One of another schema or configuration raises `CheckpointError`.
 """
 
 from collections.abc import Mapping
@@ -40,6 +41,10 @@ _DIGEST_SIZE = 64  # SHA-256 in hexadecimal.
 
 class CheckpointError(results.ResultError):
   """A checkpoint cannot be used; the text says why and what to do."""
+
+
+class DamagedError(CheckpointError, results.DamagedError):
+  """A checkpoint is cut off, altered or foreign."""
 
 
 class Checkpoint(NamedTuple):
@@ -107,14 +112,15 @@ def load(
     The checkpoint.
 
   Raises:
-    CheckpointError: If the file cannot be read, is cut off, altered, foreign,
-      of another schema, or differs from `config`.
+    DamagedError: If the file is cut off, altered or foreign.
+    CheckpointError: If it cannot be read, is of another schema, or differs
+      from `config`.
   """
   try:
     data = pathlib.Path(path).read_bytes()
-  except OSError as error:
+  except (OSError, ValueError) as error:
     raise CheckpointError(
-      f"{os.fspath(path)}: cannot be read ({error.strerror or error}); give the"
+      f"{os.fspath(path)}: cannot be read ({results.reason(error)}); give the"
       " path of a checkpoint"
     ) from error
   checkpoint = _parse(path, data)
@@ -133,15 +139,26 @@ def find(
     config: The configuration that it must have been made with, all of it.
 
   Returns:
-    The checkpoint, or None where there is no file.
+    The checkpoint, or None where there is no file, or a damaged one, which is
+    renamed.
 
   Raises:
-    CheckpointError: If the file was made with another configuration, or is one
-      that `load` refuses.
+    CheckpointError: If the file was made with another configuration or schema,
+      or cannot be read.
+    ResultError: If it cannot be renamed.
   """
   if not os.path.lexists(path):
     return None
-  checkpoint = load(path)
+  try:
+    checkpoint = load(path)
+  except DamagedError as error:
+    results.set_aside(path, error)
+    return None
+  except CheckpointError as error:
+    # Gone since it was looked for: another process has set it aside.
+    if isinstance(error.__cause__, FileNotFoundError):
+      return None
+    raise
   nothing = dict.fromkeys(checkpoint.config.keys() - config.keys())
   _check_config(path, checkpoint.config, {**nothing, **config})
   return checkpoint
@@ -225,19 +242,25 @@ def _digest(content: bytes) -> bytes:
 
 def _parse(path: str | os.PathLike[str], data: bytes) -> Checkpoint:
   if _digest(data[:-_DIGEST_SIZE]) != data[-_DIGEST_SIZE:]:
-    raise _unusable(
+    raise DamagedError(
       path, "does not end with its SHA-256: cut off, altered or no checkpoint"
     )
+  # A foreign archive shows as one of many exceptions, from zipfile's to zlib's.
   try:
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
       arrays = {name: archive[name] for name in archive.files}
     header = json.loads(arrays.pop("header").tobytes())
-    schema, config = header["schema"], header["config"]
-    environment = header["environment"]
-  except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-    raise _unusable(path, "holds no checkpoint: foreign") from error
-  if schema != SCHEMA:
-    raise _unusable(path, f"expected schema {SCHEMA}, got {schema!r}")
+    checkpoint = _assemble(header, arrays)
+  except Exception as error:
+    raise DamagedError(path, "holds no checkpoint: foreign") from error
+  if header["schema"] != SCHEMA:
+    raise _unusable(path, f"expected schema {SCHEMA}, got {header['schema']!r}")
+  return checkpoint
+
+
+def _assemble(
+  header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> Checkpoint:
   parts: dict[str, dict] = {
     name: {} for name in ("last", "best", "metrics", "optimizer")
   }
@@ -245,8 +268,8 @@ def _parse(path: str | os.PathLike[str], data: bytes) -> Checkpoint:
     part, _, rest = name.partition("/")
     parts.setdefault(part, {})[rest] = array
   return Checkpoint(
-    config=config,
-    environment=environment,
+    config=dict(header["config"]),
+    environment=dict(header["environment"]),
     last=_variables(parts["last"]),
     best=_variables(parts["best"]),
     metrics=parts["metrics"],

@@ -1,8 +1,18 @@
 """Files that are whole: the old content or the new, never a part."""
 
+from collections.abc import Iterator
+import contextlib
 import os
 import pathlib
 import secrets
+import time
+
+try:
+  import fcntl
+except ImportError:  # Windows has no flock.
+  fcntl = None
+
+_SUFFIX = ".tmp"
 
 
 def replace(path: pathlib.Path, content: bytes) -> None:
@@ -23,12 +33,134 @@ def replace(path: pathlib.Path, content: bytes) -> None:
     b'1 2 3'
   """
   # In the same folder, since a file is only renamed within a file system.
-  temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+  temporary = path.with_name(f".{secrets.token_hex(8)}{_SUFFIX}")
   try:
     with open(temporary, "xb") as file:
+      # Says to `remove_abandoned` that somebody still writes it.
+      _try_lock(file.fileno())
       file.write(content)
       file.flush()
       os.fsync(file.fileno())
     os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def remove_abandoned(directory: pathlib.Path) -> None:
+  """Remove what processes that were killed in `replace` left behind.
+
+  The kernel gives up the lock of a process that ends, however it ends. Where
+  files cannot be locked, all are left alone.
+
+  Args:
+    directory: the folder; what cannot be removed there stays.
+  """
+  if fcntl is None:
+    return
+  for path in directory.glob(f".{'[0-9a-f]' * 16}{_SUFFIX}"):
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+      if _try_lock(file.fileno()) and _is_old(file.fileno()):
+        path.unlink()
+
+
+def set_aside(path: pathlib.Path) -> pathlib.Path:
+  """Rename a file in its folder to NAME.damaged, or NAME.damaged.2, ...
+
+  Args:
+    path: the file.
+
+  Returns:
+    Its new path, at which there was no file before.
+
+  Raises:
+    OSError: if the file system refuses, or the file is gone.
+  """
+  number = 1
+  while True:
+    end = ".damaged" if number == 1 else f".damaged.{number}"
+    target = path.with_name(path.name + end)
+    try:
+      # A name that is taken is not taken again, even at the same moment.
+      target.touch(exist_ok=False)
+    except FileExistsError:
+      number += 1
+      continue
+    try:
+      os.replace(path, target)
+    except OSError:
+      target.unlink()
+      raise
+    return target
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path, *, patience: float) -> Iterator[bool]:
+  """Hold a lock that one process has at a time, while the block runs.
+
+  It is `flock`'s: the kernel takes it from a process that ends, however it
+  ends, so that a crash blocks nobody. The file is removed with the lock.
+
+  Args:
+    path: the file to lock, in a folder that exists.
+    patience: seconds to wait for another process.
+
+  Yields:
+    Whether the lock is held. It is not where the file system has no locks or
+    the other process took longer: then what is done must bear company.
+  """
+  descriptor = _acquire(path, patience)
+  try:
+    yield descriptor is not None
+  finally:
+    if descriptor is not None:
+      # First, so that who waits sees that this file is nobody's lock any more.
+      with contextlib.suppress(OSError):
+        path.unlink()
+      os.close(descriptor)
+
+
+def _acquire(path: pathlib.Path, patience: float) -> int | None:
+  """Return the descriptor of a lock, or None where it cannot be had."""
+  deadline = time.monotonic() + patience
+  while fcntl is not None:
+    try:
+      descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+    except OSError:
+      return None
+    held = _try_lock(descriptor)
+    if held and _is_at(path, descriptor):
+      return descriptor
+    os.close(descriptor)
+    if held is None or time.monotonic() > deadline:
+      return None
+    time.sleep(0.05)
+  return None
+
+
+def _try_lock(descriptor: int) -> bool | None:
+  """Lock a file; False if somebody else has, None where there are no locks."""
+  if fcntl is None:
+    return None
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return False
+  except OSError:
+    return None
+  return True
+
+
+def _is_at(path: pathlib.Path, descriptor: int) -> bool:
+  """Tell whether a path still leads to an open file."""
+  try:
+    return os.path.samestat(os.stat(path), os.fstat(descriptor))
+  except FileNotFoundError:
+    return False
+
+
+def _is_old(descriptor: int) -> bool:
+  """Tell whether a file was written a minute ago or before.
+
+  A file is locked a moment after it was made; by then this one was.
+  """
+  return abs(time.time() - os.fstat(descriptor).st_mtime) > 60

@@ -16,7 +16,7 @@ def number(
 
   Args:
     name: The flag.
-    value: Its value.
+    value: Its value; an integer is something to count, at most a million.
     low: The least that is taken.
     below: What it must be less than.
 
@@ -26,9 +26,11 @@ def number(
   Raises:
     ConfigError: If it is out of range or not finite.
   """
-  # Numbers are used in float32, of which this is the largest power of ten.
-  if not low <= value <= 1e38 or value >= below:
-    high = "1e38" if below > 1e38 else f"below {below:g}"
+  # Numbers are used in float32, of which 1e38 is the largest power of ten. With
+  # more epochs than a million, steps could not be counted in int32.
+  most, name_of_most = (1e6, "1e6") if type(value) is int else (1e38, "1e38")
+  if not low <= value <= most or value >= below:
+    high = name_of_most if below > most else f"below {below:g}"
     raise ConfigError(
       f"--{name}: expected a number from {low} to {high}, got {value}"
     )

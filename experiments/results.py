@@ -17,11 +17,14 @@ An experiment may add further fields. JSON has no NaN and no infinity: in
 metrics a number that is not finite becomes null, everywhere else it is
 refused. `metric` turns null into NaN again.
 
-A file that is cut off, altered, foreign or of another schema is never used
-and never deleted: reading it raises `ResultError`, which names the file.
+A file that is cut off, altered or foreign is never used and never deleted:
+reading it raises `DamagedError`, and `find` renames it to NAME.damaged, as if
+there were none. One of another schema or configuration was made by somebody
+who may still want it: reading it raises `ResultError`, which names the file.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 import hashlib
 import importlib.metadata
 import json
@@ -32,6 +35,7 @@ import platform
 import re
 import secrets
 import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -58,6 +62,19 @@ _LONGEST_NAME = 200  # File systems allow 255 bytes.
 
 class ResultError(Exception):
   """A result file cannot be used or written; the text says what to do."""
+
+
+class DamagedError(ResultError):
+  """A file is cut off, altered or foreign.
+
+  Attributes:
+    why: what is wrong with it, without its name.
+  """
+
+  def __init__(self, path: str | os.PathLike[str], why: str):
+    """Say what is wrong with a file, and what to do."""
+    super().__init__(_advice(path, why))
+    self.why = why
 
 
 def write(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
@@ -104,12 +121,13 @@ def prepare_directory(directory: str | os.PathLike[str]) -> None:
   try:
     directory.mkdir(parents=True, exist_ok=True)
     probe.touch(exist_ok=False)
-    probe.unlink()
-  except OSError as error:
+    probe.unlink(missing_ok=True)
+  except (OSError, ValueError) as error:  # ValueError: a path with a zero byte.
     raise ResultError(
-      f"{directory}: cannot be written to ({error.strerror or error}); choose"
-      " another folder"
+      f"{directory}: cannot be written to ({reason(error)}); choose another"
+      " folder"
     ) from error
+  files.remove_abandoned(directory)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -125,10 +143,10 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
   path = pathlib.Path(path)
   try:
     files.replace(path, data)
-  except OSError as error:
+  except (OSError, ValueError) as error:
     raise ResultError(
-      f"{path}: could not be written ({error.strerror or error}); make room"
-      " there or choose another folder, what was finished before is kept"
+      f"{path}: could not be written ({reason(error)}); make room there or"
+      " choose another folder, what was finished before is kept"
     ) from error
 
 
@@ -142,7 +160,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     All fields, `schema` and `checksum` among them.
 
   Raises:
-    ResultError: if the file is cut off, altered, foreign or of another schema.
+    DamagedError: if the file is cut off, altered or foreign.
+    ResultError: if it is of another schema.
     OSError: if it cannot be read, FileNotFoundError if there is none.
   """
   data = pathlib.Path(path).read_bytes()
@@ -150,19 +169,19 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     record = json.loads(data)
     digest = _digest({k: v for k, v in record.items() if k != "checksum"})
   except (ValueError, AttributeError, RecursionError) as error:
-    raise _unusable(path, "expected a JSON object, cut off or foreign") from (
-      error
-    )
+    raise DamagedError(
+      path, "expected a JSON object, cut off or foreign"
+    ) from (error)
   if "checksum" not in record:
-    raise _unusable(path, "expected a checksum, got none: not a result file")
+    raise DamagedError(path, "expected a checksum, got none: not a result file")
   if record["checksum"] != digest:
-    raise _unusable(path, "its checksum does not fit: it was altered")
+    raise DamagedError(path, "its checksum does not fit: it was altered")
   if record.get("schema") != SCHEMA:
     raise _unusable(
       path, f"expected schema {SCHEMA}, got {record.get('schema')!r}"
     )
   if problem := _problem(record):
-    raise _unusable(path, problem)
+    raise DamagedError(path, problem)
   return record
 
 
@@ -176,16 +195,25 @@ def find(
     config: the configuration that the record must have been made with.
 
   Returns:
-    The record, or None where there is no file.
+    The record, or None where there is no file, or a damaged one, which is
+    renamed.
 
   Raises:
-    ResultError: if the file was made with another configuration, or is one
-      that `read` refuses.
+    ResultError: if the file was made with another configuration or schema, or
+      cannot be read or renamed.
   """
   try:
     record = read(path)
   except FileNotFoundError:
     return None
+  except DamagedError as error:
+    set_aside(path, error)
+    return None
+  except (OSError, ValueError) as error:
+    raise ResultError(
+      f"{os.fspath(path)}: cannot be read ({reason(error)}); choose another"
+      " folder"
+    ) from error
   if config_digest(record["config"]) == config_digest(config):
     return record
   got, expected = record["config"], _plain(config, "config")
@@ -199,6 +227,44 @@ def find(
   )
 
 
+def set_aside(path: str | os.PathLike[str], error: DamagedError) -> None:
+  """Rename a damaged file and say so.
+
+  Args:
+    path: the file, which may have been renamed by another process meanwhile.
+    error: what reading it raised.
+
+  Raises:
+    ResultError: if the file system refuses.
+  """
+  try:
+    target = files.set_aside(pathlib.Path(path))
+  except FileNotFoundError:
+    return
+  except OSError as refusal:
+    raise ResultError(
+      f"{error} (it could not be renamed: {reason(refusal)})"
+    ) from refusal
+  tell(f"{os.fspath(path)}: {error.why}; renamed to {target.name}, not used")
+
+
+def tell(text: str) -> None:
+  """Print a line for the user, beside the output of a script."""
+  print(f"warning: {' '.join(text.splitlines())}", file=sys.stderr)
+
+
+def reason(error: OSError | ValueError) -> str:
+  """Say why the file system refuses, without the path.
+
+  Args:
+    error: what was raised.
+
+  Returns:
+    Such as "No space left on device".
+  """
+  return getattr(error, "strerror", None) or str(error)
+
+
 def load_all(directory: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
   """Read every record of a folder.
 
@@ -209,7 +275,8 @@ def load_all(directory: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
     The records by file name, in the order of the names.
 
   Raises:
-    ResultError: if one of the files cannot be used.
+    ResultError: if one of the files cannot be used, DamagedError if it is
+      damaged.
     OSError: if the folder cannot be read.
   """
   paths = sorted(pathlib.Path(directory).iterdir())
@@ -281,7 +348,7 @@ def cell_name(
   """
   if isinstance(shots, bool) or not isinstance(shots, int) or shots < 1:
     raise ValueError(f"shots: expected a positive integer, got {shots!r}")
-  parts = [_word("dataset", dataset), f"{shots}shot", _word("method", method)]
+  parts = [word("dataset", dataset), f"{shots}shot", word("method", method)]
   parts += [_hparam(*item) for item in sorted(hparams.items())]
   result = "-".join(parts) + ".json"
   if len(result) > _LONGEST_NAME:
@@ -298,12 +365,8 @@ def environment() -> dict[str, Any]:
   Returns:
     The fields `versions`, `device` and `git` of a record.
   """
-  versions = {"python": platform.python_version()}
-  for package in ("jax", "jaxlib", "flax", "optax", "numpy"):
-    versions[package] = importlib.metadata.version(package)
-  # Run from a clone, bean_jax need not be installed.
-  versions["bean_jax"] = bean_jax.__version__
   device = jax.devices()[0]
+  versions, git = _code()
   return {
     "versions": versions,
     "device": {
@@ -311,8 +374,101 @@ def environment() -> dict[str, Any]:
       "kind": device.device_kind,
       "count": jax.device_count(),
     },
-    "git": _git(pathlib.Path(__file__).resolve().parent.parent),
+    "git": git,
   }
+
+
+def mixed_versions(records: Sequence[Mapping[str, Any]]) -> str:
+  """Say which versions records were made by, if not all by the same.
+
+  Args:
+    records: as `read` returns them.
+
+  Returns:
+    A sentence such as "Made by different versions: commit 1a2b3c4 (9 cells),
+    5d6e7f8 (2)."; "" if there is nothing to say.
+
+  Example:
+    >>> records = [
+    ...   {"versions": {"jax": version}, "git": None}
+    ...   for version in ("0.10.1", "0.10.1", "0.11.2")
+    ... ]
+    >>> mixed_versions(records)
+    'Made by different versions: jax 0.10.1 (2 cells), 0.11.2 (1).'
+    >>> mixed_versions(records[:2])
+    ''
+  """
+  found = _found_versions(records)
+  parts = [
+    f"{name} {_listed(counts)}"
+    for name, counts in found.items()
+    if len(counts) > 1
+  ]
+  if not parts:
+    return ""
+  return f"Made by different versions: {'; '.join(parts)}."
+
+
+def tell_versions(records: Sequence[Mapping[str, Any]]) -> None:
+  """Tell the user which records were made by other versions than these.
+
+  Args:
+    records: all that a run uses, as `read` returns them.
+  """
+  versions, git = _code()
+  now = _versions_of({"versions": versions, "git": git})
+  others = [record for record in records if _versions_of(record) != now]
+  parts = [
+    f"{name} {_listed(counts)}, now {now.get(name, 'none')}"
+    for name, counts in _found_versions(others).items()
+    if set(counts) != {now.get(name, "none")}
+  ]
+  if parts:
+    tell(
+      f"{len(others)} of {len(records)} cells were made by other versions and"
+      f" are used: {'; '.join(parts)}"
+    )
+
+
+def _found_versions(
+  records: Sequence[Mapping[str, Any]],
+) -> dict[str, Counter[str]]:
+  """Count the records of every version, by the name of what has it."""
+  made_by = [_versions_of(record) for record in records]
+  names = dict.fromkeys(name for versions in made_by for name in versions)
+  return {
+    name: Counter(versions.get(name, "none") for versions in made_by)
+    for name in names
+  }
+
+
+def _versions_of(record: Mapping[str, Any]) -> dict[str, str]:
+  """Return all versions that a record names, that of the code first."""
+  git = record.get("git") or {}
+  commit = str(git.get("commit", "unknown"))[:7]
+  changed = " with changes" if git.get("dirty") else ""
+  versions = {k: str(v) for k, v in record.get("versions", {}).items()}
+  return {"commit": commit + changed, **versions}
+
+
+def _listed(counts: Counter[str]) -> str:
+  """Return versions with their numbers of cells, the most frequent first."""
+  parts = [f"{name} ({count})" for name, count in counts.most_common(3)]
+  first = counts.most_common(1)[0][1]
+  parts[0] = f"{parts[0][:-1]} cell{'s' * (first > 1)})"
+  if len(counts) > len(parts):
+    parts.append(f"{len(counts) - len(parts)} more")
+  return ", ".join(parts)
+
+
+def _code() -> tuple[dict[str, str], dict[str, Any] | None]:
+  """Return the versions of the packages and of the checkout."""
+  versions = {"python": platform.python_version()}
+  for package in ("jax", "jaxlib", "flax", "optax", "numpy"):
+    versions[package] = importlib.metadata.version(package)
+  # Run from a clone, bean_jax need not be installed.
+  versions["bean_jax"] = bean_jax.__version__
+  return versions, _git(pathlib.Path(__file__).resolve().parent.parent)
 
 
 def _git(root: pathlib.Path) -> dict[str, Any] | None:
@@ -397,7 +553,11 @@ def _digest(fields: Mapping[str, Any]) -> str:
 
 
 def _unusable(path: str | os.PathLike[str], why: str) -> ResultError:
-  return ResultError(
+  return ResultError(_advice(path, why))
+
+
+def _advice(path: str | os.PathLike[str], why: str) -> str:
+  return (
     f"{os.fspath(path)}: {why}; move this file away or choose another folder"
   )
 
@@ -406,7 +566,19 @@ def _shown(config: Mapping[str, Any], name: str) -> str:
   return json.dumps(config[name]) if name in config else "nothing"
 
 
-def _word(name: str, value: Any) -> str:
+def word(name: str, value: Any) -> str:
+  """Check a part of a file name: it cannot lead to another folder.
+
+  Args:
+    name: what the part is, for the error.
+    value: the part.
+
+  Returns:
+    The part.
+
+  Raises:
+    ValueError: if it is no word of lower-case letters, digits and underscores.
+  """
   if not isinstance(value, str) or not _WORD.fullmatch(value):
     raise ValueError(
       f"{name}: expected a word of lower-case letters, digits and underscores,"
@@ -416,9 +588,9 @@ def _word(name: str, value: Any) -> str:
 
 
 def _hparam(name: str, value: Any) -> str:
-  name = _word("hparams", name)
+  name = word("hparams", name)
   if isinstance(value, str):
-    return f"{name}_{_word(name, value)}"
+    return f"{name}_{word(name, value)}"
   # l1 of 0.5 is not to be read as l of 10.5.
   separator = "_" if name[-1].isdigit() else ""
   return name + separator + _number(name, value)

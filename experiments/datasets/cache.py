@@ -4,9 +4,14 @@ The file holds the arrays one after another in NumPy's own format, without
 pickle, so equal arrays make equal bytes. The JSON of the same name holds the
 SHA-256 of the file, the shapes, and what the arrays are. A file that does not
 fit its JSON is reported, never used and never deleted.
+
+Of processes that need the same arrays at once, one makes them while the others
+wait (`locked`). Also without locks there would be one good cache in the end:
+both write the same bytes, each whole.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import hashlib
 import io
 import json
@@ -35,6 +40,22 @@ def folder(cache_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     chosen = os.path.join(home, "bean_jax")
   return pathlib.Path(os.path.expanduser(chosen))
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path) -> Iterator[None]:
+  """Let one process at a time run the block.
+
+  The lock ends with its process, however that ends. Where there can be no
+  lock, or who has it takes more than ten minutes, the block runs all the same.
+
+  Args:
+    path: the file that the block makes.
+  """
+  with contextlib.suppress(OSError):
+    path.parent.mkdir(parents=True, exist_ok=True)
+  with files.locked(path.with_name(f".{path.name}.lock"), patience=600):
+    yield
 
 
 def read(

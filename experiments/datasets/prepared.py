@@ -74,9 +74,13 @@ def load(
   )
   arrays = cache.read(path, identity)
   if arrays is None:
-    logging.info("Decoding %s into %s: this happens once.", name, path)
-    arrays = decode(name, copy)
-    cache.write(path, identity, arrays)
+    with cache.locked(path):
+      # Perhaps made by the process that was waited for.
+      arrays = cache.read(path, identity)
+      if arrays is None:
+        logging.info("Decoding %s into %s: this happens once.", name, path)
+        arrays = decode(name, copy)
+        cache.write(path, identity, arrays)
   return _assemble(name, copy.version, arrays)
 
 

@@ -55,7 +55,12 @@ def draw_shots(labels: ArrayLike, *, num_shots: int, seed: int) -> np.ndarray:
     >>> labels[indices]
     array([0, 0, 1, 1])
   """
-  labels = np.asarray(labels)
+  try:
+    labels = np.asarray(labels)
+  except ValueError as error:
+    raise DatasetError(
+      "Labels must be a vector of integers, got lists of unequal lengths."
+    ) from error
   _check(labels, num_shots, seed)
   drawn = []
   for label in range(int(labels.max()) + 1):

@@ -19,7 +19,7 @@ def refused(function, *args, **kwargs):
 
 
 class TestNumber:
-  @pytest.mark.parametrize("value", (0, 0.5, 7, 1e38))
+  @pytest.mark.parametrize("value", (0, 0.5, 7, 1_000_000, 1e38))
   def test_returns_what_is_in_range(self, value):
     number = parsing.number("flag", value, low=0)
     assert number == value
@@ -31,7 +31,12 @@ class TestNumber:
     message = refused(parsing.number, "flag", 2, low=1, below=2)
     assert message.endswith("a number from 1 to below 2, got 2")
 
-  @pytest.mark.parametrize("value", (-1, math.nan, math.inf, -math.inf, 2e38))
+  @pytest.mark.parametrize("value", (-1, 1_000_001, 10**30))
+  def test_integers_out_of_range(self, value):
+    message = refused(parsing.number, "flag", value, low=0)
+    assert message.endswith(f"a number from 0 to 1e6, got {value}")
+
+  @pytest.mark.parametrize("value", (-1.0, math.nan, math.inf, -math.inf, 2e38))
   def test_out_of_range(self, value):
     message = refused(parsing.number, "flag", value, low=0)
     assert message.endswith(f"a number from 0 to 1e38, got {value}")
@@ -65,7 +70,7 @@ class TestNumbers:
 
   def test_one_out_of_range(self):
     message = refused(parsing.numbers, "flag", ["5", "0"], int, low=1)
-    assert message.endswith("from 1 to 1e38, got 0")
+    assert message.endswith("from 1 to 1e6, got 0")
 
 
 class TestNames:

@@ -275,10 +275,16 @@ class TestFind:
       " folder"
     )
 
-  def test_refuses_damaged_files(self, path):
+  def test_sets_damaged_files_aside(self, path, capsys):
+    """tests/faults has every kind of damage."""
     path.write_text("{")
-    with pytest.raises(results.ResultError, match="cut off"):
-      results.find(path, self.config)
+    assert results.find(path, self.config) is None
+    assert not path.exists()
+    assert path.with_name("cell.json.damaged").read_text() == "{"
+    assert capsys.readouterr().err == (
+      f"warning: {path}: expected a JSON object, cut off or foreign; renamed to"
+      " cell.json.damaged, not used\n"
+    )
 
   def test_digest_sees_values_and_names_but_no_order(self):
     digest = results.config_digest({"a": 1, "b": [1, 2]})
@@ -364,6 +370,58 @@ class TestCellName:
   def test_refuses_long_names(self):
     with pytest.raises(ValueError, match="at most 200 characters, got 212"):
       results.cell_name("a" * 195, 1, "bean1")
+
+
+class TestVersions:
+  def test_all_of_one_version(self):
+    record = make_record(git={"commit": "0123456789", "dirty": False})
+    assert results.mixed_versions([record] * 3) == ""
+    assert results.mixed_versions([]) == ""
+
+  def test_several_versions_are_counted(self):
+    records = [
+      make_record(
+        git={"commit": commit, "dirty": commit == "bbbbbbbbbb"},
+        versions={"python": "3.11.7", "jax": jax_version},
+      )
+      for commit, jax_version in (
+        ("aaaaaaaaaa", "0.10.1"),
+        ("bbbbbbbbbb", "0.10.1"),
+        ("bbbbbbbbbb", "0.10.1"),
+        ("cccccccccc", "0.11.2"),
+        ("dddddddddd", "0.11.2"),
+        ("eeeeeeeeee", "0.10.1"),
+      )
+    ]
+    records.append(make_record(versions={"jax": "0.10.1"}))
+    assert results.mixed_versions(records) == (
+      "Made by different versions: commit bbbbbbb with changes (2 cells),"
+      " aaaaaaa (1), ccccccc (1), 3 more; python 3.11.7 (6 cells), none (1);"
+      " jax 0.10.1 (5 cells), 0.11.2 (2)."
+    )
+
+  def test_the_present_version_goes_without_saying(self, capsys):
+    environment = results.environment()
+    results.tell_versions([make_record(**environment)] * 2)
+    results.tell_versions([])
+    assert capsys.readouterr() == ("", "")
+
+  def test_other_versions_are_named_in_a_line(self, capsys, monkeypatch):
+    git = {"commit": "a" * 40, "dirty": False}
+    monkeypatch.setattr(results, "_git", lambda root: git)
+    environment = results.environment()
+    ours = make_record(**environment)
+    other = make_record(**environment)
+    other["versions"] = {**other["versions"], "jax": "0.9.0"}
+    other["git"] = {"commit": "b" * 40, "dirty": True}
+    results.tell_versions([ours, other, ours])
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+      "warning: 1 of 3 cells were made by other versions and are used: commit"
+      " bbbbbbb with changes (1 cell), now aaaaaaa; jax 0.9.0 (1 cell), now"
+      f" {jax.__version__}\n"
+    )
 
 
 class TestEnvironment:

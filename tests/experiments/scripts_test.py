@@ -86,6 +86,60 @@ def test_errors_of_the_program_are_not_hidden(error):
     scripts.run(["script"], work)
 
 
+class TestWrongReleases:
+  """tests/bean_jax/check_test.py has what they are."""
+
+  @pytest.fixture
+  def pretend(self, monkeypatch):
+    """Makes the installed jaxlib another one."""
+
+    def pretend(version):
+      monkeypatch.delenv("XLA_FLAGS", raising=False)
+      monkeypatch.setattr(
+        scripts.importlib.metadata, "version", lambda package: version
+      )
+
+    return pretend
+
+  def test_refused_with_the_cure(self, pretend, capsys):
+    pretend("0.10.2")
+    ran = []
+    assert scripts.run(["script"], lambda: ran.append(1)) == 2
+    out, err = capsys.readouterr()
+    assert (out, ran) == ("", [])
+    assert err.startswith(
+      "error: jaxlib 0.10.2 on a cpu computes wrong numbers"
+    )
+    assert "pip install 'jax>=0.10,!=0.10.2'" in err
+    assert err.count("\n") == 1
+
+  def test_cured_by_the_flag(self, pretend, monkeypatch, capsys):
+    pretend("0.10.2")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")
+    ran = []
+    assert scripts.run(["script"], lambda: ran.append(1)) == 0
+    assert ran == [1]
+    assert capsys.readouterr() == ("", "")
+
+  def test_others_wait_for_no_device(self, monkeypatch):
+    monkeypatch.setattr(jax, "devices", None)
+    assert scripts.run(["script"], lambda: None) == 0
+
+
+@pytest.mark.parametrize(
+  "text,line",
+  (
+    ("é ü \U0001f642 a b", "é ü \U0001f642 a b"),
+    ("a\nb\tc", "a\\nb\\tc"),
+    ("\x1b[2J\0\udc80", "\\x1b[2J\\x00\\udc80"),
+    ("\u2028", "\\u2028"),
+  ),
+)
+def test_one_line(text, line):
+  assert scripts.one_line(ValueError(text)) == line
+  assert len(line.splitlines()) == 1
+
+
 class TestStart:
   """What a user's command line makes of a script."""
 

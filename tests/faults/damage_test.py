@@ -1,0 +1,327 @@
+"""Files that are cut off, altered or foreign: set aside, and made again."""
+
+import functools
+import json
+import os
+import shutil
+import threading
+
+import hypothesis
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+from experiments import checkpoints, files, partials, results
+from tests.faults import here
+
+RECORDS = {
+  "few_shot": "digits-1shot-bean1-alpha1.json",
+  "table1": "evaluation/digits-1shot-vanilla.json",
+  "full_data": "digits-lenet5-bean1-alpha_1.json",
+}
+CHECKPOINT = "checkpoints/digits-lenet5-bean1-alpha_1-seed1.npz"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _tiny_networks():
+  with here.tiny_networks():
+    yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """Returns the folder of a script's small run."""
+
+  @functools.cache
+  def finished(name):
+    folder = tmp_path_factory.mktemp(name)
+    args = (*here.SMALL[name], f"--output_dir={folder}")
+    status, _, err = here.run(name, *args)
+    assert (status, err) == (0, "")
+    return folder
+
+  return finished
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+  """Copies the folder of a script."""
+
+  def copy(name):
+    return shutil.copytree(finished(name), tmp_path / "copy")
+
+  return copy
+
+
+def numbers(path):
+  """What a file says, but for what differs from run to run."""
+  if path.suffix == ".json":
+    record = results.read(path)
+    return record["config"], record["seeds"], record["metrics"]
+  checkpoint = checkpoints.load(path)
+  arrays = {
+    name: array.tolist()
+    for name, array in checkpoint.metrics.items()
+    if name != "seconds"
+  }
+  return checkpoint.config, arrays
+
+
+def flipped(data):
+  middle = len(data) // 2
+  return data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]
+
+
+DAMAGE = {
+  "flipped": flipped,
+  "cut": lambda data: data[: len(data) // 3],
+  "empty": lambda data: b"",
+  "longer": lambda data: data + b"x",
+  "foreign": lambda data: b'{"loss": 1}',
+  "binary": lambda data: b"\x89PNG\r\n\x1a\n\0\xff",
+}
+SLOW = pytest.mark.slow
+# One script's records are quick.
+NAMES = (
+  "few_shot",
+  *(pytest.param(n, marks=SLOW) for n in RECORDS if n != "few_shot"),
+)
+PLACES = [
+  ("few_shot", RECORDS["few_shot"]),
+  pytest.param("table1", RECORDS["table1"], marks=SLOW),
+  pytest.param("full_data", RECORDS["full_data"], marks=SLOW),
+  pytest.param("full_data", CHECKPOINT, marks=SLOW),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name,place", PLACES)
+def test_set_aside_and_made_again(name, place, damage, copy):
+  folder = copy(name)
+  path = folder / place
+  before, expected = here.contents(folder), numbers(path)
+  bad = DAMAGE[damage](path.read_bytes())
+  path.write_bytes(bad)
+  if path.suffix == ".npz":
+    # Without its record, the cell is taken from its checkpoints.
+    (folder / RECORDS[name]).unlink()
+  status, _, err = here.run(name, *here.SMALL[name], f"--output_dir={folder}")
+  assert status == 0
+  assert err.startswith(f"warning: {path}: ")
+  assert err.endswith(f"; renamed to {path.name}.damaged, not used\n")
+  assert err.count("\n") == 1
+  after = here.contents(folder)
+  assert after.pop(f"{place}.damaged") == bad
+  assert numbers(path) == expected
+  assert after.keys() == before.keys()
+  remade = {place, RECORDS[name]}
+  same = {
+    other
+    for other in before
+    if other not in remade and other.endswith((".json", ".npz"))
+  }
+  assert same
+  for other in same:
+    assert after[other] == before[other]
+  # The next time there is nothing to say.
+  status, _, err = here.run(name, *here.SMALL[name], f"--output_dir={folder}")
+  assert (status, err) == (0, "")
+
+
+def test_each_damaged_file_has_a_name_of_its_own(copy):
+  folder = copy("few_shot")
+  path = folder / RECORDS["few_shot"]
+  args = (*here.SMALL["few_shot"], f"--output_dir={folder}")
+  for text in ("first", "second", "third"):
+    path.write_text(text)
+    status, _, err = here.run("few_shot", *args)
+    assert status == 0
+    assert err.count("\n") == 1
+  for end, text in (("", "first"), (".2", "second"), (".3", "third")):
+    assert path.with_name(f"{path.name}.damaged{end}").read_text() == text
+  assert results.read(path)
+
+
+@pytest.mark.slow
+def test_reporting_alone_does_not_use_it_either(copy):
+  folder = copy("table1")
+  path = folder / RECORDS["table1"]
+  path.write_bytes(flipped(path.read_bytes()))
+  args = (*here.SMALL["table1"], "--notrain", f"--output_dir={folder}")
+  status, out, err = here.run("table1", *args)
+  assert status == 0
+  assert "not run" in out
+  assert f"renamed to {path.name}.damaged" in err
+  assert not path.exists()
+
+
+@pytest.mark.parametrize("name,place", PLACES)
+def test_another_configuration_stays_where_it_is(name, place, copy):
+  folder = copy(name)
+  if place == CHECKPOINT:
+    (folder / RECORDS[name]).unlink()
+    (folder / "digits-lenet5-vanilla.json").unlink()
+  before = here.contents(folder)
+  status, out, err = here.run(
+    name, *here.SMALL[name], "--epochs=4", f"--output_dir={folder}"
+  )
+  assert (status, out) == (2, "")
+  assert "made with another configuration (epochs: expected 4, got 2" in err
+  assert err.count("\n") == 1
+  assert here.contents(folder) == before
+
+
+def test_another_schema_stays_where_it_is(copy, monkeypatch):
+  folder = copy("few_shot")
+  monkeypatch.setattr(results, "SCHEMA", 2)
+  before = here.contents(folder)
+  args = (*here.SMALL["few_shot"], f"--output_dir={folder}")
+  status, _, err = here.run("few_shot", *args)
+  assert status == 2
+  assert "expected schema 2, got 1" in err
+  assert here.contents(folder) == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_folder_that_refuses_the_renaming(name, copy, monkeypatch):
+  folder = copy(name)
+  path = folder / RECORDS[name]
+  path.write_text("altered")
+  before = here.contents(folder)
+
+  def refuse(path):
+    raise OSError(30, "Read-only file system", str(path))
+
+  monkeypatch.setattr(files, "set_aside", refuse)
+  status, out, err = here.run(name, *here.SMALL[name], f"--output_dir={folder}")
+  assert (status, out) == (2, "")
+  assert str(path) in err
+  assert "could not be renamed: Read-only file system" in err
+  assert err.count("\n") == 1
+  assert here.contents(folder) == before
+
+
+def test_two_processes_that_find_the_same_damage(tmp_path, capsys):
+  path = tmp_path / "cell.json"
+  path.write_text("altered")
+  start = threading.Barrier(8)
+  found = []
+
+  def find():
+    start.wait()
+    found.append(results.find(path, {}))
+
+  threads = [threading.Thread(target=find) for _ in range(8)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert found == [None] * 8
+  (aside,) = tmp_path.iterdir()
+  assert aside.read_text() == "altered"
+  assert aside.name.startswith("cell.json.damaged")
+  assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_members_of_a_cell_that_is_not_whole_yet(tmp_path, monkeypatch):
+  args = (
+    *here.SMALL["few_shot"],
+    "--methods=vanilla",
+    "--seeds=6",
+    "--members_per_chunk=1",
+    f"--output_dir={tmp_path}",
+  )
+  with monkeypatch.context() as patch:
+    patch.setattr(partials, "discard", lambda directory: None)
+    assert here.run("few_shot", *args)[0] == 0
+  (record,) = tmp_path.glob("*.json")
+  expected = numbers(record)
+  record.unlink()
+  first, *others = sorted(tmp_path.glob("partial/*/seed*.json"))
+  assert others
+  bad = flipped(first.read_bytes())
+  first.write_bytes(bad)
+  status, _, err = here.run("few_shot", *args)
+  assert status == 0
+  assert err.startswith(f"warning: {first}: ")
+  assert err.count("\n") == 1
+  assert numbers(record) == expected
+  # The members go once the record is there, but not what was damaged.
+  assert first.with_name(f"{first.name}.damaged").read_bytes() == bad
+  assert len(here.contents(tmp_path / "partial")) == 1
+
+
+# A file whose checksum fits says nothing about who made it.
+
+
+@pytest.mark.slow
+@hypothesis.settings(
+  max_examples=60, deadline=None, database=None, derandomize=True
+)
+@hypothesis.given(data=st.data())
+def test_foreign_checkpoints_with_a_checksum(finished, data):
+  original = (finished("full_data") / CHECKPOINT).read_bytes()[:-64]
+  place = data.draw(st.integers(0, len(original) - 1))
+  new = data.draw(st.binary(min_size=1, max_size=8))
+  content = original[:place] + new + original[place + len(new) :]
+  content += checkpoints._digest(content)
+  messages = []
+  try:
+    arrays = checkpoints._parse("network.npz", content).metrics.values()
+  except results.ResultError as error:
+    arrays = ()
+    messages.append(str(error))
+  # Numbers may differ, but numbers they are.
+  assert {array.dtype.kind for array in arrays} <= set("biuf")
+  for message in messages:
+    assert message.startswith("network.npz: ")
+    assert "\n" not in message
+
+
+@hypothesis.settings(
+  max_examples=60, deadline=None, database=None, derandomize=True
+)
+@hypothesis.given(
+  st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+      st.lists(inner, max_size=4)
+      | st.dictionaries(
+        st.sampled_from(
+          ("schema", "config", "versions", "seeds", "metrics", "git", "x")
+        ),
+        inner,
+        max_size=7,
+      )
+    ),
+  )
+)
+def test_foreign_records_with_a_checksum(tmp_path_factory, value):
+  fields = dict(value) if isinstance(value, dict) else {"x": value}
+  fields["schema"] = 1
+  try:
+    fields["checksum"] = results._digest(fields)
+  except ValueError:  # JSON has no NaN.
+    hypothesis.reject()
+  path = tmp_path_factory.mktemp("foreign") / "cell.json"
+  path.write_text(json.dumps(fields))
+  with pytest.raises(results.DamagedError) as caught:
+    results.read(path)
+  assert "\n" not in str(caught.value)
+
+
+def test_objects_are_not_loaded(tmp_path):
+  """Not even from a file that has the right checksum."""
+
+  class Evil:
+    def __reduce__(self):
+      return os.mkdir, (str(tmp_path / "evil"),)
+
+  path = tmp_path / "network.npz"
+  with open(path, "wb") as file:
+    np.savez(file, header=np.array([Evil()], dtype=object))
+  content = path.read_bytes()[:-2] + (64).to_bytes(2, "little")
+  path.write_bytes(content + checkpoints._digest(content))
+  with pytest.raises(checkpoints.DamagedError, match="holds no checkpoint"):
+    checkpoints.load(path)
+  assert not (tmp_path / "evil").exists()

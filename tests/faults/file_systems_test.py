@@ -1,0 +1,378 @@
+"""Full disks, folders that cannot be written, files in the way, clocks."""
+
+import ast
+import functools
+import os
+import pathlib
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from experiments import checkpoints, full_simulations, results
+from tests.faults import here
+
+_ROOT = pathlib.Path(__file__).parents[2]
+# One script is quick.
+NAMES = (
+  "few_shot",
+  pytest.param("table1", marks=pytest.mark.slow),
+  pytest.param("full_data", marks=pytest.mark.slow),
+)
+# The cell that a run with these has not, with that of `SMALL` that it has.
+MORE = {
+  "few_shot": "--methods=vanilla,bean2",
+  "table1": "--methods=vanilla,dropout",
+  "full_data": "--methods=vanilla,bean2",
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _tiny_networks():
+  with here.tiny_networks():
+    yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """Returns the folder of a script's small run."""
+
+  @functools.cache
+  def finished(name):
+    folder = tmp_path_factory.mktemp(name)
+    args = (*here.SMALL[name], f"--output_dir={folder}")
+    status, _, err = here.run(name, *args)
+    assert (status, err) == (0, "")
+    return folder
+
+  return finished
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+  def copy(name):
+    return shutil.copytree(finished(name), tmp_path / "copy")
+
+  return copy
+
+
+def assert_one_line(status, out, err):
+  assert status == 2
+  assert err.startswith("error: ")
+  assert err.count("\n") == 1
+  # What is printed before an error is of cells that are done.
+  assert all("cell" in line or "test" in line for line in out.splitlines())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_disk_full(name, copy):
+  """A limit for the size of files is what a process can set for itself."""
+  folder = copy(name)
+  before = here.contents(folder)
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  args = (*here.SMALL[name], MORE[name], f"--output_dir={folder}")
+  try:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    status, out, err = here.run(name, *args)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert_one_line(status, out, err)
+  assert "could not be written (File too large); make room" in err
+  # Nothing is lost, and no half file is left.
+  assert here.contents(folder) == before
+  status, _, err = here.run(name, *args)
+  assert (status, err) == (0, "")
+  after = here.contents(folder)
+  assert len(after) > len(before)
+  for place in before:
+    if place.endswith((".json", ".npz")):
+      assert after[place] == before[place]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_folder_in_the_place_of_a_record(name, tmp_path):
+  folder = tmp_path / "results"
+  record = {
+    "few_shot": "digits-1shot-bean1-alpha1.json",
+    "table1": "evaluation/digits-1shot-vanilla.json",
+    "full_data": "digits-lenet5-vanilla.json",
+  }[name]
+  (folder / record).mkdir(parents=True)
+  args = (*here.SMALL[name], f"--output_dir={folder}")
+  status, out, err = here.run(name, *args)
+  assert_one_line(status, out, err)
+  assert str(folder / record) in err
+  assert here.contents(folder) == {}
+
+
+def test_folder_in_the_place_of_a_checkpoint(tmp_path):
+  path = tmp_path / "checkpoints" / "digits-lenet5-vanilla-seed1.npz"
+  path.mkdir(parents=True)
+  args = (*here.SMALL["full_data"], f"--output_dir={tmp_path}")
+  status, out, err = here.run("full_data", *args)
+  assert_one_line(status, out, err)
+  assert str(path) in err
+  assert here.contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_folder_in_the_place_of_the_table(name, copy):
+  folder = copy(name)
+  (folder / "table.md").unlink()
+  (folder / "table.md").mkdir()
+  before = here.contents(folder)
+  status, out, err = here.run(name, *here.SMALL[name], f"--output_dir={folder}")
+  assert_one_line(status, out, err)
+  assert "table.md" in err
+  after = here.contents(folder)
+  assert {k: v for k, v in after.items() if not k.endswith(".png")} == {
+    k: v for k, v in before.items() if not k.endswith(".png")
+  }
+
+
+@pytest.mark.parametrize("name", (NAMES[0], NAMES[2]))
+def test_record_that_vanishes_while_it_is_read(name, copy, monkeypatch):
+  folder = copy(name)
+  before = here.contents(folder)
+  read_bytes = pathlib.Path.read_bytes
+  vanished = []
+
+  def vanishing(path):
+    if path.suffix == ".json" and not vanished:
+      vanished.append(path)
+      path.unlink()
+    return read_bytes(path)
+
+  monkeypatch.setattr(pathlib.Path, "read_bytes", vanishing)
+  status, _, err = here.run(name, *here.SMALL[name], f"--output_dir={folder}")
+  assert (status, err) == (0, "")
+  assert len(vanished) == 1
+  assert here.contents(folder).keys() == before.keys()
+
+
+@pytest.mark.slow
+def test_checkpoint_that_vanishes_while_it_is_read(copy, monkeypatch):
+  folder = copy("full_data")
+  record = folder / "digits-lenet5-vanilla.json"
+  expected = results.read(record)["metrics"]
+  record.unlink()
+  load, vanished = checkpoints.load, []
+
+  def vanishing(path, **kwargs):
+    if not vanished:
+      vanished.append(path)
+      path.unlink()
+    return load(path, **kwargs)
+
+  monkeypatch.setattr(checkpoints, "load", vanishing)
+  args = (*here.SMALL["full_data"], f"--output_dir={folder}")
+  status, _, err = here.run("full_data", *args)
+  assert (status, err) == (0, "")
+  assert len(vanished) == 1
+  assert results.read(record)["metrics"] == expected
+
+
+@pytest.mark.slow
+def test_checkpoint_that_vanishes_after_it_was_read(copy, monkeypatch):
+  folder = copy("full_data")
+  args = (*here.SMALL["full_data"], f"--output_dir={folder}")
+  (folder / "digits-lenet5-vanilla.json").unlink()
+  path = folder / "checkpoints" / "digits-lenet5-vanilla-seed0.npz"
+  checkpoint = checkpoints.load(path)
+  metrics = {
+    name: value
+    for name, value in checkpoint.metrics.items()
+    if name != "test_accuracy"
+  }
+  checkpoints.save(path, checkpoint._replace(metrics=metrics))
+  find = full_simulations.find
+
+  def vanishing(*args, **kwargs):
+    found = find(*args, **kwargs)
+    path.unlink()
+    return found
+
+  with monkeypatch.context() as patch:
+    patch.setattr(full_simulations, "find", vanishing)
+    before = here.contents(folder)
+    status, out, err = here.run("full_data", *args)
+  assert_one_line(status, out, err)
+  assert f"{path}: cannot be read (No such file" in err
+  after = here.contents(folder)
+  for place in after:
+    assert after[place] == before[place]
+  assert here.run("full_data", *args)[0] == 0
+
+
+# Clocks.
+
+
+class Clock:
+  """A wall clock that goes back and ahead by years at random."""
+
+  def __init__(self):
+    self.random = random.Random(0)
+    self.calls = 0
+
+  def __call__(self):
+    self.calls += 1
+    return 1e9 + self.random.uniform(-1e9, 1e9)
+
+
+@pytest.mark.parametrize("name", (NAMES[0], NAMES[2]))
+def test_wall_clock_that_jumps(name, finished, tmp_path, monkeypatch):
+  clock = Clock()
+  monkeypatch.setattr(time, "time", clock)
+  # So that the time left is shown, too.
+  monkeypatch.setenv("TTY_COMPATIBLE", "1")
+  monkeypatch.setenv("TERM", "xterm")
+  started = time.monotonic()
+  status, _, err = here.run(name, *here.SMALL[name], f"--output_dir={tmp_path}")
+  elapsed = time.monotonic() - started
+  assert (status, err) == (0, "")
+  for path in tmp_path.glob("*.json"):
+    record = results.read(path)
+    expected = results.read(finished(name) / path.name)
+    assert record["metrics"] == expected["metrics"]
+    assert 0 <= record["seconds"] <= elapsed + 0.1
+  for path in tmp_path.rglob("*.npz"):
+    assert 0 <= checkpoints.load(path).metrics["seconds"] <= elapsed
+  # Temporary files of any age are safe while they are written.
+  (tmp_path / ".0123456789abcdef.tmp").touch()
+  status, _, err = here.run(name, *here.SMALL[name], f"--output_dir={tmp_path}")
+  assert (status, err) == (0, "")
+
+
+def test_durations_are_not_measured_by_the_wall_clock():
+  # Only the age of files, which the file system measures so.
+  allowed = {("experiments/files.py", "time")}
+  used = set()
+  for folder in ("experiments", "bean_jax", "benchmarks"):
+    for path in (_ROOT / folder).rglob("*.py"):
+      for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+          if (node.value.id, node.attr) == ("time", "time"):
+            used.add((str(path.relative_to(_ROOT)), node.attr))
+          if node.value.id == "datetime" and node.attr in ("now", "today"):
+            used.add((str(path.relative_to(_ROOT)), node.attr))
+  assert used == allowed
+
+
+# The scripts as a user starts them, on file systems of their own.
+
+USER = (
+  "--model=mlp500",
+  "--methods=vanilla,bean1",
+  "--alphas=0.1,1,10,100",
+  "--shots=1",
+  "--seeds=1",
+  "--epochs=1",
+)
+
+
+def start_on(mount, tmp_path, *args, redirect=""):
+  """Runs few_shot where a file system of its own is mounted."""
+  folder = tmp_path / "mounted"
+  folder.mkdir()
+  command = f"""
+    mount -t tmpfs {mount} tmpfs {folder} || exit 77
+    {sys.executable} -m experiments.few_shot "$@" --output_dir={folder}/out
+    status=$?
+    cp -a {folder}/. {tmp_path}/copy
+    exit $status
+  """
+  if shutil.which("unshare") is None:
+    pytest.skip("needs unshare")
+  process = subprocess.run(
+    ["unshare", "--mount", "--map-root-user", "sh", "-c", command, "sh", *args],
+    cwd=_ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=600,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+  )
+  if process.returncode == 77 or "unshare" in process.stderr:
+    pytest.skip("needs the right to mount a file system")
+  return process
+
+
+@pytest.mark.slow
+class TestMounted:
+  def test_disk_that_gets_full(self, tmp_path):
+    process = start_on("-o size=16k", tmp_path, *USER)
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: ")
+    assert process.stderr.count("\n") == 1
+    assert "No space left on device" in process.stderr
+    out = tmp_path / "copy" / "out"
+    records = results.load_all(out)
+    # Some cells, not all, and nothing else.
+    assert 0 < len(records) < 5
+    assert len(os.listdir(out)) == len(records)
+    assert process.stdout.count(": test ") == len(records)
+
+  def test_read_only(self, tmp_path):
+    process = start_on("-o ro", tmp_path, *USER)
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: ")
+    assert process.stderr.count("\n") == 1
+    assert "Read-only file system" in process.stderr
+    assert "choose another folder" in process.stderr
+    assert process.stdout == ""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  not pathlib.Path("/dev/full").exists(), reason="needs /dev/full"
+)
+def test_standard_output_on_a_full_disk(tmp_path):
+  with open("/dev/full", "w") as full:
+    process = subprocess.run(
+      [
+        sys.executable,
+        "-m",
+        "experiments.few_shot",
+        *USER,
+        f"--output_dir={tmp_path}",
+      ],
+      cwd=_ROOT,
+      stdout=full,
+      stderr=subprocess.PIPE,
+      text=True,
+      check=False,
+      env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+  assert process.returncode == 2
+  assert process.stderr == (
+    "error: the output could not be written (No space left on device);"
+    " finished cells are kept, the same command goes on from there\n"
+  )
+  assert results.load_all(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", here.SCRIPTS)
+@pytest.mark.parametrize("flag", ("--help", "--no_such_flag"))
+def test_output_that_nobody_reads(script, flag):
+  """As of `--help | head`, where head has ended already."""
+  reader, writer = os.pipe()
+  os.close(reader)
+  process = subprocess.run(
+    [sys.executable, "-m", f"experiments.{script}", flag],
+    cwd=_ROOT,
+    stdout=writer,
+    stderr=subprocess.PIPE,
+    text=True,
+    check=False,
+  )
+  os.close(writer)
+  if flag == "--help":
+    assert (process.returncode, process.stderr) == (141, "")
+  else:
+    assert process.returncode == 2
+    assert process.stderr.count("\n") == 1

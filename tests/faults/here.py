@@ -1,0 +1,127 @@
+"""Scripts run in this process, with networks that train in no time."""
+
+import contextlib
+import io
+
+from absl.testing import flagsaver
+import jax
+import pytest
+
+from experiments import (
+  cells,
+  datasets,
+  few_shot,
+  figures,
+  full_data,
+  models,
+  networks,
+  parsing,
+  results,
+  scripts,
+  table1,
+)
+from tests.experiments import tiny, tiny_network
+
+SCRIPTS = {"few_shot": few_shot, "table1": table1, "full_data": full_data}
+
+# Two cells each, of two seeds.
+SMALL = {
+  "few_shot": (
+    "--model=mlp500",
+    "--methods=vanilla,bean1",
+    "--alphas=1",
+    "--shots=1",
+    "--seeds=2",
+    "--epochs=2",
+  ),
+  "table1": (
+    "--datasets=digits",
+    "--methods=vanilla",
+    "--shots=1",
+    "--seeds=2",
+    "--selection_seeds=100-101",
+    "--epochs=2",
+    "--validate_every=1",
+  ),
+  "full_data": (
+    "--methods=vanilla,bean1",
+    "--alphas=1",
+    "--seeds=2",
+    "--epochs=2",
+    "--batch_size=20",
+    "--checkpoint_seconds=0",
+  ),
+}
+
+
+@contextlib.contextmanager
+def tiny_networks():
+  """Puts tiny networks, fewer digits and no drawing in the place of the real.
+
+  Figures are written, for what may happen to files, but drawing takes longer
+  than all the rest.
+  """
+  load, digits = datasets.load, tiny_network.load_digits()
+  full_data_digits = {"digits": digits}
+
+  def load_few(name, **kwargs):
+    return full_data_digits.get(name) or load(name, **kwargs)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(models.MODELS, "mlp500", tiny.MODEL)
+    patch.setitem(models.MODELS, "lenet5", tiny.MODEL)
+    patch.setattr(
+      networks, "make", lambda *args, **kwargs: tiny_network.NETWORK
+    )
+    patch.setattr(datasets, "load", load_few)
+    patch.setattr(
+      figures,
+      "_finish",
+      lambda drawing, path: results.write_bytes(path, b"figure"),
+    )
+    patch.delenv("FORCE_COLOR", raising=False)
+    patch.delenv("TTY_COMPATIBLE", raising=False)
+    # Datasets are kept from run to run.
+    cells._load_from.cache_clear()
+    yield
+  cells._load_from.cache_clear()
+
+
+def run(name, *args):
+  """Runs a script as its command line would.
+
+  Args:
+    name: Of the script.
+    *args: Its flags.
+
+  Returns:
+    The exit status, standard output and standard error.
+  """
+  script = SCRIPTS[name]
+  out, err = io.StringIO(), io.StringIO()
+  saved = flagsaver.save_flag_values(script.FLAGS)
+  # A script sets it for its whole process.
+  precision = jax.config.jax_default_matmul_precision
+  try:
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+      try:
+        argv = scripts.parse_flags([name, *map(str, args)], script.FLAGS)
+      except parsing.ConfigError as error:
+        # As `scripts.start` says it.
+        err.write(f"error: {scripts.one_line(error)}\n")
+        status = 2
+      else:
+        status = script.main(argv)
+  finally:
+    flagsaver.restore_flag_values(saved, script.FLAGS)
+    jax.config.update("jax_default_matmul_precision", precision)
+  return status, out.getvalue(), err.getvalue()
+
+
+def contents(folder):
+  """The bytes of all files in a folder and below."""
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in sorted(folder.rglob("*"))
+    if path.is_file()
+  }

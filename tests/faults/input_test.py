@@ -1,0 +1,390 @@
+"""Malformed input of every kind: an error in one line, and nothing written.
+
+Values are drawn by Hypothesis, the same in every run. `test_flag` alone makes
+more than a thousand of them.
+"""
+
+import math
+import os
+import pathlib
+
+from absl import flags
+import hypothesis
+from hypothesis import strategies as st
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bean_jax
+from experiments import (
+  datasets,
+  full_cells,
+  full_simulations,
+  models,
+  results,
+)
+from experiments.datasets import cache
+from tests.faults import here
+
+SETTINGS = {"deadline": None, "derandomize": True, "database": None}
+# Hypothesis thinks of none of these by itself.
+JUNK = (
+  *("", " ", "-", "--", ",", ",,", "x", "é", "\U0001f642", "\ud800"),
+  *("\0", "\n", "1\n2", "\x1b[2J", "a" * 5000, "None", "0x", "1.5.2", "1;2"),
+  *("../../etc/passwd", "/etc/passwd", "a/b", "a\\b", "..", "~", "$(ls)"),
+)
+TEXT = st.sampled_from(JUNK) | st.text(max_size=20)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _tiny_networks():
+  with here.tiny_networks():
+    yield
+
+
+def is_number(kind, text):
+  try:
+    kind(text, 0) if kind is int else kind(text)
+  except ValueError:
+    try:
+      kind(text)
+    except ValueError:
+      return False
+  return True
+
+
+NO_INTEGER = TEXT.filter(lambda text: not is_number(int, text))
+NO_NUMBER = TEXT.filter(lambda text: not is_number(float, text))
+BAD_INTEGER = NO_INTEGER | st.one_of(
+  st.integers(max_value=-1).map(str),
+  st.integers(min_value=1_000_001).map(str),
+  st.floats().map(repr),
+)
+BAD_NUMBER = NO_NUMBER | st.one_of(
+  st.floats(max_value=0, exclude_max=True).map(repr),
+  st.floats(min_value=1.1e38).map(repr),
+  st.sampled_from(("nan", "-nan", "inf", "-inf", "1e999", "9" * 400)),
+)
+
+
+def some_of(good, bad):
+  """Comma-separated lists, of which some parts are bad."""
+  lists = st.tuples(st.lists(good, max_size=3), bad, st.lists(good, max_size=3))
+  return lists.map(lambda parts: ",".join((*parts[0], parts[1], *parts[2])))
+
+
+def unknown(known):
+  return TEXT.filter(lambda text: text.strip(' "') not in known)
+
+
+def malformed(script, name):
+  """Values that a flag cannot have, or None where all can be used."""
+  flag = here.SCRIPTS[script].FLAGS[name]
+  by_name = {
+    "methods": some_of(st.just("vanilla"), unknown(("vanilla", ""))),
+    "datasets": some_of(st.just("digits"), unknown(("digits", ""))),
+    "layers": some_of(st.just("fc2"), unknown(("fc2", ""))),
+    "shots": some_of(st.just("2"), BAD_INTEGER),
+    "epochs": some_of(st.just("2"), BAD_INTEGER),
+    "alphas": some_of(st.just("2"), BAD_NUMBER),
+    "seeds": NO_INTEGER | st.sampled_from(("0", "-3", "9-5", "1-2-3", "1e3")),
+    "selection_seeds": NO_INTEGER | st.sampled_from(("0", "2-1", "0-1")),
+    "coordinator_address": TEXT.filter(bool),
+  }
+  if name in by_name and not isinstance(flag.parser, flags.IntegerParser):
+    return by_name[name]
+  if isinstance(flag.parser, flags.EnumParser):
+    return TEXT
+  if isinstance(flag.parser, flags.BooleanParser):
+    return TEXT
+  if isinstance(flag.parser, flags.IntegerParser):
+    return BAD_INTEGER
+  if isinstance(flag.parser, flags.FloatParser):
+    return BAD_NUMBER
+  return None
+
+
+FLAGS = [
+  (script, name)
+  for script, module in here.SCRIPTS.items()
+  for name in sorted(module.FLAGS)
+  if malformed(script, name) is not None
+]
+
+
+def refused(script, args, directory):
+  """Runs a script with what it refuses; the line that says why."""
+  status, out, err = here.run(script, *here.SMALL[script], *args)
+  assert (status, out) == (2, "")
+  assert err.startswith("error: ")
+  assert err.endswith("\n")
+  assert len(err.splitlines()) == 1
+  assert "\x1b" not in err
+  assert "\0" not in err
+  assert os.listdir(directory) == []
+  return err
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+  """A folder, in which the process is, where nothing may be written."""
+  directory = tmp_path_factory.mktemp("empty")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.chdir(directory)
+    yield directory
+
+
+@pytest.mark.parametrize("script,name", FLAGS)
+def test_flag(script, name, empty):
+  seen = set()
+
+  @hypothesis.settings(max_examples=25, **SETTINGS)
+  @hypothesis.given(malformed(script, name))
+  def check(value):
+    seen.add(value)
+    line = refused(script, ("--output_dir=new", f"--{name}={value}"), empty)
+    assert f"--{name}" in line or name.removesuffix("s") in line
+
+  check()
+  assert len(seen) >= 18
+
+
+def test_there_are_more_than_a_thousand():
+  # `test_flag` draws at least 18 different values for each.
+  assert 18 * len(FLAGS) > 1000
+
+
+@pytest.mark.parametrize("script", here.SCRIPTS)
+@hypothesis.settings(max_examples=20, **SETTINGS)
+@hypothesis.given(name=TEXT)
+def test_flag_that_there_is_not(script, empty, name):
+  refused(script, ("--output_dir=new", f"--no_such_{name}"), empty)
+
+
+@pytest.mark.parametrize("script", here.SCRIPTS)
+@hypothesis.settings(max_examples=20, **SETTINGS)
+@hypothesis.given(argument=TEXT)
+def test_positional_argument(script, empty, argument):
+  hypothesis.assume(not argument.startswith("-"))
+  line = refused(script, ("--output_dir=new", argument), empty)
+  assert "unexpected argument" in line
+
+
+BAD_PATHS = ("\0", "a\0b", "a" * 5000, "a" * 300, "a\n" * 150)
+
+
+@pytest.mark.parametrize("script", here.SCRIPTS)
+@pytest.mark.parametrize("path", BAD_PATHS)
+def test_output_dir(script, path, empty):
+  line = refused(script, (f"--output_dir={path}",), empty)
+  assert "choose another folder" in line
+
+
+@pytest.mark.parametrize("script", ("few_shot", "full_data"))
+@pytest.mark.parametrize("path", BAD_PATHS)
+def test_checkpoint_dir(script, path, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  status, out, err = here.run(
+    script,
+    *here.SMALL[script],
+    "--output_dir=new",
+    f"--checkpoint_dir={path}",
+  )
+  assert (status, out) == (2, "")
+  assert err.startswith("error: ")
+  assert len(err.splitlines()) == 1
+  assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("script", ("few_shot", "full_data"))
+@pytest.mark.parametrize("path", ("\0", "a" * 5000, "no/such", "a\nb"))
+def test_data_dir(script, path, empty, monkeypatch):
+  monkeypatch.setenv("BEAN_JAX_CACHE", str(empty))
+  args = ("--dataset=mnist", "--output_dir=new", f"--data_dir={path}")
+  assert "--data_dir" in refused(script, args, empty)
+
+
+# Names that lead elsewhere.
+
+LEADING_ELSEWHERE = st.sampled_from(
+  ("..", "../x", "/x", "a/../../x", "a\\..\\x", "~", "C:x", ".", "x\0", "")
+) | st.text(max_size=10).filter(
+  lambda text: (
+    not all("a" <= char <= "z" or char in "_0123456789" for char in text)
+  )
+)
+
+
+@hypothesis.settings(max_examples=100, **SETTINGS)
+@hypothesis.given(LEADING_ELSEWHERE, st.integers(0, 2))
+def test_names_of_files(name, place):
+  words = ["mnist", "lenet5", "vanilla"]
+  words[place] = name
+  dataset, model, method = words
+  with pytest.raises((ValueError, KeyError)):
+    results.cell_name(dataset, 1, method, layer=model)
+  config = full_cells.Config(
+    dataset=dataset,
+    data_dir=None,
+    output_dir=pathlib.Path("out"),
+    checkpoint_dir=pathlib.Path("out"),
+    checkpoint_seconds=0,
+    resume=True,
+    protocol=full_simulations.Protocol(model=model, seeds=(0,)),
+    cells=(),
+  )
+  cell = full_simulations.Cell(method, 0.0)
+  with pytest.raises((ValueError, KeyError)):
+    full_cells.cell_path(config, cell)
+  with pytest.raises((ValueError, KeyError)):
+    full_cells.checkpoint_path(config, full_simulations.Member(cell, 0))
+
+
+@hypothesis.settings(max_examples=30, **SETTINGS)
+@hypothesis.given(LEADING_ELSEWHERE)
+def test_names_of_datasets(name):
+  with pytest.raises(datasets.DatasetError, match="Unknown dataset"):
+    datasets.load(name)
+
+
+@pytest.mark.parametrize("seed", ("../x", "1", 1.5, None))
+def test_seed_in_the_name_of_a_checkpoint(seed):
+  config = full_cells.Config(
+    dataset="digits",
+    data_dir=None,
+    output_dir=pathlib.Path("out"),
+    checkpoint_dir=pathlib.Path("out"),
+    checkpoint_seconds=0,
+    resume=True,
+    protocol=full_simulations.Protocol(model="lenet5", seeds=(0,)),
+    cells=(),
+  )
+  member = full_simulations.Member(full_simulations.Cell("vanilla", 0.0), seed)
+  with pytest.raises((ValueError, TypeError)):
+    full_cells.checkpoint_path(config, member)
+
+
+@hypothesis.settings(max_examples=30, **SETTINGS)
+@hypothesis.given(TEXT.filter(lambda text: text not in models.INITIALIZERS))
+def test_initializer(name):
+  with pytest.raises(ValueError, match="initializer: expected one of") as error:
+    models.with_initializer(models.MODELS["mlp500"], name)
+  assert len(str(error.value).splitlines()) == 1
+
+
+# Arrays.
+
+SHAPES = st.lists(st.integers(1, 5), max_size=4).map(tuple)
+FLOATS = ("float32", "bfloat16", "float16")
+NO_FLOATS = ("int32", "uint8", "bool", "complex64")
+
+
+def penalty_error(activations, kernel, **kwargs):
+  """The message of a refusal, one line."""
+  with pytest.raises((ValueError, TypeError)) as caught:
+    bean_jax.bean_penalty({"fc": activations}, {"fc": kernel}, **kwargs)
+  message = str(caught.value)
+  assert message
+  assert "\n" not in message
+  assert type(caught.value) in (ValueError, TypeError)
+  return message
+
+
+@hypothesis.settings(max_examples=100, **SETTINGS)
+@hypothesis.given(SHAPES, SHAPES)
+def test_shapes(activations, kernel):
+  fits = len(kernel) == 2 and len(activations) > 0
+  hypothesis.assume(not fits or activations[-1] != kernel[0])
+  message = penalty_error(jnp.ones(activations), jnp.ones(kernel))
+  assert "fc" in message
+
+
+@hypothesis.settings(max_examples=50, **SETTINGS)
+@hypothesis.given(
+  st.sampled_from(FLOATS + NO_FLOATS), st.sampled_from(FLOATS + NO_FLOATS)
+)
+def test_dtypes(activations, kernel):
+  hypothesis.assume({activations, kernel} & set(NO_FLOATS))
+  penalty_error(jnp.ones((2, 3), activations), jnp.ones((3, 4), kernel))
+
+
+@hypothesis.settings(max_examples=50, **SETTINGS)
+@hypothesis.given(
+  st.sampled_from(("order", "distance", "gamma")),
+  st.one_of(
+    st.integers().filter(lambda number: number not in (1, 2)),
+    st.floats(max_value=-1e-6),
+    st.just(math.nan),
+    st.text(max_size=9),
+    st.none(),
+  ),
+)
+def test_options(name, value):
+  if name == "gamma":
+    hypothesis.assume(not isinstance(value, int) or value < 0)
+  penalty_error(jnp.ones((2, 3)), jnp.ones((3, 4)), **{name: value})
+
+
+# Labels.
+
+GOOD = np.repeat(np.arange(3), 4)
+BAD_LABELS = st.one_of(
+  st.lists(st.integers(-9, -1), min_size=1).map(np.array),
+  st.lists(st.floats(), min_size=1).map(np.array),
+  st.lists(st.text(), min_size=1),
+  st.lists(st.booleans(), min_size=1).map(np.array),
+  st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=3), min_size=2),
+  st.integers(0, 9),
+  st.none(),
+  st.just([]),
+  st.just(GOOD.astype(complex)),
+  st.just(GOOD[GOOD != 1]),
+)
+
+
+@hypothesis.settings(max_examples=100, **SETTINGS)
+@hypothesis.given(BAD_LABELS)
+def test_labels(labels):
+  with pytest.raises(datasets.DatasetError) as caught:
+    datasets.draw_shots(labels, num_shots=1, seed=0)
+  assert "\n" not in str(caught.value)
+
+
+@hypothesis.settings(max_examples=50, **SETTINGS)
+@hypothesis.given(
+  st.sampled_from(("num_shots", "seed")),
+  st.one_of(
+    st.integers(max_value=-1),
+    st.integers(min_value=2**64),
+    st.floats(),
+    st.text(max_size=5),
+    st.booleans(),
+    st.none(),
+  ),
+)
+def test_numbers_of_a_draw(name, value):
+  arguments = {"num_shots": 1, "seed": 0, name: value}
+  with pytest.raises(datasets.DatasetError) as caught:
+    datasets.draw_shots(GOOD, **arguments)
+  assert "\n" not in str(caught.value)
+
+
+# Contents of the cache of decoded data.
+
+IDENTITY = {"dataset": "mnist", "version": "3.0.1", "fingerprint": "f" * 64}
+
+
+@hypothesis.settings(max_examples=60, **SETTINGS)
+@hypothesis.given(st.binary(max_size=200), st.booleans())
+def test_cached_data(tmp_path_factory, content, is_array):
+  if is_array:
+    content = cache._encode([np.arange(9)])[: -len(content)] + content
+  path = tmp_path_factory.mktemp("cache") / "x.npy"
+  cache.write(path, IDENTITY, [np.arange(9)])
+  hypothesis.assume(content != path.read_bytes())
+  path.write_bytes(content)
+  with pytest.raises(datasets.DatasetError) as caught:
+    cache.read(path, IDENTITY)
+  assert str(path) in str(caught.value)
+  assert "\n" not in str(caught.value)
+  assert path.read_bytes() == content

@@ -1,0 +1,257 @@
+"""Kills a sweep at random moments, again and again, and counts what is lost.
+
+    python -m tests.faults.kill_sweep --kills=100 --script=few_shot
+    python -m tests.faults.kill_sweep --kills=100 --script=full_data
+
+A run without a kill shows what is expected and how long it takes. Then the same
+command is started in another folder and killed with SIGKILL at a uniformly
+random moment of that time, until it gets to its end; then in a third folder,
+and so on, until there were enough kills. After every kill all files that were
+whole must still be there, with the same bytes; at every end the numbers must be
+equal, to the bit, to those of the run without a kill.
+
+Prints a line a sweep and exits with status 0 if nothing was lost, else 1.
+"""
+
+import argparse
+from collections.abc import Sequence
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments import checkpoints, partials, results
+
+ROOT = pathlib.Path(__file__).parents[2]
+SMALL = {
+  "few_shot": (
+    "--model=mlp500",
+    "--methods=vanilla,bean1",
+    "--alphas=1,10,100",
+    "--shots=1",
+    "--seeds=2",
+    "--epochs=4",
+    "--members_per_chunk=1",
+  ),
+  "full_data": (
+    "--model=mlp500",
+    "--methods=vanilla,bean1",
+    "--alphas=1,10",
+    "--seeds=2",
+    "--epochs=4",
+    "--checkpoint_seconds=0",
+  ),
+}
+
+
+class Counts(NamedTuple):
+  """What became of a number of kills.
+
+  Attributes:
+    kills: Processes that were killed before their end.
+    in_training: Those among them between the first file and the table, which
+      is the last.
+    sweeps: Runs that came to their end.
+    problems: What was lost or differs, a line each.
+  """
+
+  kills: int
+  in_training: int
+  sweeps: int
+  problems: list[str]
+
+
+def start(script: str, folder: pathlib.Path) -> subprocess.Popen:
+  """Starts a script as a user does."""
+  return subprocess.Popen(
+    [
+      sys.executable,
+      "-m",
+      f"experiments.{script}",
+      *SMALL[script],
+      f"--output_dir={folder}",
+    ],
+    cwd=ROOT,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+    # The whole group is killed, whatever it has started.
+    start_new_session=True,
+  )
+
+
+def finish(process: subprocess.Popen) -> None:
+  """Waits for a script's end, which must be a good one."""
+  _, err = process.communicate(timeout=600)
+  if process.returncode or "renamed to" in err:
+    raise RuntimeError(f"exit status {process.returncode}: {err}")
+
+
+def wait(process: subprocess.Popen, seconds: float) -> bool:
+  """Kills a script after some time; tells whether it was still at work."""
+  try:
+    process.wait(seconds)
+  except subprocess.TimeoutExpired:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    return True
+  finish(process)
+  return False
+
+
+def numbers(folder: pathlib.Path) -> dict[str, object]:
+  """Reads all that a run computed, by file, without times and versions."""
+  found: dict[str, object] = {}
+  for path in sorted(folder.rglob("*.json")):
+    record = results.read(path)
+    found[path.name] = record["config"], record["seeds"], record["metrics"]
+  for path in sorted(folder.rglob("*.npz")):
+    with np.load(path, allow_pickle=False) as archive:
+      found[path.name] = (
+        checkpoints.load(path).config,
+        {
+          name: archive[name].tobytes()
+          for name in archive.files
+          if name not in ("header", "metrics/seconds")
+        },
+      )
+  return found
+
+
+def whole(folder: pathlib.Path) -> dict[str, bytes]:
+  """Reads the files that must never change again, by their paths in a folder.
+
+  They are records, of cells or of members of cells that are not whole yet, and
+  networks whose training is over.
+  """
+  found = {}
+  for path in sorted(folder.rglob("*")):
+    if path.suffix == ".json":
+      results.read(path)
+    elif path.suffix != ".npz" or checkpoints.load(path).opt_state:
+      continue
+    found[str(path.relative_to(folder))] = path.read_bytes()
+  return found
+
+
+def lost(before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
+  """Compares what `whole` read before and after a kill.
+
+  Members of a cell may go once its record is there.
+  """
+  problems = []
+  for name, content in before.items():
+    if name in after:
+      if after[name] != content:
+        problems.append(f"{name} was written again")
+    else:
+      first, _, rest = name.partition("/")
+      cell = rest.partition("/")[0].rpartition("-")[0]
+      if first != partials.FOLDER or f"{cell}.json" not in after:
+        problems.append(f"{name} is lost")
+  return problems
+
+
+def sweep(
+  script: str, kills: int, *, seed: int, directory: pathlib.Path
+) -> Counts:
+  """Kills a script so many times.
+
+  Args:
+    script: Its name, of `SMALL`.
+    kills: Processes to kill.
+    seed: Of the moments.
+    directory: An empty folder.
+
+  Returns:
+    What became of it.
+  """
+  moments = random.Random(seed)
+  started = time.monotonic()
+  finish(start(script, directory / "whole"))
+  duration = time.monotonic() - started
+  expected = numbers(directory / "whole")
+  counts = Counts(0, 0, 0, [])
+  while counts.kills < kills:
+    folder = directory / f"sweep{counts.sweeps}"
+    counts = _one_sweep(
+      script, kills, folder, expected, duration, moments, counts
+    )
+    print(
+      f"{script}: {counts.kills} kills, {counts.in_training} of them between "
+      f"the first file and the table, {counts.sweeps} sweeps, "
+      f"{len(counts.problems)} problems",
+      flush=True,
+    )
+  return counts
+
+
+def _one_sweep(
+  script: str,
+  kills: int,
+  folder: pathlib.Path,
+  expected: dict[str, object],
+  duration: float,
+  moments: random.Random,
+  counts: Counts,
+) -> Counts:
+  """Starts and kills a script until it gets to its end, once."""
+  num_kills, in_training, problems = 0, 0, list(counts.problems)
+  before: dict[str, bytes] = {}
+  while True:
+    process = start(script, folder)
+    if counts.kills + num_kills >= kills:
+      finish(process)
+      break
+    if not wait(process, moments.uniform(0, duration)):
+      break
+    num_kills += 1
+    after = whole(folder)
+    in_training += bool(after) and not (folder / "table.md").exists()
+    problems += [
+      f"{folder.name}, kill {num_kills}: {line}" for line in lost(before, after)
+    ]
+    before = after
+  got = numbers(folder)
+  problems += [
+    f"{folder.name}: {name} differs"
+    for name in expected.keys() | got.keys()
+    if expected.get(name) != got.get(name)
+  ]
+  return Counts(
+    counts.kills + num_kills,
+    counts.in_training + in_training,
+    counts.sweeps + 1,
+    problems,
+  )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the program; returns its exit status."""
+  parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+  parser.add_argument("--kills", type=int, default=100)
+  parser.add_argument("--script", choices=sorted(SMALL), default="few_shot")
+  parser.add_argument("--seed", type=int, default=0)
+  arguments = parser.parse_args(argv)
+  with tempfile.TemporaryDirectory() as directory:
+    counts = sweep(
+      arguments.script,
+      arguments.kills,
+      seed=arguments.seed,
+      directory=pathlib.Path(directory),
+    )
+  for problem in counts.problems:
+    print(problem)
+  return 1 if counts.problems else 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

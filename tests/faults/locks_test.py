@@ -1,0 +1,221 @@
+"""Several processes at one file: the cache of decoded data, and locks."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from experiments import files
+from experiments.datasets import cache
+
+_ROOT = pathlib.Path(__file__).parents[2]
+IDENTITY = {"dataset": "mnist", "version": "1.0.0", "fingerprint": "f" * 64}
+
+# Loads MNIST through the cache in the folder argv[1]. Decoding takes argv[2]
+# seconds and leaves a line in the file "decoded".
+LOAD = """
+import os, pathlib, sys, time
+import numpy as np
+from experiments import datasets
+from experiments.datasets import copies, prepared
+folder, seconds = pathlib.Path(sys.argv[1]), float(sys.argv[2])
+def decode(name, copy):
+  with open(folder / "decoded", "a") as file:
+    file.write(f"{os.getpid()}\\n")
+  time.sleep(seconds)
+  return [np.arange(8 * 784, dtype=np.uint8).reshape(8, 28, 28, 1),
+          np.arange(8, dtype=np.int32)] * 2
+prepared.decode = decode
+copies.find_or_prepare = lambda *_: copies.Copy(folder, "1.0.0")
+copies.fingerprint = lambda _: "f" * 64
+print("ready", flush=True)
+sys.stdin.readline()
+dataset = datasets.load("mnist", cache_dir=folder / "cache")
+print(int(dataset.test.images.sum()))
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+  """Starts a process that loads; it waits for a line of input."""
+  started = []
+
+  def load(seconds):
+    process = subprocess.Popen(
+      [sys.executable, "-c", LOAD, str(tmp_path), str(seconds)],
+      cwd=_ROOT,
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    started.append(process)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+  yield load
+  for process in started:
+    process.kill()
+    process.communicate()
+
+
+def go(*processes):
+  for process in processes:
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def decoded(tmp_path):
+  return (tmp_path / "decoded").read_text().splitlines()
+
+
+def wait_for(condition):
+  deadline = time.monotonic() + 60
+  while not condition():
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+
+
+def test_two_writers_decode_once(load, tmp_path):
+  processes = [load(0.5) for _ in range(3)]
+  go(*processes)
+  outputs = [process.communicate(timeout=60) for process in processes]
+  assert len(set(outputs)) == 1
+  assert outputs[0][1] == ""
+  assert len(decoded(tmp_path)) == 1
+  names = sorted(path.suffix for path in (tmp_path / "cache").iterdir())
+  assert names == [".json", ".npy"]
+  # The cache is good: a last one decodes nothing.
+  last = load(0)
+  go(last)
+  assert last.communicate(timeout=60) == outputs[0]
+  assert len(decoded(tmp_path)) == 1
+
+
+def test_a_writer_that_was_killed_blocks_nobody(load, tmp_path):
+  first, second = load(1000), load(0)
+  go(first)
+  wait_for((tmp_path / "decoded").exists)
+  go(second)
+  time.sleep(0.3)
+  # It waits.
+  assert second.poll() is None
+  assert len(decoded(tmp_path)) == 1
+  first.send_signal(signal.SIGKILL)
+  out, err = second.communicate(timeout=60)
+  assert (second.returncode, err) == (0, "")
+  assert int(out) > 0
+  assert len(decoded(tmp_path)) == 2
+  names = sorted(path.suffix for path in (tmp_path / "cache").iterdir())
+  assert names == [".json", ".npy"]
+
+
+def test_a_lock_that_was_left_behind_blocks_nobody(tmp_path):
+  path = tmp_path / ".x.npy.lock"
+  path.touch()
+  started = time.monotonic()
+  with files.locked(path, patience=60) as held:
+    assert held
+  assert time.monotonic() - started < 30
+  assert not path.exists()
+
+
+def test_patience_ends(tmp_path):
+  path = tmp_path / "lock"
+  with files.locked(path, patience=0) as first:
+    with files.locked(path, patience=0.2) as second:
+      assert (first, second) == (True, False)
+    # The second has not taken the first one's lock away.
+    with files.locked(path, patience=0) as third:
+      assert not third
+
+
+def test_folder_without_a_lock(tmp_path):
+  with files.locked(tmp_path / "none" / "lock", patience=60) as held:
+    assert not held
+  (tmp_path / "file").touch()
+  with cache.locked(tmp_path / "file" / "x.npy"):
+    pass
+
+
+def test_file_system_without_locks(tmp_path, monkeypatch):
+  def refuse(*_):
+    raise OSError(37, "No locks available")
+
+  monkeypatch.setattr(files.fcntl, "flock", refuse)
+  with files.locked(tmp_path / "lock", patience=60) as held:
+    assert not held
+  files.replace(tmp_path / "x", b"1")
+  files.remove_abandoned(tmp_path)
+  cache.write(tmp_path / "x.npy", IDENTITY, [np.arange(3)])
+  assert cache.read(tmp_path / "x.npy", IDENTITY)
+
+
+def test_system_without_fcntl(tmp_path, monkeypatch):
+  monkeypatch.setattr(files, "fcntl", None)
+  with files.locked(tmp_path / "lock", patience=60) as held:
+    assert not held
+  files.replace(tmp_path / "x", b"1")
+  files.remove_abandoned(tmp_path)
+  assert os.listdir(tmp_path) == ["x"]
+
+
+# Temporary files of processes that were killed while they wrote.
+
+WRITE = """
+import os, pathlib, sys, time
+from experiments import files
+os.fsync = lambda _: (print("ready", flush=True), time.sleep(1000))
+files.replace(pathlib.Path(sys.argv[1]), b"12345")
+"""
+
+
+def age(folder):
+  """Makes temporary files two minutes old."""
+  for path in folder.glob(".*.tmp"):
+    then = time.time() - 120
+    os.utime(path, (then, then))
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+  path = tmp_path / "record.json"
+  path.write_bytes(b"old")
+  process = subprocess.Popen(
+    [sys.executable, "-c", WRITE, str(path)],
+    cwd=_ROOT,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  try:
+    assert process.stdout.readline() == "ready\n"
+    (temporary,) = tmp_path.glob(".*.tmp")
+    age(tmp_path)
+    # It is still being written.
+    files.remove_abandoned(tmp_path)
+    assert temporary.exists()
+  finally:
+    process.kill()
+    process.communicate()
+  files.remove_abandoned(tmp_path)
+  assert os.listdir(tmp_path) == ["record.json"]
+  assert path.read_bytes() == b"old"
+
+
+def test_other_files_are_not_removed(tmp_path):
+  names = ("x.tmp", ".x.tmp", ".0123456789abcdef.txt", "0123456789abcdef.tmp")
+  for name in names:
+    (tmp_path / name).touch()
+  fresh = tmp_path / ".0123456789abcdef.tmp"
+  fresh.touch()
+  old = tmp_path / ".1123456789abcdef.tmp"
+  old.touch()
+  then = time.time() - 120
+  for path in (old, tmp_path / ".x.tmp"):
+    os.utime(path, (then, then))
+  files.remove_abandoned(tmp_path)
+  assert sorted(os.listdir(tmp_path)) == sorted([*names, fresh.name])

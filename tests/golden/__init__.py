@@ -1,0 +1,1 @@
+"""Numbers of known versions of jax, by backend, and what makes them."""

@@ -1,0 +1,124 @@
+"""Makes the golden results of this version of jax on this backend.
+
+    python -m tests.golden.make
+
+writes tests/golden/BACKEND-jaxVERSION.json: values and gradients of the
+penalty, and what short runs of the scripts record. `golden_test` computes them
+again. They are to change only with a reason, which the commit then says.
+"""
+
+import json
+import pathlib
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import bean_jax
+from experiments import results
+from tests.faults import here
+
+FOLDER = pathlib.Path(__file__).parent
+COMMAND = "python -m tests.golden.make"
+ARGS = {
+  "few_shot_mlp500": (
+    "few_shot",
+    "--model=mlp500",
+    "--methods=vanilla,bean1,bean2",
+    "--alphas=10",
+    "--shots=1",
+    "--seeds=2",
+    "--epochs=2",
+  ),
+  "full_data_mlp500": (
+    "full_data",
+    "--model=mlp500",
+    "--methods=vanilla,bean1",
+    "--alphas=10",
+    "--seeds=1",
+    "--epochs=2",
+  ),
+  "few_shot_lenet5": (
+    "few_shot",
+    "--methods=vanilla,bean1,bean2,dropout,l1",
+    "--alphas=0.5",
+    "--shots=1",
+    "--seeds=1",
+    "--epochs=2",
+  ),
+}
+METRICS = (
+  "train_loss_curve",
+  "validation_accuracy_curve",
+  "test_accuracy",
+  "test_accuracy_last",
+)
+
+Numbers = dict[str, list]
+
+
+def path() -> pathlib.Path:
+  """Returns the file of this version of jax on this backend."""
+  return FOLDER / f"{jax.default_backend()}-jax{jax.__version__}.json"
+
+
+def penalties() -> Numbers:
+  """Computes values and gradients of all forms of the penalty."""
+  rng = np.random.default_rng(0)
+  activations = jnp.asarray(rng.normal(size=(20, 12)), jnp.float32)
+  kernel = jnp.asarray(rng.normal(size=(12, 7)), jnp.float32)
+  numbers = {}
+  for order in (1, 2):
+    for distance in ("squared", "absolute"):
+
+      def penalty(h, w, order=order, distance=distance):
+        return bean_jax.layer_penalty(h, w, order=order, distance=distance)
+
+      value, gradients = jax.jit(jax.value_and_grad(penalty, (0, 1)))(
+        activations, kernel
+      )
+      numbers[f"order {order}, {distance}"] = [
+        float(value),
+        *(float(jnp.linalg.norm(gradient)) for gradient in gradients),
+      ]
+  return numbers
+
+
+def run(name: str) -> Numbers:
+  """Runs a script; returns what it recorded.
+
+  Args:
+    name: Of `ARGS`.
+
+  Returns:
+    {"cell: metric": numbers}.
+  """
+  script, *args = ARGS[name]
+  numbers = {}
+  with tempfile.TemporaryDirectory() as folder:
+    status, _, err = here.run(script, *args, f"--output_dir={folder}")
+    if status:
+      raise RuntimeError(err)
+    for cell, record in results.load_all(folder).items():
+      for metric in METRICS:
+        numbers[f"{cell}: {metric}"] = record["metrics"][metric]
+  return numbers
+
+
+def main() -> None:
+  """Writes the file."""
+  environment = results.environment()
+  fields = {
+    "command": COMMAND,
+    "versions": environment["versions"],
+    "device": environment["device"],
+    "penalties": penalties(),
+    **{name: run(name) for name in ARGS},
+  }
+  path().write_text(json.dumps(fields, indent=1) + "\n")
+  print(path())
+
+
+if __name__ == "__main__":
+  main()
