@@ -54,6 +54,7 @@ def _numbers(row: dict[str, Any]) -> str:
     ("faster_than_plain_peer", "{:.3g}x the plain peer's"),
     ("times_own_plain_step", "{:.3g} of its plain step's time"),
     ("faster_than_peer", "{:.3g}x the peer's speed"),
+    ("faster_than_one_process", "{:.3g}x the speed of one"),
     ("times_dense", "{:.3g} of the dense layer's time"),
     ("fraction_of_floor", "{:.2g} of the floor's speed"),
   )

@@ -11,6 +11,7 @@ from benchmarks import (
   gpu,
   growth,
   penalties,
+  processes,
   routes,
   settings,
   startup,
@@ -31,6 +32,7 @@ SUITES: dict[str, dict[str, Callable[[settings.Settings], cases.Case]]] = {
     # A fifth of MNIST's training images: the time is in proportion.
     "epoch_lenet5": functools.partial(epochs.lenet5, 10_000),
     "capture": capture.run,
+    "processes": processes.run,
     "startup": startup.run,
   },
   "gpu": {

@@ -14,6 +14,9 @@ PyTree = Any
 MEMBERS = PartitionSpec("members")
 SECOND = PartitionSpec(None, "members")
 SHARED = PartitionSpec()
+# Where devices train one member together: images, or what they are mapped over.
+BATCH_AXIS = "batch"
+BATCH = PartitionSpec(BATCH_AXIS)
 
 
 def num_cores() -> int:
@@ -27,21 +30,23 @@ def use_all_cores() -> None:
   """Makes every CPU core a device, unless a backend has started already.
 
   The programs of small networks use one core well and two badly, so that
-  members are dealt out to cores as they are to GPUs.
+  members are dealt out to cores as they are to GPUs. One core is two devices:
+  XLA simplifies the program of a single device in another order, which changes
+  the last bits, while those of several are all the same.
   """
   try:
-    jax.config.update("jax_num_cpu_devices", num_cores())
+    jax.config.update("jax_num_cpu_devices", max(2, num_cores()))
   except RuntimeError:
     # The backend has started: whoever did that has chosen.
     return
 
 
 @functools.cache
-def mesh() -> jax.sharding.Mesh:
-  """Returns the axis "members" over all devices of this process."""
+def mesh(axis: str = "members") -> jax.sharding.Mesh:
+  """Returns an axis over all devices of this process."""
   return jax.make_mesh(
     (jax.local_device_count(),),
-    ("members",),
+    (axis,),
     axis_types=(jax.sharding.AxisType.Auto,),
     devices=jax.local_devices(),
   )
@@ -53,27 +58,31 @@ def spread(
   takes: tuple[PartitionSpec, ...],
   gives: Any,
   donate: tuple[int, ...] = (),
+  axis: str = "members",
 ) -> Callable:
   """Compiles a function of a population so that each device runs a part of it.
 
-  Devices never wait for each other: no member depends on another.
+  Devices never wait for each other: no member depends on another, unless the
+  function itself reduces over the axis.
 
   Args:
     function: What to compile, any function that treats members alike.
     takes: How each argument lies: `MEMBERS`, `SECOND` or `SHARED`.
     gives: How the result lies, a tree prefix of it.
     donate: Arguments that are consumed.
+    axis: The axis of devices, "members" or `BATCH_AXIS`.
 
   Returns:
     The compiled function. The number of members must be a multiple of the
     number of devices.
   """
   mapped = jax.shard_map(
-    function, mesh=mesh(), in_specs=takes, out_specs=gives, check_vma=False
+    function, mesh=mesh(axis), in_specs=takes, out_specs=gives, check_vma=False
   )
   return jax.jit(mapped, donate_argnums=donate)
 
 
 def place(tree: PyTree, spec: PartitionSpec) -> PyTree:
   """Moves arrays to where they are used, once instead of at every call."""
-  return jax.device_put(tree, NamedSharding(mesh(), spec))
+  axis = BATCH_AXIS if spec == BATCH else "members"
+  return jax.device_put(tree, NamedSharding(mesh(axis), spec))

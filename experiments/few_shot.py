@@ -29,10 +29,13 @@ from absl import flags
 from experiments import (
   cells,
   datasets,
+  distributed,
+  flag_groups,
   methods,
   models,
   parsing,
   progress,
+  results,
   scripts,
   simulations,
   summary,
@@ -57,61 +60,13 @@ _SHOTS = flags.DEFINE_list(
   "training images of each class, comma-separated",
   flag_values=FLAGS,
 )
-_METHODS = flags.DEFINE_list(
-  "methods",
-  ["vanilla", "bean1", "bean2"],
-  f"methods to compare, comma-separated, of: {', '.join(methods.METHODS)}",
-  flag_values=FLAGS,
+flag_groups.define_methods(
+  FLAGS, known=list(methods.METHODS), default=["vanilla", "bean1", "bean2"]
 )
-_ALPHAS = flags.DEFINE_list(
-  "alphas",
-  None,
-  "strengths to try for every method that has one, comma-separated; by default "
-  + "; ".join(
-    f"{name}: {', '.join(f'{value:g}' for value in method.grid)}"
-    for name, method in methods.METHODS.items()
-    if method.hparam
-  ),
-  flag_values=FLAGS,
-)
-_ALPHA_UNITS = flags.DEFINE_enum(
-  "alpha_units",
-  "code",
-  ["code", "paper"],
-  "units of alpha: code, as in the authors' code, whose neuron correlation "
-  "lacks the factors 1/M (BEAN-1) and 1/M^2 (BEAN-2) of the paper, M the "
-  "neurons of the next layer; or paper",
-  flag_values=FLAGS,
-)
-_GAMMA = flags.DEFINE_float(
-  "gamma", 1.0, "slope in BEAN's neuron correlation", flag_values=FLAGS
-)
-_DISTANCE = flags.DEFINE_enum(
-  "distance",
-  "squared",
-  ["squared", "absolute"],
-  "BEAN's distance",
-  flag_values=FLAGS,
-)
-_LAYERS = flags.DEFINE_list(
-  "layers",
-  [],
-  "dense layers where BEAN applies, comma-separated; by default all whose "
-  "inputs are neurons",
-  flag_values=FLAGS,
-)
-_DECOUPLED_DECAY = flags.DEFINE_bool(
-  "decoupled_decay",
-  False,
-  "weight decay as in AdamW, not in the gradient",
-  flag_values=FLAGS,
-)
-_DROPOUT_AT_EVAL = flags.DEFINE_bool(
-  "dropout_at_eval",
-  False,
-  "leave dropout on at validation and test, as the authors' code does",
-  flag_values=FLAGS,
-)
+flag_groups.define_alphas(FLAGS, known=list(methods.METHODS))
+flag_groups.define_bean(FLAGS)
+flag_groups.define_few_shot(FLAGS)
+flag_groups.define_imitation(FLAGS)
 _INITIALIZER = flags.DEFINE_enum(
   "initializer",
   models.INITIALIZERS[0],
@@ -119,12 +74,7 @@ _INITIALIZER = flags.DEFINE_enum(
   "initial parameters",
   flag_values=FLAGS,
 )
-_SEEDS = flags.DEFINE_string(
-  "seeds",
-  "20",
-  "simulations: a number n (seeds 0 to n-1) or a range like 5-9",
-  flag_values=FLAGS,
-)
+flag_groups.define_seeds(FLAGS, default="20")
 _EPOCHS = flags.DEFINE_list(
   "epochs",
   ["50"],
@@ -144,22 +94,13 @@ _VALIDATE_EVERY = flags.DEFINE_integer(
   "after the last epoch alone",
   flag_values=FLAGS,
 )
-_MEMBERS_PER_CHUNK = flags.DEFINE_integer(
-  "members_per_chunk",
-  0,
-  "simulations that a device (GPU or CPU core) trains at once; memory grows "
-  "with it, and 0 takes as many as are fast",
-  flag_values=FLAGS,
-)
-_DATA_DIR = flags.DEFINE_string(
-  "data_dir",
+flag_groups.define_run(FLAGS, output_dir="outputs/few_shot")
+distributed.define_flags(FLAGS)
+_CHECKPOINT_DIR = flags.DEFINE_string(
+  "checkpoint_dir",
   None,
-  "TensorFlow Datasets folder; by default TFDS_DATA_DIR of the environment, "
-  "else ~/tensorflow_datasets",
+  "folder where the trained networks are kept; by default none are",
   flag_values=FLAGS,
-)
-_OUTPUT_DIR = flags.DEFINE_string(
-  "output_dir", "outputs/few_shot", "folder of the results", flag_values=FLAGS
 )
 _RESUME = flags.DEFINE_bool(
   "resume",
@@ -187,6 +128,9 @@ def run(config: cells.Config) -> None:
     skipped=len(config.cells) - len(missing.cells),
   ) as bar:
     records = cells.train(config, bar)
+  if not distributed.is_first():
+    return
+  results.tell_versions(records)
   summary.write(records, config.output_dir)
   print(summary.table(records))
   print(f"* chosen on validation images; files in {config.output_dir}")
@@ -210,29 +154,18 @@ def parse_config() -> cells.Config:
       f"--epochs: expected one number or {len(shots)}, one for each of "
       f"--shots, got {len(epochs)}"
     )
-  names = parsing.names("methods", _METHODS.value, list(methods.METHODS))
-  model = models.MODELS[_MODEL.value]
-  layers = ()
-  if _LAYERS.value:
-    layers = tuple(parsing.names("layers", _LAYERS.value, model.layers))
+  names = parsing.names("methods", FLAGS.methods, list(methods.METHODS))
   protocol = simulations.Protocol(
     model=_MODEL.value,
-    options=methods.Options(
-      gamma=parsing.number("gamma", _GAMMA.value, low=0),
-      distance=_DISTANCE.value,
-      alpha_units=_ALPHA_UNITS.value,
-      layers=layers,
-      decoupled_decay=_DECOUPLED_DECAY.value,
-      dropout_at_eval=_DROPOUT_AT_EVAL.value,
-    ),
-    seeds=parsing.seeds("seeds", _SEEDS.value),
+    options=flag_groups.options(FLAGS, models.MODELS[_MODEL.value]),
+    seeds=parsing.seeds("seeds", FLAGS.seeds),
     batch_size=parsing.number("batch_size", _BATCH_SIZE.value, low=0),
     # With less, float32 parameters would stay what they are.
     learning_rate=parsing.number(
       "learning_rate", _LEARNING_RATE.value, low=1e-30
     ),
     members_per_chunk=parsing.number(
-      "members_per_chunk", _MEMBERS_PER_CHUNK.value, low=0
+      "members_per_chunk", FLAGS.members_per_chunk, low=0
     ),
     validate_every=parsing.number(
       "validate_every", _VALIDATE_EVERY.value, low=0
@@ -253,36 +186,30 @@ def parse_config() -> cells.Config:
   return cells.Config(
     experiment="few_shot",
     dataset=_DATASET.value,
-    data_dir=_DATA_DIR.value,
-    output_dir=pathlib.Path(_OUTPUT_DIR.value),
+    data_dir=FLAGS.data_dir,
+    output_dir=pathlib.Path(FLAGS.output_dir),
     resume=_RESUME.value,
     protocol=protocol,
+    checkpoint_dir=(
+      pathlib.Path(_CHECKPOINT_DIR.value) if _CHECKPOINT_DIR.value else None
+    ),
     cells=tuple(
       simulations.Cell(
-        num_shots, name, strength, num_epochs * methods.METHODS[name].batch
+        num_shots,
+        name,
+        strength,
+        methods.num_epochs(name, num_epochs, protocol.options),
       )
       for num_shots, num_epochs in sorted(zip(shots, epochs, strict=True))
       for name in names
-      for strength in _strengths(name)
+      for strength in flag_groups.strengths(FLAGS, name)
     ),
   )
 
 
-def _strengths(name: str) -> Sequence[float]:
-  """Returns the values of a method's hyper-parameter that are tried."""
-  method = methods.METHODS[name]
-  if _ALPHAS.value is None or method.hparam is None:
-    return method.grid
-  values = parsing.numbers("alphas", _ALPHAS.value, float, low=0)
-  return [
-    parsing.number("alphas", value, low=0, below=method.limit)
-    for value in values
-  ]
-
-
 def main(argv: Sequence[str]) -> int | None:
   """Runs the script; returns the exit status."""
-  return scripts.run(argv, lambda: run(parse_config()))
+  return scripts.run(argv, lambda: run(parse_config()), FLAGS)
 
 
 if __name__ == "__main__":

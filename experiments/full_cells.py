@@ -10,7 +10,9 @@ import pathlib
 
 from experiments import (
   datasets,
+  distributed,
   full_simulations,
+  interruption,
   methods,
   progress,
   results,
@@ -75,6 +77,8 @@ def cell_config(config: Config, cell: Cell) -> dict:
     "learning_rate": protocol.learning_rate,
     "bfloat16": protocol.bfloat16,
     **protocol.augmentation._asdict(),
+    # Left out where it is not so, so that older files stay valid.
+    **({"data_parallel": True} if protocol.data_parallel else {}),
     "seeds": list(protocol.seeds),
   }
 
@@ -101,7 +105,7 @@ def cell_path(config: Config, cell: Cell) -> pathlib.Path:
 
 def checkpoint_path(config: Config, member: Member) -> pathlib.Path:
   """Returns the file of a member's checkpoint."""
-  name = f"{_name(config, member.cell)}-seed{member.seed}.npz"
+  name = f"{_name(config, member.cell)}-seed{member.seed:d}.npz"
   return config.checkpoint_dir / name
 
 
@@ -118,13 +122,17 @@ def train(config: Config) -> list[dict]:
     datasets.DatasetError: If the data cannot be had.
     results.ResultError: If a folder holds a file of another configuration or
       cannot be written. Nothing has been trained then.
+    interruption.Stopped: If a stop was requested before all was done.
   """
   done = _finished(config) if config.resume else {}
   missing = [cell for cell in config.cells if cell not in done]
+  dataset = None
+  if missing:  # Before a folder is made: there may be no data.
+    dataset = datasets.load(config.dataset, data_dir=config.data_dir)
   for folder in (config.output_dir, config.checkpoint_dir):
     results.prepare_directory(folder)
   # Once: the checkout may change while this code runs on.
-  environment = results.environment()
+  environment = distributed.environment()
   protocol = config.protocol
   store = full_simulations.Store(
     path=functools.partial(checkpoint_path, config),
@@ -140,8 +148,8 @@ def train(config: Config) -> list[dict]:
     for member in full_simulations.members(missing, protocol)
   )
   with progress.bar(total=epochs, skipped=len(done)) as bar:
-    if missing:
-      _train(config, store, done, found, bar)
+    if dataset is not None:
+      _train(config, dataset, store, done, found, bar)
   return [done[cell] for cell in config.cells]
 
 
@@ -165,7 +173,14 @@ def describe(cell: Cell) -> str:
 
 def _name(config: Config, cell: Cell) -> str:
   """Returns what the names of a cell's files begin with."""
-  parts = [config.dataset, config.protocol.model, cell.method]
+  parts = [
+    results.word(name, value)
+    for name, value in (
+      ("dataset", config.dataset),
+      ("model", config.protocol.model),
+      ("method", cell.method),
+    )
+  ]
   if hparam := methods.METHODS[cell.method].hparam:
     # All digits: cells that differ in the last one are different files.
     parts.append(f"{hparam}_{float(cell.strength)!r}".removesuffix(".0"))
@@ -176,13 +191,7 @@ def _finished(config: Config) -> dict[Cell, dict]:
   """Reads the records of the cells that were trained before."""
   done = {}
   for cell in config.cells:
-    path = cell_path(config, cell)
-    try:
-      record = results.find(path, cell_config(config, cell))
-    except OSError as error:
-      raise results.ResultError(
-        f"{path}: cannot be read ({error.strerror}); choose another folder"
-      ) from error
+    record = results.find(cell_path(config, cell), cell_config(config, cell))
     if record is not None:
       done[cell] = record
   return done
@@ -190,13 +199,12 @@ def _finished(config: Config) -> dict[Cell, dict]:
 
 def _train(
   config: Config,
+  dataset: datasets.Dataset,
   store: full_simulations.Store,
   done: dict[Cell, dict],
   found: dict[Member, full_simulations.Metrics],
   bar: progress.Bar,
 ) -> None:
-  dataset = datasets.load(config.dataset, data_dir=config.data_dir)
-
   def tick(member: Member, epochs: int, accuracy: float) -> None:
     bar.display.update(
       bar.task,
@@ -213,6 +221,8 @@ def _train(
     done=frozenset(done),
     found=found,
     tick=tick,
+    share=distributed.share(),
+    stop_requested=interruption.stop_requested,
   ):
     record = {
       "experiment": "full_data",
@@ -228,6 +238,19 @@ def _train(
     done[cell] = results.read(cell_path(config, cell))
     for line in _lines(cell, outcome, config.protocol.seeds):
       bar.display.console.print(line, highlight=False)
+  if not distributed.is_first():
+    _wait_for_records(config, done)
+
+
+def _wait_for_records(config: Config, done: dict[Cell, dict]) -> None:
+  """Reads the records that the first process writes, when they are there."""
+  for cell in config.cells:
+    path = cell_path(config, cell)
+    for _ in distributed.waiting(f"process 0 to write {path}"):
+      if path.exists():
+        done |= _finished(dataclasses.replace(config, cells=(cell,)))
+      if cell in done:
+        break
 
 
 def _lines(

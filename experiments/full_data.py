@@ -33,9 +33,12 @@ from collections.abc import Sequence
 import pathlib
 
 from absl import flags
+import jax
 
 from experiments import (
   datasets,
+  distributed,
+  flag_groups,
   full_cells,
   full_simulations,
   full_summary,
@@ -56,48 +59,12 @@ _DATASET = flags.DEFINE_enum(
 _MODEL = flags.DEFINE_enum(
   "model", "lenet5", networks.NAMES, "network to train", flag_values=FLAGS
 )
-_METHODS = flags.DEFINE_list(
-  "methods",
-  ["vanilla", "bean1", "bean2"],
-  f"methods to compare, comma-separated, of: {', '.join(methods.METHODS)}",
-  flag_values=FLAGS,
+flag_groups.define_methods(
+  FLAGS, known=methods.DESCENDED, default=["vanilla", "bean1", "bean2"]
 )
-_ALPHAS = flags.DEFINE_list(
-  "alphas",
-  None,
-  "strengths to try for every method that has one, comma-separated; by default "
-  + "; ".join(
-    f"{name}: {', '.join(f'{value:g}' for value in method.grid)}"
-    for name, method in methods.METHODS.items()
-    if method.hparam
-  ),
-  flag_values=FLAGS,
-)
-_ALPHA_UNITS = flags.DEFINE_enum(
-  "alpha_units",
-  "code",
-  ["code", "paper"],
-  "units of alpha: code, as in the authors' code, whose neuron correlation "
-  "lacks the factors 1/M (BEAN-1) and 1/M^2 (BEAN-2) of the paper, M the "
-  "neurons of the next layer; or paper",
-  flag_values=FLAGS,
-)
-_GAMMA = flags.DEFINE_float(
-  "gamma", 1.0, "slope in BEAN's neuron correlation", flag_values=FLAGS
-)
-_DISTANCE = flags.DEFINE_enum(
-  "distance",
-  "squared",
-  ["squared", "absolute"],
-  "BEAN's distance",
-  flag_values=FLAGS,
-)
-_SEEDS = flags.DEFINE_string(
-  "seeds",
-  "5",
-  "simulations: a number n (seeds 0 to n-1) or a range like 5-9",
-  flag_values=FLAGS,
-)
+flag_groups.define_alphas(FLAGS, known=methods.DESCENDED)
+flag_groups.define_bean(FLAGS)
+flag_groups.define_seeds(FLAGS, default="5")
 _EPOCHS = flags.DEFINE_integer(
   "epochs", 50, "passes over the training images, at most", flag_values=FLAGS
 )
@@ -132,23 +99,16 @@ _CROP = flags.DEFINE_bool(
   "shift training images by up to 4 pixels at random",
   flag_values=FLAGS,
 )
-_MEMBERS_PER_CHUNK = flags.DEFINE_integer(
-  "members_per_chunk",
-  0,
-  "simulations that a device (GPU or CPU core) trains at once; memory grows "
-  "with it, and 0 takes as many as are fast",
+_DATA_PARALLEL = flags.DEFINE_bool(
+  "data_parallel",
+  False,
+  "share each batch among the devices, with the statistics of BatchNorm over "
+  "all of it, instead of giving every device simulations of its own: for "
+  "networks that take long",
   flag_values=FLAGS,
 )
-_DATA_DIR = flags.DEFINE_string(
-  "data_dir",
-  None,
-  "TensorFlow Datasets folder; by default TFDS_DATA_DIR of the environment, "
-  "else ~/tensorflow_datasets",
-  flag_values=FLAGS,
-)
-_OUTPUT_DIR = flags.DEFINE_string(
-  "output_dir", "outputs/full_data", "folder of the results", flag_values=FLAGS
-)
+flag_groups.define_run(FLAGS, output_dir="outputs/full_data")
+distributed.define_flags(FLAGS)
 _CHECKPOINT_DIR = flags.DEFINE_string(
   "checkpoint_dir",
   None,
@@ -181,7 +141,13 @@ def run(config: full_cells.Config) -> None:
     results.ResultError: If a folder holds a file of another configuration or
       cannot be written. Nothing has been trained then.
   """
-  text = full_summary.table(full_cells.train(config))
+  records = full_cells.train(config)
+  if not distributed.is_first():
+    return
+  results.tell_versions(records)
+  text = full_summary.table(records)
+  if note := results.mixed_versions(records):
+    text += f"\n\n{note}"
   results.write_bytes(config.output_dir / "table.md", f"{text}\n".encode())
   print(text)
   print(
@@ -208,8 +174,8 @@ def parse_config() -> full_cells.Config:
     raise parsing.ConfigError(
       f"--bfloat16: only resnet18 computes in it, got --model={_MODEL.value}"
     )
-  output_dir = pathlib.Path(_OUTPUT_DIR.value)
-  names = parsing.names("methods", _METHODS.value, list(methods.METHODS))
+  output_dir = pathlib.Path(FLAGS.output_dir)
+  names = parsing.names("methods", FLAGS.methods, methods.DESCENDED)
   protocol = _parse_protocol()
   for name in names:
     least = methods.METHODS[name].batch
@@ -218,9 +184,11 @@ def parse_config() -> full_cells.Config:
         f"--batch_size: expected 0 or at least {least}, which {name} needs, "
         f"got {protocol.batch_size}"
       )
+  if protocol.data_parallel:
+    _check_data_parallel(names, protocol.batch_size)
   return full_cells.Config(
     dataset=_DATASET.value,
-    data_dir=_DATA_DIR.value,
+    data_dir=FLAGS.data_dir,
     output_dir=output_dir,
     checkpoint_dir=pathlib.Path(
       _CHECKPOINT_DIR.value or output_dir / "checkpoints"
@@ -233,7 +201,7 @@ def parse_config() -> full_cells.Config:
     cells=tuple(
       full_simulations.Cell(name, strength)
       for name in names
-      for strength in _strengths(name)
+      for strength in flag_groups.strengths(FLAGS, name)
     ),
   )
 
@@ -241,12 +209,8 @@ def parse_config() -> full_cells.Config:
 def _parse_protocol() -> full_simulations.Protocol:
   return full_simulations.Protocol(
     model=_MODEL.value,
-    seeds=parsing.seeds("seeds", _SEEDS.value),
-    options=methods.Options(
-      gamma=parsing.number("gamma", _GAMMA.value, low=0),
-      distance=_DISTANCE.value,
-      alpha_units=_ALPHA_UNITS.value,
-    ),
+    seeds=parsing.seeds("seeds", FLAGS.seeds),
+    options=flag_groups.options(FLAGS),
     epochs=parsing.number("epochs", _EPOCHS.value, low=1),
     patience=parsing.number("patience", _PATIENCE.value, low=0),
     tolerance=parsing.number("tolerance", _TOLERANCE.value, low=0, below=1),
@@ -262,26 +226,29 @@ def _parse_protocol() -> full_simulations.Protocol:
       crop=_CROP.value,
     ),
     members_per_chunk=parsing.number(
-      "members_per_chunk", _MEMBERS_PER_CHUNK.value, low=0
+      "members_per_chunk", FLAGS.members_per_chunk, low=0
     ),
+    data_parallel=_DATA_PARALLEL.value,
   )
 
 
-def _strengths(name: str) -> Sequence[float]:
-  """Returns the values of a method's hyper-parameter that are tried."""
-  method = methods.METHODS[name]
-  if _ALPHAS.value is None or method.hparam is None:
-    return method.grid
-  values = parsing.numbers("alphas", _ALPHAS.value, float, low=0)
-  return [
-    parsing.number("alphas", value, low=0, below=method.limit)
-    for value in values
-  ]
+def _check_data_parallel(names: Sequence[str], batch_size: int) -> None:
+  number = jax.local_device_count()
+  if batch_size == 0 or batch_size % number:
+    raise parsing.ConfigError(
+      f"--batch_size: expected a multiple of the {number} devices that share "
+      f"a batch by --data_parallel, got {batch_size}"
+    )
+  if "decov" in names:
+    raise parsing.ConfigError(
+      "--data_parallel: decov takes covariances over a whole batch, which no "
+      "device has; leave one of them out"
+    )
 
 
 def main(argv: Sequence[str]) -> int | None:
   """Runs the script; returns the exit status."""
-  return scripts.run(argv, lambda: run(parse_config()))
+  return scripts.run(argv, lambda: run(parse_config()), FLAGS)
 
 
 if __name__ == "__main__":

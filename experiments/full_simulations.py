@@ -22,10 +22,11 @@ import functools
 import itertools
 import pathlib
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 import numpy as np
 
 from experiments import (
@@ -33,12 +34,18 @@ from experiments import (
   datasets,
   devices,
   full_training,
+  interruption,
+  memory,
   methods,
   networks,
+  programs,
   training,
 )
 
 Metrics = dict[str, np.ndarray]
+
+# Between two looks for the checkpoints of other processes.
+POLL_SECONDS = 0.5
 
 CURVES = ("objective_curve", "train_loss_curve", "validation_accuracy_curve")
 
@@ -84,6 +91,8 @@ class Protocol(NamedTuple):
     augmentation: How training images are changed at random.
     members_per_chunk: Members that a device trains at once; 0 for as many as
       are fast.
+    data_parallel: Whether the devices share each batch, instead of having
+      members of their own.
   """
 
   model: str
@@ -97,6 +106,7 @@ class Protocol(NamedTuple):
   bfloat16: bool = False
   augmentation: full_training.Augmentation = full_training.Augmentation()
   members_per_chunk: int = 0
+  data_parallel: bool = False
 
 
 class Store(NamedTuple):
@@ -149,19 +159,27 @@ def make_setting(
   Returns:
     The setting, equal for equal arguments.
   """
+  num_shards = devices.mesh().size if protocol.data_parallel else 1
+  network = networks.make(
+    protocol.model,
+    image_shape,
+    bfloat16=protocol.bfloat16,
+    axis_name=devices.BATCH_AXIS if num_shards > 1 else None,
+  )
   return full_training.Setting(
-    networks.make(protocol.model, image_shape, bfloat16=protocol.bfloat16),
+    network,
     method,
     protocol.options,
     protocol.batch_size,
     protocol.augmentation,
+    num_shards,
   )
 
 
 class Program(NamedTuple):
   """The compiled functions that train members, spread over all devices.
 
-  Members are a multiple of the number of devices.
+  Members are a multiple of the number of devices, unless these share batches.
 
   Attributes:
     init: As `full_training.make_init` makes it.
@@ -185,23 +203,30 @@ def make_program(setting: full_training.Setting) -> Program:
   Returns:
     Functions that compile at their first call, once for each number of members.
   """
-  many, shared = devices.MEMBERS, devices.SHARED
+  many, held_out = _layout(setting)
+  axis = devices.BATCH_AXIS if setting.num_shards > 1 else "members"
+  spread = functools.partial(devices.spread, gives=many, axis=axis)
   return Program(
-    devices.spread(
-      full_training.make_init(setting), takes=(many, many), gives=many
-    ),
-    devices.spread(
+    spread(full_training.make_init(setting), takes=(many, many)),
+    spread(
       full_training.make_run_epoch(setting),
-      takes=(many, many, many, many, many, shared, shared),
-      gives=many,
+      takes=(many, many, many, many, many, devices.SHARED, held_out),
       donate=(0,),
     ),
-    devices.spread(
-      full_training.make_count_correct(setting.network),
-      takes=(many, shared),
-      gives=many,
+    spread(
+      full_training.make_count_correct(setting.network, setting.num_shards),
+      takes=(many, held_out),
     ),
   )
+
+
+def _layout(
+  setting: full_training.Setting,
+) -> tuple[PartitionSpec, PartitionSpec]:
+  """Returns how members lie on the devices, and the held-out images."""
+  if setting.num_shards > 1:
+    return devices.SHARED, devices.BATCH
+  return devices.MEMBERS, devices.SHARED
 
 
 def find(
@@ -263,6 +288,8 @@ def run(
   done: Collection[Cell] = (),
   found: Mapping[Member, Metrics],
   tick: Callable[[Member, int, float], None],
+  share: tuple[int, int] = (0, 1),
+  stop_requested: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[Cell, Outcome]]:
   """Trains cells and yields each as soon as all its members are done.
 
@@ -278,39 +305,195 @@ def run(
       {} to begin anew.
     tick: Called after each epoch of a member with (member, by how much its
       `epochs_left` fell, validation accuracy).
+    share: Number of this process and of all, which deal the members out among
+      themselves. The first yields all cells, and waits for the others'
+      checkpoints; the others yield none.
+    stop_requested: Asked after every epoch whether to stop, with a checkpoint.
 
   Yields:
     (cell, Outcome).
 
   Raises:
-    results.ResultError: If a checkpoint cannot be written.
+    interruption.Stopped: If a stop is requested before all is done.
+    results.ResultError: If a checkpoint cannot be read or written.
   """
-  samples = [
-    devices.place(training.Samples(*split), devices.SHARED)
-    for split in (dataset.train, dataset.validation, dataset.test)
-  ]
+  samples = _place(dataset, protocol)
+  finished = {m: metrics for m, metrics in found.items() if _is_done(metrics)}
+  left = {cell: 0 for cell in cells if cell not in done}
+  turn = 0
   for method, group in itertools.groupby(cells, lambda cell: cell.method):
     planned = list(group)
-    missing = [cell for cell in planned if cell not in done]
-    if missing:
-      image_shape = dataset.train.images.shape[1:]
-      setting = make_setting(protocol, method, image_shape)
-      width = _width(protocol, len(planned))
-      runner = _Runner(protocol, store, width, make_program(setting), *samples)
-      yield from _run_group(missing, runner, found, tick)
+    image_shape = dataset.train.images.shape[1:]
+    setting = make_setting(protocol, method, image_shape)
+    width = _width(protocol, setting, dataset, len(planned), share[1])
+    left.update({cell: width for cell in planned if cell in left})
+    runner = _Runner(
+      protocol,
+      store,
+      width,
+      setting,
+      *samples,
+      len(dataset.validation.labels),
+      len(dataset.test.labels),
+      stop_requested,
+    )
+    # By place in the plan, not by what is missing, which may change while the
+    # processes look; and going on where the last group ended, so that each
+    # gets as many.
+    blocks = _blocks(members(planned, protocol), width)
+    waiting = [
+      member
+      for index, block in enumerate(blocks, turn)
+      for member in block
+      if index % share[1] == share[0]
+      and member.cell in left
+      and member not in finished
+    ]
+    turn += len(blocks)
+    for chunk in [[], *_blocks(waiting, width)]:
+      if chunk:
+        finished |= _run_chunk(chunk, runner, found, tick)
+      if share[0] == 0:
+        yield from _whole(left, finished, protocol)
+  look = _make_look(store)
+  while share[0] == 0 and left:
+    if stop_requested():
+      raise interruption.Stopped
+    time.sleep(POLL_SECONDS)
+    waited = [m for m in members(left, protocol) if m not in finished]
+    finished |= look(waited)
+    yield from _whole(left, finished, protocol)
 
 
-def _width(protocol: Protocol, num_cells: int) -> int:
-  """Returns the members of a chunk, over all devices."""
-  num_devices = devices.mesh().size
-  per_device = protocol.members_per_chunk
-  if not per_device:
-    on_cpu = devices.mesh().devices.flat[0].platform == "cpu"
-    # A step of many images keeps a CPU core busy. ResNet-18 does so with a GPU,
-    # where convolutions of several members together are grouped ones.
-    per_device = 1 if on_cpu or protocol.model == "resnet18" else 1000
+def _place(
+  dataset: datasets.Dataset, protocol: Protocol
+) -> list[training.Samples]:
+  """Moves training, validation and test samples to where they are used."""
+
+  def place(split: datasets.Split) -> training.Samples:
+    if not protocol.data_parallel:
+      return devices.place(training.Samples(*split), devices.SHARED)
+    # Filled up to a multiple of the devices, with labels that are no class.
+    fill = -len(split.labels) % devices.mesh().size
+    images = np.pad(split.images, ((0, fill), (0, 0), (0, 0), (0, 0)))
+    labels = np.pad(split.labels, (0, fill), constant_values=-1)
+    spec = devices.BATCH if devices.mesh().size > 1 else devices.SHARED
+    return devices.place(training.Samples(images, labels), spec)
+
+  train = training.Samples(*dataset.train)
+  return [
+    devices.place(train, devices.SHARED),
+    place(dataset.validation),
+    place(dataset.test),
+  ]
+
+
+def _blocks(population: list[Member], width: int) -> list[list[Member]]:
+  return [population[i : i + width] for i in range(0, len(population), width)]
+
+
+def _whole(
+  left: dict[Cell, int], finished: dict[Member, Metrics], protocol: Protocol
+) -> Iterator[tuple[Cell, Outcome]]:
+  """Yields the cells all of whose members are done, and forgets them."""
+  for cell, width in list(left.items()):
+    metrics = [finished.get(m) for m in members([cell], protocol)]
+    if all(metrics):
+      del left[cell]
+      yield cell, _outcome(metrics, protocol.epochs, width)
+
+
+def _make_look(
+  store: Store,
+) -> Callable[[list[Member]], dict[Member, Metrics]]:
+  """Makes what finds members that other processes have done meanwhile."""
+  seen: dict[Member, int] = {}
+
+  def look(waited: list[Member]) -> dict[Member, Metrics]:
+    finished = {}
+    for member in waited:
+      path = store.path(member)
+      changed = path.stat().st_mtime_ns if path.exists() else 0
+      # Checkpoints of large networks take long to read.
+      if changed == seen.get(member, 0):
+        continue
+      seen[member] = changed
+      checkpoint = checkpoints.find(path, store.config(member))
+      if checkpoint is not None and _is_done(checkpoint.metrics):
+        finished[member] = checkpoint.metrics
+    return finished
+
+  return look
+
+
+def _width(
+  protocol: Protocol,
+  setting: full_training.Setting,
+  dataset: datasets.Dataset,
+  num_cells: int,
+  num_processes: int,
+) -> int:
+  """Returns the members of a chunk, over all devices of this process."""
+  num_devices = 1 if setting.num_shards > 1 else devices.mesh().size
   num_members = num_cells * len(protocol.seeds)
-  return num_devices * min(per_device, -(-num_members // num_devices))
+  most = -(-num_members // (num_devices * num_processes))
+  if protocol.members_per_chunk:
+    return num_devices * min(protocol.members_per_chunk, most)
+  on_cpu = devices.mesh().devices.flat[0].platform == "cpu"
+  # A step of many images keeps a CPU core busy. ResNet-18 does so with a GPU,
+  # where convolutions of several members together are grouped ones.
+  alone = on_cpu or protocol.model == "resnet18" or setting.num_shards > 1
+  most = 1 if alone else most
+  return num_devices * fitting_width(
+    setting,
+    num_train=len(dataset.train.labels),
+    num_validation=len(dataset.validation.labels),
+    image_shape=dataset.train.images.shape[1:],
+    wanted=most,
+  )
+
+
+@functools.cache
+def fitting_width(
+  setting: full_training.Setting,
+  *,
+  num_train: int,
+  num_validation: int,
+  image_shape: tuple[int, int, int],
+  wanted: int,
+) -> int:
+  """Returns how many members a device can train at once, by their memory.
+
+  Args:
+    setting: What is trained, and how.
+    num_train: Training images, which members share.
+    num_validation: Validation images, which they share too.
+    image_shape: Height, width and channels of the images.
+    wanted: The most.
+
+  Returns:
+    The number, at least 1.
+  """
+  shape = jax.ShapeDtypeStruct
+
+  def samples(number: int) -> training.Samples:
+    images = shape((number, *image_shape), jnp.uint8)
+    return training.Samples(images, shape((number,), jnp.int32))
+
+  def needs(members: int) -> int:
+    keys, hparams = programs.member_shapes(members)
+    return memory.peak_bytes(
+      full_training.make_run_epoch(setting),
+      jax.eval_shape(full_training.make_init(setting), keys, hparams),
+      shape((members,), jnp.int32),
+      keys,
+      hparams,
+      shape((members,), bool),
+      samples(num_train),
+      samples(num_validation),
+    )
+
+  return memory.width(needs, wanted=wanted, limit=memory.device_bytes())
 
 
 class _Runner(NamedTuple):
@@ -320,48 +503,42 @@ class _Runner(NamedTuple):
     protocol: How members are trained.
     store: Where checkpoints go.
     width: Members of a chunk.
-    program: What trains them.
+    setting: What is trained, and how.
     train: Training samples on the devices.
-    validation: Validation samples there.
-    test: Test samples there.
+    validation: Validation samples there, and perhaps some that fill them up.
+    test: Test samples there, likewise.
+    num_validation: Validation samples there are.
+    num_test: Test samples there are.
+    stop_requested: As in `run`.
   """
 
   protocol: Protocol
   store: Store
   width: int
-  program: Program
+  setting: full_training.Setting
   train: training.Samples
   validation: training.Samples
   test: training.Samples
+  num_validation: int
+  num_test: int
+  stop_requested: Callable[[], bool]
 
+  @property
+  def program(self) -> Program:
+    """What trains the members."""
+    return make_program(self.setting)
 
-def _run_group(
-  cells: list[Cell],
-  runner: _Runner,
-  found: Mapping[Member, Metrics],
-  tick: Callable[[Member, int, float], None],
-) -> Iterator[tuple[Cell, Outcome]]:
-  population = members(cells, runner.protocol)
-  finished = {m: found[m] for m in population if _is_done(found.get(m))}
-  waiting = [member for member in population if member not in finished]
-  starts = range(0, len(waiting), runner.width)
-  for chunk in [[], *(waiting[i : i + runner.width] for i in starts)]:
-    if chunk:
-      finished |= _run_chunk(chunk, runner, found, tick)
-    for cell in cells:
-      metrics = [finished.get(m) for m in members([cell], runner.protocol)]
-      if all(metrics):
-        yield cell, _outcome(metrics, runner)
-        cells = [other for other in cells if other != cell]
+  def place(self, tree: Any) -> Any:
+    """Moves arrays of members to the devices."""
+    return devices.place(tree, _layout(self.setting)[0])
 
 
 def _is_done(metrics: Metrics | None) -> bool:
   return metrics is not None and "test_accuracy" in metrics
 
 
-def _outcome(metrics: list[Metrics], runner: _Runner) -> Outcome:
+def _outcome(metrics: list[Metrics], epochs: int, width: int) -> Outcome:
   """Stacks what the members of a cell gave."""
-  epochs = runner.protocol.epochs
   stacked = {}
   for name in metrics[0]:
     values = [member[name] for member in metrics]
@@ -373,7 +550,7 @@ def _outcome(metrics: list[Metrics], runner: _Runner) -> Outcome:
       ]
     stacked[name] = np.stack(values)
   seconds = stacked.pop("seconds").sum()
-  return Outcome(stacked, float(seconds), runner.width)
+  return Outcome(stacked, float(seconds), width)
 
 
 def _run_chunk(
@@ -388,6 +565,9 @@ def _run_chunk(
   state, progress = _begin(chunk, runner, found, keys, hparams)
   saved, changed = time.monotonic(), set()
   while any(left := [epochs_left(protocol, p) for p in progress]):
+    if runner.stop_requested():
+      _save(changed, chunk, progress, state, runner)
+      raise interruption.Stopped
     started = time.monotonic()
     epochs = [len(p["objective_curve"]) for p in progress]
     state, metrics = runner.program.run_epoch(
@@ -437,15 +617,14 @@ def _arguments(
   seeds = _filled([member.seed for member in chunk], width, np.uint32)
   strengths = [member.cell.strength for member in chunk]
   rates = [runner.protocol.learning_rate] * width
-  return devices.place(
+  return runner.place(
     (
       jax.vmap(jax.random.key)(jnp.asarray(seeds)),
       training.Hparams(
         learning_rate=jnp.array(rates, jnp.float32),
         strength=jnp.asarray(_filled(strengths, width, np.float32)),
       ),
-    ),
-    devices.MEMBERS,
+    )
   )
 
 
@@ -478,7 +657,7 @@ def _begin(
       lambda leaf, value, i=place: leaf.__setitem__(i, value), host, restored
     )
     progress[place] = checkpoint.metrics
-  return devices.place(host, devices.MEMBERS), progress
+  return runner.place(host), progress
 
 
 def _restored(
@@ -511,7 +690,7 @@ def _numbers(
     "objective_curve": metrics.objective.astype(np.float64),
     "train_loss_curve": metrics.train_loss.astype(np.float64),
     "validation_accuracy_curve": np.where(
-      failed < 0, metrics.correct / len(runner.validation.labels), np.nan
+      failed < 0, metrics.correct / runner.num_validation, np.nan
     ),
     "best_correct": correct,
     "best_epoch": epoch,
@@ -530,12 +709,9 @@ def _tested(
 ) -> list[Metrics]:
   """Adds what is known of members at their end, the test above all."""
   protocol = runner.protocol
-  num_test, num_validation = (
-    len(samples.labels) for samples in (runner.test, runner.validation)
-  )
   best, last = (
     jax.device_get(runner.program.count_correct(variables, runner.test))
-    / num_test
+    / runner.num_test
     for variables in (state.best, state.variables)
   )
   return [
@@ -545,7 +721,10 @@ def _tested(
       for name, value in (
         ("test_accuracy", best[place]),
         ("test_accuracy_last", last[place]),
-        ("validation_accuracy", metrics["best_correct"] / num_validation),
+        (
+          "validation_accuracy",
+          metrics["best_correct"] / runner.num_validation,
+        ),
         ("validation_accuracy_last", metrics["validation_accuracy_curve"][-1]),
       )
     }

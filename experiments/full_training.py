@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import methods, networks, training
+from experiments import devices, methods, networks, training
 from experiments.networks import Network, Variables
 
 PyTree = Any
@@ -48,6 +48,8 @@ class Setting(NamedTuple):
     options: Choices that methods depend on.
     batch_size: Images in a step; 0, or more than there are, means all.
     augmentation: How training images are changed.
+    num_shards: Devices that share a batch, each taking as many of its images,
+      along `devices.BATCH_AXIS`; 1 where each device has members of its own.
   """
 
   network: Network
@@ -55,6 +57,7 @@ class Setting(NamedTuple):
   options: methods.Options = methods.Options()
   batch_size: int = 100
   augmentation: Augmentation = Augmentation()
+  num_shards: int = 1
 
 
 class State(NamedTuple):
@@ -122,12 +125,13 @@ def make_init(
 
 
 def make_count_correct(
-  network: Network,
+  network: Network, num_shards: int = 1
 ) -> Callable[[Variables, training.Samples], jax.Array]:
   """Makes the function that evaluates a population on shared samples.
 
   Args:
     network: The network.
+    num_shards: As in `Setting`; the devices have a part of the samples each.
 
   Returns:
     A function of (variables of each member, samples) that returns how many of
@@ -138,7 +142,8 @@ def make_count_correct(
     variables: Variables, samples: training.Samples
   ) -> jax.Array:
     classes = network.predict(variables, samples.inputs)
-    return jnp.sum(classes == samples.labels[None, :], axis=1, dtype=jnp.int32)
+    correct = classes == samples.labels[None, :]
+    return _all_shards(num_shards, jnp.sum(correct, axis=1, dtype=jnp.int32))
 
   return count_correct
 
@@ -156,11 +161,17 @@ def make_run_epoch(setting: Setting) -> Callable[..., tuple[State, Metrics]]:
     `devices.spread`. The metrics of who is not trained mean nothing.
 
   Raises:
-    ValueError: If the batch size is negative.
+    ValueError: If the batch size is negative, or no multiple of the devices
+      that share a batch.
   """
   if setting.batch_size < 0:
     raise ValueError(f"batch_size must be at least 0, got {setting.batch_size}")
-  count_correct = make_count_correct(setting.network)
+  if setting.batch_size % setting.num_shards:
+    raise ValueError(
+      f"batch_size must be a multiple of the {setting.num_shards} devices that "
+      f"share a batch, got {setting.batch_size}"
+    )
+  count_correct = make_count_correct(setting.network, setting.num_shards)
   run_steps = _make_run_steps(setting)
 
   def run_epoch(
@@ -264,10 +275,16 @@ def _make_run_steps(
   ) -> tuple[Variables, optax.OptState, jax.Array, jax.Array]:
     image_key, noise_key = jax.random.split(key)
     images = augment(samples.inputs, setting.augmentation, image_key)
-    loss_fn = _with_batch_stats(setting, hparams, variables.batch_stats)
+    samples, mask, noise_key, weight = _own_shard(
+      setting, samples._replace(inputs=images), mask, noise_key
+    )
+    loss_fn = _with_batch_stats(setting, hparams, variables.batch_stats, weight)
     (objective, (loss, batch_stats)), grads = jax.value_and_grad(
       loss_fn, has_aux=True
-    )(variables.params, samples._replace(inputs=images), mask, noise_key)
+    )(variables.params, samples, mask, noise_key)
+    objective, loss, grads = _all_shards(
+      setting.num_shards, (objective, loss, grads)
+    )
     updates, opt_state = method.optimizer(hparams, setting.options).update(
       grads, opt_state, variables.params
     )
@@ -308,10 +325,50 @@ def _make_run_steps(
   return run_steps
 
 
+def _own_shard(
+  setting: Setting,
+  samples: training.Samples,
+  mask: jax.Array | None,
+  key: jax.Array,
+) -> tuple[training.Samples, jax.Array | None, jax.Array, jax.Array | float]:
+  """Returns the part of a batch that a device takes, and that part's weight.
+
+  The weights, the shares of real samples, make the sum over devices of means
+  over samples the mean over all samples.
+  """
+  if setting.num_shards == 1:
+    return samples, mask, key, 1.0
+  place = jax.lax.axis_index(devices.BATCH_AXIS)
+
+  def own(leaf: jax.Array) -> jax.Array:
+    # Dealt out in turn, so that also of an epoch's last batch, which is filled
+    # up at its end, everybody has real samples.
+    dealt = leaf.reshape(-1, setting.num_shards, *leaf.shape[1:])
+    return jax.lax.dynamic_index_in_dim(dealt, place, 1, keepdims=False)
+
+  samples, key = jax.tree.map(own, samples), jax.random.fold_in(key, place)
+  if mask is None:
+    return samples, None, key, 1 / setting.num_shards
+  own_mask = own(mask)
+  weight = jnp.sum(own_mask) / jnp.sum(mask)
+  # The mean over no samples would not be a number.
+  return samples, own_mask | ~jnp.any(own_mask), key, weight
+
+
+def _all_shards(num_shards: int, tree: PyTree) -> PyTree:
+  """Sums over the devices that share a batch."""
+  if num_shards == 1:
+    return tree
+  return jax.lax.psum(tree, devices.BATCH_AXIS)
+
+
 def _with_batch_stats(
-  setting: Setting, hparams: training.Hparams, batch_stats: PyTree
+  setting: Setting,
+  hparams: training.Hparams,
+  batch_stats: PyTree,
+  weight: jax.Array | float,
 ) -> Callable[..., tuple[jax.Array, tuple[jax.Array, PyTree]]]:
-  """Returns a method's loss of a network with batch statistics.
+  """Returns a method's loss of a network with batch statistics, weighted.
 
   Its auxiliary output is (cross-entropy, new batch statistics). Methods need
   not know of them: the network which they are given keeps them aside.
@@ -335,7 +392,7 @@ def _with_batch_stats(
     method = methods.METHODS[setting.method]
     loss, aux = method.loss(hparams, model, setting.options)(params, *args)
     (new_batch_stats,) = kept
-    return loss, (aux.data_loss, new_batch_stats)
+    return weight * loss, (weight * aux.data_loss, new_batch_stats)
 
   return loss_fn
 

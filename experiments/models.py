@@ -92,10 +92,14 @@ class LeNet5(nn.Module):
 
 
 class MLP(nn.Module):
-  """A multilayer perceptron with one hidden layer, of 500 ReLU units."""
+  """A multilayer perceptron of ReLU units, with one hidden layer of 500.
+
+  Other hidden layers can be asked for. The dense layers are called fc1, fc2,
+  and so on.
+  """
 
   num_inputs: int = 784
-  num_hidden: int = 500
+  num_hidden: tuple[int, ...] = (500,)
 
   @nn.compact
   def __call__(
@@ -104,10 +108,13 @@ class MLP(nn.Module):
     """Returns (logits, hidden) of images [batch, ...]."""
     x = images.reshape(images.shape[0], -1).astype(jnp.float32) / 255
     hidden = {"fc1": x}
-    x = nn.relu(_dense(self.num_hidden, self.num_inputs, "fc1")(x))
-    x = drop(x, dropout, place=0)
-    hidden["fc2"] = x
-    return _dense(10, self.num_hidden, "fc2")(x), hidden
+    fan_in = self.num_inputs
+    for place, width in enumerate(self.num_hidden):
+      x = nn.relu(_dense(width, fan_in, f"fc{place + 1}")(x))
+      x = drop(x, dropout, place=place)
+      hidden[f"fc{place + 2}"] = x
+      fan_in = width
+    return _dense(10, fan_in, f"fc{len(self.num_hidden) + 1}")(x), hidden
 
 
 class Model(NamedTuple):
@@ -181,10 +188,14 @@ LENET5 = _from_linen(LeNet5(), (28, 28, 1), ("fc1", "fc2", "fc3"))._replace(
   apply=unfolded_lenet5.apply,
   predict=unfolded_lenet5.predict,
 )
-# The inputs of its fc1 are pixels, not neurons.
+# The inputs of their fc1 are pixels, not neurons.
 MLP500 = _from_linen(MLP(), (28, 28, 1), ("fc2",))
+# LeNet-300-100 of LeCun et al., 1998, which pruning is usually shown on.
+MLP300_100 = _from_linen(
+  MLP(num_hidden=(300, 100)), (28, 28, 1), ("fc2", "fc3")
+)
 
-MODELS = {"lenet5": LENET5, "mlp500": MLP500}
+MODELS = {"lenet5": LENET5, "mlp500": MLP500, "mlp300_100": MLP300_100}
 
 
 @functools.cache
@@ -198,7 +209,14 @@ def with_initializer(model: Model, name: str) -> Model:
 
   Returns:
     The network with this initialization; the same object for equal arguments.
+
+  Raises:
+    ValueError: If the name is neither.
   """
+  if name not in INITIALIZERS:
+    raise ValueError(
+      f"initializer: expected one of {', '.join(INITIALIZERS)}, got {name!r}"
+    )
   if name == "pytorch_uniform":
     return model
 

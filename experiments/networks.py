@@ -64,6 +64,7 @@ def make(
   image_shape: tuple[int, int, int] = (28, 28, 1),
   *,
   bfloat16: bool = False,
+  axis_name: str | None = None,
 ) -> Network:
   """Makes a network by name.
 
@@ -71,6 +72,8 @@ def make(
     name: One of `NAMES`.
     image_shape: Height, width and channels of the images.
     bfloat16: Whether ResNet-18 computes its convolutions in bfloat16.
+    axis_name: Axis of devices over which BatchNorm takes its statistics in
+      training, if devices share a batch.
 
   Returns:
     The network, the same object for equal arguments.
@@ -84,7 +87,7 @@ def make(
   """
   if name == "resnet18":
     dtype = jnp.bfloat16 if bfloat16 else jnp.float32
-    module = resnet18.ResNet18(dtype=dtype)
+    module = resnet18.ResNet18(dtype=dtype, axis_name=axis_name)
     return from_linen(module, image_shape, ("head",))
   if name not in models.MODELS:
     raise ValueError(f"network: expected one of {NAMES}, got {name!r}")

@@ -6,7 +6,7 @@ import dataclasses
 
 from rich import console as rich_console, progress as rich_progress
 
-from experiments import methods, simulations
+from experiments import distributed, methods, simulations
 
 
 @dataclasses.dataclass
@@ -81,7 +81,8 @@ def bar(*, total: int, skipped: int) -> Iterator[Bar]:
     skipped: Cells that were done before.
 
   Yields:
-    A `Bar`. Away from a terminal it prints the lines of finished cells only.
+    A `Bar`. Away from a terminal it prints the lines of finished cells only,
+    and of several processes only the first has one.
   """
   console = rich_console.Console(soft_wrap=True)
   columns = (
@@ -92,10 +93,13 @@ def bar(*, total: int, skipped: int) -> Iterator[Bar]:
     rich_progress.TimeRemainingColumn(),
     rich_progress.TextColumn("{task.fields[accuracy]}"),
   )
-  if skipped:
+  first = distributed.is_first()
+  if skipped and first:
     console.print(f"cells done already: {skipped}", highlight=False)
   with rich_progress.Progress(
-    *columns, console=console, disable=not console.is_terminal or not total
+    *columns,
+    console=console,
+    disable=not console.is_terminal or not total or not first,
   ) as display:
     task = display.add_task("compiling", total=total, accuracy="")
     yield Bar(display, task)

@@ -11,6 +11,7 @@ References:
 """
 
 from collections.abc import Sequence
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -33,10 +34,13 @@ class ResNet18(nn.Module):
       TensorFloat-32) or bfloat16. Parameters, statistics and the dense layer
       are float32 in any case.
     num_features: Channels of each stage.
+    axis_name: Axis of devices that share a batch, over which BatchNorm takes
+      its statistics; None for one device.
   """
 
   dtype: Any = jnp.float32
   num_features: Sequence[int] = (64, 128, 256, 512)
+  axis_name: str | None = None
 
   @nn.compact
   def __call__(
@@ -56,13 +60,17 @@ class ResNet18(nn.Module):
     """
     x = images.astype(jnp.float32) / 127.5 - 1
     x = _conv(self.num_features[0], x, "conv", self.dtype)
-    x = nn.relu(_batch_norm(x, "norm", self.dtype, train))
+    norm = functools.partial(
+      _batch_norm, dtype=self.dtype, train=train, axis_name=self.axis_name
+    )
+    x = nn.relu(norm(x, "norm"))
     for stage, features in enumerate(self.num_features):
       for index in range(2):
         x = _Block(
           features,
           stride=2 if stage > 0 and index == 0 else 1,
           dtype=self.dtype,
+          axis_name=self.axis_name,
           name=f"block{stage + 1}{'ab'[index]}",
         )(x, train)
     x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
@@ -78,19 +86,23 @@ class _Block(nn.Module):
   features: int
   stride: int
   dtype: Any
+  axis_name: str | None
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    norm = functools.partial(
+      _batch_norm, dtype=self.dtype, train=train, axis_name=self.axis_name
+    )
     shortcut = x
     if self.stride > 1 or x.shape[-1] != self.features:
       shortcut = _conv(
         self.features, x, "shortcut", self.dtype, size=1, stride=self.stride
       )
-      shortcut = _batch_norm(shortcut, "shortcut_norm", self.dtype, train)
+      shortcut = norm(shortcut, "shortcut_norm")
     x = _conv(self.features, x, "conv1", self.dtype, stride=self.stride)
-    x = nn.relu(_batch_norm(x, "norm1", self.dtype, train))
+    x = nn.relu(norm(x, "norm1"))
     x = _conv(self.features, x, "conv2", self.dtype)
-    x = _batch_norm(x, "norm2", self.dtype, train)
+    x = norm(x, "norm2")
     return nn.relu(x + shortcut)
 
 
@@ -119,12 +131,16 @@ def _conv(
   )(x)
 
 
-def _batch_norm(x: jax.Array, name: str, dtype: Any, train: bool) -> jax.Array:
+def _batch_norm(
+  x: jax.Array, name: str, *, dtype: Any, train: bool, axis_name: str | None
+) -> jax.Array:
   # What PyTorch calls a momentum of 0.1.
   return nn.BatchNorm(
     use_running_average=not train,
     momentum=0.9,
     epsilon=1e-5,
     dtype=dtype,
+    # Initialized outside of any axis, and evaluated without one.
+    axis_name=axis_name if train else None,
     name=name,
   )(x)

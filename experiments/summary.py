@@ -100,6 +100,8 @@ def write(records: Sequence[Record], directory: pathlib.Path) -> None:
     results.ResultError: If a file cannot be written.
   """
   text = table(records) + "\n"
+  if note := results.mixed_versions(records):
+    text += f"\n{note}\n"
   results.write_bytes(directory / "table.md", text.encode())
   dataset = records[0]["config"]["dataset"]
   stars = chosen(records)

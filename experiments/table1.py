@@ -28,6 +28,8 @@ from absl import flags
 from experiments import (
   cells,
   comparison,
+  distributed,
+  flag_groups,
   methods,
   parsing,
   progress,
@@ -57,18 +59,11 @@ _SHOTS = flags.DEFINE_list(
   "training images of each class, comma-separated",
   flag_values=FLAGS,
 )
-_METHODS = flags.DEFINE_list(
-  "methods",
-  list(methods.METHODS),
-  f"rows, comma-separated, of: {', '.join(methods.METHODS)}",
-  flag_values=FLAGS,
+flag_groups.define_methods(
+  FLAGS, known=list(methods.METHODS), default=list(methods.METHODS)
 )
-_SEEDS = flags.DEFINE_string(
-  "seeds",
-  "20",
-  "simulations: a number n (seeds 0 to n-1) or a range like 5-9",
-  flag_values=FLAGS,
-)
+flag_groups.define_imitation(FLAGS)
+flag_groups.define_seeds(FLAGS, default="20")
 _SELECTION_SEEDS = flags.DEFINE_string(
   "selection_seeds",
   "100-119",
@@ -88,23 +83,8 @@ _EPOCHS = flags.DEFINE_integer(
   "epochs for any number of shots, instead of the paper's",
   flag_values=FLAGS,
 )
-_MEMBERS_PER_CHUNK = flags.DEFINE_integer(
-  "members_per_chunk",
-  0,
-  "simulations that a device (GPU or CPU core) trains at once; 0 takes as many "
-  "as are fast",
-  flag_values=FLAGS,
-)
-_DATA_DIR = flags.DEFINE_string(
-  "data_dir",
-  None,
-  "TensorFlow Datasets folder; by default TFDS_DATA_DIR of the environment, "
-  "else ~/tensorflow_datasets",
-  flag_values=FLAGS,
-)
-_OUTPUT_DIR = flags.DEFINE_string(
-  "output_dir", "outputs/table1", "folder of the results", flag_values=FLAGS
-)
+flag_groups.define_run(FLAGS, output_dir="outputs/table1")
+distributed.define_flags(FLAGS)
 _TRAIN = flags.DEFINE_bool(
   "train",
   True,
@@ -120,7 +100,8 @@ class Stage(NamedTuple):
     selection: Every cell, with the seeds that choose for the strict protocol.
     evaluation: Every cell, with the seeds that are reported.
     chosen: For each method a cell like that which the evaluation chooses, and
-      validated after every epoch.
+      validated after every epoch; without imitation networks, which the
+      evaluation validates as often as they ever are.
   """
 
   selection: cells.Config
@@ -144,9 +125,9 @@ def make_stages() -> list[Stage]:
   if _EPOCHS.value is not None:
     parsing.number("epochs", _EPOCHS.value, low=1)
   parsing.number("validate_every", _VALIDATE_EVERY.value, low=1)
-  names = parsing.names("methods", _METHODS.value, list(methods.METHODS))
+  names = parsing.names("methods", FLAGS.methods, list(methods.METHODS))
   data = parsing.names("datasets", _DATASETS.value, ["digits", *DATASETS])
-  seeds = parsing.seeds("seeds", _SEEDS.value)
+  seeds = parsing.seeds("seeds", FLAGS.seeds)
   selection_seeds = parsing.seeds("selection_seeds", _SELECTION_SEEDS.value)
   if both := set(seeds) & set(selection_seeds):
     raise parsing.ConfigError(
@@ -180,27 +161,28 @@ def _make_config(
       f"--validate_every: expected a divisor of {epochs} epochs, got "
       f"{validate_every}"
     )
+  options = flag_groups.options(FLAGS)
   grids = {name: methods.METHODS[name].grid for name in names}
   if folder == "chosen":
-    grids = {name: grid[:1] for name, grid in grids.items()}
+    grids = {n: grids[n][:1] for n in names if n in methods.DESCENDED}
   return cells.Config(
     experiment="table1",
     dataset=dataset,
-    data_dir=_DATA_DIR.value,
-    output_dir=pathlib.Path(_OUTPUT_DIR.value) / folder,
+    data_dir=FLAGS.data_dir,
+    output_dir=pathlib.Path(FLAGS.output_dir) / folder,
     resume=True,
     protocol=simulations.Protocol(
       model="lenet5",
-      options=methods.Options(),
+      options=options,
       seeds=seeds,
       members_per_chunk=parsing.number(
-        "members_per_chunk", _MEMBERS_PER_CHUNK.value, low=0
+        "members_per_chunk", FLAGS.members_per_chunk, low=0
       ),
       validate_every=validate_every,
     ),
     cells=tuple(
       simulations.Cell(
-        shots, name, strength, epochs * methods.METHODS[name].batch
+        shots, name, strength, methods.num_epochs(name, epochs, options)
       )
       for name, grid in grids.items()
       for strength in grid
@@ -217,10 +199,9 @@ def choose(stage: Stage) -> cells.Config:
   Returns:
     The run of those methods whose whole grid has been evaluated.
   """
-  records = list(cells.finished(stage.evaluation).values())
   strengths = {
     record["config"]["method"]: summary.strength(record) or 0.0
-    for record in summary.chosen(comparison.with_whole_grid(records))
+    for record in _best_of_grid(stage)
   }
   return dataclasses.replace(
     stage.chosen,
@@ -230,6 +211,26 @@ def choose(stage: Stage) -> cells.Config:
       if cell.method in strengths
     ),
   )
+
+
+def _best_of_grid(stage: Stage) -> list[summary.Record]:
+  """Returns a record of each method whose whole grid has been evaluated."""
+  records = list(cells.finished(stage.evaluation).values())
+  return summary.chosen(comparison.with_whole_grid(records))
+
+
+def _records(stage: Stage) -> comparison.Records:
+  """Reads the records of a stage that are there."""
+  selection, evaluation, chosen = (
+    list(cells.finished(config).values())
+    for config in (stage.selection, stage.evaluation, choose(stage))
+  )
+  chosen += [
+    record
+    for record in _best_of_grid(stage)
+    if record["config"]["method"] not in methods.DESCENDED
+  ]
+  return comparison.Records(selection, evaluation, chosen)
 
 
 def _train(stages: Sequence[Stage]) -> None:
@@ -264,26 +265,25 @@ def run() -> None:
   stages = make_stages()
   if _TRAIN.value:
     _train(stages)
-  directory = pathlib.Path(_OUTPUT_DIR.value)
+  if not distributed.is_first():
+    return
+  directory = pathlib.Path(FLAGS.output_dir)
   found: dict[str, comparison.Records] = {}
   for stage in stages:
-    records = comparison.Records(
-      *(
-        list(cells.finished(config).values())
-        for config in (stage.selection, stage.evaluation, choose(stage))
-      )
-    )
+    records = _records(stage)
     name = stage.evaluation.dataset
     found[name] = comparison.joined(found.get(name), records)
-  if not any(itertools.chain(*found.values())):
+  everything = [*itertools.chain(*itertools.chain(*found.values()))]
+  if not everything:
     raise results.ResultError(f"{directory}: expected records, found none")
+  results.tell_versions(everything)
   shots = sorted({stage.evaluation.cells[0].shots for stage in stages})
-  print(comparison.write(found, _METHODS.value, shots, directory))
+  print(comparison.write(found, FLAGS.methods, shots, directory))
 
 
 def main(argv: Sequence[str]) -> int | None:
   """Runs the script; returns the exit status."""
-  return scripts.run(argv, run)
+  return scripts.run(argv, run, FLAGS)
 
 
 if __name__ == "__main__":

@@ -73,6 +73,10 @@ UNUSUAL = {
   "layers": ("fc2",),
   "decoupled_decay": True,
   "dropout_at_eval": True,
+  "first_pseudo": 8,
+  "last_pseudo": 20,
+  "pseudo_periods": 2,
+  "pseudo_epochs": 30,
 }
 
 
@@ -111,6 +115,9 @@ class TestCellConfig:
     cell = simulations.Cell(1, name, 0.5, 60)
     usual = fields(cell)
     expected = {field: UNUSUAL[field] for field in method.options}
+    if name == "imitation":
+      # It is validated after every period.
+      expected["validate_every"] = UNUSUAL["pseudo_epochs"]
     assert fields(cell, options=UNUSUAL) == {**usual, **expected}
 
   def test_validations_and_initializer_are_named_where_unusual(self):
@@ -198,7 +205,7 @@ class Simulator:
     self.calls = []
     self.trained = []
 
-  def run(self, planned, dataset, protocol, *, tick, done=()):
+  def run(self, planned, dataset, protocol, *, tick, done=(), **_):
     self.calls.append((tuple(planned), set(done), protocol))
     for cell in planned:
       if cell in done:

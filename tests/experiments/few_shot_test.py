@@ -18,6 +18,7 @@ import pytest
 
 from experiments import (
   cells,
+  checkpoints,
   datasets,
   few_shot,
   methods,
@@ -343,12 +344,20 @@ class TestRun:
     assert trained == []
     assert read(copy) == before
 
-  def test_altered_result_is_refused(self, copy):
+  def test_altered_result_is_set_aside(self, copy, trained):
+    expected = numbers(copy)
     path = copy / NAMES[1]
-    path.write_bytes(path.read_bytes().replace(b'"epochs": 2', b'"epochs": 3'))
-    before = read(copy)
-    assert NAMES[1] in refused(*SMALL, f"--output_dir={copy}")
-    assert read(copy) == before
+    altered = path.read_bytes().replace(b'"epochs": 2', b'"epochs": 3')
+    path.write_bytes(altered)
+    status, _, err = run(*SMALL, f"--output_dir={copy}")
+    assert status == 0
+    assert err == (
+      f"warning: {path}: its checksum does not fit: it was altered; renamed to"
+      f" {NAMES[1]}.damaged, not used\n"
+    )
+    assert (copy / f"{NAMES[1]}.damaged").read_bytes() == altered
+    assert trained == [simulations.Cell(1, "vanilla", 0.0, 2)]
+    assert numbers(copy) == expected
 
 
 # Choices that are not the usual ones, of methods that depend on them. With this
@@ -368,6 +377,70 @@ UNUSUAL_NAMES = (
   "digits-1shot-dropout-rate0.5.json",
   "digits-1shot-weight_decay-decay0.5.json",
 )
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+  """The folders of a run's records and of its networks."""
+  records = tmp_path_factory.mktemp("records")
+  networks = tmp_path_factory.mktemp("outer") / "networks"
+  status, _, err = run(
+    *SMALL, f"--output_dir={records}", f"--checkpoint_dir={networks}"
+  )
+  assert (status, err) == (0, "")
+  return records, networks
+
+
+class TestCheckpoints:
+  def test_networks_are_those_that_were_tested(self, kept):
+    records, networks = kept
+    test = datasets.load("digits").test
+    files = {path.name for path in networks.iterdir()}
+    for name, record in results.load_all(records).items():
+      for row, seed in enumerate(record["seeds"]):
+        file = f"{name.removesuffix('.json')}-seed{seed}.npz"
+        files.remove(file)
+        found = checkpoints.load(networks / file, config={"seed": seed})
+        assert found.config.keys() - {"seed"} == record["config"].keys() - {
+          "seeds"
+        }
+        for variables, metric in (
+          (found.best, "test_accuracy"),
+          (found.last, "test_accuracy_last"),
+        ):
+          inputs = tiny.MODEL.prepare(test.images)
+          logits, _ = tiny.MODEL.apply(variables.params, inputs)
+          classes = np.asarray(logits).argmax(axis=1)
+          expected = record["metrics"][metric][row]
+          assert np.mean(classes == test.labels) == expected
+          assert found.metrics[metric] == expected
+    assert not files
+
+  def test_numbers_are_those_without(self, kept, finished):
+    assert numbers(kept[0]) == numbers(finished[0])
+
+  def test_a_missing_network_is_trained_again(self, kept, tmp_path):
+    records, networks = kept
+    before = read(networks)
+    (networks / "digits-1shot-vanilla-seed1.npz").unlink()
+    status, out, err = run(
+      *SMALL, f"--output_dir={records}", f"--checkpoint_dir={networks}"
+    )
+    assert (status, err) == (0, "")
+    assert "cells done already: 1\n" in out
+    assert read(networks).keys() == before.keys()
+    load = checkpoints.load
+    (again,) = (
+      load(networks / name).last.params
+      for name in before
+      if name == "digits-1shot-vanilla-seed1.npz"
+    )
+    (tmp_path / "old.npz").write_bytes(before["digits-1shot-vanilla-seed1.npz"])
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      again,
+      load(tmp_path / "old.npz").last.params,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -483,8 +556,8 @@ class TestRefused:
   @pytest.mark.parametrize(
     "flag,message",
     (
-      ("--shots=0", "expected a number from 1 to 1e38, got 0"),
-      ("--shots=1,-5", "expected a number from 1 to 1e38, got -5"),
+      ("--shots=0", "expected a number from 1 to 1e6, got 0"),
+      ("--shots=1,-5", "expected a number from 1 to 1e6, got -5"),
       ("--shots=a", "expected different numbers of type int"),
       ("--shots=1.5", "got '1.5'"),
       ("--shots=1,1", "expected different numbers"),
@@ -502,19 +575,19 @@ class TestRefused:
       ("--alphas=1e39", "expected a number from 0 to 1e38, got 1e+39"),
       ("--seeds=20260101", "expected 1 to 10000 of them"),
       ("--gamma=-1", "expected a number from 0 to 1e38, got -1"),
-      ("--epochs=0", "expected a number from 1 to 1e38, got 0"),
+      ("--epochs=0", "expected a number from 1 to 1e6, got 0"),
       ("--epochs=5,5", "expected one number or 1, one for each of --shots"),
       ("--epochs=many", "expected numbers of type int"),
       ("--seeds=x", "expected a number like 20 or a range like 5-9, got 'x'"),
       ("--seeds=-3", "got '-3'"),
       ("--seeds=0", "expected 1 to 10000 of them, got '0'"),
       ("--seeds=9-5", "expected 1 to 10000 of them, got '9-5'"),
-      ("--batch_size=-1", "expected a number from 0 to 1e38, got -1"),
+      ("--batch_size=-1", "expected a number from 0 to 1e6, got -1"),
       ("--learning_rate=0", "expected a number from 1e-30 to 1e38"),
       ("--learning_rate=-1", "got -1.0"),
       ("--learning_rate=inf", "got inf"),
-      ("--members_per_chunk=-1", "expected a number from 0 to 1e38"),
-      ("--validate_every=-1", "expected a number from 0 to 1e38"),
+      ("--members_per_chunk=-1", "expected a number from 0 to 1e6"),
+      ("--validate_every=-1", "expected a number from 0 to 1e6"),
       ("--validate_every=7", "expected a divisor of all --epochs, got 7"),
       ("--layers=fc2,fc9", "expected different ones of fc2"),
       ("--dataset=cifar10", "choose digits, mnist or fashion_mnist"),
@@ -651,6 +724,19 @@ class TestParseConfig:
         cell.epochs // simulations.validate_every(cell, config.protocol) == 50
       )
 
+  def test_imitation_networks_have_epochs_of_their_own(self):
+    config = parse("--methods=imitation", "--shots=1", "--pseudo_epochs=5")
+    assert {cell.epochs for cell in config.cells} == {40}
+    for every in ("0", "10"):
+      protocol = parse(
+        f"--validate_every={every}", "--pseudo_epochs=5"
+      ).protocol
+      assert simulations.validate_every(config.cells[0], protocol) == 5
+
+  def test_pseudo_examples_do_not_shrink(self):
+    with pytest.raises(parsing.ConfigError, match="at least --first_pseudo=9"):
+      parse("--first_pseudo=9", "--last_pseudo=8")
+
   def test_validation_after_the_last_epoch_alone(self):
     config = parse("--validate_every=0", "--epochs=7")
     for cell in config.cells:
@@ -677,11 +763,15 @@ class TestParseConfig:
       "--layers=fc3,fc1",
       "--decoupled_decay",
       "--dropout_at_eval",
+      "--first_pseudo=8",
+      "--last_pseudo=20",
+      "--pseudo_periods=2",
+      "--pseudo_epochs=3",
       "--initializer=lecun_normal",
       "--validate_every=10",
     ).protocol
     assert protocol.options == methods.Options(
-      2.0, "absolute", "paper", ("fc3", "fc1"), True, True
+      2.0, "absolute", "paper", ("fc1", "fc3"), True, True, 8, 20, 2, 3
     )
     assert protocol.initializer == "lecun_normal"
     assert protocol.validate_every == 10

@@ -148,17 +148,19 @@ def test_interrupt(tmp_path, monkeypatch):
   assert len(names(tmp_path / "checkpoints")) == 1
 
 
-def test_altered_files_are_refused(tmp_path):
-  path = tmp_path / "checkpoints" / "digits-lenet5-vanilla-seed1.npz"
-  path.parent.mkdir()
-  path.write_bytes(b"altered")
-  assert str(path) in refused(*SMALL, f"--output_dir={tmp_path}")
-  assert path.read_bytes() == b"altered"
-  path.unlink()
-  path = tmp_path / NAMES[0]
-  path.write_bytes(b"{}")
-  assert str(path) in refused(*SMALL, f"--output_dir={tmp_path}")
-  assert path.read_bytes() == b"{}"
+def test_altered_files_are_set_aside(tmp_path):
+  checkpoint = tmp_path / "checkpoints" / "digits-lenet5-vanilla-seed1.npz"
+  checkpoint.parent.mkdir()
+  record = tmp_path / NAMES[0]
+  for path in (checkpoint, record):
+    path.write_bytes(b"altered")
+  status, _, err = run(*SMALL, f"--output_dir={tmp_path}")
+  assert status == 0
+  for path, line in zip((record, checkpoint), err.splitlines(), strict=True):
+    assert line.startswith(f"warning: {path}: ")
+    assert path.with_name(f"{path.name}.damaged").read_bytes() == b"altered"
+  assert results.read(record)
+  assert checkpoints.load(checkpoint)
 
 
 class TestRefused:

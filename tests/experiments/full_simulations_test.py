@@ -53,7 +53,7 @@ def _tiny_network():
     patch.setattr(
       full_simulations.networks,
       "make",
-      lambda name, image_shape, *, bfloat16: tiny_network.NETWORK,
+      lambda name, image_shape, **_: tiny_network.NETWORK,
     )
     with jax.default_matmul_precision("highest"):
       yield

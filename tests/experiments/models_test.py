@@ -16,6 +16,7 @@ from tests.experiments import tiny
 FAN_IN = {
   "lenet5": {"conv1": 25, "conv2": 150, "fc1": 400, "fc2": 120, "fc3": 84},
   "mlp500": {"fc1": 784, "fc2": 500},
+  "mlp300_100": {"fc1": 784, "fc2": 300, "fc3": 100},
 }
 NUM_PARAMETERS = {
   "lenet5": {
@@ -26,6 +27,11 @@ NUM_PARAMETERS = {
     "fc3": 850,
   },
   "mlp500": {"fc1": 784 * 500 + 500, "fc2": 500 * 10 + 10},
+  "mlp300_100": {
+    "fc1": 784 * 300 + 300,
+    "fc2": 300 * 100 + 100,
+    "fc3": 100 * 10 + 10,
+  },
 }
 NUM_MEMBERS = 20
 
@@ -108,8 +114,8 @@ def test_numbers_of_parameters(name, population):
     for layer, params in population[name].items()
   }
   assert counts == NUM_PARAMETERS[name]
-  total = {"lenet5": 61_706, "mlp500": 397_510}[name]
-  assert sum(counts.values()) == total
+  total = {"lenet5": 61_706, "mlp500": 397_510, "mlp300_100": 266_610}
+  assert sum(counts.values()) == total[name]
 
 
 @every_model
@@ -172,14 +178,22 @@ def test_lenet5_equals_its_definition(which, population, images):
     np.testing.assert_allclose(hidden[layer], values, rtol=1e-5, atol=1e-6)
 
 
-def test_mlp_sees_pixels_from_0_to_1(population, images):
-  model = models.MLP500
-  _, hidden = model.apply(
-    member(population["mlp500"], 0), model.prepare(images)
-  )
+@pytest.mark.parametrize("name", ("mlp500", "mlp300_100"))
+def test_mlp_sees_pixels_from_0_to_1(name, population, images):
+  model = models.MODELS[name]
+  _, hidden = model.apply(member(population[name], 0), model.prepare(images))
   np.testing.assert_array_equal(
     hidden["fc1"], images.reshape(6, 784) / np.float32(255)
   )
+
+
+def test_penalized_layers_are_those_whose_inputs_are_units():
+  layers = {name: model.layers for name, model in models.MODELS.items()}
+  assert layers == {
+    "lenet5": ("fc1", "fc2", "fc3"),
+    "mlp500": ("fc2",),
+    "mlp300_100": ("fc2", "fc3"),
+  }
 
 
 @every_model

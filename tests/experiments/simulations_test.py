@@ -428,3 +428,52 @@ class TestNumberOfDevices:
 def test_more_shots_than_images_are_refused():
   with pytest.raises(datasets.DatasetError, match="500 shots"):
     run([CELLS[0]._replace(shots=500)])
+
+
+IMITATION = methods.Options(
+  first_pseudo=8, last_pseudo=20, pseudo_periods=2, pseudo_epochs=3
+)
+IMITATION_CELLS = (
+  simulations.Cell(1, "imitation", 0.0, 6),
+  simulations.Cell(1, "imitation", 0.02, 6),
+)
+
+
+@pytest.fixture(scope="module")
+def imitations():
+  return run(IMITATION_CELLS, options=IMITATION)
+
+
+def test_imitation_networks_are_validated_after_every_period(imitations):
+  (_, outcome), _ = imitations[0]
+  shapes = {name: values.shape for name, values in outcome.metrics.items()}
+  curve = (len(SEEDS), IMITATION.pseudo_periods)
+  assert shapes == SHAPES | {
+    "train_loss_curve": curve,
+    "validation_accuracy_curve": curve,
+    "imitation_loss_curve": curve,
+    "test_accuracy_reference": (len(SEEDS),),
+  }
+  assert set(outcome.metrics["best_epoch"]) <= {3, 6}
+
+
+def test_reference_model_of_imitation_networks_is_the_same_for_all_strengths(
+  imitations,
+):
+  (_, first), (_, second) = imitations[0]
+  reference = first.metrics["test_accuracy_reference"]
+  np.testing.assert_array_equal(
+    second.metrics["test_accuracy_reference"], reference
+  )
+  # Ten images of ten classes teach it more than chance.
+  assert reference.mean() > 0.3
+  assert np.any(
+    first.metrics["imitation_loss_curve"]
+    != second.metrics["imitation_loss_curve"]
+  )
+
+
+def test_imitation_networks_do_not_depend_on_their_company(imitations):
+  (_, expected), _ = imitations[0]
+  ((_, alone),), _ = run(IMITATION_CELLS[:1], options=IMITATION, width=1)
+  assert_same(alone.metrics, expected.metrics)

@@ -225,6 +225,21 @@ def test_strength_of_each_method():
       assert summary.strength(record) == 0.125
 
 
+def test_versions_that_differ_stand_below_the_table(tmp_path):
+  records = [VANILLA, BEAN]
+  summary.write(records, tmp_path)
+  text = (tmp_path / "table.md").read_text()
+  assert text == summary.table(records) + "\n"
+  records = [
+    {**record, "versions": {"jax": version}}
+    for record, version in zip(records, ("0.10.1", "0.11.2"), strict=True)
+  ]
+  summary.write(records, tmp_path)
+  assert (tmp_path / "table.md").read_text() == (
+    f"{text}\nMade by different versions: jax 0.10.1 (1 cell), 0.11.2 (1).\n"
+  )
+
+
 def write(records, directory):
   """Writes a summary; the names of its files, all of them images but one."""
   summary.write(records, directory)

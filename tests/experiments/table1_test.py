@@ -7,7 +7,7 @@ from absl.testing import flagsaver
 import jax
 import pytest
 
-from experiments import models, results, table1
+from experiments import methods, models, results, table1
 from tests.experiments import tiny
 
 SMALL = (
@@ -137,6 +137,25 @@ def test_what_is_missing_is_not_run(finished, tmp_path):
   assert "| Vanilla | not run |" in paper_part
   assert "| Vanilla | **" in strict_part
   assert "| l1 | not run |" in strict_part
+
+
+@pytest.mark.slow
+def test_imitation_networks_are_chosen_among_those_evaluated(tmp_path):
+  sizes = ("first_pseudo=5", "last_pseudo=9", "pseudo_periods=2")
+  status, _, err = run(
+    *SMALL,
+    "--methods=vanilla,imitation",
+    "--pseudo_epochs=2",
+    *(f"--{size}" for size in sizes),
+    f"--output_dir={tmp_path}",
+  )
+  assert (status, err) == (0, "")
+  grid = len(methods.METHODS["imitation"].grid)
+  assert len(records_of(tmp_path, "evaluation")) == 1 + grid
+  assert list(records_of(tmp_path, "chosen")) == ["digits-1shot-vanilla.json"]
+  text = (tmp_path / "table.md").read_text()
+  assert text.count("Imitation networks") == 4
+  assert "not run" not in text
 
 
 def refused(*args):

@@ -1,0 +1,1 @@
+"""Tests of whole runs: interrupted, resumed, and by several processes."""
