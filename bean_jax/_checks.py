@@ -53,7 +53,7 @@ def nonnegative_scalar(name: str, value: ArrayLike) -> ArrayLike:
 
 def kernel_matrix(kernel: ArrayLike, *, name: str) -> jax.Array:
   """Returns the kernel as a float array [N, M], in float32 at least."""
-  array = _float_array(f"{name}: kernel", kernel)
+  array = float_array(f"{name}: kernel", kernel)
   if array.ndim != 2 or 0 in array.shape:
     raise ValueError(
       f"{name}: kernel must have shape [N, M] with N and M at least 1, got "
@@ -64,7 +64,7 @@ def kernel_matrix(kernel: ArrayLike, *, name: str) -> jax.Array:
 
 def activation_rows(activations: ArrayLike, *, name: str) -> jax.Array:
   """Returns activations as a float array [..., N], in float32 at least."""
-  array = _float_array(f"{name}: activations", activations)
+  array = float_array(f"{name}: activations", activations)
   if array.ndim < 2 or array.shape[-1] == 0:
     raise ValueError(
       f"{name}: activations must have shape [..., N] with at least one batch "
@@ -135,7 +135,8 @@ def _is_real(dtype: Any) -> bool:
   )
 
 
-def _float_array(name: str, value: ArrayLike) -> jax.Array:
+def float_array(name: str, value: ArrayLike) -> jax.Array:
+  """Returns `value` as a float array, in float32 at least."""
   array = _as_array(name, value)
   if not jnp.issubdtype(array.dtype, jnp.floating):
     raise TypeError(

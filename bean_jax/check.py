@@ -116,7 +116,7 @@ def run() -> list[Line]:
     (f"{_NUM_ROWS} samples, jit and eager", 1e-4, _many_samples),
     (f"{_NUM_ROWS} members, jit and eager", 1e-4, _many_members),
   ]
-  return [_release(), *(_line(*check) for check in checks)]
+  return [release(), *(_line(*check) for check in checks)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -168,19 +168,23 @@ def _jaxlib_version() -> str:
   return importlib.metadata.version("jaxlib")
 
 
-def _release() -> Line:
-  """Looks for this jaxlib among those that are known to be wrong."""
+def release() -> Line:
+  """Looks for this jaxlib among those that are known to be wrong.
+
+  Returns:
+    A line that says so, with the cure.
+  """
   device = jax.devices()[0]
   here = f"jaxlib {_jaxlib_version()} on a {device.platform}"
-  for release in WRONG_RELEASES:
+  for wrong in WRONG_RELEASES:
     if (
-      _jaxlib_version() in release.versions
-      and device.platform == release.platform
-      and release.device in device.device_kind
+      _jaxlib_version() in wrong.versions
+      and device.platform == wrong.platform
+      and wrong.device in device.device_kind
     ):
-      cured = release.flag in os.environ.get("XLA_FLAGS", "").split()
-      text = f"{here} computes wrong numbers ({release.issue}): " + (
-        "cured by XLA_FLAGS" if cured else release.cure
+      cured = wrong.flag in os.environ.get("XLA_FLAGS", "").split()
+      text = f"{here} computes wrong numbers ({wrong.issue}): " + (
+        "cured by XLA_FLAGS" if cured else wrong.cure
       )
       return Line(cured, "release", text)
   return Line(True, "release", f"{here} is not known to be wrong")

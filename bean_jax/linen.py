@@ -23,10 +23,11 @@ normalization and any dtype. The keys are paths such as "encoder/Dense_0".
 Refused by name, unless left out by `layers`: layers within transformations
 that do not declare "intermediates" or stack along another axis than 0, within
 `nn.cond`, `nn.switch`, `nn.while_loop`, `nn.custom_vjp`, `nn.map_variables` (so
-in `nn.WeightNorm`) or a plain JAX transformation inside of the model; and
-`DenseGeneral` with `batch_dims`. Not looked at are convolutions, embeddings,
-`nn.Einsum` and `nn.OptimizedLSTMCell`. Not noticed is a stack of N kernels
-along axis 1, when each has N inputs: its shape is that of a stack along axis 0.
+in `nn.WeightNorm` and `nn.SpectralNorm`) or a plain JAX transformation inside
+of the model; `DenseGeneral` with `batch_dims`; `nn.Einsum` and
+`nn.OptimizedLSTMCell`. Not looked at are convolutions and embeddings. Not
+noticed is a stack of N kernels along axis 1, when each has N inputs: its shape
+is that of a stack along axis 0.
 
 A mask of real samples (`where`) fits the layers that are called once, on the
 batch as it is; give layers that are called several times, or in a scan with one
@@ -61,6 +62,16 @@ _CLOSED = ("cond(", "switch(", "while_loop(", "custom_vjp(")
 _DENSE_CALLS = tuple(
   inspect.unwrap(layer.__call__) for layer in (nn.Dense, nn.DenseGeneral)
 )
+_OTHER_CALLS = {
+  inspect.unwrap(nn.Einsum.__call__): (
+    "an nn.Einsum does not say which of its axes are neurons; use "
+    "nn.DenseGeneral"
+  ),
+  inspect.unwrap(nn.OptimizedLSTMCell.__call__): (
+    "nn.OptimizedLSTMCell joins the kernels of its layers; use nn.LSTMCell, "
+    "which has the same params"
+  ),
+}
 _numbers = itertools.count()
 
 
@@ -217,8 +228,13 @@ def _interceptor(
   ) -> Any:
     layer = context.module
     method: Any = context.orig_method
+    # Other modules may have methods that are called unbound, without a path.
+    if method.func not in (*_DENSE_CALLS, *_OTHER_CALLS):
+      return next_fn(*args, **kwargs)
+    path = "/".join(layer.path)
+    if method.func in _OTHER_CALLS and chosen(path):
+      _layers.refuse(path, _OTHER_CALLS[method.func])
     if method.func in _DENSE_CALLS:
-      path = "/".join(layer.path)
       seen.append(path)
       kernel = nn.unbox(layer.get_variable("params", "kernel"))
       if chosen(path) and kernel is not None:
@@ -252,6 +268,12 @@ def _refuse_what_cannot_leave(path: str, layer: nn.Module) -> None:
       path,
       "its inputs cannot leave a plain JAX transformation inside of the model; "
       "use that of Linen, such as nn.vmap, nn.scan or nn.remat",
+    )
+  if "map_variables(" in within:
+    _layers.refuse(
+      path,
+      f"it computes with what {within!r} makes of its kernel; call the "
+      "layer without that",
     )
   if any(name in within for name in _CLOSED):
     _layers.refuse(

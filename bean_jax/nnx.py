@@ -22,14 +22,17 @@ are paths such as "encoder/layers/0".
   axes must be stated: `nnx.StateAxes({nnx.Intermediate: 0, ...: None})` or
   `...: nnx.Carry`.
 
+`nnx.WeightNorm` and `nnx.SpectralNorm` put a kernel into their layer as they
+compute, and this it is that `kernels` finds after the call.
+
 Refused, unless left out by `layers`: layers whose class has a `__call__` of
-its own, such as `nnx.LoRALinear`; `LinearGeneral` with `batch_axis`; and, by a
-note to the error of JAX, layers in `nnx.while_loop`, in `nnx.cond` and
-`nnx.switch` unless all branches call them alike, in transformations that do
-not stack intermediates, or in a plain JAX transformation inside of the model.
-Layers within `nnx.custom_vjp` are to be left out by hand: its backward rule
-does not know of what is captured. Not looked at are convolutions, embeddings
-and `nnx.Einsum`.
+its own, such as `nnx.LoRALinear`; `LinearGeneral` with `batch_axis`;
+`nnx.Einsum`; and, by a note to the error of JAX or NNX, layers in
+`nnx.while_loop`, in `nnx.cond` and `nnx.switch` unless all branches call them
+alike, in transformations that do not stack intermediates, or in a plain JAX
+transformation inside of the model. Layers within `nnx.custom_vjp` are to be
+left out by hand: its backward rule does not know of what is captured. Not
+looked at are convolutions, embeddings and `nnx.LoRA`.
 
 A mask of real samples (`where`) fits the layers that are called once, on the
 batch as it is; give layers that are called several times, or in a scan with one
@@ -62,6 +65,8 @@ _Linear = nnx.Linear | nnx.LinearGeneral
 
 _NAME = "bean_jax_calls"
 _LINEAR_CALLS = (nnx.Linear.__call__, nnx.LinearGeneral.__call__)
+# What errors say where the variables of capturing are in the way.
+_WORDS_OF_ERRORS = (_NAME, "same reference and pytree structure")
 
 
 def capture(
@@ -111,6 +116,7 @@ def capture(
     module = model.__self__ if inspect.ismethod(model) else model
     linear = _linear_layers(module)
     taken = {path: layer for path, layer in linear.items() if chosen(path)}
+    _refuse_einsum(module, chosen)
     if not taken:
       _layers.nothing_chosen(layers, linear)
     activations: dict[str, jax.Array] = {}
@@ -216,7 +222,8 @@ def _recording(linear: Mapping[str, _Linear]) -> Iterator[None]:
       object.__setattr__(layer, "__class__", _recording_class(type(layer)))
     yield
   except Exception as error:
-    if _NAME in str(error) or isinstance(error, errors.TraceContextError):
+    ours = any(words in str(error) for words in _WORDS_OF_ERRORS)
+    if ours or isinstance(error, errors.TraceContextError):
       _explain(error, linear)
     raise
   finally:
@@ -264,6 +271,18 @@ def _recording_class(layer_class: type[_Linear]) -> type[_Linear]:
     layer_class.__name__, (layer_class,), {"__call__": __call__}
   )
   return recording_class
+
+
+def _refuse_einsum(model: nnx.Module, chosen: Callable[[str], bool]) -> None:
+  """Raises for a chosen nnx.Einsum, whether it is called or not."""
+  for parts, module in nnx.iter_modules(model):
+    path = "/".join(map(str, parts))
+    if isinstance(module, nnx.Einsum) and chosen(path):
+      _layers.refuse(
+        path,
+        "an nnx.Einsum does not say which of its axes are neurons; use "
+        "nnx.LinearGeneral",
+      )
 
 
 def _refuse_other_layers(path: str, layer: _Linear) -> None:

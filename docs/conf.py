@@ -6,6 +6,7 @@ Formulas become MathML, so that the pages need neither scripts nor a network.
 """
 
 import pathlib
+import re
 import sys
 from typing import Any
 
@@ -33,6 +34,8 @@ smartquotes_action = "D"
 # Shapes and meaning are in the text; types are in the source.
 autodoc_typehints = "none"
 napoleon_use_rtype = False
+napoleon_use_ivar = True
+napoleon_attr_annotations = False
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nitpicky = True
@@ -42,11 +45,18 @@ html_title = f"bean_jax {release}"
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
 html_copy_source = False
+html_show_copyright = False
 html_math_renderer = "mathml"
 
 
 def _mathml(translator: Any, node: nodes.Element, display: str) -> None:
-  translator.body.append(converter.convert(node.astext(), display=display))
+  formula = converter.convert(node.astext(), display=display)
+  # Letters are those of a text font in italics: where no font of mathematics
+  # is installed, a browser gathers theirs from several.
+  formula = re.sub(
+    r"<mi>(\w|&#\w+;)</mi>", r'<mi class="letter">\1</mi>', formula
+  )
+  translator.body.append(formula)
 
 
 def _visit_inline(translator: Any, node: nodes.Element) -> None:
@@ -61,8 +71,17 @@ def _visit_block(translator: Any, node: nodes.Element) -> None:
   raise nodes.SkipNode
 
 
+def _skip_field(
+  app: Any, what: str, name: str, member: Any, skip: bool, options: Any
+) -> bool | None:
+  """Leaves fields of named tuples to the docstring of their class."""
+  del app, what, name, skip, options
+  return True if type(member).__name__ == "_tuplegetter" else None
+
+
 def setup(app: Any) -> None:
-  """Registers the renderer of formulas."""
+  """Registers the renderer of formulas, and what autodoc leaves out."""
+  app.connect("autodoc-skip-member", _skip_field)
   app.add_html_math_renderer(
     "mathml", (_visit_inline, None), (_visit_block, None)
   )

@@ -8,6 +8,7 @@ model knows nothing of BEAN: `capture` and `kernels` are to be copied.
 
 import equinox as eqx
 import jax
+from jax.extend import core
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -26,23 +27,25 @@ def name_of(path):
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def capture(model):
+def capture(model, layers=lambda name: True):
   """Makes the model return (output, {layer: its input}) of a sample.
 
-  A layer must be called once, and not within a scan, a checkpoint or the like.
+  Refused by name, unless left out by `layers`: a layer that is called twice, or
+  within a vmap, a scan, a checkpoint or the like inside of the model.
   """
 
   def call_fn(*args, **kwargs):
-    inputs = {}
+    inputs, trace = {}, core.get_opaque_trace_state()
 
     def record(path, layer):
-      if not is_linear(layer):
+      name = name_of(path)
+      if not is_linear(layer) or not layers(name):
         return layer
 
       def call_layer(x, *, key=None):
-        if name_of(path) in inputs:
-          raise ValueError(f"layer {name_of(path)!r} is called twice")
-        inputs[name_of(path)] = x
+        if name in inputs or core.get_opaque_trace_state() != trace:
+          raise ValueError(f"layer {name!r}: called twice, or in vmap or scan")
+        inputs[name] = x
         return layer(x, key=key)
 
       return call_layer
@@ -56,7 +59,7 @@ def capture(model):
 def kernels(model, inputs):
   """Returns {layer: kernel [N, M]}; the weights of Equinox are [M, N]."""
   leaves = jax.tree.leaves_with_path(model, is_leaf=is_linear)
-  layers = {name_of(path): leaf for path, leaf in leaves if is_linear(leaf)}
+  layers = {name_of(path): leaf for path, leaf in leaves}
   return {name: layers[name].weight.T for name in inputs}
 
 
@@ -77,8 +80,8 @@ def train_step(model, opt_state, images, labels, alpha):
 def main():
   images, labels = datasets.load_digits(return_X_y=True)
   images = np.float32(images / 16)
-  for name, alpha in (("plain", 0.0), ("BEAN", 1.0)):
-    alpha = jnp.float32(alpha)  # As a Python number it would be static.
+  # As a Python number alpha would be static.
+  for name, alpha in (("plain", jnp.float32(0)), ("BEAN", jnp.float32(1))):
     model = eqx.nn.MLP(64, 10, 48, depth=2, key=jax.random.key(0))
     opt_state = tx.init(eqx.filter(model, eqx.is_array))
     for _ in range(200):

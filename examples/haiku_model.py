@@ -8,6 +8,7 @@ model knows nothing of BEAN: `capture` and `kernels` are to be copied.
 
 import haiku as hk
 import jax
+from jax.extend import core
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -21,21 +22,25 @@ model = hk.without_apply_rng(
 tx = optax.adam(3e-3)
 
 
-def capture(apply_fn):
+def capture(apply_fn, layers=lambda name: True):
   """Makes `apply` return (output, {layer: inputs of each hk.Linear}).
 
-  The inputs of a layer that is called several times are joined along the batch;
-  it must not be called within hk.scan, hk.remat or the like.
+  The inputs of a layer that is called several times are joined along the batch.
+  Refused by name, unless left out by `layers`: a layer within hk.scan, hk.remat
+  or the like.
   """
 
   def call_fn(params, *args, **kwargs):
-    calls = {}
+    calls, trace = {}, core.get_opaque_trace_state()
 
     def record(next_fn, args, kwargs, context):
-      is_linear = isinstance(context.module, hk.Linear)
-      if is_linear and context.method_name == "__call__":
+      name = getattr(context.module, "module_name", "")
+      is_call = context.method_name == "__call__"
+      if isinstance(context.module, hk.Linear) and is_call and layers(name):
+        if core.get_opaque_trace_state() != trace:
+          raise ValueError(f"layer {name!r}: called in vmap, scan or remat")
         inputs = args[0].reshape(-1, args[0].shape[-1])
-        calls.setdefault(context.module.module_name, []).append(inputs)
+        calls.setdefault(name, []).append(inputs)
       return next_fn(*args, **kwargs)
 
     with hk.intercept_methods(record):

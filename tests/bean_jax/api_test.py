@@ -37,18 +37,53 @@ SIGNATURES = {
     "(loss_fn, layers_fn, *, alpha, order=1, gamma=1.0, distance='squared', "
     "where_fn=None)"
   ),
+  "bean_jax.assemblies.ablate": "(kernel, bias, neurons, *, means=None)",
+  "bean_jax.assemblies.assembly_masks": "(assemblies, *, num_assemblies)",
+  "bean_jax.assemblies.class_profiles": (
+    "(activations, labels, *, num_classes)"
+  ),
+  "bean_jax.assemblies.clustering_coefficient": "(strength)",
+  "bean_jax.assemblies.cohesion": "(matrix, assemblies)",
+  "bean_jax.assemblies.dead_neurons": (
+    "(activations, kernel, *, tolerance=0.01)"
+  ),
+  "bean_jax.assemblies.modularity": "(matrix, assemblies)",
+  "bean_jax.assemblies.outgoing_variance": "(kernel, assemblies)",
+  "bean_jax.assemblies.preferred_classes": "(profiles)",
+  "bean_jax.assemblies.proximity": "(strength, *, paths=False)",
+  "bean_jax.assemblies.rescale_units": "(incoming, bias, outgoing, scales)",
+  "bean_jax.assemblies.selectivity": "(profiles)",
+  "bean_jax.assemblies.unit_scales": "(kernel, *, norm=1.0)",
   "bean_jax.linen.capture": "(model, *, layers=None)",
   "bean_jax.linen.kernels": "(variables, activations=None, *, layers=None)",
   "bean_jax.nnx.capture": "(model, *, layers=None)",
   "bean_jax.nnx.kernels": "(model, activations=None, *, layers=None)",
   "bean_jax.check.main": "(argv=None)",
+  "bean_jax.check.release": "()",
   "bean_jax.check.run": "()",
+  "bean_jax.sparsity.gini_index": "(weights)",
+  "bean_jax.sparsity.hoyer_sparsity": "(weights)",
+  "bean_jax.sparsity.magnitude_masks": "(kernels, fraction, *, scope='global')",
+  "bean_jax.sparsity.merge_units": "(layer, groups, *, num_groups)",
+  "bean_jax.sparsity.remove_units": "(layer, keep, *, means=None)",
+  "bean_jax.sparsity.small_fraction": "(weights, *, threshold=0.01)",
+  "bean_jax.sparsity.unit_importance": "(activations, kernel)",
+}
+# Every class that a user may make or be given, with its fields.
+CLASSES = {
+  "bean_jax.check.Line": "(passed, name, text)",
+  "bean_jax.check.Release": (
+    "(versions, platform, device, issue, cure, flag='')"
+  ),
+  "bean_jax.sparsity.HiddenLayer": "(incoming, bias, outgoing, next_bias)",
 }
 PUBLIC_MODULES = {
   "bean_jax",
+  "bean_jax.assemblies",
   "bean_jax.check",
   "bean_jax.linen",
   "bean_jax.nnx",
+  "bean_jax.sparsity",
 }
 # Where functions that bean_jax exports are written; to be imported from there
 # by nobody.
@@ -147,6 +182,22 @@ def test_public_names():
   exported = {name for name in SIGNATURES if name.count(".") == 1}
   assert {f"bean_jax.{name}" for name in bean_jax.__all__} == exported
   assert re.fullmatch(r"\d+\.\d+\.\d+", bean_jax.__version__)
+
+
+def test_public_classes():
+  classes = {
+    f"{module}.{name}": value
+    for module in PUBLIC_MODULES
+    for name, value in vars(importlib.import_module(module)).items()
+    if inspect.isclass(value)
+    and value.__module__.startswith("bean_jax")
+    and not name.startswith("_")
+  }
+  assert {name: _signature(value) for name, value in classes.items()} == CLASSES
+  for name, value in classes.items():
+    attributes = _section(inspect.getdoc(value), "Attributes")
+    documented = re.findall(r"^ {2}(\w+): \S", attributes, re.MULTILINE)
+    assert documented == list(inspect.signature(value).parameters), name
 
 
 def test_every_module_is_public_or_not():

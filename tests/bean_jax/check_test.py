@@ -127,7 +127,7 @@ def test_wrong_releases_are_named_with_the_cure(
 ):
   monkeypatch.delenv("XLA_FLAGS", raising=False)
   _pretend(monkeypatch, version, device)
-  line = check._release()
+  line = check.release()
   assert not line.passed
   for word in words:
     assert word in line.text
@@ -140,17 +140,17 @@ def test_wrong_releases_are_named_with_the_cure(
 def test_other_releases_pass(monkeypatch, version, device):
   monkeypatch.delenv("XLA_FLAGS", raising=False)
   _pretend(monkeypatch, version, device)
-  assert check._release().passed
+  assert check.release().passed
 
 
 def test_the_flag_that_cures_a_release_is_noticed(monkeypatch):
   _pretend(monkeypatch, "0.10.2", CPU)
   monkeypatch.setenv("XLA_FLAGS", f"--some_other=1 {check._YNN_OFF}")
-  line = check._release()
+  line = check.release()
   assert line.passed
   assert "cured" in line.text
   monkeypatch.setenv("XLA_FLAGS", f"{check._YNN_OFF}dot")
-  assert not check._release().passed
+  assert not check.release().passed
 
 
 @pytest.mark.parametrize("passed", (True, False))

@@ -335,6 +335,77 @@ def test_steps_within_scan(inputs):
     np.testing.assert_allclose(penalty, expected, rtol=1e-5)
 
 
+def test_inside_remat_of_the_loss(inputs):
+  model = Methods()
+  variables = model.init(jax.random.key(0), inputs)
+
+  def loss_fn(variables):
+    return _penalty(linen.capture(model), variables, inputs)
+
+  recomputed = jax.jit(jax.value_and_grad(jax.checkpoint(loss_fn)))(variables)
+  _assert_trees_close(
+    recomputed, jax.jit(jax.value_and_grad(loss_fn))(variables)
+  )
+
+
+def test_stacks_of_stacks_in_remat_scan(inputs):
+  class Tanh(nn.Module):
+    @nn.compact
+    def __call__(self, inputs):
+      return nn.Dense(DIM, name="fc")(jnp.tanh(inputs))
+
+  model = nn.remat_scan(Tanh, lengths=(2, 2))()
+  variables = model.init(jax.random.key(0), inputs)
+  layer = variables["params"]["fc"]
+  expected = {}
+  hidden = inputs
+  for index in np.ndindex(2, 2):
+    hidden, found = _once(_at(layer, index), hidden)
+    expected[f"fc[{index[0]}][{index[1]}]"] = found[""]
+  _, activations = linen.capture(model)(variables, inputs)
+  _assert_trees_close(activations, {k: v[0] for k, v in expected.items()})
+  kernels = linen.kernels(variables, activations)
+  _assert_trees_close(kernels, {k: v[1] for k, v in expected.items()})
+
+
+class Encoder(nn.Module):
+  """A block of a transformer, with dropout."""
+
+  @nn.compact
+  def __call__(self, tokens, _):
+    attended = nn.MultiHeadDotProductAttention(
+      2, dropout_rate=0.5, deterministic=False, name="attention"
+    )(nn.LayerNorm()(tokens))
+    tokens += nn.Dropout(0.5, deterministic=False)(attended)
+    hidden = nn.gelu(nn.Dense(8, name="ff1")(tokens))
+    return tokens + nn.Dense(DIM, name="ff2")(hidden), hidden
+
+
+def test_scanned_transformer_with_dropout():
+  model = nn.scan(
+    nn.remat(Encoder),
+    variable_axes={"params": 0, "intermediates": 0},
+    split_rngs={"params": True, "dropout": True},
+    length=NUM_STEPS,
+  )()
+  tokens = jax.random.normal(jax.random.key(0), (2, 5, DIM))
+  rngs = {"dropout": jax.random.key(2)}
+  variables = model.init({"params": jax.random.key(1), **rngs}, tokens, None)
+  (_, hidden), activations = linen.capture(model)(
+    variables, tokens, None, rngs=rngs
+  )
+  for step in range(NUM_STEPS):
+    np.testing.assert_array_equal(activations[f"ff2[{step}]"], hidden[step])
+  names = ("query", "key", "value", "out")
+  assert set(activations) == {
+    f"{name}[{step}]"
+    for name in ("ff1", "ff2", *(f"attention/{name}" for name in names))
+    for step in range(NUM_STEPS)
+  }
+  kernels = linen.kernels(variables, activations)
+  assert bean_jax.bean_penalty(activations, kernels) > 0
+
+
 @pytest.mark.parametrize(
   "layer, shape",
   (
@@ -399,16 +470,54 @@ class Training(nn.Module):
   """Everything that has a state or draws, and the user's own sow."""
 
   dtype: type = jnp.float32
+  by_hand: bool = False
 
   @nn.compact
   def __call__(self, inputs, *, train):
+    layers = {"fc1": inputs}
     hidden = nn.Dense(5, dtype=self.dtype, name="fc1")(inputs)
     hidden = nn.BatchNorm(use_running_average=not train, dtype=self.dtype)(
       hidden
     )
     self.sow("intermediates", "mine", hidden)
     hidden = nn.Dropout(0.5, deterministic=not train)(nn.relu(hidden))
-    return nn.Dense(3, dtype=self.dtype, name="fc2")(hidden)
+    layers["fc2"] = hidden
+    logits = nn.Dense(3, dtype=self.dtype, name="fc2")(hidden)
+    return (logits, layers) if self.by_hand else logits
+
+
+def test_penalty_with_dropout_and_batch_norm_is_that_by_hand(inputs):
+  variables = Training().init(jax.random.key(0), inputs, train=False)
+  kwargs = {
+    "train": True,
+    "rngs": {"dropout": jax.random.key(2)},
+    "mutable": ["batch_stats"],
+  }
+
+  def ours(params):
+    (_, state), activations = linen.capture(Training())(
+      variables | {"params": params}, inputs, **kwargs
+    )
+    kernels = linen.kernels(params, activations)
+    return bean_jax.bean_penalty(activations, kernels), state
+
+  def by_hand(params):
+    (_, layers), state = Training(by_hand=True).apply(
+      variables | {"params": params}, inputs, **kwargs
+    )
+    kernels = {name: params[name]["kernel"] for name in layers}
+    return bean_jax.bean_penalty(layers, kernels), state
+
+  (penalty, state), gradient = jax.jit(jax.value_and_grad(ours, has_aux=True))(
+    variables["params"]
+  )
+  expected = jax.jit(jax.value_and_grad(by_hand, has_aux=True))(
+    variables["params"]
+  )
+  assert np.any(gradient["BatchNorm_0"]["scale"] != 0)
+  np.testing.assert_allclose(penalty, expected[0][0], rtol=1e-6)
+  _assert_trees_close(state, expected[0][1])
+  _assert_trees_close(gradient, expected[1])
 
 
 @pytest.mark.parametrize(
@@ -496,6 +605,30 @@ def test_subclasses_are_captured_where_they_are_dense(inputs):
   variables = layer.init(jax.random.key(0), inputs)
   _, activations = linen.capture(layer)(variables, inputs)
   np.testing.assert_array_equal(activations[""], inputs / 2)
+
+
+class Scale(nn.Module):
+  """A module that is asked for its number before it belongs to another."""
+
+  @nn.nowrap
+  def halves(self):
+    return 0.5
+
+  def number(self):
+    return 2 * self.halves()
+
+
+class Scaled(nn.Module):
+  @nn.compact
+  def __call__(self, inputs):
+    return nn.Dense(3)(inputs) * Scale(parent=None).number()
+
+
+def test_methods_of_unbound_modules_are_called(inputs):
+  variables = Scaled().init(jax.random.key(0), inputs)
+  output, activations = linen.capture(Scaled())(variables, inputs)
+  np.testing.assert_array_equal(output, Scaled().apply(variables, inputs))
+  assert list(activations) == ["Dense_0"]
 
 
 def test_boxed_params(inputs):
@@ -620,6 +753,15 @@ def test_no_tracer_leaks(inputs):
     jax.jit(lambda variables: _penalty(apply_fn, variables, inputs))(variables)
 
 
+class Spectral(nn.Module):
+  """A layer that computes with another kernel than its own."""
+
+  @nn.compact
+  def __call__(self, inputs):
+    normed = nn.SpectralNorm(nn.Dense(3, name="fc"))
+    return normed(inputs, update_stats=False)
+
+
 REFUSED = {
   "undeclared_scan": (
     Lifted(lambda block: _scan(block, params=0)),
@@ -642,6 +784,9 @@ REFUSED = {
     "layer_instance",
     "map_variables",
   ),
+  "spectral_norm": (Spectral(), "fc", "map_variables"),
+  "einsum": (nn.Einsum((DIM, 3), "ab,bc->ac"), "", "nn.DenseGeneral"),
+  "optimized_lstm": (nn.RNN(nn.OptimizedLSTMCell(3)), "cell", "nn.LSTMCell"),
   "batch_dims": (nn.DenseGeneral(3, batch_dims=(0,)), "", "batch_dims"),
   "cond": (Methods("cond"), "fc1", "cond"),
   "switch": (Methods("switch"), "fc1", "switch"),
@@ -655,7 +800,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_captured_is_refused_by_name(name):
   model, path, reason = REFUSED[name]
-  shape = (2, 6, DIM) if name == "undeclared_rnn" else (6, DIM)
+  shape = (2, 6, DIM) if isinstance(model, nn.RNN) else (6, DIM)
   inputs = jax.random.normal(jax.random.key(1), shape)
   variables = model.init(jax.random.key(0), inputs)
   apply_fn = linen.capture(model)

@@ -278,6 +278,27 @@ def test_inside_vmap_over_samples(inputs):
   _assert_trees_close(by_sample, whole)
 
 
+def test_training_within_scan(inputs):
+  def step(carry, rows):
+    model, optimizer = carry
+    penalty, gradient = nnx.value_and_grad(_penalty)(model, rows)
+    optimizer.update(model, gradient)
+    return carry, penalty
+
+  carries = []
+  for _ in range(2):
+    model = _model("nested")
+    carries.append((model, nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)))
+  axes = (nnx.Carry, 0)
+  batches = jnp.stack([inputs, 2 * inputs, inputs])
+  _, in_scan = nnx.jit(nnx.scan(step, in_axes=axes, out_axes=axes))(
+    carries[0], batches
+  )
+  one_by_one = [step(carries[1], rows)[1] for rows in batches]
+  np.testing.assert_allclose(in_scan, one_by_one, rtol=1e-5)
+  assert in_scan[2] < in_scan[0]
+
+
 def test_transformations_without_graphs(inputs):
   model = _model("scan")
   expected = _penalty(model, inputs)
@@ -347,6 +368,74 @@ def test_recurrent_cells_with_stated_axes():
   assert set(bean_nnx.kernels(model)) == set(activations)
 
 
+@pytest.mark.parametrize("make", (nnx.WeightNorm, nnx.SpectralNorm))
+def test_kernels_are_those_that_a_normalization_computes_with(inputs, make):
+  layer = nnx.Linear(DIM, 3, use_bias=False, rngs=nnx.Rngs(0))
+  before = layer.kernel[...]
+  model = make(layer, rngs=nnx.Rngs(1))
+  output, activations = bean_nnx.capture(model)(inputs)
+  (kernel,) = bean_nnx.kernels(model, activations).values()
+  assert np.any(kernel != before)
+  np.testing.assert_allclose(inputs @ kernel, output, rtol=1e-5, atol=1e-5)
+
+
+class Encoder(nnx.Module):
+  """A block of a transformer, with dropout."""
+
+  def __init__(self, rngs):
+    self.attention = nnx.MultiHeadAttention(
+      2, DIM, dropout_rate=0.5, deterministic=False, decode=False, rngs=rngs
+    )
+    self.dropout = nnx.Dropout(0.5, rngs=rngs)
+    self.ff1 = nnx.Linear(DIM, 8, rngs=rngs)
+    self.ff2 = nnx.Linear(8, DIM, rngs=rngs)
+
+  def __call__(self, tokens):
+    tokens += self.dropout(self.attention(tokens))
+    hidden = nnx.gelu(self.ff1(tokens))
+    return tokens + self.ff2(hidden), hidden
+
+
+class Encoders(nnx.Module):
+  """Blocks in a scan, each with a kernel and a mask of its own."""
+
+  def __init__(self):
+    make = nnx.split_rngs(splits=NUM_STEPS)(nnx.vmap(Encoder))
+    self.blocks = make(nnx.Rngs(0))
+
+  def __call__(self, tokens):
+    lifted = nnx.scan(
+      nnx.remat(_call), in_axes=(0, nnx.Carry), out_axes=(nnx.Carry, 0)
+    )
+    return lifted(self.blocks, tokens)
+
+
+def test_scanned_transformer_with_dropout():
+  model = Encoders()
+  tokens = jax.random.normal(jax.random.key(0), (2, 5, DIM))
+  (_, hidden), activations = bean_nnx.capture(model)(tokens)
+  for step in range(NUM_STEPS):
+    np.testing.assert_array_equal(
+      activations[f"blocks/ff2[{step}]"], hidden[step]
+    )
+  names = ("query", "key", "value", "out")
+  assert set(activations) == {
+    f"blocks/{name}[{step}]"
+    for name in ("ff1", "ff2", *(f"attention/{name}" for name in names))
+    for step in range(NUM_STEPS)
+  }
+  kernels = bean_nnx.kernels(model, activations)
+  assert bean_jax.bean_penalty(activations, kernels) > 0
+
+
+def test_inside_remat_of_the_loss(inputs):
+  model = _model("nested")
+  recomputed = nnx.jit(nnx.value_and_grad(nnx.remat(_penalty)))(model, inputs)
+  expected = nnx.jit(nnx.value_and_grad(_penalty))(model, inputs)
+  np.testing.assert_allclose(recomputed[0], expected[0], rtol=1e-6)
+  _assert_trees_close(recomputed[1], expected[1])
+
+
 class Training(nnx.Module):
   """Everything that has a state or draws, and two methods."""
 
@@ -361,7 +450,24 @@ class Training(nnx.Module):
     return nnx.relu(self.norm(self.fc1(inputs)))
 
   def __call__(self, inputs, *, scale=1.0):
-    return self.fc2(self.dropout(self.encode(scale * inputs)))
+    return self.by_hand(inputs, scale=scale)[0]
+
+  def by_hand(self, inputs, *, scale=1.0):
+    hidden = self.dropout(self.encode(scale * inputs))
+    return self.fc2(hidden), {"fc1": scale * inputs, "fc2": hidden}
+
+
+def test_penalty_with_dropout_and_batch_norm_is_that_by_hand(inputs):
+  def by_hand(model, inputs):
+    _, layers = model.by_hand(inputs)
+    kernels = {name: getattr(model, name).kernel[...] for name in layers}
+    return bean_jax.bean_penalty(layers, kernels)
+
+  penalty, gradient = nnx.jit(nnx.value_and_grad(_penalty))(Training(), inputs)
+  expected = nnx.jit(nnx.value_and_grad(by_hand))(Training(), inputs)
+  assert np.any(gradient["norm"]["scale"][...] != 0)
+  np.testing.assert_allclose(penalty, expected[0], rtol=1e-6)
+  _assert_trees_close(gradient, expected[1])
 
 
 def test_state_and_draws_are_those_of_the_model(inputs):
@@ -519,12 +625,22 @@ def _undeclared_vmap(block, inputs):
   return nnx.vmap(_call, in_axes=(None, 0))(block, inputs)
 
 
+def _while_loop(block, inputs):
+  return nnx.while_loop(
+    lambda carry: carry[1] < 2,
+    lambda carry: (carry[0], carry[1] + 1, carry[0](carry[2])),
+    (block, 0, inputs),
+  )[2]
+
+
 def _one_branch(block, inputs):
   return nnx.cond(jnp.sum(inputs) > 0, _call, lambda _, x: x, block, inputs)
 
 
 @pytest.mark.parametrize(
-  "lift", (_plain_vmap, _undeclared_vmap, _one_branch), ids=lambda f: f.__name__
+  "lift",
+  (_plain_vmap, _undeclared_vmap, _one_branch, _while_loop),
+  ids=lambda f: f.__name__,
 )
 def test_errors_of_transformations_name_the_layer_and_the_cure(inputs, lift):
   model = Lifted(lift)
@@ -566,8 +682,12 @@ def test_errors_of_others_have_no_note():
       lambda rngs: nnx.LinearGeneral(DIM, 3, batch_axis={0: 6}, rngs=rngs),
       "batch_axis",
     ),
+    (
+      lambda rngs: nnx.Einsum("ab,bc->ac", (DIM, 3), rngs=rngs),
+      "nnx.LinearGeneral",
+    ),
   ),
-  ids=("lora", "batch_axis"),
+  ids=("lora", "batch_axis", "einsum"),
 )
 def test_other_layers_are_refused_by_name(inputs, make, reason):
   model = nnx.Sequential(make(nnx.Rngs(0)), nnx.Linear(3, 2, rngs=nnx.Rngs(1)))

@@ -1,6 +1,7 @@
 """Every example runs, and prints that BEAN did what it should."""
 
 import ast
+import configparser
 import functools
 import os
 import pathlib
@@ -126,6 +127,22 @@ def test_can_be_copied(name):
       imported.add(node.module.partition(".")[0])
   assert not imported & {"experiments", "benchmarks", "examples", "tests"}
   assert f"python -m examples.{name}" in ast.get_docstring(ast.parse(program))
+
+
+def test_the_extra_installs_what_they_import():
+  config = configparser.ConfigParser()
+  config.read(ROOT / "setup.cfg")
+  extra = config["options.extras_require"]["examples"].split()
+  installed = {requirement.partition(">=")[0] for requirement in extra}
+  names = {"haiku": "dm-haiku", "sklearn": "scikit-learn"}
+  imported = {
+    names.get(module, module)
+    for program in EXAMPLES.values()
+    for module in re.findall(r"^(?:import|from) (\w+)", program, re.MULTILINE)
+    if module not in sys.stdlib_module_names
+  }
+  # JAX, which all need, brings in NumPy.
+  assert imported - {"bean_jax", "jax", "numpy"} == installed
 
 
 # By how much the penalty falls at least, in programs that print one accuracy
