@@ -7,9 +7,10 @@ be read in black and white. No global state of matplotlib is read or changed
 but its defaults. A file is written whole or not at all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import io
 import os
+import textwrap
 
 from matplotlib import axes, figure
 import numpy as np
@@ -74,7 +75,7 @@ def learning_curves(
       for column in (kept.T if len(kept) else ())
     ]
     mean, low, high = _percent(points, label)
-    style = _style(index)
+    look = style(index)
     # Few markers, and not above each other.
     every = max(1, len(epochs) // 8)
     plot.plot(
@@ -82,11 +83,11 @@ def learning_curves(
       mean,
       label=label,
       markevery=(index * every // len(curves), every),
-      **style,
+      **look,
     )
     if len(kept) > 1:
       plot.fill_between(
-        epochs, low, high, color=style["color"], alpha=0.15, linewidth=0
+        epochs, low, high, color=look["color"], alpha=0.15, linewidth=0
       )
   return _finish(drawing, path)
 
@@ -150,12 +151,57 @@ def accuracy_against_hparam(
   if baseline is not None:
     label, interval = baseline
     mean, low, high = _percent([interval], label)[:, 0]
-    color = _style(0)["color"]
+    color = style(0)["color"]
     plot.axhline(mean, color=color, linewidth=1.5, label=label, zorder=1)
     if np.isfinite(low) and np.isfinite(high):
       plot.axhspan(low, high, color=color, alpha=0.15, linewidth=0, zorder=0)
   # The series then look as they do where the baseline is the first of them.
   _error_bars(plot, series, first_style=int(baseline is not None))
+  return _finish(drawing, path)
+
+
+def differences(
+  path: str | os.PathLike[str],
+  series: Sequence[tuple[str, Mapping[str, stats.Interval]]],
+  *,
+  title: str,
+) -> figure.Figure:
+  """Draw differences of accuracy, one line of the figure a name.
+
+  Args:
+    path: the PNG file to write.
+    series: for each marker its label, and an interval of differences by name;
+      NaN bounds are drawn as no bar. A name need not be in all series.
+    title: above the axes.
+
+  Returns:
+    The figure that was written.
+
+  Raises:
+    ValueError: if there are no series, or no names.
+    results.ResultError: if the file cannot be written.
+  """
+  names = list(dict.fromkeys(name for _, by_name in series for name in by_name))
+  drawing, plot = _blank(title, "difference (points)", names)
+  drawing.set_figheight(1.6 + 0.42 * len(names))
+  plot.set_ylabel("")
+  plot.axvline(0, color="0.4", linewidth=1.2, zorder=1)
+  for index, (label, by_name) in enumerate(series):
+    rows = np.array([names.index(name) for name in by_name])
+    intervals = np.array(list(by_name.values()), np.float64).reshape(-1, 3)
+    mean, low, high = 100.0 * intervals.T
+    plot.errorbar(
+      mean,
+      rows + 0.16 * (index - (len(series) - 1) / 2),
+      xerr=np.maximum([mean - low, high - mean], 0.0),
+      label=label,
+      capsize=3,
+      elinewidth=1.3,
+      **{**style(index), "linestyle": "none"},
+    )
+  labels = [textwrap.fill(name, 34) for name in names]
+  plot.set_yticks(range(len(names)), labels, fontsize=9)
+  plot.invert_yaxis()
   return _finish(drawing, path)
 
 
@@ -183,7 +229,7 @@ def _error_bars(
       label=label,
       capsize=3,
       elinewidth=1.3,
-      **_style(first_style + index),
+      **style(first_style + index),
     )
   margin = np.exp(0.09 * width)
   plot.set_xscale("log")
@@ -204,7 +250,8 @@ def _percent(intervals: Sequence[stats.Interval], label: str) -> np.ndarray:
   return 100.0 * numbers
 
 
-def _style(index: int) -> dict:
+def style(index: int) -> dict:
+  """Returns how matplotlib draws the line of a series, by its number."""
   # Lengths without a common factor, so that 280 series have different styles.
   return {
     "color": _COLORS[index % len(_COLORS)],

@@ -196,7 +196,7 @@ class TestAccuracyAgainst:
     drawing = figures.accuracy_against_shots(path, make_series(11), title="t")
     drawn = [line for line, *_ in lines(drawing).values()]
     assert len({(one.get_color(), one.get_marker()) for one in drawn}) == 11
-    styles = [figures._style(index) for index in range(40)]
+    styles = [figures.style(index) for index in range(40)]
     assert len({(one["linestyle"], one["marker"]) for one in styles}) == 40
 
   def test_single_point_without_bounds(self, path):

@@ -11,7 +11,13 @@ NUM_HIDDEN = 5
 
 
 class TinyModule(nn.Module):
-  """One hidden layer with BatchNorm, on every fourth pixel of 28 x 28."""
+  """One hidden layer with BatchNorm, on every fourth pixel of 28 x 28.
+
+  Attributes:
+    axis_name: Axis of devices that share a batch, or None.
+  """
+
+  axis_name: str | None = None
 
   @nn.compact
   def __call__(self, images, dropout=None, *, train):
@@ -20,7 +26,11 @@ class TinyModule(nn.Module):
     # A bias would have no gradient but noise, which Adam makes large.
     x = nn.Dense(NUM_HIDDEN, use_bias=False, name="fc1")(x)
     x = nn.BatchNorm(
-      use_running_average=not train, momentum=0.9, epsilon=1e-5, name="norm"
+      use_running_average=not train,
+      momentum=0.9,
+      epsilon=1e-5,
+      axis_name=self.axis_name if train else None,
+      name="norm",
     )(x)
     x = jnp.tanh(x)
     return nn.Dense(10, name="fc2")(x), {"fc2": x}

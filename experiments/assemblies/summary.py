@@ -1,0 +1,361 @@
+"""Tables of what was measured: means over seeds with bootstrap intervals."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments import methods, results, stats
+from experiments.assemblies import sources
+
+Record = dict[str, Any]
+
+SELECTIONS = ("chosen", "clustered", "all")
+
+
+class Cell(NamedTuple):
+  """Simulations that differ in their seed alone.
+
+  Attributes:
+    method: Name in `methods.METHODS`.
+    strength: The method's hyper-parameter, 0 where it has none.
+    records: One a seed.
+  """
+
+  method: str
+  strength: float
+  records: tuple[Record, ...]
+
+  @property
+  def title(self) -> str:
+    """Its name for people."""
+    method = methods.METHODS[self.method]
+    strength = f" {method.hparam}={self.strength:g}" if method.hparam else ""
+    return method.title + strength
+
+  def values(self, name: str) -> np.ndarray:
+    """Returns a metric of every seed [num_seeds, ...]."""
+    return np.concatenate(
+      [results.metric(record, name) for record in self.records]
+    )
+
+  def at_classes(self, name: str) -> np.ndarray:
+    """Returns silhouettes at as many clusters as classes [num_seeds]."""
+    num_classes = self.values("ablation_class_accuracy").shape[1]
+    return self.values(name)[:, num_classes - 2]
+
+
+Group = tuple[Cell, ...]
+
+
+def groups(records: Sequence[Record]) -> dict[str, Group]:
+  """Groups records by what can be compared.
+
+  Args:
+    records: In their order.
+
+  Returns:
+    {name such as "mnist-lenet5-fc3": its cells}.
+  """
+  found: dict[str, dict[tuple[str, float], list[Record]]] = {}
+  for record in records:
+    config = record["config"]
+    trained = config["checkpoint"]
+    epoch = "-last" if config["epoch"] == "last" else ""
+    group = f"{sources.setting(trained)}-{config['layer']}{epoch}"
+    cell = trained["method"], sources.strength(trained)
+    found.setdefault(group, {}).setdefault(cell, []).append(record)
+  return {
+    name: tuple(Cell(*key, tuple(found)) for key, found in cells.items())
+    for name, cells in found.items()
+  }
+
+
+def chosen(cells: Group) -> list[Cell]:
+  """Returns each method's cell of best mean validation accuracy."""
+  return _best_of_each(
+    cells, lambda cell: cell.values("validation_accuracy").mean()
+  )
+
+
+def clustered(cells: Group, *, margin: float) -> list[Cell]:
+  """Returns each method's most clustered cell that is still accurate.
+
+  Args:
+    cells: Cells of one group.
+    margin: Mean validation accuracy that it may lack, as a fraction, of that of
+      the vanilla networks; of the best where there are none.
+
+  Returns:
+    The cells of highest mean silhouette, of live neurons with weights of equal
+    norm, at as many clusters as classes. No cell for a method without any.
+  """
+  accuracy = {
+    (cell.method, cell.strength): cell.values("validation_accuracy").mean()
+    for cell in cells
+  }
+  vanilla = [
+    value for (name, _), value in accuracy.items() if name == "vanilla"
+  ]
+  least = (vanilla or [max(accuracy.values())])[0] - margin
+  return _best_of_each(
+    [cell for cell in cells if accuracy[cell.method, cell.strength] >= least],
+    lambda cell: np.nan_to_num(
+      cell.at_classes("rescaled_silhouettes_live"), nan=-1.0
+    ).mean(),
+  )
+
+
+def select(cells: Group, names: Sequence[str], *, margin: float) -> list[Cell]:
+  """Picks cells for figures.
+
+  Args:
+    cells: Cells of one group.
+    names: Of `SELECTIONS`.
+    margin: As in `clustered`.
+
+  Returns:
+    The cells in their order.
+  """
+  picked = list(cells) if "all" in names else []
+  if "chosen" in names:
+    picked += chosen(cells)
+  if "clustered" in names:
+    picked += clustered(cells, margin=margin)
+  return [cell for cell in cells if any(cell is other for other in picked)]
+
+
+def _best_of_each(
+  cells: Sequence[Cell], score: Callable[[Cell], float]
+) -> list[Cell]:
+  best: dict[str, Cell] = {}
+  for cell in cells:
+    if cell.method not in best or score(cell) > score(best[cell.method]):
+      best[cell.method] = cell
+  return list(best.values())
+
+
+def text(found: Mapping[str, Group], *, margin: float) -> str:
+  """Formats groups as Markdown.
+
+  Args:
+    found: Cells by group.
+    margin: As in `clustered`.
+
+  Returns:
+    A heading and tables for each group.
+  """
+  parts = []
+  for name, cells in found.items():
+    num_neurons = int(cells[0].values("num_neurons")[0])
+    parts.append(f"## {name}: {num_neurons} neurons\n\n{_NOTE}")
+    marks = {
+      (cell.method, cell.strength): mark
+      for mark, picked in (
+        ("+", clustered(cells, margin=margin)),
+        ("*", chosen(cells)),
+      )
+      for cell in picked
+    }
+    both = {
+      (cell.method, cell.strength)
+      for cell in chosen(cells)
+      if any(cell is other for other in clustered(cells, margin=margin))
+    }
+    marks |= dict.fromkeys(both, "*+")
+    for title, columns in _TABLES.items():
+      rows = [
+        (_name(cell, marks), *(column(cell) for column in columns.values()))
+        for cell in cells
+      ]
+      if title.startswith("Clusters"):
+        rows.append(_untrained(cells[0], columns))
+      parts.append(f"{title}\n\n" + _markdown(("method", *columns), rows))
+  return "\n\n".join(parts)
+
+
+def _name(cell: Cell, marks: Mapping[tuple[str, float], str]) -> str:
+  mark = marks.get((cell.method, cell.strength), "")
+  # A method without strengths has nothing to choose.
+  return f"{cell.title} {mark}".strip() if cell.strength else cell.title
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  lines = [tuple(head), *rows]
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  lines.insert(1, tuple("-" * width for width in widths))
+  return "\n".join(
+    "| "
+    + " | ".join(
+      word.ljust(width) for word, width in zip(line, widths, strict=True)
+    )
+    + " |"
+    for line in lines
+  )
+
+
+def interval(values: np.ndarray, digits: int = 2, factor: float = 1.0) -> str:
+  """Formats a mean over seeds with its 95 % bootstrap interval.
+
+  Args:
+    values: One number a seed; those that are not finite are left out, and
+      counted.
+    digits: After the point; -3 for three significant ones.
+    factor: What they are multiplied by.
+
+  Returns:
+    Such as "0.41 [0.39, 0.43]".
+
+  Example:
+    >>> interval(np.array([0.5, 0.5]))
+    '0.50 [0.50, 0.50]'
+  """
+  kept = factor * values[np.isfinite(values)]
+  if not kept.size:
+    return "none"
+  form = f".{-digits}g" if digits < 0 else f".{digits}f"
+  mean, low, high = (format(x, form) for x in stats.mean_interval(kept))
+  count = f" ({kept.size} of {values.size})" if kept.size < values.size else ""
+  return mean + (f" [{low}, {high}]" if kept.size > 1 else "") + count
+
+
+def _plain(name: str, digits: int = 2, factor: float = 1.0) -> Callable:
+  def column(cell: Cell) -> str:
+    # Some numbers are of the last layer alone.
+    if name not in cell.records[0]["metrics"]:
+      return ""
+    return interval(cell.values(name), digits, factor)
+
+  return column
+
+
+def _at_classes(name: str) -> Callable:
+  return lambda cell: interval(cell.at_classes(name))
+
+
+def _best_count(name: str) -> Callable:
+  def column(cell: Cell) -> str:
+    curves = cell.values(name)
+    kept = curves[np.isfinite(curves).any(axis=1)]
+    return (
+      interval(np.nanargmax(kept, axis=1) + 2.0, 0) if len(kept) else "none"
+    )
+
+  return column
+
+
+def _quotient(over: str, under: str) -> Callable:
+  def column(cell: Cell) -> str:
+    below = cell.values(under)
+    quotients = np.full(below.shape, np.nan)
+    np.divide(cell.values(over), below, out=quotients, where=below > 0)
+    return interval(quotients, -3)
+
+  return column
+
+
+def _untrained(cell: Cell, columns: Mapping[str, Callable]) -> tuple[str, ...]:
+  """Returns the row of the networks before training, equal for all cells."""
+  instead = {
+    "weights as they are": _at_classes("untrained_silhouettes"),
+    "live neurons": _at_classes("untrained_silhouettes_live"),
+    "dead": _plain("untrained_dead", 0),
+  }
+  row = [instead.get(name, lambda _: "")(cell) for name in columns]
+  return ("before training", *row)
+
+
+_NOTE = (
+  "Means over seeds with 95 % bootstrap intervals. * strength of best "
+  "validation accuracy; + most clustered strength that costs next to no "
+  "accuracy. Equal norms: every neuron's outgoing weights scaled to norm 1 and "
+  "its activations to match, which leaves the function of the network as it "
+  "is. Permuted: the weights of each column shuffled over the neurons."
+)
+
+_TABLES: dict[str, dict[str, Callable[[Cell], str]]] = {
+  "Clusters (Figure 2): silhouette of K-means with as many clusters as classes,"
+  " in weight space but for the t-SNE plane; test accuracy in percent": {
+    "seeds": lambda cell: str(len(cell.records)),
+    "test accuracy": _plain("test_accuracy", factor=100),
+    "weights as they are": _at_classes("trained_silhouettes"),
+    "live neurons": _at_classes("trained_silhouettes_live"),
+    "permuted": _at_classes("permuted_silhouettes_live"),
+    "equal norms, live": _at_classes("rescaled_silhouettes_live"),
+    "equal norms, permuted": _at_classes("permuted_rescaled_silhouettes_live"),
+    "t-SNE plane": _plain("trained_silhouette_plane"),
+    "t-SNE, equal norms": _plain("rescaled_silhouette_plane"),
+    "t-SNE, permuted": _plain("permuted_silhouette_plane"),
+    "best k": _best_count("trained_silhouettes_live"),
+    "best k, equal norms": _best_count("rescaled_silhouettes_live"),
+    "dead": _plain("trained_dead", 0),
+  },
+  "Classes (Figure 4): adjusted mutual information of clusters and preferred "
+  "classes; the same with the class that each neuron's strongest connection "
+  "leads to, how many of these inhibit it, and how many classes a neuron "
+  "reaches (participation ratio)": {
+    "AMI": _plain("trained_agreement"),
+    "AMI, equal norms": _plain("rescaled_agreement"),
+    "AMI, permuted": _plain("permuted_agreement"),
+    "selectivity": _plain("trained_selectivity"),
+    "AMI, target": _plain("trained_agreement_targets"),
+    "equal norms": _plain("rescaled_agreement_targets"),
+    "permuted": _plain("permuted_agreement_targets"),
+    "inhibiting": _plain("trained_inhibiting"),
+    "classes reached": _plain("trained_outputs", 1),
+  },
+  "Ablation (Figure 5): accuracy in points that a class loses when its own "
+  "population is ablated, to zero or to the mean, or that of another, and the "
+  "share of all losses that is its own; then with populations of the neurons "
+  "whose strongest connection leads to the class, whichever they prefer": {
+    "zero: own": _plain("ablation_zero_own", 1, 100),
+    "other": _plain("ablation_zero_other", 1, 100),
+    "share": _plain("ablation_zero_diagonality"),
+    "random groups": _plain("ablation_zero_random_diagonality"),
+    "mean: own": _plain("ablation_mean_own", 1, 100),
+    "other ": _plain("ablation_mean_other", 1, 100),
+    "share ": _plain("ablation_mean_diagonality"),
+    "random groups ": _plain("ablation_mean_random_diagonality"),
+    "wired to it, mean: own": _plain("targeting_mean_own", 1, 100),
+    "other  ": _plain("targeting_mean_other", 1, 100),
+    "share  ": _plain("targeting_mean_diagonality"),
+  },
+  "Graphs (Section 2.3, Figure 6): C4 (Eq. 8) of the strongest connections; "
+  "BIG-ADO proximity (Eq. 9) of connected pairs over that of others; modularity"
+  " of A (Eq. 5 and 7) under preferred classes; share of the variance of "
+  "weights that is between preferred classes; co-activation divergence within "
+  "over that between them": {
+    "C4": _plain("trained_c4"),
+    "equal norms": _plain("rescaled_c4"),
+    "permuted": _plain("permuted_c4"),
+    "proximity": _quotient(
+      "trained_proximity_connected", "trained_proximity_unconnected"
+    ),
+    "permuted ": _quotient(
+      "permuted_proximity_connected", "permuted_proximity_unconnected"
+    ),
+    "modularity, Eq. 5": _plain("trained_modularity1_preferred"),
+    "Eq. 7": _plain("trained_modularity2_preferred"),
+    "Eq. 5, equal norms": _plain("rescaled_modularity1_preferred"),
+    "Eq. 5, clusters": _plain("trained_modularity1_assemblies"),
+    "Eq. 5, permuted": _plain("permuted_modularity1_preferred"),
+    "shared variance": _plain("trained_shared_variance_preferred"),
+    "equal norms ": _plain("rescaled_shared_variance_preferred"),
+    "permuted  ": _plain("permuted_shared_variance_preferred"),
+    "divergence": _quotient(
+      "trained_divergence_within_preferred",
+      "trained_divergence_between_preferred",
+    ),
+  },
+  "Scale: what the penalty can be lowered by without any structure; relative: "
+  "penalty over mean squared activation, all weights of norm 1": {
+    "activations, rms": _plain("trained_activation_rms", -3),
+    "norm of weights, rms": _plain("trained_weight_norm", -3),
+    "spread of norms": _plain("trained_weight_norm_spread"),
+    "activations at norm 1": _plain("rescaled_activation_rms", -3),
+    "penalty, order 1": _plain("trained_penalty1", -3),
+    "order 2": _plain("trained_penalty2", -3),
+    "relative, order 1": _plain("rescaled_penalty1_relative", -3),
+    "relative, order 2": _plain("rescaled_penalty2_relative", -3),
+  },
+}

@@ -1,0 +1,246 @@
+"""Neuronal assemblies in trained networks (Sections 3.1.1 and 3.1.2).
+
+Looks at a dense layer of every checkpoint that `experiments.full_data` (or
+`experiments.few_shot`) wrote: clusters of neurons by their outgoing weights
+(Figures 1d and 2), activity for each class (Figure 3), selectivity and how
+assemblies agree with preferred classes (Figure 4), ablation of each class's
+population (Figure 5), the wiring of assemblies (Figure 6), measures of graphs
+(Eq. 8 and 9), and the sizes of activations and weights. Each with its controls:
+weights permuted, random groups, the network before training; and all of them
+once more with outgoing weights of equal norm, since BEAN's penalty can be
+lowered by scale alone.
+
+    python -m experiments.full_data
+    python -m experiments.interpret
+
+looks at 55 LeNet-5 of digits. The paper's:
+
+    python -m experiments.full_data --dataset=mnist --model=mlp500
+    python -m experiments.interpret
+
+A network of 500 neurons takes 10 to 30 s of one CPU core that other work
+shares; t-SNE is most of it. Writes one JSON a checkpoint, table.md (with the
+names of --layer and --epoch where they are given) and, for one seed, figures as
+PNG and PDF. What has a record is not measured again.
+"""
+
+from collections.abc import Sequence
+import pathlib
+
+from absl import flags
+
+from experiments import datasets, methods, parsing, progress, results, scripts
+from experiments.assemblies import (
+  drawing,
+  measures,
+  records,
+  sources,
+  summary,
+)
+
+# Its own, so that scripts can be imported together.
+FLAGS = flags.FlagValues()
+
+_SETTINGS = measures.Settings()
+
+_CHECKPOINT_DIR = flags.DEFINE_string(
+  "checkpoint_dir",
+  "outputs/full_data/checkpoints",
+  "folder of the trained networks",
+  flag_values=FLAGS,
+)
+_METHODS = flags.DEFINE_list(
+  "methods",
+  None,
+  "methods to look at, comma-separated; by default all that are there",
+  flag_values=FLAGS,
+)
+_LAYER = flags.DEFINE_string(
+  "layer",
+  None,
+  "dense layer whose inputs are the neurons, such as fc3 of lenet5, fc2 of "
+  "mlp500, head of resnet18; by default the last one",
+  flag_values=FLAGS,
+)
+_EPOCH = flags.DEFINE_enum(
+  "epoch",
+  "best",
+  ["best", "last"],
+  "parameters to look at: after the epoch of best validation accuracy, or "
+  "after the last one",
+  flag_values=FLAGS,
+)
+_MAX_CLUSTERS = flags.DEFINE_integer(
+  "max_clusters",
+  _SETTINGS.max_clusters,
+  "most clusters of K-means; the fewest are 2",
+  flag_values=FLAGS,
+)
+_RESTARTS = flags.DEFINE_integer(
+  "restarts",
+  _SETTINGS.restarts,
+  "initializations of each K-means, the best of which is kept",
+  flag_values=FLAGS,
+)
+_DEAD_TOLERANCE = flags.DEFINE_float(
+  "dead_tolerance",
+  _SETTINGS.tolerance,
+  "a neuron is dead if what it sends on, the deviation of its activation times "
+  "the norm of its weights, is at most this part of what the strongest sends",
+  flag_values=FLAGS,
+)
+_DENSITY = flags.DEFINE_float(
+  "density",
+  _SETTINGS.density,
+  "share of the connections, the strongest, that make the graph of C4 and "
+  "BIG-ADO",
+  flag_values=FLAGS,
+)
+_CONTROLS = flags.DEFINE_integer(
+  "controls",
+  _SETTINGS.controls,
+  "random groups for each ablated population",
+  flag_values=FLAGS,
+)
+_FIGURES = flags.DEFINE_list(
+  "figures",
+  ["chosen", "clustered"],
+  "strengths to draw, comma-separated, of: chosen (of best validation "
+  "accuracy), clustered (most clustered within --margin of vanilla's validation"
+  " accuracy), all; or none",
+  flag_values=FLAGS,
+)
+_FIGURE_SEED = flags.DEFINE_integer(
+  "figure_seed", 0, "seed of the networks that are drawn", flag_values=FLAGS
+)
+_MARGIN = flags.DEFINE_float(
+  "margin",
+  1.0,
+  "points of validation accuracy that the most clustered strength may cost",
+  flag_values=FLAGS,
+)
+_DATA_DIR = flags.DEFINE_string(
+  "data_dir",
+  None,
+  "TensorFlow Datasets folder; by default TFDS_DATA_DIR of the environment, "
+  "else ~/tensorflow_datasets",
+  flag_values=FLAGS,
+)
+_OUTPUT_DIR = flags.DEFINE_string(
+  "output_dir", "outputs/interpret", "folder of the results", flag_values=FLAGS
+)
+_RESUME = flags.DEFINE_bool(
+  "resume",
+  True,
+  "use the records that are there; --noresume measures all networks again and "
+  "replaces their files",
+  flag_values=FLAGS,
+)
+
+
+def run(config: records.Config) -> None:
+  """Measures what is missing and writes records, a table and figures.
+
+  Args:
+    config: The run.
+
+  Raises:
+    datasets.DatasetError: If the data cannot be had.
+    parsing.ConfigError: If a network has no such layer, or too few neurons.
+    results.ResultError: If a checkpoint or record cannot be used, or a folder
+      not written to.
+  """
+  loaded = {
+    name: datasets.load(name, data_dir=config.data_dir)
+    for name in {source.config["dataset"] for source in config.sources}
+  }
+  for source in config.sources:
+    dataset = loaded[source.config["dataset"]]
+    sources.check_classes(dataset)
+    records.layer_of(config, source, dataset)
+  results.prepare_directory(config.output_dir)
+  measured = _measure(config, loaded)
+  found = summary.groups(measured)
+  text = summary.text(found, margin=config.margin)
+  parts = [config.layer, "last" if config.epoch == "last" else None]
+  name = "-".join(["table", *filter(None, parts)])
+  results.write_bytes(config.output_dir / f"{name}.md", f"{text}\n".encode())
+  print(text)
+  by_digest = {source.digest: source for source in config.sources}
+  for name, cells in found.items():
+    drawing.draw(config, name, cells, by_digest, loaded)
+  print(f"files in {config.output_dir}")
+
+
+def _measure(
+  config: records.Config, loaded: dict[str, datasets.Dataset]
+) -> list[records.Record]:
+  """Returns the records of all checkpoints, with a line for each new one."""
+  measured = []
+  with progress.bar(total=len(config.sources), skipped=0) as bar:
+    for source, record, is_new in records.measure_all(config, loaded):
+      measured.append(record)
+      bar.display.update(
+        bar.task, advance=1, description=source.path.stem, accuracy=""
+      )
+      if is_new:
+        agreement = results.metric(record, "trained_agreement")[0]
+        bar.display.console.print(
+          f"{source.path.stem}: AMI of clusters and classes {agreement:.2f}, "
+          f"{record['seconds']:.0f} s",
+          highlight=False,
+        )
+  return measured
+
+
+def parse_config() -> records.Config:
+  """Builds the configuration from flags, and finds the checkpoints.
+
+  Returns:
+    The run.
+
+  Raises:
+    parsing.ConfigError: If a flag has a value that cannot be used, or there is
+      nothing to look at.
+    checkpoints.CheckpointError: If a checkpoint cannot be used.
+  """
+  names = _METHODS.value
+  if names is not None:
+    names = parsing.names("methods", names, list(methods.METHODS))
+  drawn = []
+  if _FIGURES.value != ["none"]:
+    drawn = parsing.names("figures", _FIGURES.value, summary.SELECTIONS)
+  settings = measures.Settings(
+    max_clusters=parsing.number("max_clusters", _MAX_CLUSTERS.value, low=2),
+    restarts=parsing.number("restarts", _RESTARTS.value, low=1),
+    tolerance=parsing.number(
+      "dead_tolerance", _DEAD_TOLERANCE.value, low=0, below=1
+    ),
+    density=parsing.number("density", _DENSITY.value, low=0, below=1.001),
+    controls=parsing.number("controls", _CONTROLS.value, low=1),
+  )
+  margin = parsing.number("margin", _MARGIN.value, low=0) / 100
+  found, left_out = sources.find(pathlib.Path(_CHECKPOINT_DIR.value), names)
+  for line in left_out:
+    print(line)
+  return records.Config(
+    sources=tuple(found),
+    layer=_LAYER.value,
+    epoch=_EPOCH.value,
+    settings=settings,
+    data_dir=_DATA_DIR.value,
+    output_dir=pathlib.Path(_OUTPUT_DIR.value),
+    resume=_RESUME.value,
+    figures=tuple(drawn),
+    figure_seed=_FIGURE_SEED.value,
+    margin=margin,
+  )
+
+
+def main(argv: Sequence[str]) -> int | None:
+  """Runs the script; returns the exit status."""
+  return scripts.run(argv, lambda: run(parse_config()))
+
+
+if __name__ == "__main__":
+  scripts.start(main, FLAGS)

@@ -1,0 +1,93 @@
+"""Tests of experiments.assemblies.clusters."""
+
+import numpy as np
+import pytest
+
+from experiments.assemblies import clusters
+from tests.experiments.assemblies import planted
+
+OPTIONS = {"restarts": 3, "seed": 0}
+
+
+def test_planted_assemblies_are_found():
+  kernel = planted.make_layer().kernel
+  members = clusters.assemble(kernel, planted.NUM_CLASSES, **OPTIONS)
+  assert clusters.agreement(members, planted.serves()) == 1
+  curve = clusters.silhouettes(kernel, range(2, 8), **OPTIONS)
+  assert np.argmax(curve) + 2 == planted.NUM_CLASSES
+  assert curve.max() > 0.85
+
+
+def test_permuted_weights_have_no_assemblies():
+  kernel = planted.make_layer().kernel
+  permuted = clusters.permute(kernel, seed=0)
+  np.testing.assert_array_equal(
+    np.sort(permuted, axis=0), np.sort(kernel, axis=0)
+  )
+  np.testing.assert_array_equal(permuted, clusters.permute(kernel, seed=0))
+  assert np.any(permuted != clusters.permute(kernel, seed=1))
+  members = clusters.assemble(permuted, planted.NUM_CLASSES, **OPTIONS)
+  assert clusters.agreement(members, planted.serves()) < 0.5
+
+
+def test_silhouette_equals_its_definition():
+  points = np.random.default_rng(0).normal(size=(12, 3))
+  members = np.arange(12) % 3
+  members[:2] = -1
+  values = []
+  for i in np.flatnonzero(members >= 0):
+    distance = {}
+    for c in range(3):
+      others = [j for j in range(12) if members[j] == c and j != i]
+      distance[c] = np.mean(
+        [np.linalg.norm(points[i] - points[j]) for j in others]
+      )
+    own = distance.pop(members[i])
+    nearest = min(distance.values())
+    values.append((nearest - own) / max(nearest, own))
+  np.testing.assert_allclose(
+    clusters.silhouette(points, members), np.mean(values)
+  )
+
+
+@pytest.mark.parametrize(
+  "members",
+  ([0, 0, 0, 0], [0, 1, 2, 3], [-1, -1, -1, 0], [-1, -1, -1, -1]),
+)
+def test_silhouettes_that_are_not_defined(members):
+  points = np.random.default_rng(0).normal(size=(4, 2))
+  assert np.isnan(clusters.silhouette(points, np.array(members)))
+
+
+def test_equal_points_are_no_clusters():
+  kernel = np.ones((9, 4), np.float32)
+  kernel[:3] = 0
+  np.testing.assert_array_equal(
+    clusters.assemble(kernel, 3, **OPTIONS), np.full(9, -1)
+  )
+  curve = clusters.silhouettes(kernel, (2, 3), **OPTIONS)
+  np.testing.assert_array_equal(curve, [1, np.nan])
+
+
+@pytest.mark.parametrize("kind", ("few", "constant", "line", "equal and not"))
+def test_embeddings_are_finite(kind):
+  kernel = np.random.default_rng(0).normal(size=(12, 3))
+  if kind == "few":
+    kernel = kernel[:4]
+  elif kind == "constant":
+    kernel[:] = 0.1
+  elif kind == "line":
+    kernel = np.outer(np.arange(12), np.ones(3))
+  elif kind == "equal and not":
+    kernel[4:] = 0
+  places = clusters.embed(kernel, seed=0)
+  assert places.shape == (len(kernel), 2)
+  assert np.isfinite(places).all()
+  assert np.any(places != 0) == (kind != "constant")
+
+
+def test_agreement_leaves_out_neurons_of_none():
+  members = np.array([0, 0, 1, 1, -1, 0])
+  classes = np.array([2, 2, 0, 0, 1, -1])
+  assert clusters.agreement(members, classes) == 1
+  assert np.isnan(clusters.agreement(members, np.full(6, -1)))

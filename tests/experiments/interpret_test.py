@@ -1,0 +1,223 @@
+"""Tests of experiments.interpret: from checkpoints to tables and figures."""
+
+import contextlib
+import io
+
+from absl import flags
+from absl.testing import flagsaver
+import jax
+import numpy as np
+import pytest
+
+from experiments import (
+  checkpoints,
+  datasets,
+  full_data,
+  interpret,
+  networks,
+  results,
+)
+from experiments.assemblies import measures
+from tests.experiments import tiny_network
+from tests.experiments.assemblies import planted
+
+SMALL = ("--max_clusters=11", "--restarts=2", "--controls=2")
+
+
+@pytest.fixture(autouse=True)
+def _small_network(monkeypatch):
+  monkeypatch.setattr(networks, "make", lambda *_, **__: planted.NETWORK)
+  digits = tiny_network.load_digits()
+  monkeypatch.setattr(datasets, "load", lambda name, **_: digits)
+  monkeypatch.delenv("FORCE_COLOR", raising=False)
+  monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
+
+
+def run(*args, script=interpret):
+  """Runs a script here; its exit status, standard output and error."""
+  out, err = io.StringIO(), io.StringIO()
+  # The script sets it for its whole process.
+  precision = jax.config.jax_default_matmul_precision
+  saved = flagsaver.save_flag_values(script.FLAGS)
+  try:
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+      status = script.main(script.FLAGS([script.__name__, *map(str, args)]))
+  finally:
+    flagsaver.restore_flag_values(saved, script.FLAGS)
+    jax.config.update("jax_default_matmul_precision", precision)
+  return status, out.getvalue(), err.getvalue()
+
+
+def refused(*args):
+  """Runs the script with what it refuses; the line that says why."""
+  status, _, err = run(*args)
+  assert status == 2
+  assert err.startswith("error: ")
+  assert err.count("\n") == 1
+  return err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  """Trains vanilla and BEAN-1 networks for an epoch; their checkpoints."""
+  folder = tmp_path_factory.mktemp("full_data")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(networks, "make", lambda *_, **__: planted.NETWORK)
+    digits = tiny_network.load_digits()
+    patch.setattr(datasets, "load", lambda name, **_: digits)
+    status, _, err = run(
+      "--methods=vanilla,bean1",
+      "--alphas=1,100",
+      "--seeds=2",
+      "--epochs=1",
+      "--batch_size=20",
+      f"--output_dir={folder}",
+      script=full_data,
+    )
+  assert (status, err) == (0, "")
+  return folder / "checkpoints"
+
+
+@pytest.fixture(scope="module")
+def looked_at(trained, tmp_path_factory):
+  """Looks at them; the folder and what was printed."""
+  folder = tmp_path_factory.mktemp("interpret")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(networks, "make", lambda *_, **__: planted.NETWORK)
+    digits = tiny_network.load_digits()
+    patch.setattr(datasets, "load", lambda name, **_: digits)
+    status, out, err = run(
+      *SMALL, f"--checkpoint_dir={trained}", f"--output_dir={folder}"
+    )
+  assert (status, err) == (0, "")
+  return folder, out
+
+
+@pytest.mark.slow
+def test_run(looked_at):
+  folder, out = looked_at
+  files = {path.name for path in folder.iterdir()}
+  stems = {
+    "-".join(["digits-lenet5", *parts])
+    for parts in (
+      ("vanilla-seed0-fc2",),
+      ("vanilla-seed1-fc2",),
+      ("bean1-alpha_1-seed0-fc2",),
+      ("bean1-alpha_1-seed1-fc2",),
+      ("bean1-alpha_100-seed0-fc2",),
+      ("bean1-alpha_100-seed1-fc2",),
+    )
+  }
+  assert {f"{stem}.json" for stem in stems} | {"table.md"} <= files
+  drawn = {name for name in files if name.endswith((".png", ".pdf"))}
+  assert len(drawn) + 7 == len(files)
+  whats = {name.rpartition("-")[2].partition(".")[0] for name in drawn}
+  assert whats == {
+    "silhouettes",
+    "strength",
+    "maps",
+    "ablation",
+    "coactivation",
+    "wiring",
+  }
+  text = (folder / "table.md").read_text()
+  assert text in out
+  assert "## digits-lenet5-fc2: 24 neurons" in text
+  assert "nan" not in text
+  assert out.count("AMI of clusters and classes") == 6
+
+
+@pytest.mark.slow
+def test_records(looked_at, trained):
+  folder, _ = looked_at
+  record = results.read(folder / "digits-lenet5-bean1-alpha_100-seed1-fc2.json")
+  assert record["experiment"] == "interpret"
+  assert record["seeds"] == [1]
+  assert record["config"]["checkpoint"]["alpha"] == 100
+  assert record["config"]["max_clusters"] == 11
+  checkpoint = checkpoints.load(
+    trained / "digits-lenet5-bean1-alpha_100-seed1.npz"
+  )
+  assert results.metric(record, "test_accuracy")[0] == pytest.approx(
+    checkpoint.metrics["test_accuracy"], rel=1e-6
+  )
+  # What the network itself gets right, class by class.
+  test = tiny_network.load_digits().test
+  logits, _ = planted.NETWORK.evaluate(checkpoint.best, test.images)
+  correct = np.asarray(logits).argmax(-1) == test.labels
+  np.testing.assert_allclose(
+    results.metric(record, "ablation_class_accuracy")[0],
+    [correct[test.labels == c].mean() for c in range(10)],
+    rtol=1e-6,
+  )
+  assert results.metric(record, "trained_silhouettes").shape == (1, 10)
+  for subject in measures.SUBJECTS:
+    assert f"{subject}_c4" in record["metrics"]
+
+
+@pytest.mark.slow
+def test_records_are_not_made_again(looked_at, trained, monkeypatch):
+  folder, text = looked_at
+
+  def refuse(*args, **kwargs):
+    raise AssertionError("measured again")
+
+  monkeypatch.setattr(measures, "measure", refuse)
+  args = (f"--checkpoint_dir={trained}", f"--output_dir={folder}")
+  status, out, _ = run(*SMALL, *args, "--figures=none")
+  assert status == 0
+  assert "AMI of clusters and classes" not in out
+  assert (folder / "table.md").read_text() in text
+  error = refused("--max_clusters=12", *args)
+  assert "max_clusters" in error
+  with pytest.raises(AssertionError, match="measured again"):
+    run(*SMALL, *args, "--noresume")
+
+
+@pytest.mark.slow
+def test_last_epoch_of_one_method(trained, tmp_path):
+  status, out, err = run(
+    *SMALL,
+    "--methods=vanilla",
+    "--epoch=last",
+    "--figures=chosen",
+    "--figure_seed=1",
+    f"--checkpoint_dir={trained}",
+    f"--output_dir={tmp_path}",
+  )
+  assert (status, err) == (0, "")
+  assert "## digits-lenet5-fc2-last: 24 neurons" in out
+  names = {path.name for path in tmp_path.iterdir()}
+  assert "digits-lenet5-vanilla-seed1-fc2-last.json" in names
+  assert "table-last.md" in names
+  assert "digits-lenet5-fc2-last-vanilla-wiring.png" in names
+  # There are no strengths to draw numbers against.
+  assert not any("strength" in name for name in names)
+
+
+@pytest.mark.slow
+def test_errors(trained, tmp_path):
+  checkpoint_dir = f"--checkpoint_dir={trained}"
+  output_dir = f"--output_dir={tmp_path}"
+  for args, text in (
+    (["--layer=fc9"], "--layer: expected one of fc2"),
+    (["--methods=bean2"], "expected checkpoints of finished simulations"),
+    (["--max_clusters=9"], "expected from 10, the classes, to 23"),
+    (["--max_clusters=24"], "less than the neurons that enter fc2, got 24"),
+    (["--max_clusters=1"], "--max_clusters: expected a number from 2"),
+    (["--dead_tolerance=1"], "--dead_tolerance: expected a number from 0"),
+    (["--density=2"], "--density: expected a number from 0"),
+    (["--figures=some"], "--figures: expected different ones of chosen"),
+    (["--methods=bean9"], "--methods: expected different ones of vanilla"),
+  ):
+    assert text in refused(checkpoint_dir, output_dir, *args), args
+  assert not list(tmp_path.glob("*.json"))
+
+
+def test_no_checkpoints(tmp_path):
+  assert "is no folder" in refused(f"--checkpoint_dir={tmp_path / 'none'}")
+
+
+def test_flags_are_its_own():
+  assert "checkpoint_dir" in interpret.FLAGS
+  assert "max_clusters" not in flags.FLAGS
