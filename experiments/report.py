@@ -1,0 +1,234 @@
+"""A page of all results: every table and figure, its command, the paper, ours.
+
+    python -m experiments.report
+
+reads what the other scripts left in --results_dir and writes one HTML file that
+needs nothing else: figures are inside, and there is no script in it. What was
+not run is listed as not run.
+"""
+
+import base64
+from collections.abc import Callable, Sequence
+import html
+import pathlib
+import re
+from typing import NamedTuple
+
+from absl import flags
+import markdown_it
+
+from experiments import comparison, methods, parsing, results, scripts
+
+# Its own, so that scripts can be imported together.
+FLAGS = flags.FlagValues()
+
+_RESULTS_DIR = flags.DEFINE_string(
+  "results_dir", "results", "folder of the results", flag_values=FLAGS
+)
+_OUTPUT = flags.DEFINE_string(
+  "output",
+  None,
+  "HTML file; by default report.html in --results_dir",
+  flag_values=FLAGS,
+)
+
+
+class Section(NamedTuple):
+  """What the page says about one experiment.
+
+  Attributes:
+    title: Heading.
+    folder: Of the results, below --results_dir.
+    command: Makes them.
+    paper: What the paper says, Markdown.
+    figures: Patterns of the files to show; each file is shown once.
+    findings: Maps the folder to sentences about what was found.
+  """
+
+  title: str
+  folder: str
+  command: str
+  paper: str
+  figures: tuple[str, ...] = ("*.png",)
+  findings: Callable[[pathlib.Path], list[str]] = lambda folder: []
+
+
+def few_shot_findings(folder: pathlib.Path) -> list[str]:
+  """Says whether BEAN is ahead in Table 1, from its records.
+
+  Args:
+    folder: Of `experiments.table1`.
+
+  Returns:
+    Sentences, those of one dataset and protocol after each other.
+  """
+  stages = [
+    list(results.load_all(folder / name).values())
+    if (folder / name).is_dir()
+    else []
+    for name in comparison.Records._fields
+  ]
+  names = sorted({r["config"]["dataset"] for r in stages[1]}, reverse=True)
+  sentences = []
+  for dataset in names:
+    records = comparison.Records(
+      *(
+        [r for r in stage if r["config"]["dataset"] == dataset]
+        for stage in stages
+      )
+    )
+    shots = sorted({r["config"]["shots"] for r in records.evaluation})
+    for protocol in comparison.PROTOCOLS:
+      found = comparison.entries(protocol, records)
+      rows = [
+        n for n in methods.METHODS if n in comparison.paper.TABLE1["mnist"]
+      ]
+      sentences += [
+        f"{dataset}, protocol {protocol}, {sentence}"
+        for sentence in comparison.verdicts(found, rows, shots, dataset)
+      ]
+  return sentences
+
+
+SECTIONS = (
+  Section(
+    "Few-shot learning from scratch",
+    "table1",
+    "python -m experiments.table1 --output_dir=results/table1",
+    "Table 1: BEAN is ahead of every other method for all numbers of shots on "
+    "both datasets, by 24 to 42 percent of their accuracy at 1-shot MNIST. "
+    "Means of 20 simulations, without intervals.",
+    ("accuracy_against_shots_*.png", "sensitivity_*.png"),
+    few_shot_findings,
+  ),
+  Section(
+    "What matters for BEAN",
+    "study",
+    "python -m experiments.study --output_dir=results/study",
+    "Nothing: gamma is 1 in all experiments, the absolute distance is said to "
+    "behave alike, and which alphas, epochs and layers were tried is not told.",
+  ),
+)
+
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 62rem;
+  padding: 1rem; }
+h1, h2, h3, h4 { line-height: 1.2; }
+h2 { border-top: 1px solid #8884; margin-top: 3rem; padding-top: 1.5rem; }
+pre { background: #8881; overflow-x: auto; padding: .7rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 14px;
+  font-variant-numeric: tabular-nums; }
+th, td { border: 1px solid #8886; padding: .25rem .5rem; text-align: left;
+  white-space: nowrap; }
+p:has(> img) { align-items: start; display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
+img { background: #fff; height: auto; max-width: 100%; }
+blockquote { border-left: 4px solid #8888; margin-left: 0; padding-left: 1rem; }
+"""
+
+
+def build(directory: pathlib.Path, sections: Sequence[Section]) -> str:
+  """Builds the page.
+
+  Args:
+    directory: Folder of the results.
+    sections: What to say.
+
+  Returns:
+    HTML.
+  """
+  lines = [
+    "# BEAN: what the paper says, what we found",
+    "",
+    "Built from records of single runs, each with its versions, device and "
+    "seeds, by `python -m experiments.report`.",
+    "",
+    *(f"- [{s.title}](#{_anchor(s.title)})" for s in sections),
+  ]
+  for section in sections:
+    lines += _section(directory, section)
+  return _page("BEAN: results", "\n".join(lines), directory)
+
+
+def _section(directory: pathlib.Path, section: Section) -> list[str]:
+  folder = directory / section.folder
+  lines = ["", f"## {section.title}", "", f"> The paper: {section.paper}", ""]
+  lines += ["```", section.command, "```", ""]
+  tables = sorted(folder.rglob("table.md"))
+  if not tables:
+    return [*lines, "Not run.", ""]
+  if findings := section.findings(folder):
+    lines += ["### Found", "", *(f"- {sentence}" for sentence in findings), ""]
+  for path in tables:
+    lines += [_lowered(path.read_text(encoding="utf-8")), ""]
+  shown = dict.fromkeys(
+    path
+    for pattern in section.figures
+    for path in sorted(folder.rglob(pattern))
+  )
+  for path in shown:
+    name = path.relative_to(directory).as_posix()
+    alt = path.relative_to(folder).with_suffix("").as_posix()
+    # In one paragraph, side by side where there is room.
+    lines.append(f"![{section.folder}: {alt}]({name})")
+  return lines
+
+
+def _lowered(markdown: str) -> str:
+  """Puts the headings of a table's file below those of the page."""
+  return re.sub(r"^(#+) ", r"##\1 ", markdown, flags=re.MULTILINE)
+
+
+def _anchor(title: str) -> str:
+  return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def _page(title: str, markdown: str, directory: pathlib.Path) -> str:
+  parser = markdown_it.MarkdownIt("commonmark", {"html": True}).enable("table")
+  tokens = parser.parse(markdown)
+  for place, token in enumerate(tokens):
+    if token.type == "heading_open":
+      token.attrSet("id", _anchor(tokens[place + 1].content))
+    for child in token.children or ():
+      if child.type == "image":
+        data = (directory / child.attrs["src"]).read_bytes()
+        text = base64.b64encode(data).decode()
+        child.attrSet("src", f"data:image/png;base64,{text}")
+  body = parser.renderer.render(tokens, parser.options, {})
+  # A table wider than a telephone scrolls alone.
+  body = body.replace("<table>", '<div class="wide"><table>')
+  body = body.replace("</table>", "</table></div>")
+  return (
+    '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
+    f"<body>\n{body}</body>\n</html>\n"
+  )
+
+
+def run() -> None:
+  """Writes the page.
+
+  Raises:
+    parsing.ConfigError: If --results_dir is no folder.
+    results.ResultError: If a record cannot be used or the page not be written.
+  """
+  directory = pathlib.Path(_RESULTS_DIR.value)
+  if not directory.is_dir():
+    raise parsing.ConfigError(
+      f"--results_dir: expected a folder with results, got {str(directory)!r}"
+    )
+  path = pathlib.Path(_OUTPUT.value or directory / "report.html")
+  results.write_bytes(path, build(directory, SECTIONS).encode())
+  print(f"wrote {path}")
+
+
+def main(argv: Sequence[str]) -> int | None:
+  """Runs the script; returns the exit status."""
+  return scripts.run(argv, run)
+
+
+if __name__ == "__main__":
+  scripts.start(main, FLAGS)

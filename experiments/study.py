@@ -1,0 +1,481 @@
+"""What brings BEAN closest to the paper: one choice after another, varied.
+
+Each variant changes one choice of the protocol of Table 1 (units and range of
+alpha, gamma, distance, layers, batch size, initial parameters, learning rate,
+epochs) and tries several values of alpha with it, for seeds that Table 1 does
+not report. All accuracies are of validation images: test images decide nothing.
+
+    python -m experiments.study
+
+trains 1-shot MNIST with 10 seeds in every variant, in about 30 minutes on 2 CPU
+cores, and goes on where it was stopped; finished cells are kept in
+--output_dir, one JSON each, a folder for each variant.
+"""
+
+from collections.abc import Mapping, Sequence
+import pathlib
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from experiments import (
+  cells,
+  comparison,
+  figures,
+  flag_groups,
+  methods,
+  parsing,
+  progress,
+  results,
+  scripts,
+  simulations,
+  stats,
+  summary,
+  table1,
+)
+
+# Its own, so that scripts can be imported together.
+FLAGS = flags.FlagValues()
+
+_DATASET = flags.DEFINE_enum(
+  "dataset",
+  "mnist",
+  ["digits", *table1.DATASETS],
+  "images to learn from",
+  flag_values=FLAGS,
+)
+_SHOTS = flags.DEFINE_integer(
+  "shots", 1, "training images of each class", flag_values=FLAGS
+)
+_VALIDATIONS = flags.DEFINE_integer(
+  "validations",
+  10,
+  "validations of a simulation, a divisor of all epochs",
+  flag_values=FLAGS,
+)
+_EPOCHS = flags.DEFINE_integer(
+  "epochs",
+  None,
+  "epochs of the usual protocol, instead of the paper's",
+  flag_values=FLAGS,
+)
+flag_groups.define_seeds(FLAGS, default="100-109")
+flag_groups.define_run(FLAGS, output_dir="outputs/study")
+
+
+class Variant(NamedTuple):
+  """One choice that differs from the usual ones.
+
+  Attributes:
+    meaning: What differs.
+    alphas: Values of alpha to try, by method.
+    options: Fields of `methods.Options` that differ.
+    protocol: Fields of `simulations.Protocol` that differ.
+    epochs: What the usual number of epochs is multiplied with.
+    with_vanilla: Whether training without BEAN differs too.
+  """
+
+  meaning: str
+  alphas: Mapping[str, tuple[float, ...]]
+  options: Mapping[str, Any] = {}
+  protocol: Mapping[str, Any] = {}
+  epochs: float = 1
+  with_vanilla: bool = False
+
+
+_ALPHAS = {"bean1": (1.0, 10.0, 30.0), "bean2": (10.0, 100.0, 1000.0)}
+
+
+def _scaled(first: float, second: float) -> dict[str, tuple[float, ...]]:
+  """Returns the usual values of alpha times a factor for each order."""
+  factors = {"bean1": first, "bean2": second}
+  return {
+    name: tuple(float(f"{factors[name] * alpha:.6g}") for alpha in alphas)
+    for name, alphas in _ALPHAS.items()
+  }
+
+
+# A grows with gamma^2, or gamma^4 of the second order, until tanh saturates.
+VARIANTS = {
+  "usual": Variant(
+    "the protocol of Table 1",
+    {
+      "bean1": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
+      "bean2": (0.1, 1.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 1e4),
+    },
+    with_vanilla=True,
+  ),
+  "units_paper": Variant(
+    "alpha in the paper's units, so that layers weigh alike",
+    {
+      "bean1": (10.0, 100.0, 300.0, 1000.0, 3000.0),
+      "bean2": (1e3, 1e4, 1e5, 1e6, 1e7),
+    },
+    {"alpha_units": "paper"},
+  ),
+  "gamma_0.3": Variant("gamma 0.3", _scaled(10, 100), {"gamma": 0.3}),
+  "gamma_3": Variant("gamma 3", _scaled(0.1, 0.02), {"gamma": 3.0}),
+  "gamma_10": Variant("gamma 10", _scaled(0.02, 0.002), {"gamma": 10.0}),
+  "distance_absolute": Variant(
+    "absolute distance", _scaled(0.3, 0.3), {"distance": "absolute"}
+  ),
+  "layers_last": Variant(
+    "BEAN on the last layer alone", _scaled(3, 3), {"layers": ("fc3",)}
+  ),
+  "layers_last_two": Variant(
+    "BEAN on the last two layers, not on the features of the convolutions",
+    _scaled(1, 1),
+    {"layers": ("fc2", "fc3")},
+  ),
+  "layers_first": Variant(
+    "BEAN on the features of the convolutions alone",
+    _scaled(1, 1),
+    {"layers": ("fc1",)},
+  ),
+  "batch_full": Variant(
+    "all images in a step, as many epochs",
+    _ALPHAS,
+    protocol={"batch_size": 0},
+    with_vanilla=True,
+  ),
+  "batch_full_steps": Variant(
+    "all images in a step, as many steps",
+    _ALPHAS,
+    protocol={"batch_size": 0},
+    epochs=10,
+    with_vanilla=True,
+  ),
+  "initializer_lecun": Variant(
+    "LeCun normal initial parameters",
+    _ALPHAS,
+    protocol={"initializer": "lecun_normal"},
+    with_vanilla=True,
+  ),
+  "rate_0.0001": Variant(
+    "learning rate 0.0001",
+    _ALPHAS,
+    protocol={"learning_rate": 1e-4},
+    with_vanilla=True,
+  ),
+  "rate_0.002": Variant(
+    "learning rate 0.002",
+    _ALPHAS,
+    protocol={"learning_rate": 2e-3},
+    with_vanilla=True,
+  ),
+  "epochs_quarter": Variant(
+    "a quarter of the epochs", _ALPHAS, epochs=0.25, with_vanilla=True
+  ),
+  "epochs_fourfold": Variant(
+    "four times the epochs", _ALPHAS, epochs=4, with_vanilla=True
+  ),
+}
+
+_VARIANTS = flags.DEFINE_list(
+  "variants",
+  list(VARIANTS),
+  f"what to train, comma-separated, of: {', '.join(VARIANTS)}",
+  flag_values=FLAGS,
+)
+
+
+def make_runs() -> dict[str, cells.Config]:
+  """Builds the runs from flags, by variant.
+
+  Raises:
+    parsing.ConfigError: If a flag has a value that cannot be used.
+  """
+  names = parsing.names("variants", _VARIANTS.value, list(VARIANTS))
+  shots = parsing.number("shots", _SHOTS.value, low=1)
+  if _EPOCHS.value is None and shots not in table1.EPOCHS:
+    raise parsing.ConfigError(
+      f"--shots: the paper has {', '.join(map(str, table1.EPOCHS))}, got "
+      f"{shots}; give --epochs with others"
+    )
+  if _EPOCHS.value is not None:
+    parsing.number("epochs", _EPOCHS.value, low=1)
+  parsing.number("validations", _VALIDATIONS.value, low=1)
+  return {name: _make_config(name, shots) for name in names}
+
+
+def _make_config(name: str, shots: int) -> cells.Config:
+  variant = VARIANTS[name]
+  epochs = variant.epochs * (_EPOCHS.value or table1.EPOCHS[shots])
+  if epochs % _VALIDATIONS.value:
+    raise parsing.ConfigError(
+      f"--validations: expected a divisor of {epochs:g} epochs, those of "
+      f"{name}, got {_VALIDATIONS.value}"
+    )
+  tried = {"vanilla": (0.0,)} if variant.with_vanilla else {}
+  tried |= variant.alphas
+  protocol = simulations.Protocol(
+    model="lenet5",
+    options=methods.Options(**variant.options),
+    seeds=parsing.seeds("seeds", FLAGS.seeds),
+    members_per_chunk=parsing.number(
+      "members_per_chunk", FLAGS.members_per_chunk, low=0
+    ),
+    validate_every=int(epochs) // _VALIDATIONS.value,
+  )
+  return cells.Config(
+    experiment="study",
+    dataset=_DATASET.value,
+    data_dir=FLAGS.data_dir,
+    output_dir=pathlib.Path(FLAGS.output_dir) / name,
+    resume=True,
+    protocol=protocol._replace(**variant.protocol),
+    cells=tuple(
+      simulations.Cell(shots, method, alpha, int(epochs))
+      for method, alphas in tried.items()
+      for alpha in alphas
+    ),
+  )
+
+
+def gains(
+  records: Mapping[str, Sequence[summary.Record]],
+) -> dict[tuple[str, str], stats.PairedDifference]:
+  """Compares the best alpha of each variant with no BEAN at all.
+
+  Args:
+    records: By variant; "usual" among them.
+
+  Returns:
+    {(variant, method): difference of validation accuracy, best epoch, to
+    vanilla of the variant, or the usual one where the variant has none}; what
+    cannot be compared is left out.
+  """
+  usual = _vanilla(records.get("usual", []))
+  found = {}
+  for variant, tried in records.items():
+    baseline = _vanilla(tried) or usual
+    for record in summary.chosen(tried):
+      name = record["config"]["method"]
+      accuracies = summary.kept(record, "validation_accuracy")
+      if name != "vanilla" and accuracies.keys() & baseline:
+        _, values, others = stats.align(accuracies, baseline)
+        found[variant, name] = stats.paired_difference(values, others)
+  return found
+
+
+def _vanilla(records: Sequence[summary.Record]) -> dict[int, float]:
+  for record in records:
+    if record["config"]["method"] == "vanilla":
+      return summary.kept(record, "validation_accuracy")
+  return {}
+
+
+def per_simulation(
+  records: Sequence[summary.Record], name: str
+) -> dict[int, float]:
+  """Chooses alpha anew in every simulation, as no one without its labels could.
+
+  Args:
+    records: Of one variant.
+    name: The method.
+
+  Returns:
+    The greatest validation accuracy of each seed over alphas and epochs.
+  """
+  best: dict[int, float] = {}
+  for record in records:
+    if record["config"]["method"] == name:
+      accuracies = summary.kept(record, "validation_accuracy")
+      for seed, accuracy in accuracies.items():
+        best[seed] = max(best.get(seed, 0.0), accuracy)
+  return best
+
+
+def table(records: Mapping[str, Sequence[summary.Record]]) -> str:
+  """Formats the study as a Markdown table.
+
+  Args:
+    records: By variant.
+
+  Returns:
+    A line for each variant and method, at its best alpha.
+  """
+  rows = [
+    [
+      "variant",
+      "method",
+      "alpha",
+      "best epoch",
+      "last epoch, its own alpha",
+      "gain over vanilla",
+      "seeds won",
+    ]
+  ]
+  compared = gains(records)
+  for variant, tried in records.items():
+    meaning = VARIANTS[variant].meaning
+    last = {
+      record["config"]["method"]: record
+      for record in _chosen_by_last_epoch(tried)
+    }
+    for record in summary.chosen(tried):
+      name = record["config"]["method"]
+      difference = compared.get((variant, name))
+      rows.append(
+        [
+          meaning,
+          methods.METHODS[name].title,
+          _alpha(record, tried),
+          _percent(summary.kept(record, "validation_accuracy")),
+          _last(last[name], tried),
+          summary.percent(difference.interval, "+.1f") if difference else "",
+          f"{difference.wins} of {difference.num_pairs}" if difference else "",
+        ]
+      )
+  for name in ("bean1", "bean2"):
+    if best := per_simulation(records.get("usual", []), name):
+      title = methods.METHODS[name].title
+      meaning = "the usual protocol, alpha chosen in every simulation"
+      rows.append([meaning, title, "", _percent(best), "", "", ""])
+  return comparison.markdown(rows)
+
+
+def _chosen_by_last_epoch(
+  records: Sequence[summary.Record],
+) -> list[summary.Record]:
+  best: dict[str, tuple[float, summary.Record]] = {}
+  for record in records:
+    name = record["config"]["method"]
+    accuracies = summary.kept(record, "validation_accuracy_last")
+    if accuracies and summary.mean(accuracies) > best.get(name, (-1.0,))[0]:
+      best[name] = summary.mean(accuracies), record
+  return [record for _, record in best.values()]
+
+
+def _last(record: summary.Record, tried: Sequence[summary.Record]) -> str:
+  text = _percent(summary.kept(record, "validation_accuracy_last"))
+  alpha = _alpha(record, tried)
+  return f"{text} ({alpha})" if alpha else text
+
+
+def _alpha(record: summary.Record, tried: Sequence[summary.Record]) -> str:
+  """Names a record's alpha, and says where it is the least or the greatest."""
+  alpha = summary.strength(record)
+  if alpha is None:
+    return ""
+  name = record["config"]["method"]
+  alphas = [
+    summary.strength(other)
+    for other in tried
+    if other["config"]["method"] == name
+  ]
+  edge = " (edge)" if alpha in (min(alphas), max(alphas)) else ""
+  return f"{alpha:g}{edge}"
+
+
+def _percent(accuracies: Mapping[int, float]) -> str:
+  interval = stats.mean_interval(list(accuracies.values()))
+  return summary.percent(interval, ".1f")
+
+
+def write(
+  records: Mapping[str, Sequence[summary.Record]], directory: pathlib.Path
+) -> str:
+  """Writes `table.md`, `gains.png` and `alpha_*.png` of each method.
+
+  Args:
+    records: By variant, of one dataset and number of shots.
+    directory: Folder that exists.
+
+  Returns:
+    The text of `table.md`.
+
+  Raises:
+    results.ResultError: If a file cannot be written.
+  """
+  config = next(iter(records.values()))[0]["config"]
+  setting = f"{config['dataset']}, {config['shots']}-shot"
+  seeds = f"seeds {config['seeds'][0]} to {config['seeds'][-1]}"
+  text = (
+    f"# What matters for BEAN: {setting}\n\nValidation accuracy in percent, "
+    f"means over {seeds} with 95 % bootstrap intervals; the last two columns "
+    "are differences paired by seed, at the best epoch.\n\n"
+    f"{table(records)}\n"
+  )
+  results.write_bytes(directory / "table.md", text.encode())
+  if compared := gains(records):
+    figures.differences(
+      directory / "gains.png",
+      [
+        (
+          methods.METHODS[name].title,
+          {
+            VARIANTS[variant].meaning: difference.interval
+            for (variant, method), difference in compared.items()
+            if method == name
+          },
+        )
+        for name in dict.fromkeys(method for _, method in compared)
+      ],
+      title=f"{setting}: validation accuracy, gain over vanilla",
+    )
+  _draw_alphas(records.get("usual", []), directory, setting)
+  return text
+
+
+def _draw_alphas(
+  records: Sequence[summary.Record], directory: pathlib.Path, setting: str
+) -> None:
+  for name in ("bean1", "bean2"):
+    title = methods.METHODS[name].title
+    lines = []
+    for metric, label in (
+      ("validation_accuracy", "best epoch"),
+      ("validation_accuracy_last", "last epoch"),
+    ):
+      points = {
+        summary.strength(record): summary.kept(record, metric)
+        for record in records
+        if record["config"]["method"] == name
+      }
+      points = {alpha: kept for alpha, kept in sorted(points.items()) if kept}
+      if points:
+        intervals = [
+          stats.mean_interval(list(kept.values())) for kept in points.values()
+        ]
+        lines.append((label, list(points), intervals))
+    if lines:
+      figures.accuracy_against_hparam(
+        directory / f"alpha_{name}.png",
+        lines,
+        title=f"{setting}: validation accuracy of {title}",
+        xlabel="alpha",
+      )
+
+
+def run() -> None:
+  """Trains what is missing and writes table and figures.
+
+  Raises:
+    parsing.ConfigError: If a flag has a value that cannot be used.
+    datasets.DatasetError: If the data cannot be had or has too few images.
+    results.ResultError: If a folder holds a record of another configuration or
+      cannot be written.
+  """
+  runs = make_runs()
+  missing = {name: cells.missing(config) for name, config in runs.items()}
+  done = sum(
+    len(config.cells) - len(missing[name].cells)
+    for name, config in runs.items()
+  )
+  with progress.bar(
+    total=sum(cells.work(config) for config in missing.values()),
+    skipped=done,
+  ) as bar:
+    records = {name: cells.train(config, bar) for name, config in runs.items()}
+  directory = pathlib.Path(FLAGS.output_dir)
+  print(write(records, directory))
+
+
+def main(argv: Sequence[str]) -> int | None:
+  """Runs the script; returns the exit status."""
+  return scripts.run(argv, run, FLAGS)
+
+
+if __name__ == "__main__":
+  scripts.start(main, FLAGS)

@@ -1,0 +1,190 @@
+"""Tests of experiments.study: variants, their comparison, and the whole job."""
+
+import contextlib
+import io
+
+from absl.testing import flagsaver
+import jax
+import numpy as np
+import pytest
+
+from experiments import cells, methods, models, results, simulations, study
+from tests.experiments import tiny
+
+SEEDS = (100, 101)
+SMALL = (
+  "--dataset=digits",
+  "--seeds=100-101",
+  "--epochs=4",
+  "--validations=2",
+  "--variants=usual,batch_full",
+)
+
+
+def make_record(name, alpha, best, last=None):
+  hparam = methods.METHODS[name].hparam
+  return {
+    "config": {
+      "dataset": "mnist",
+      "shots": 1,
+      "method": name,
+      "seeds": list(SEEDS),
+      **({hparam: alpha} if hparam else {}),
+    },
+    "seeds": list(SEEDS),
+    "metrics": {
+      "validation_accuracy": list(best),
+      "validation_accuracy_last": list(last or best),
+      "failed_step": [-1, -1],
+    },
+  }
+
+
+RECORDS = {
+  "usual": [
+    make_record("vanilla", None, (0.4, 0.5)),
+    make_record("bean1", 1.0, (0.5, 0.5), last=(0.1, 0.1)),
+    make_record("bean1", 10.0, (0.4, 0.7), last=(0.3, 0.3)),
+    make_record("bean1", 100.0, (0.6, 0.1), last=(0.2, 0.2)),
+  ],
+  "gamma_3": [make_record("bean1", 0.1, (0.6, 0.6))],
+  "batch_full": [
+    make_record("vanilla", None, (0.1, 0.2)),
+    make_record("bean1", 1.0, (0.2, 0.2)),
+  ],
+}
+
+
+def test_gain_is_over_vanilla_of_the_same_training():
+  gains = study.gains(RECORDS)
+  assert gains.keys() == {(name, "bean1") for name in RECORDS}
+  means = {
+    variant: difference.interval.mean
+    for (variant, _), difference in gains.items()
+  }
+  # The best alpha of the first is 10; the second has no vanilla of its own.
+  np.testing.assert_allclose(means["usual"], 0.1)
+  np.testing.assert_allclose(means["gamma_3"], 0.15)
+  np.testing.assert_allclose(means["batch_full"], 0.05)
+  assert gains["batch_full", "bean1"].wins == 1
+
+
+def test_without_vanilla_nothing_is_compared():
+  assert study.gains({"gamma_3": RECORDS["gamma_3"]}) == {}
+
+
+def test_a_choice_for_every_simulation():
+  best = study.per_simulation(RECORDS["usual"], "bean1")
+  assert best == {100: 0.6, 101: 0.7}
+  assert study.per_simulation(RECORDS["usual"], "bean2") == {}
+
+
+def test_table_has_the_alpha_of_each_choice():
+  rows = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in study.table(RECORDS).splitlines()
+  ]
+  usual = next(row for row in rows if row[:3] == [rows[2][0], "BEAN-1", "10"])
+  assert usual[3].startswith("55.0")
+  assert usual[4].startswith("30.0")
+  assert usual[4].endswith("(10)")
+  alone = next(row for row in rows if row[0] == "gamma 3")
+  assert alone[2] == "0.1 (edge)"
+  assert rows[-1][0].endswith("alpha chosen in every simulation")
+  assert rows[-1][3].startswith("65.0")
+
+
+@pytest.mark.parametrize("name", study.VARIANTS)
+def test_variant_differs_in_what_it_says(name):
+  with parsed(f"--variants={name}"):
+    config = study.make_runs()[name]
+  with parsed("--variants=usual"):
+    usual = study.make_runs()["usual"]
+  cell = next(cell for cell in config.cells if cell.method == "bean2")
+  like = cell._replace(epochs=usual.cells[0].epochs)
+  different = {
+    field
+    for field, value in cells.cell_config(config, cell).items()
+    if cells.cell_config(usual, like).get(field) != value
+  } - {"validate_every"}
+  variant = study.VARIANTS[name]
+  expected = set(variant.options) | set(variant.protocol)
+  if variant.epochs != 1:
+    expected.add("epochs")
+  assert different == expected
+  assert (name == "usual") == (not different)
+  assert config.output_dir.name == name
+
+
+def test_seeds_are_not_those_of_the_table():
+  with parsed():
+    for config in study.make_runs().values():
+      assert min(config.protocol.seeds) >= 100
+      assert all(
+        cell.epochs // simulations.validate_every(cell, config.protocol) == 10
+        for cell in config.cells
+      )
+
+
+@contextlib.contextmanager
+def parsed(*args):
+  saved = flagsaver.save_flag_values(study.FLAGS)
+  try:
+    yield study.FLAGS(["study", *map(str, args)])
+  finally:
+    flagsaver.restore_flag_values(saved, study.FLAGS)
+
+
+def run(*args):
+  """Runs the script here; its exit status, standard output and error."""
+  out, err = io.StringIO(), io.StringIO()
+  precision = jax.config.jax_default_matmul_precision
+  try:
+    with (
+      parsed(*args) as argv,
+      contextlib.redirect_stdout(out),
+      contextlib.redirect_stderr(err),
+    ):
+      status = study.main(argv)
+  finally:
+    jax.config.update("jax_default_matmul_precision", precision)
+  return status, out.getvalue(), err.getvalue()
+
+
+@pytest.mark.parametrize(
+  "flag,message",
+  (
+    ("--variants=gamma", "expected different ones of usual"),
+    ("--shots=3", "the paper has 1, 5, 10, 20, got 3"),
+    ("--epochs=0", "expected a number from 1"),
+    ("--validations=7", "expected a divisor of 200 epochs"),
+    ("--validations=0", "expected a number from 1"),
+  ),
+)
+def test_wrong_flags(flag, message, tmp_path):
+  directory = tmp_path / "new"
+  status, out, err = run(flag, f"--output_dir={directory}")
+  assert (status, out) == (2, "")
+  assert err.startswith("error: ")
+  assert err.count("\n") == 1
+  assert message in err
+  assert not directory.exists()
+
+
+@pytest.mark.slow
+def test_the_whole_job_and_again(tmp_path, monkeypatch):
+  monkeypatch.setitem(models.MODELS, "lenet5", tiny.MODEL)
+  status, out, err = run(*SMALL, f"--output_dir={tmp_path}")
+  assert (status, err) == (0, "")
+  for name in ("usual", "batch_full"):
+    variant = study.VARIANTS[name]
+    count = 1 + sum(map(len, variant.alphas.values()))
+    assert len(results.load_all(tmp_path / name)) == count
+  text = (tmp_path / "table.md").read_text()
+  assert out.endswith(text + "\n")
+  for name in ("gains", "alpha_bean1", "alpha_bean2"):
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+  monkeypatch.setattr(cells.simulations, "run", None)
+  status, out, err = run(*SMALL, f"--output_dir={tmp_path}")
+  assert (status, err) == (0, "")
+  assert "cells done already: " in out
