@@ -14,14 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import agreement, cases, floors, problems, settings, timing
-from experiments import (
-  devices,
-  full_simulations,
-  full_training,
-  methods,
-  networks,
-  training,
-)
+from experiments.architectures import networks
+from experiments.learning import devices, full_training, methods, training
+from experiments.runs import full_simulations
 
 PyTree = Any
 

@@ -3,7 +3,8 @@
 import numpy as np
 
 from benchmarks import agreement, cases, floors, problems, settings, timing
-from experiments import devices, models
+from experiments.architectures import models
+from experiments.learning import devices
 
 # Activations of fewer images stay in cache, more make fewer calls.
 PEER_BATCHES = (500, 100)

@@ -13,7 +13,7 @@ from benchmarks import (
   timing,
   trainers,
 )
-from experiments import methods
+from experiments.learning import methods
 
 # Beyond it, order 2 takes minutes: its work grows with the cube of the width.
 WIDEST_ORDER_2 = 4096

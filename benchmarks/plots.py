@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib import axes, figure, patches, ticker
 
 from benchmarks import cases
-from experiments import results
+from experiments.records import results
 
 # Of ours and of the peers: dark against hatched.
 _OURS = {"color": "0.35"}

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import methods, models, training
+from experiments.architectures import models
+from experiments.learning import methods, training
 
 PyTree = Any
 

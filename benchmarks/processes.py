@@ -19,7 +19,8 @@ from typing import Any
 from absl import flags
 
 from benchmarks import cases, settings, timing
-from experiments import few_shot, simulations
+from experiments import few_shot
+from experiments.runs import simulations
 
 _PROGRAM = """
 import os, sys

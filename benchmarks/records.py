@@ -8,7 +8,8 @@ import pathlib
 from typing import Any
 
 from benchmarks import cases, settings
-from experiments import devices, results
+from experiments.learning import devices
+from experiments.records import results
 
 SCHEMA = 1
 

@@ -20,7 +20,8 @@ from absl import app, flags
 import jax
 
 from benchmarks import agreement, cases, plots, records, settings, suites
-from experiments import devices, results
+from experiments.learning import devices
+from experiments.records import results
 
 _SUITE = flags.DEFINE_enum(
   "suite", "cpu", sorted(suites.SUITES), "which cases to time"

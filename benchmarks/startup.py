@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import cases, problems, settings, timing
-from experiments import models, programs, training
+from experiments.architectures import models
+from experiments.learning import programs, training
 
 _IMPORT = """
 import json, time

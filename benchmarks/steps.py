@@ -14,7 +14,7 @@ from benchmarks import (
   timing,
   trainers,
 )
-from experiments import methods
+from experiments.learning import methods
 
 PyTree = Any
 

@@ -12,13 +12,13 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks import problems, torch_lenet5
-from experiments import training
+from experiments.learning import training
 
 PyTree = Any
 
 
 class Block(nn.Module):
-  """A residual block of `experiments.resnet18`."""
+  """A residual block of `experiments.architectures.resnet18`."""
 
   def __init__(self, inputs: int, features: int, stride: int):
     """Creates the layers.
@@ -48,7 +48,7 @@ class Block(nn.Module):
 
 
 class ResNet18(nn.Module):
-  """The network of `experiments.resnet18.ResNet18`."""
+  """The network of `experiments.architectures.resnet18.ResNet18`."""
 
   def __init__(self):
     """Creates the layers."""

@@ -21,7 +21,7 @@ def device() -> torch.device:
 
 
 class LeNet5(torch.nn.Module):
-  """The network of `experiments.models.LeNet5`."""
+  """The network of `experiments.architectures.models.LeNet5`."""
 
   def __init__(self):
     """Creates the layers."""

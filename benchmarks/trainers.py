@@ -17,8 +17,9 @@ import numpy as np
 import optax
 
 from benchmarks import problems
-from experiments import devices, models, programs, training
-from experiments.dropout import Dropout
+from experiments.architectures import models
+from experiments.architectures.dropout import Dropout
+from experiments.learning import devices, programs, training
 
 PyTree = Any
 
@@ -31,7 +32,7 @@ _NUM_VALIDATION = 10
 def population(
   width: int, model: models.Model = models.LENET5, unroll: int = 1
 ) -> Trainer:
-  """Makes the trainer of `experiments.training`, chunk after chunk.
+  """Makes the trainer of `experiments.learning.training`, chunk after chunk.
 
   Its steps include all that those of an experiment do: the order of samples,
   picking them, Adam, the check for failures, the epochs' validation (of a few

@@ -29,15 +29,9 @@ from typing import NamedTuple
 
 from absl import flags
 
-from experiments import (
-  datasets,
-  interruption,
-  methods,
-  networks,
-  parsing,
-  results,
-  scripts,
-)
+from experiments import datasets
+from experiments.architectures import networks
+from experiments.command import interruption, parsing, scripts
 from experiments.compaction import (
   drawing,
   heads,
@@ -46,6 +40,8 @@ from experiments.compaction import (
   schemes,
   tables,
 )
+from experiments.learning import methods
+from experiments.records import results
 
 _WEIGHT_PERCENTS = (30, 50, 60, 70, 75, 80, 85, 90, 93, 95, 97, 98, 99)
 

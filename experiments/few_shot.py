@@ -26,20 +26,19 @@ import pathlib
 
 from absl import flags
 
-from experiments import (
-  cells,
-  datasets,
+from experiments import datasets
+from experiments.architectures import models
+from experiments.command import (
   distributed,
   flag_groups,
-  methods,
-  models,
   parsing,
   progress,
-  results,
   scripts,
-  simulations,
-  summary,
 )
+from experiments.learning import methods
+from experiments.records import results
+from experiments.runs import cells, simulations
+from experiments.tables import summary
 
 # Its own, so that scripts can be imported together.
 FLAGS = flags.FlagValues()

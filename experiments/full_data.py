@@ -22,7 +22,7 @@ The last needs a GPU. Images of CIFAR-10 are mirrored at random, as in the
 authors' code. The epoch of best accuracy on validation images is tested, and
 the last one too; both networks of a simulation are kept in --checkpoint_dir:
 
-    from experiments import checkpoints
+    from experiments.records import checkpoints
     checkpoint = checkpoints.load(path)  # checkpoint.best.params, ...
 
 Finished cells are kept in --output_dir, one JSON each; the same command goes
@@ -35,20 +35,13 @@ import pathlib
 from absl import flags
 import jax
 
-from experiments import (
-  datasets,
-  distributed,
-  flag_groups,
-  full_cells,
-  full_simulations,
-  full_summary,
-  full_training,
-  methods,
-  networks,
-  parsing,
-  results,
-  scripts,
-)
+from experiments import datasets
+from experiments.architectures import networks
+from experiments.command import distributed, flag_groups, parsing, scripts
+from experiments.learning import full_training, methods
+from experiments.records import results
+from experiments.runs import full_cells, full_simulations
+from experiments.tables import full_summary
 
 # Its own, so that scripts can be imported together.
 FLAGS = flags.FlagValues()

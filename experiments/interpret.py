@@ -29,7 +29,7 @@ import pathlib
 
 from absl import flags
 
-from experiments import datasets, methods, parsing, progress, results, scripts
+from experiments import datasets
 from experiments.assemblies import (
   drawing,
   measures,
@@ -37,6 +37,9 @@ from experiments.assemblies import (
   sources,
   summary,
 )
+from experiments.command import parsing, progress, scripts
+from experiments.learning import methods
+from experiments.records import results
 
 # Its own, so that scripts can be imported together.
 FLAGS = flags.FlagValues()

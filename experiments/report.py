@@ -10,6 +10,7 @@ not run is listed as not run.
 import base64
 from collections.abc import Callable, Sequence
 import html
+import json
 import pathlib
 import re
 from typing import NamedTuple
@@ -17,10 +18,20 @@ from typing import NamedTuple
 from absl import flags
 import markdown_it
 
-from experiments import comparison, methods, parsing, results, scripts
+from experiments.assemblies import summary as assemblies
+from experiments.command import parsing, scripts
+from experiments.compaction import needed, schemes
+from experiments.learning import methods
+from experiments.records import results
+from experiments.tables import comparison, stats
 
 # Its own, so that scripts can be imported together.
 FLAGS = flags.FlagValues()
+
+# Validation accuracy that a most clustered network may lack, as a fraction, and
+# points of accuracy that a smaller network may lose.
+MARGIN = 0.01
+POINTS = 0.5
 
 _RESULTS_DIR = flags.DEFINE_string(
   "results_dir", "results", "folder of the results", flag_values=FLAGS
@@ -90,6 +101,100 @@ def few_shot_findings(folder: pathlib.Path) -> list[str]:
   return sentences
 
 
+def assembly_findings(folder: pathlib.Path) -> list[str]:
+  """Says how clustered plain networks are, and the most clustered with BEAN.
+
+  Args:
+    folder: Of `experiments.interpret`.
+
+  Returns:
+    A sentence for each of them.
+  """
+  sentences = []
+  for group, cells in assemblies.groups(_records(folder)).items():
+    for cell in assemblies.clustered(cells, margin=MARGIN):
+      silhouettes = [
+        assemblies.interval(cell.at_classes(name))
+        for name in (
+          "trained_silhouettes",
+          "rescaled_silhouettes_live",
+          "permuted_rescaled_silhouettes_live",
+        )
+      ]
+      agreement = assemblies.interval(cell.values("rescaled_agreement"))
+      share = assemblies.interval(cell.values("ablation_mean_diagonality"))
+      accuracy = assemblies.interval(cell.values("test_accuracy"), 2, 100)
+      sentences.append(
+        f"{group}, {cell.title}: silhouette {silhouettes[0]} in weight space, "
+        f"{silhouettes[1]} with weights of equal norm (permuted "
+        f"{silhouettes[2]}); clusters agree with preferred classes by "
+        f"{agreement} (adjusted mutual information); {share} of what ablations "
+        f"cost falls on the ablated class; test accuracy {accuracy} %."
+      )
+  return sentences
+
+
+def efficiency_findings(folder: pathlib.Path) -> list[str]:
+  """Says how many parameters each method needs, at matched accuracy.
+
+  Args:
+    folder: Of `experiments.efficiency`.
+
+  Returns:
+    A sentence for each way to make networks smaller, of those that retrain.
+  """
+  sentences = []
+  for group in needed.make_groups(_records(folder)):
+    for scheme in group.schemes:
+      options = {"points": POINTS, "retrained": group.retrained}
+      counts = {
+        methods.METHODS[cell.method].title: stats.mean_interval(
+          needed.need(group, cell, scheme, **options).parameters / 1000
+        )
+        for cell in needed.choose(group, "strongest", scheme, **options)
+      }
+      text = ", ".join(
+        f"{title} {mean:.1f} [{low:.1f}, {high:.1f}]"
+        for title, (mean, low, high) in sorted(
+          counts.items(), key=lambda item: item[1].mean
+        )
+      )
+      sentences.append(
+        f"{group.title}, {schemes.TITLES[scheme]}: thousands of parameters "
+        f"needed for at most {POINTS} points lost: {text}."
+      )
+  return sentences
+
+
+def speed_findings(folder: pathlib.Path) -> list[str]:
+  """Lists the times of optimizer steps.
+
+  Args:
+    folder: Of `benchmarks.run`.
+
+  Returns:
+    A sentence for each case of steps.
+  """
+  sentences = []
+  for path in sorted(folder.glob("*.json")):
+    cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    for name, case in cases.items():
+      if name.startswith("step_"):
+        times = ", ".join(
+          f"{row['name']} {1000 * row['median']:.3g} ms" for row in case["rows"]
+        )
+        sentences.append(f"{case['title']} ({path.stem}): {times}.")
+  return sentences
+
+
+def _records(folder: pathlib.Path) -> list[dict]:
+  return [
+    record
+    for path in [folder, *sorted(folder.rglob("*/"))]
+    for record in results.load_all(path).values()
+  ]
+
+
 SECTIONS = (
   Section(
     "Few-shot learning from scratch",
@@ -107,6 +212,41 @@ SECTIONS = (
     "python -m experiments.study --output_dir=results/study",
     "Nothing: gamma is 1 in all experiments, the absolute distance is said to "
     "behave alike, and which alphas, epochs and layers were tried is not told.",
+  ),
+  Section(
+    "Whole datasets",
+    "full_data",
+    "python -m experiments.full_data --dataset=mnist --model=mlp500 "
+    "--output_dir=results/full_data/mnist-mlp500",
+    "Sections 3.1.1 and 3.1.2 train a perceptron and LeNet-5 on MNIST and "
+    "ResNet-18 on CIFAR-10, and print no accuracy.",
+  ),
+  Section(
+    "Neuronal assemblies",
+    "interpret",
+    "python -m experiments.interpret --checkpoint_dir=outputs/checkpoints "
+    "--output_dir=results/interpret/mnist-mlp500",
+    "Figures 2 to 6: silhouettes near 0.9 with BEAN and 0.5 without it, "
+    "neurons of an assembly that prefer one class, and ablations that damage "
+    "that class alone.",
+    ("*-silhouettes.png", "*-maps.png", "*-ablation.png", "*-strength.png"),
+    assembly_findings,
+  ),
+  Section(
+    "Efficiency",
+    "efficiency",
+    "python -m experiments.efficiency --checkpoint_dir=outputs/checkpoints "
+    "--output_dir=results/efficiency/mnist-mlp300_100",
+    "The abstract: sparse and structured connectivity and parameter sharing "
+    "substantially improve the efficiency of the model. There is no number.",
+    findings=efficiency_findings,
+  ),
+  Section(
+    "Speed",
+    "benchmarks",
+    "python -m benchmarks.run --suite=cpu --output_dir=results/benchmarks",
+    "The correlation is computed by matrix operations, which GPUs speed up.",
+    findings=speed_findings,
   ),
 )
 
@@ -157,17 +297,17 @@ def _section(directory: pathlib.Path, section: Section) -> list[str]:
   lines = ["", f"## {section.title}", "", f"> The paper: {section.paper}", ""]
   lines += ["```", section.command, "```", ""]
   tables = sorted(folder.rglob("table.md"))
-  if not tables:
-    return [*lines, "Not run.", ""]
-  if findings := section.findings(folder):
-    lines += ["### Found", "", *(f"- {sentence}" for sentence in findings), ""]
-  for path in tables:
-    lines += [_lowered(path.read_text(encoding="utf-8")), ""]
   shown = dict.fromkeys(
     path
     for pattern in section.figures
     for path in sorted(folder.rglob(pattern))
   )
+  if not tables and not shown:
+    return [*lines, "Not run.", ""]
+  if findings := section.findings(folder):
+    lines += ["### Found", "", *(f"- {sentence}" for sentence in findings), ""]
+  for path in tables:
+    lines += [_lowered(path.read_text(encoding="utf-8")), ""]
   for path in shown:
     name = path.relative_to(directory).as_posix()
     alt = path.relative_to(folder).with_suffix("").as_posix()

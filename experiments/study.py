@@ -18,21 +18,12 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments import (
-  cells,
-  comparison,
-  figures,
-  flag_groups,
-  methods,
-  parsing,
-  progress,
-  results,
-  scripts,
-  simulations,
-  stats,
-  summary,
-  table1,
-)
+from experiments import table1
+from experiments.command import flag_groups, parsing, progress, scripts
+from experiments.learning import methods
+from experiments.records import results
+from experiments.runs import cells, simulations
+from experiments.tables import comparison, figures, stats, summary
 
 # Its own, so that scripts can be imported together.
 FLAGS = flags.FlagValues()

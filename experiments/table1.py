@@ -25,19 +25,17 @@ from typing import NamedTuple
 
 from absl import flags
 
-from experiments import (
-  cells,
-  comparison,
+from experiments.command import (
   distributed,
   flag_groups,
-  methods,
   parsing,
   progress,
-  results,
   scripts,
-  simulations,
-  summary,
 )
+from experiments.learning import methods
+from experiments.records import results
+from experiments.runs import cells, simulations
+from experiments.tables import comparison, summary
 
 DATASETS = ("mnist", "fashion_mnist")
 # Passes over the training images: the authors advise 200 for 1-shot and show

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 import bean_jax
-from experiments import datasets, methods, results
+from experiments import datasets
 from experiments.assemblies import (
   clusters,
   figures,
@@ -15,6 +15,8 @@ from experiments.assemblies import (
   sources,
   summary,
 )
+from experiments.learning import methods
+from experiments.records import results
 
 _PANELS = {
   "weights as they are": "trained_silhouettes_live",

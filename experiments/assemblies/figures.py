@@ -15,8 +15,9 @@ from typing import NamedTuple
 from matplotlib import axes, collections as mcollections, colors, figure
 import numpy as np
 
-from experiments import results, stats
 from experiments.assemblies import measures
+from experiments.records import results
+from experiments.tables import stats
 
 # Paul Tol's muted scheme and black, which colour-blind readers can tell apart.
 _COLORS = (

@@ -16,9 +16,9 @@ import numpy as np
 
 import bean_jax
 from bean_jax import assemblies
-from experiments import parsing
 from experiments.assemblies import ablation, clusters
 from experiments.assemblies.sources import Layer
+from experiments.command import parsing
 
 SUBJECTS = (
   "trained",

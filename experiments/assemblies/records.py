@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments import checkpoints, datasets, results
+from experiments import datasets
 from experiments.assemblies import measures, sources
 from experiments.assemblies.sources import Source
+from experiments.records import checkpoints, results
 
 Record = dict[str, Any]
 

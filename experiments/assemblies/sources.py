@@ -10,15 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import (
-  checkpoints,
-  datasets,
-  methods,
-  models,
-  networks,
-  parsing,
-  training,
-)
+from experiments import datasets
+from experiments.architectures import models, networks
+from experiments.command import parsing
+from experiments.learning import methods, training
+from experiments.records import checkpoints
 
 # Images that a network is evaluated on at once.
 _BLOCK = 500

@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import methods, results, stats
 from experiments.assemblies import sources
+from experiments.learning import methods
+from experiments.records import results
+from experiments.tables import stats
 
 Record = dict[str, Any]
 

@@ -11,9 +11,11 @@ import matplotlib
 from matplotlib import axes, figure, ticker
 import numpy as np
 
-from experiments import figures, methods, results, stats
 from experiments.compaction import needed, schemes
 from experiments.compaction.needed import Cell, Group
+from experiments.learning import methods
+from experiments.records import results
+from experiments.tables import figures, stats
 
 # Points lost beyond which curves leave the picture.
 _WORST = 10.0

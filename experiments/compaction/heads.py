@@ -16,7 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bean_jax import sparsity
-from experiments import checkpoints, datasets, networks, training
+from experiments import datasets
+from experiments.architectures import networks
+from experiments.learning import training
+from experiments.records import checkpoints
 
 PyTree = Any
 Params = dict[str, dict[str, np.ndarray]]

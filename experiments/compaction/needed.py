@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import methods, results
+from experiments.learning import methods
+from experiments.records import results
 
 Record = dict[str, Any]
 

@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from bean_jax import sparsity
-from experiments import checkpoints, datasets, results
+from experiments import datasets
 from experiments.compaction import heads, retraining, schemes, timing
 from experiments.compaction.schemes import Compact
+from experiments.records import checkpoints, results
 
 Record = dict[str, Any]
 

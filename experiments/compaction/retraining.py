@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import devices, training
 from experiments.compaction import heads
+from experiments.learning import devices, training
 
 PyTree = Any
 

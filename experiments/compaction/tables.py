@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments import methods, results, stats
 from experiments.compaction import needed, schemes
 from experiments.compaction.needed import Cell, Group, Need
+from experiments.learning import methods
+from experiments.records import results
+from experiments.tables import stats
 
 _DETAILS = (
   "scheme",

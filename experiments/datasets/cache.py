@@ -21,8 +21,8 @@ import pathlib
 from absl import logging
 import numpy as np
 
-from experiments import files
 from experiments.datasets.structure import DatasetError
+from experiments.records import files
 
 
 def folder(cache_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:

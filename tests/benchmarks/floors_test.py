@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import floors, penalties
-from experiments import models
+from experiments.architectures import models
 
 
 def _flops(function, *arguments):

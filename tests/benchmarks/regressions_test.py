@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import floors, penalties, problems, settings
-from experiments import models, training
+from experiments.architectures import models
+from experiments.learning import training
 
 WIDE = penalties.shape(settings.Settings(quick=False, repeats=1, torch=False))
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from benchmarks import cases, plots, records, settings, suites
-from experiments import results
+from experiments.records import results
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OPTIONS = settings.Settings(quick=True, repeats=1, torch=False)

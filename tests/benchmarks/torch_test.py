@@ -14,7 +14,8 @@ from benchmarks import (
   settings,
   steps,
 )
-from experiments import devices, models
+from experiments.architectures import models
+from experiments.learning import devices
 from tests import reference
 
 torch = pytest.importorskip("torch", reason="needs the extra `bench`")

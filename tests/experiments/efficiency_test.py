@@ -12,16 +12,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import (
-  checkpoints,
-  datasets,
-  efficiency,
-  interruption,
-  models,
-  networks,
-  results,
-)
+from experiments import datasets, efficiency
+from experiments.architectures import models, networks
+from experiments.command import interruption
 from experiments.compaction import records
+from experiments.records import checkpoints, results
 from tests.experiments import tiny_network
 
 _ROOT = pathlib.Path(__file__).parents[2]

@@ -16,20 +16,13 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from experiments import (
-  cells,
-  checkpoints,
-  datasets,
-  few_shot,
-  methods,
-  models,
-  parsing,
-  progress,
-  results,
-  simulations,
-  training,
-)
+from experiments import datasets, few_shot
+from experiments.architectures import models
+from experiments.command import parsing, progress
 from experiments.datasets import copies
+from experiments.learning import methods, training
+from experiments.records import checkpoints, results
+from experiments.runs import cells, simulations
 from tests.experiments import tiny
 
 _ROOT = pathlib.Path(__file__).parents[2]

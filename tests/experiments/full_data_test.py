@@ -15,19 +15,13 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import (
-  checkpoints,
-  datasets,
-  full_cells,
-  full_data,
-  full_simulations,
-  full_training,
-  methods,
-  networks,
-  results,
-)
+from experiments import datasets, full_data
+from experiments.architectures import networks
 from experiments.datasets import copies
-from experiments.full_simulations import Cell
+from experiments.learning import full_training, methods
+from experiments.records import checkpoints, results
+from experiments.runs import full_cells, full_simulations
+from experiments.runs.full_simulations import Cell
 from tests.experiments import tiny_network
 
 _ROOT = pathlib.Path(__file__).parents[2]

@@ -9,15 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import (
-  checkpoints,
-  datasets,
-  full_data,
-  interpret,
-  networks,
-  results,
-)
+from experiments import datasets, full_data, interpret
+from experiments.architectures import networks
 from experiments.assemblies import measures
+from experiments.records import checkpoints, results
 from tests.experiments import tiny_network
 from tests.experiments.assemblies import planted
 

@@ -9,7 +9,9 @@ from absl.testing import flagsaver
 import jax
 import pytest
 
-from experiments import figures, report, results, stats
+from experiments import report
+from experiments.records import results
+from experiments.tables import figures, stats
 
 TABLE = """\
 # A table <of> numbers

@@ -8,7 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cells, methods, models, results, simulations, study
+from experiments import study
+from experiments.architectures import models
+from experiments.learning import methods
+from experiments.records import results
+from experiments.runs import cells, simulations
 from tests.experiments import tiny
 
 SEEDS = (100, 101)

@@ -7,7 +7,10 @@ from absl.testing import flagsaver
 import jax
 import pytest
 
-from experiments import methods, models, results, table1
+from experiments import table1
+from experiments.architectures import models
+from experiments.learning import methods
+from experiments.records import results
 from tests.experiments import tiny
 
 SMALL = (

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import datasets, models
-from experiments.dropout import drop
+from experiments import datasets
+from experiments.architectures import models
+from experiments.architectures.dropout import drop
 
 NUM_HIDDEN = 6
 

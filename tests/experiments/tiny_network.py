@@ -5,7 +5,8 @@ import functools
 from flax import linen as nn
 import jax.numpy as jnp
 
-from experiments import datasets, networks
+from experiments import datasets
+from experiments.architectures import networks
 
 NUM_HIDDEN = 5
 

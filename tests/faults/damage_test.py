@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from experiments import checkpoints, files, partials, results
+from experiments.records import checkpoints, files, results
+from experiments.runs import partials
 from tests.faults import here
 
 RECORDS = {

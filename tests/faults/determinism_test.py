@@ -9,7 +9,8 @@ import sys
 from absl import flags
 import pytest
 
-from experiments import results, scripts
+from experiments.command import scripts
+from experiments.records import results
 from tests.faults import kill_sweep
 
 _ROOT = pathlib.Path(__file__).parents[2]

@@ -13,7 +13,8 @@ import time
 
 import pytest
 
-from experiments import checkpoints, full_simulations, results
+from experiments.records import checkpoints, results
+from experiments.runs import full_simulations
 from tests.faults import here
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -249,7 +250,7 @@ def test_wall_clock_that_jumps(name, finished, tmp_path, monkeypatch):
 
 def test_durations_are_not_measured_by_the_wall_clock():
   # Only the age of files, which the file system measures so.
-  allowed = {("experiments/files.py", "time")}
+  allowed = {("experiments/records/files.py", "time")}
   used = set()
   for folder in ("experiments", "bean_jax", "benchmarks"):
     for path in (_ROOT / folder).rglob("*.py"):

@@ -7,19 +7,12 @@ from absl.testing import flagsaver
 import jax
 import pytest
 
-from experiments import (
-  cells,
-  datasets,
-  few_shot,
-  figures,
-  full_data,
-  models,
-  networks,
-  parsing,
-  results,
-  scripts,
-  table1,
-)
+from experiments import datasets, few_shot, full_data, table1
+from experiments.architectures import models, networks
+from experiments.command import parsing, scripts
+from experiments.records import results
+from experiments.runs import cells
+from experiments.tables import figures
 from tests.experiments import tiny, tiny_network
 
 SCRIPTS = {"few_shot": few_shot, "table1": table1, "full_data": full_data}

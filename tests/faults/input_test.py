@@ -16,14 +16,11 @@ import numpy as np
 import pytest
 
 import bean_jax
-from experiments import (
-  datasets,
-  full_cells,
-  full_simulations,
-  models,
-  results,
-)
+from experiments import datasets
+from experiments.architectures import models
 from experiments.datasets import cache
+from experiments.records import results
+from experiments.runs import full_cells, full_simulations
 from tests.faults import here
 
 SETTINGS = {"deadline": None, "derandomize": True, "database": None}

@@ -27,7 +27,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import checkpoints, partials, results
+from experiments.records import checkpoints, results
+from experiments.runs import partials
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = {

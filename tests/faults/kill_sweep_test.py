@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from experiments import results
+from experiments.records import results
 from tests.faults import kill_sweep
 
 

@@ -10,8 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from experiments import files
 from experiments.datasets import cache
+from experiments.records import files
 
 _ROOT = pathlib.Path(__file__).parents[2]
 IDENTITY = {"dataset": "mnist", "version": "1.0.0", "fingerprint": "f" * 64}
@@ -169,7 +169,7 @@ def test_system_without_fcntl(tmp_path, monkeypatch):
 
 WRITE = """
 import os, pathlib, sys, time
-from experiments import files
+from experiments.records import files
 os.fsync = lambda _: (print("ready", flush=True), time.sleep(1000))
 files.replace(pathlib.Path(sys.argv[1]), b"12345")
 """

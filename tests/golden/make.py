@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import bean_jax
-from experiments import results
+from experiments.records import results
 from tests.faults import here
 
 FOLDER = pathlib.Path(__file__).parent

@@ -5,23 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import (
-  checkpoints,
-  datasets,
-  devices,
-  full_simulations,
-  full_training,
-  methods,
-  networks,
-  resnet18,
-  training,
-)
-from experiments.full_training import Augmentation
-from tests.experiments import (
-  full_data_test,
-  full_simulations_test,
-  tiny_network,
-)
+from experiments import datasets
+from experiments.architectures import networks, resnet18
+from experiments.learning import devices, full_training, methods, training
+from experiments.learning.full_training import Augmentation
+from experiments.records import checkpoints
+from experiments.runs import full_simulations
+from tests.experiments import full_data_test, tiny_network
+from tests.experiments.runs import full_simulations_test
 
 STRENGTHS = (0.5, 10.0)
 DIGITS = datasets.load("digits")

@@ -1,4 +1,4 @@
-"""Tests of experiments.distributed, and of runs by several processes."""
+"""Tests of experiments.command.distributed, and runs of several processes."""
 
 import signal
 import time
@@ -7,14 +7,8 @@ from absl import flags
 import numpy as np
 import pytest
 
-from experiments import (
-  distributed,
-  few_shot,
-  full_data,
-  interruption,
-  parsing,
-  table1,
-)
+from experiments import few_shot, full_data, table1
+from experiments.command import distributed, interruption, parsing
 from tests.runtime import processes
 
 # 3 cells in 12 chunks of one member on each of two devices.

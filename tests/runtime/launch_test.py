@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from experiments import few_shot, full_data, results, table1
+from experiments import few_shot, full_data, table1
+from experiments.records import results
 from tests.runtime import processes
 
 LAUNCH = processes.ROOT / "launch"

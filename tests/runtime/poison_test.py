@@ -4,8 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import full_simulations, methods, models, simulations
-from tests.experiments import full_simulations_test, tiny, tiny_network
+from experiments.architectures import models
+from experiments.learning import methods
+from experiments.runs import full_simulations, simulations
+from tests.experiments import tiny, tiny_network
+from tests.experiments.runs import full_simulations_test
 
 SEEDS = (3, 0)
 DIGITS = tiny.load_digits(50)

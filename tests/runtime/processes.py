@@ -7,13 +7,16 @@ import subprocess
 import sys
 import time
 
-from experiments import results
+from experiments.records import results
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 _PROGRAM = """
 import sys, time
-from experiments import datasets, devices, models, networks, progress, scripts
+from experiments import datasets
+from experiments.architectures import models, networks
+from experiments.command import progress, scripts
+from experiments.learning import devices
 from tests.experiments import tiny, tiny_network
 name, num_cores, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 sys.argv[1:4] = []

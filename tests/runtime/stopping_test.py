@@ -9,16 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import (
-  devices,
-  full_simulations,
-  interruption,
-  methods,
-  models,
-  scripts,
-  simulations,
-)
-from tests.experiments import full_simulations_test, tiny, tiny_network
+from experiments.architectures import models
+from experiments.command import interruption, scripts
+from experiments.learning import devices, methods
+from experiments.runs import full_simulations, simulations
+from tests.experiments import tiny, tiny_network
+from tests.experiments.runs import full_simulations_test
 
 DIGITS = tiny.load_digits(50)
 CELLS = (

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import networks
+from experiments.architectures import networks
 from experiments.assemblies import ablation
 from tests.experiments.assemblies import planted
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments import parsing
 from experiments.assemblies import ablation, measures
+from experiments.command import parsing
 from tests.experiments.assemblies import planted
 
 SETTINGS = measures.Settings(max_clusters=6, restarts=3, controls=3)

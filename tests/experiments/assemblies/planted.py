@@ -4,7 +4,7 @@ from flax import linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import models, networks
+from experiments.architectures import models, networks
 from experiments.assemblies.sources import Layer
 
 NUM_CLASSES = 4

@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import checkpoints, datasets, models, networks, parsing
+from experiments import datasets
+from experiments.architectures import models, networks
 from experiments.assemblies import sources
+from experiments.command import parsing
+from experiments.records import checkpoints
 from tests.experiments import tiny_network
 
 CONFIG = {"dataset": "digits", "model": "mlp500", "method": "vanilla"}

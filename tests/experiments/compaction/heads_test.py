@@ -4,8 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import checkpoints, datasets, models, networks
+from experiments import datasets
+from experiments.architectures import models, networks
 from experiments.compaction import heads
+from experiments.records import checkpoints
 from tests.experiments import tiny_network
 from tests.experiments.compaction import tiny_head
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments import results
 from experiments.compaction import needed
+from experiments.records import results
 from tests.experiments.compaction import fake_records
 
 OPTIONS = {"points": 0.5, "retrained": False}

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import training
 from experiments.compaction import heads, retraining, schemes
+from experiments.learning import training
 from tests.experiments.compaction import tiny_head
 
 OPTIONS = {"seed": 3, "epochs": 2, "batch_size": 8, "learning_rate": 0.01}

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from experiments import training
 from experiments.compaction import heads
+from experiments.learning import training
 
 NUM_FEATURES, NUM_CLASSES = 7, 3
 SHAPES = {"fc1": (7, 6), "fc2": (6, 4), "fc3": (4, 3)}

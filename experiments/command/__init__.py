@@ -1,0 +1,1 @@
+"""Around a script's work: flags, errors, progress, signals, processes."""

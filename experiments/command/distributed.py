@@ -1,0 +1,265 @@
+"""Several processes, on one machine or many, that share the work of a run.
+
+Members of a population need nothing of each other. So processes exchange no
+arrays: each trains its own share of the chunks on its own devices and leaves
+the results in --output_dir, which all must see; process 0 puts them together.
+`jax.distributed` says who is who, passes on a request to stop, and ends all
+when one of them dies. Nothing can then wait for an array that never comes, and
+the same command, with as many processes or another number, goes on from the
+files.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import json
+import os
+import re
+import sys
+import threading
+import time
+from typing import Any
+
+from absl import flags
+import jax
+
+# The key-value store of `jax.distributed` has no public face.
+from jax._src import distributed as jax_distributed
+
+from experiments.command import interruption, parsing
+from experiments.records import results
+
+# A process that has not been heard of for so long is dead.
+HEARTBEAT_SECONDS = 30
+START_SECONDS = 300
+# At the end all wait for who still trains its last chunk.
+END_SECONDS = 24 * 60 * 60
+POLL_SECONDS = 0.5
+# After so long, somebody who waits says for what.
+PATIENCE_SECONDS = 600.0
+
+_START = "bean_jax/start"
+_STOP = "bean_jax/stop/requested"
+
+# Flags that may differ from process to process.
+_OWN_FLAGS = {"process_id", "data_dir"}
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Defines the flags of runs with several processes.
+
+  Args:
+    values: The script's flags, --output_dir among them.
+  """
+  flags.DEFINE_string(
+    "coordinator_address",
+    None,
+    "host:port of process 0, for a run of several processes that share "
+    "--output_dir; needs --num_processes and --process_id",
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    "num_processes", None, "processes of the run", flag_values=values
+  )
+  flags.DEFINE_integer(
+    "process_id",
+    None,
+    "number of this process, from 0",
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    "distributed",
+    False,
+    "run as one of several processes that Slurm, Open MPI or a cloud TPU has "
+    "started, and find the others by their environment",
+    flag_values=values,
+  )
+
+
+def share() -> tuple[int, int]:
+  """Returns the number of this process and how many there are."""
+  state = jax_distributed.global_state
+  return (state.process_id, state.num_processes) if _client() else (0, 1)
+
+
+def is_first() -> bool:
+  """Tells whether this process puts results together and prints them."""
+  return share()[0] == 0
+
+
+def environment() -> dict[str, Any]:
+  """Returns what `results.environment` does, in all processes the same.
+
+  The checkout may change while processes start one after the other.
+  """
+  client = _client()
+  if client is None:
+    return results.environment()
+  start = client.blocking_key_value_get(_START, START_SECONDS * 1000)
+  return json.loads(start)["environment"]
+
+
+def waiting(what: str) -> Iterator[None]:
+  """Yields again and again, until its caller has seen what it waits for.
+
+  Args:
+    what: What that is, for a message if it takes long.
+
+  Raises:
+    interruption.Stopped: If a stop is requested.
+  """
+  started, told = time.monotonic(), False
+  while True:
+    yield
+    if interruption.stop_requested():
+      raise interruption.Stopped
+    if time.monotonic() - started > PATIENCE_SECONDS and not told:
+      told = True
+      results.tell(
+        f"waiting for {what}; --output_dir has to be a folder that all "
+        "processes share"
+      )
+    time.sleep(POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def joined(values: flags.FlagValues | None) -> Iterator[None]:
+  """Makes this process one of several while its block runs, if flags say so.
+
+  Args:
+    values: The script's flags; None, or without those of `define_flags`, for a
+      script that is one process in any case.
+
+  Raises:
+    parsing.ConfigError: If the flags make no sense, or differ from those of
+      process 0, or the other processes do not come.
+  """
+  has_flags = values is not None and "coordinator_address" in values
+  chosen = _parse(values) if has_flags else None
+  if chosen is None:
+    yield
+    return
+  _initialize(chosen)
+  over = threading.Event()
+  watch = threading.Thread(target=_watch, args=(over,), daemon=True)
+  watch.start()
+  try:
+    _compare(values)
+    yield
+  except KeyboardInterrupt:
+    # Not in good order: the others see that this process is gone.
+    print("\nended at once; finished simulations are kept", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(130)
+  except BaseException:
+    # Whatever it was, the others must not wait for this process.
+    interruption.request()
+    _client().key_value_set(_STOP, "1", allow_overwrite=True)
+    raise
+  finally:
+    over.set()
+    watch.join()
+    jax.distributed.shutdown()
+
+
+def _client() -> Any:
+  return jax_distributed.global_state.client
+
+
+def _parse(values: flags.FlagValues) -> dict[str, Any] | None:
+  """Returns arguments of `jax.distributed.initialize`, None for one process."""
+  names = ("coordinator_address", "num_processes", "process_id")
+  given = {name: values[name].value for name in names}
+  if all(value is None for value in given.values()):
+    return {} if values["distributed"].value else None
+  for name, value in given.items():
+    if value is None:
+      raise parsing.ConfigError(
+        f"--{name}: expected with --"
+        + " and --".join(other for other in names if given[other] is not None)
+      )
+  parsing.number("num_processes", given["num_processes"], low=1)
+  parsing.number(
+    "process_id", given["process_id"], low=0, below=given["num_processes"]
+  )
+  address = given["coordinator_address"]
+  port = re.fullmatch(r"[^\s/]+:(\d{1,5})", address)
+  if port is None or not 0 < int(port[1]) < 65536:
+    raise parsing.ConfigError(
+      f"--coordinator_address: expected host:port, got {address!r}"
+    )
+  return given
+
+
+def _initialize(chosen: dict[str, Any]) -> None:
+  # It would take SIGTERM away from `interruption`.
+  jax.config.update("jax_enable_preemption_service", False)
+  try:
+    jax.distributed.initialize(
+      **chosen,
+      initialization_timeout=START_SECONDS,
+      heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+      shutdown_timeout_seconds=END_SECONDS,
+    )
+  except ValueError as error:
+    raise parsing.ConfigError(
+      "--distributed: found no job of Slurm, Open MPI or a cloud TPU here; "
+      "give --coordinator_address, --num_processes and --process_id"
+    ) from error
+  except RuntimeError as error:
+    reason = str(error).partition("\n")[0]
+    raise parsing.ConfigError(
+      f"--coordinator_address: the processes did not find each other ({reason})"
+    ) from error
+
+
+def _compare(values: flags.FlagValues) -> None:
+  """Refuses processes whose numbers would not belong together."""
+  mine = {
+    "flags": {
+      name: value
+      for name, value in values.flag_values_dict().items()
+      if name not in _OWN_FLAGS
+    },
+    "environment": results.environment(),
+    "devices": jax.local_device_count(),
+  }
+  client = _client()
+  if is_first():
+    client.key_value_set(_START, json.dumps(mine))
+  theirs = json.loads(
+    client.blocking_key_value_get(_START, START_SECONDS * 1000)
+  )
+  mine = json.loads(json.dumps(mine))
+  for name, value in mine["flags"].items():
+    _check_equal(f"--{name}", value, theirs["flags"].get(name))
+  _check_equal("devices of a process", mine["devices"], theirs["devices"])
+  for name in ("versions", "device"):
+    _check_equal(name, mine["environment"][name], theirs["environment"][name])
+  if "resume" in values and not values["resume"].value:
+    raise parsing.ConfigError(
+      "--noresume: several processes cannot tell old results from each "
+      "other's; choose a new --output_dir"
+    )
+
+
+def _check_equal(name: str, mine: Any, theirs: Any) -> None:
+  if mine != theirs:
+    raise parsing.ConfigError(
+      f"{name}: expected the same in all processes, got {theirs!r} in process "
+      f"0 and {mine!r} in process {share()[0]}"
+    )
+
+
+def _watch(over: threading.Event) -> None:
+  """Passes a request to stop on, from this process and to it."""
+  client = _client()
+  # Where process 0 is gone, JAX ends this process, with a message.
+  with contextlib.suppress(jax.errors.JaxRuntimeError):
+    while not over.wait(POLL_SECONDS):
+      if interruption.stop_requested():
+        client.key_value_set(_STOP, "1", allow_overwrite=True)
+        return
+      # Asking for the key itself, which is not there, would be an error.
+      if client.key_value_dir_get(os.path.dirname(_STOP)):
+        interruption.request()

@@ -1,0 +1,232 @@
+"""Flags that several scripts have in common, defined and read in one place.
+
+Every script has flags of its own (`absl.flags.FlagValues`), so that scripts can
+be imported together; these functions add to them.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from experiments.architectures import models
+from experiments.command import parsing
+from experiments.learning import methods
+
+_OPTIONS = methods.Options()
+
+
+def define_methods(
+  values: flags.FlagValues, *, known: Sequence[str], default: Sequence[str]
+) -> None:
+  """Defines --methods.
+
+  Args:
+    values: The script's flags.
+    known: Names in `methods.METHODS` that the script can train.
+    default: Those that it trains unless told otherwise.
+  """
+  flags.DEFINE_list(
+    "methods",
+    list(default),
+    f"methods to compare, comma-separated, of: {', '.join(known)}",
+    flag_values=values,
+  )
+
+
+def define_alphas(values: flags.FlagValues, *, known: Sequence[str]) -> None:
+  """Defines --alphas.
+
+  Args:
+    values: The script's flags.
+    known: Names in `methods.METHODS` that the script can train.
+  """
+  grids = "; ".join(
+    f"{name}: {', '.join(f'{value:g}' for value in methods.METHODS[name].grid)}"
+    for name in known
+    if methods.METHODS[name].hparam
+  )
+  flags.DEFINE_list(
+    "alphas",
+    None,
+    "strengths to try for every method that has one, comma-separated; by "
+    f"default {grids}",
+    flag_values=values,
+  )
+
+
+def strengths(values: flags.FlagValues, name: str) -> Sequence[float]:
+  """Returns the values of a method's hyper-parameter that are tried.
+
+  Args:
+    values: The script's flags, of `define_alphas`.
+    name: The method.
+
+  Raises:
+    parsing.ConfigError: If --alphas has a value that cannot be used.
+  """
+  method = methods.METHODS[name]
+  if values.alphas is None or method.hparam is None:
+    return method.grid
+  alphas = parsing.numbers("alphas", values.alphas, float, low=0)
+  return [
+    parsing.number("alphas", alpha, low=0, below=method.limit)
+    for alpha in alphas
+  ]
+
+
+def define_bean(values: flags.FlagValues) -> None:
+  """Defines --alpha_units, --gamma and --distance.
+
+  Args:
+    values: The script's flags.
+  """
+  flags.DEFINE_enum(
+    "alpha_units",
+    _OPTIONS.alpha_units,
+    ["code", "paper"],
+    "units of alpha: code, as in the authors' code, whose neuron correlation "
+    "lacks the factors 1/M (BEAN-1) and 1/M^2 (BEAN-2) of the paper, M the "
+    "neurons of the next layer; or paper",
+    flag_values=values,
+  )
+  flags.DEFINE_float(
+    "gamma",
+    _OPTIONS.gamma,
+    "slope in BEAN's neuron correlation",
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    "distance",
+    _OPTIONS.distance,
+    ["squared", "absolute"],
+    "BEAN's distance",
+    flag_values=values,
+  )
+
+
+def define_few_shot(values: flags.FlagValues) -> None:
+  """Defines --layers, --decoupled_decay and --dropout_at_eval.
+
+  Args:
+    values: The script's flags.
+  """
+  flags.DEFINE_list(
+    "layers",
+    [],
+    "dense layers where BEAN applies, comma-separated; by default all whose "
+    "inputs are neurons",
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    "decoupled_decay",
+    _OPTIONS.decoupled_decay,
+    "weight decay as in AdamW, not in the gradient",
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    "dropout_at_eval",
+    _OPTIONS.dropout_at_eval,
+    "leave dropout on at validation and test, as the authors' code does",
+    flag_values=values,
+  )
+
+
+def define_imitation(values: flags.FlagValues) -> None:
+  """Defines the sizes of imitation networks.
+
+  Args:
+    values: The script's flags.
+  """
+  for name, text in (
+    ("first_pseudo", "pseudo examples in the first period"),
+    ("last_pseudo", "pseudo examples in the last period"),
+    ("pseudo_periods", "periods, in each of which the pseudo examples grow"),
+    ("pseudo_epochs", "passes over the pseudo examples in a period"),
+  ):
+    flags.DEFINE_integer(
+      name,
+      getattr(_OPTIONS, name),
+      f"imitation networks: {text}",
+      flag_values=values,
+    )
+
+
+def options(
+  values: flags.FlagValues, model: models.Model | None = None
+) -> methods.Options:
+  """Reads the choices that methods depend on.
+
+  Args:
+    values: The script's flags; choices that it does not have are the usual
+      ones.
+    model: The network whose layers --layers may name.
+
+  Returns:
+    The choices; layers in the order of the network.
+
+  Raises:
+    parsing.ConfigError: If a flag has a value that cannot be used.
+  """
+  chosen = {
+    name: values[name].value
+    for name in methods.Options._fields
+    if name in values
+  }
+  if "gamma" in chosen:
+    parsing.number("gamma", chosen["gamma"], low=0)
+  for name in methods.IMITATION_OPTIONS:
+    if name in chosen:
+      parsing.number(name, chosen[name], low=1)
+  if chosen.get("layers") and model is not None:
+    named = parsing.names("layers", chosen["layers"], model.layers)
+    chosen["layers"] = tuple(name for name in model.layers if name in named)
+  elif "layers" in chosen:
+    chosen["layers"] = ()
+  found = methods.Options(**chosen)
+  if found.last_pseudo < found.first_pseudo:
+    raise parsing.ConfigError(
+      f"--last_pseudo: expected at least --first_pseudo="
+      f"{found.first_pseudo}, got {found.last_pseudo}"
+    )
+  return found
+
+
+def define_run(values: flags.FlagValues, *, output_dir: str) -> None:
+  """Defines --members_per_chunk, --data_dir and --output_dir.
+
+  Args:
+    values: The script's flags.
+    output_dir: Where results go unless told otherwise.
+  """
+  flags.DEFINE_integer(
+    "members_per_chunk",
+    0,
+    "simulations that a device (GPU or CPU core) trains at once; memory grows "
+    "with it, and 0 takes as many as are fast",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    "data_dir",
+    None,
+    "TensorFlow Datasets folder; by default TFDS_DATA_DIR of the environment, "
+    "else ~/tensorflow_datasets",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    "output_dir", output_dir, "folder of the results", flag_values=values
+  )
+
+
+def define_seeds(values: flags.FlagValues, *, default: str) -> None:
+  """Defines --seeds, for `parsing.seeds`.
+
+  Args:
+    values: The script's flags.
+    default: Such as "20".
+  """
+  flags.DEFINE_string(
+    "seeds",
+    default,
+    "simulations: a number n (seeds 0 to n-1) or a range like 5-9",
+    flag_values=values,
+  )

@@ -1,0 +1,107 @@
+"""A progress bar with the time left, and a line for every finished cell."""
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+
+from rich import console as rich_console, progress as rich_progress
+
+from experiments.command import distributed
+from experiments.learning import methods
+from experiments.runs import simulations
+
+
+@dataclasses.dataclass
+class Bar:
+  """What `bar` hands out.
+
+  Attributes:
+    display: The bar on the terminal.
+    task: Its only task.
+  """
+
+  display: rich_progress.Progress
+  task: rich_progress.TaskID
+
+  def tick(self, cell: simulations.Cell, work: int, accuracy: float) -> None:
+    """Moves the bar on and shows the validation accuracy now."""
+    self.display.update(
+      self.task,
+      advance=work,
+      description=describe(cell),
+      accuracy=f"validation {100 * accuracy:.1f} %",
+    )
+
+  def cell_done(
+    self,
+    cell: simulations.Cell,
+    outcome: simulations.Outcome,
+    seeds: tuple[int, ...],
+  ) -> None:
+    """Prints a line about a finished cell, and one for each failed member."""
+    accuracy = 100 * outcome.metrics["test_accuracy"]
+    failed_step = outcome.metrics["failed_step"]
+    kept = accuracy[failed_step < 0]
+    mean = f"{kept.mean():.2f} %" if kept.size else "none"
+    self.display.console.print(
+      f"{describe(cell)}: test {mean}, {kept.size} of {accuracy.size} "
+      f"simulations, {outcome.seconds:.0f} s",
+      highlight=False,
+    )
+    for seed, step in zip(seeds, failed_step, strict=True):
+      if step >= 0:
+        self.display.console.print(
+          f"  seed {seed} met a non-finite loss in step {step}: left out",
+          highlight=False,
+        )
+
+
+def describe(cell: simulations.Cell) -> str:
+  """Names a cell for people.
+
+  Args:
+    cell: The cell.
+
+  Returns:
+    Such as "1-shot BEAN-1 alpha=10".
+
+  Example:
+    >>> describe(simulations.Cell(1, "bean1", 10.0, 50))
+    '1-shot BEAN-1 alpha=10'
+  """
+  method = methods.METHODS[cell.method]
+  strength = f" {method.hparam}={cell.strength:g}" if method.hparam else ""
+  return f"{cell.shots}-shot {method.title}{strength}"
+
+
+@contextlib.contextmanager
+def bar(*, total: int, skipped: int) -> Iterator[Bar]:
+  """Shows a progress bar while its block runs.
+
+  Args:
+    total: Work to do, in the units of `simulations.cost`.
+    skipped: Cells that were done before.
+
+  Yields:
+    A `Bar`. Away from a terminal it prints the lines of finished cells only,
+    and of several processes only the first has one.
+  """
+  console = rich_console.Console(soft_wrap=True)
+  columns = (
+    rich_progress.TextColumn("{task.description}"),
+    rich_progress.BarColumn(),
+    rich_progress.TaskProgressColumn(),
+    rich_progress.TextColumn("left"),
+    rich_progress.TimeRemainingColumn(),
+    rich_progress.TextColumn("{task.fields[accuracy]}"),
+  )
+  first = distributed.is_first()
+  if skipped and first:
+    console.print(f"cells done already: {skipped}", highlight=False)
+  with rich_progress.Progress(
+    *columns,
+    console=console,
+    disable=not console.is_terminal or not total or not first,
+  ) as display:
+    task = display.add_task("compiling", total=total, accuracy="")
+    yield Bar(display, task)

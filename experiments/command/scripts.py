@@ -1,0 +1,201 @@
+"""What every script does around its work: settings, errors, exit status."""
+
+from collections.abc import Callable, Sequence
+import contextlib
+import errno
+import importlib.metadata
+import logging
+import os
+import sys
+from typing import NoReturn
+
+from absl import app, flags
+import jax
+
+from bean_jax import check
+from experiments import datasets
+from experiments.command import distributed, interruption, parsing
+from experiments.learning import devices
+from experiments.records import results
+
+_GO_ON = "finished cells are kept, the same command goes on from there"
+_HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
+_DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+_BROKEN_PIPE = 141  # As of a program that SIGPIPE ends.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class InstallationError(Exception):
+  """This jaxlib computes wrong numbers; the text says what to do."""
+
+
+ERRORS = (
+  parsing.ConfigError,
+  datasets.DatasetError,
+  results.ResultError,
+  InstallationError,
+)
+
+
+def start(
+  main: Callable[[Sequence[str]], int | None], values: flags.FlagValues
+) -> None:
+  """Parses a script's flags, runs it and ends the process.
+
+  `--help` prints its docstring and its flags. A flag that cannot be parsed is
+  named in one line, with exit status 2. Every script has `--deterministic`.
+
+  Args:
+    main: Takes what is left of the command line, returns the exit status.
+    values: The script's flags.
+  """
+  flags.DEFINE_bool(
+    "deterministic",
+    False,
+    "compute the same bits every time on a GPU too, slower (XLA's "
+    f"{_DETERMINISTIC}); a CPU always does",
+    flag_values=values,
+  )
+
+  def parse(argv: Sequence[str]) -> list[str]:
+    if set(argv[1:]) & _HELP:
+      print(sys.modules["__main__"].__doc__)
+      print(values.get_help())
+      sys.exit(0)
+    # No other flags are of use here; absl wants them to have been parsed.
+    flags.FLAGS.mark_as_parsed()
+    try:
+      rest = parse_flags(argv, values)
+    except parsing.ConfigError as error:
+      print(f"error: {one_line(error)}", file=sys.stderr)
+      sys.exit(2)
+    if values["deterministic"].value:
+      # XLA reads it when the first device is asked for.
+      given = os.environ.get("XLA_FLAGS", "")
+      os.environ["XLA_FLAGS"] = f"{given} {_DETERMINISTIC}".strip()
+    return rest
+
+  # A path may hold bytes that are no text.
+  for stream in (sys.stdout, sys.stderr):
+    if hasattr(stream, "reconfigure"):
+      stream.reconfigure(errors="backslashreplace")
+  try:
+    try:
+      app.run(main, flags_parser=parse)
+    finally:
+      if sys.stdout is not None:  # As it is where the shell has closed it.
+        sys.stdout.flush()
+  except OSError as error:
+    _end_without_output(error)
+
+
+def _end_without_output(error: OSError) -> NoReturn:
+  """Ends the process where nothing can be printed any more."""
+  is_pipe = isinstance(error, BrokenPipeError)
+  # Files have errors of their own, so that only the output can be full.
+  if not is_pipe and error.errno not in _FULL:
+    raise error
+  # At its end Python writes once more what could not be written.
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  if is_pipe:  # Who read the output has seen enough.
+    sys.exit(_BROKEN_PIPE)
+  print(
+    f"error: the output could not be written ({results.reason(error)});"
+    f" {_GO_ON}",
+    file=sys.stderr,
+  )
+  sys.exit(2)
+
+
+def parse_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
+  """Parses a script's flags.
+
+  Args:
+    argv: The command line, the script's name first.
+    values: The script's flags.
+
+  Returns:
+    What is left of the command line.
+
+  Raises:
+    parsing.ConfigError: If a flag is unknown or has a value of a wrong type.
+  """
+  try:
+    return values(list(argv))
+  except flags.Error as error:
+    raise parsing.ConfigError(f"{error}; see --help") from error
+  except RecursionError as error:  # From a search for flags of similar names.
+    raise parsing.ConfigError(
+      "unknown flag with a name of thousands of letters; see --help"
+    ) from error
+
+
+def one_line(error: Exception) -> str:
+  r"""Returns the text of an error without breaks and control characters.
+
+  Args:
+    error: What was raised.
+
+  Example:
+    >>> one_line(ValueError("one\ntwo"))
+    'one\\ntwo'
+  """
+  return "".join(
+    char if char.isprintable() else char.encode("unicode_escape").decode()
+    for char in str(error)
+  )
+
+
+def run(
+  argv: Sequence[str],
+  work: Callable[[], None],
+  values: flags.FlagValues | None = None,
+) -> int:
+  """Runs a script's work.
+
+  Args:
+    argv: What absl left of the command line, the script's name first.
+    work: Parses the flags and does everything else.
+    values: The script's flags, if its work asks `interruption.stop_requested`;
+      with those of `distributed.define_flags` it may be one of several
+      processes.
+
+  Returns:
+    The exit status: 0, also where SIGTERM ended the work early and in good
+    order; 2 for an error that was printed in a line, or 130 where the user
+    interrupted.
+  """
+  # Which backends there are not is no news to who runs this.
+  logging.getLogger("jax").setLevel(logging.WARNING)
+  # TensorFloat-32, a GPU's default, is too coarse for these small products.
+  jax.config.update("jax_default_matmul_precision", "highest")
+  devices.use_all_cores()
+  # Who does not ask is ended by SIGTERM, as ever.
+  asks = values is not None
+  with interruption.handled() if asks else contextlib.nullcontext():
+    try:
+      if len(argv) > 1:
+        raise parsing.ConfigError(
+          f"unexpected argument {argv[1]!r}; options begin with --, see --help"
+        )
+      with distributed.joined(values):
+        _refuse_wrong_release()
+        work()
+    except ERRORS as error:
+      print(f"error: {one_line(error)}", file=sys.stderr)
+      return 2
+    except interruption.Stopped:
+      print(f"stopped as asked; {_GO_ON}", file=sys.stderr)
+    except KeyboardInterrupt:
+      print(f"\nstopped; {_GO_ON}", file=sys.stderr)
+      return 130
+  return 0
+
+
+def _refuse_wrong_release() -> None:
+  version = importlib.metadata.version("jaxlib")
+  # Only these wait for the device here, before the flags have been checked.
+  if any(version in wrong.versions for wrong in check.WRONG_RELEASES):
+    line = check.release()
+    if not line.passed:
+      raise InstallationError(line.text)

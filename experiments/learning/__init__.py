@@ -1,0 +1,1 @@
+"""How populations are trained: methods, optimizers, compiled programs."""

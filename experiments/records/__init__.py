@@ -1,0 +1,1 @@
+"""Files: records of cells, checkpoints of networks."""

@@ -1,0 +1,311 @@
+"""Checkpoints: a trained network, or one in training, in one file.
+
+A checkpoint is a plain .npz file, which NumPy alone can read anywhere, without
+pickle. Its arrays:
+
+    header                   bytes of a JSON: schema, config, environment
+    last/params/...          parameters after the last epoch, by layer and name
+    last/batch_stats/...     running statistics of BatchNorm then, if any
+    best/...                 both after the epoch of best validation accuracy
+    metrics/...              numbers and learning curves
+    optimizer/...            state of the optimizer, until training is over
+
+The file ends with the SHA-256 of all bytes before, as the comment of the zip
+archive that an .npz is. It is written whole or not at all. A file that is cut
+off, altered or foreign is never used and never deleted: `load` raises
+`DamagedError`, and `find` renames it to NAME.damaged, as if there were none.
+One of another schema or configuration raises `CheckpointError`.
+"""
+
+from collections.abc import Mapping
+import hashlib
+import io
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+import zipfile
+
+import jax
+import numpy as np
+
+from experiments.architectures.networks import Variables
+from experiments.records import results
+
+PyTree = Any
+
+SCHEMA = 1
+
+_DIGEST_SIZE = 64  # SHA-256 in hexadecimal.
+
+
+class CheckpointError(results.ResultError):
+  """A checkpoint cannot be used; the text says why and what to do."""
+
+
+class DamagedError(CheckpointError, results.DamagedError):
+  """A checkpoint is cut off, altered or foreign."""
+
+
+class Checkpoint(NamedTuple):
+  """What a checkpoint holds, all arrays NumPy's.
+
+  Attributes:
+    config: Everything that the training depends on, {field: value}.
+    environment: What it was made with, as `results.environment` gives it.
+    last: Variables after the last epoch.
+    best: Variables after the epoch of best validation accuracy.
+    metrics: Numbers [] and learning curves [epochs] by name.
+    opt_state: State of the optimizer as {path: array}, to be given to
+      `restore`; empty once the training is over.
+  """
+
+  config: dict[str, Any]
+  environment: dict[str, Any]
+  last: Variables
+  best: Variables
+  metrics: dict[str, np.ndarray]
+  opt_state: dict[str, np.ndarray]
+
+
+def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
+  """Writes a checkpoint, so that the file is the old one or the new one, whole.
+
+  Args:
+    path: The file, in a folder that exists.
+    checkpoint: What it will hold; `opt_state` may be any tree of arrays.
+
+  Raises:
+    ResultError: If the file system refuses.
+    ValueError: If an array is not of plain numbers, or the config holds a
+      number that is not finite.
+    TypeError: If the config holds a value of a type that JSON does not have.
+  """
+  header = {
+    "schema": SCHEMA,
+    "config": checkpoint.config,
+    "environment": checkpoint.environment,
+  }
+  text = json.dumps(header, sort_keys=True, allow_nan=False)
+  arrays = {"header": np.frombuffer(text.encode(), np.uint8)}
+  for name, tree in (
+    ("last", checkpoint.last._asdict()),
+    ("best", checkpoint.best._asdict()),
+    ("metrics", checkpoint.metrics),
+    ("optimizer", checkpoint.opt_state),
+  ):
+    arrays |= {f"{name}/{k}": array for k, array in _flatten(tree).items()}
+  results.write_bytes(path, _pack(arrays))
+
+
+def load(
+  path: str | os.PathLike[str], *, config: Mapping[str, Any] | None = None
+) -> Checkpoint:
+  """Reads a checkpoint after checking every byte.
+
+  Args:
+    path: The file.
+    config: Fields that its config must have, with these values, such as
+      {"model": "lenet5"}; others may be there too.
+
+  Returns:
+    The checkpoint.
+
+  Raises:
+    DamagedError: If the file is cut off, altered or foreign.
+    CheckpointError: If it cannot be read, is of another schema, or differs
+      from `config`.
+  """
+  try:
+    data = pathlib.Path(path).read_bytes()
+  except (OSError, ValueError) as error:
+    raise CheckpointError(
+      f"{os.fspath(path)}: cannot be read ({results.reason(error)}); give the"
+      " path of a checkpoint"
+    ) from error
+  checkpoint = _parse(path, data)
+  if config is not None:
+    _check_config(path, checkpoint.config, config)
+  return checkpoint
+
+
+def find(
+  path: str | os.PathLike[str], config: Mapping[str, Any]
+) -> Checkpoint | None:
+  """Reads the checkpoint of a configuration, if there is one.
+
+  Args:
+    path: The file.
+    config: The configuration that it must have been made with, all of it.
+
+  Returns:
+    The checkpoint, or None where there is no file, or a damaged one, which is
+    renamed.
+
+  Raises:
+    CheckpointError: If the file was made with another configuration or schema,
+      or cannot be read.
+    ResultError: If it cannot be renamed.
+  """
+  if not os.path.lexists(path):
+    return None
+  try:
+    checkpoint = load(path)
+  except DamagedError as error:
+    results.set_aside(path, error)
+    return None
+  except CheckpointError as error:
+    # Gone since it was looked for: another process has set it aside.
+    if isinstance(error.__cause__, FileNotFoundError):
+      return None
+    raise
+  nothing = dict.fromkeys(checkpoint.config.keys() - config.keys())
+  _check_config(path, checkpoint.config, {**nothing, **config})
+  return checkpoint
+
+
+def restore(
+  path: str | os.PathLike[str], tree: PyTree, template: PyTree
+) -> PyTree:
+  """Gives arrays that were read the structure which they had.
+
+  Args:
+    path: Where they come from, for the error.
+    tree: What `load` returned: variables, or an `opt_state`.
+    template: Arrays or `jax.ShapeDtypeStruct`s in that structure.
+
+  Returns:
+    The arrays in the structure of `template`.
+
+  Raises:
+    CheckpointError: If there are others, or of other shapes or types, as those
+      of another network are.
+  """
+  arrays = _flatten(tree)
+  leaves, structure = jax.tree_util.tree_flatten_with_path(template)
+  expected = {_name(keys): _form(leaf) for keys, leaf in leaves}
+  got = {name: _form(array) for name, array in arrays.items()}
+  for name in sorted(expected.keys() | got.keys()):
+    if expected.get(name) != got.get(name):
+      raise _unusable(
+        path,
+        f"expected {name} to be {expected.get(name, 'absent')}, got "
+        f"{got.get(name, 'none')}: of another network",
+      )
+  return jax.tree.unflatten(structure, [arrays[name] for name in expected])
+
+
+def _flatten(tree: PyTree) -> dict[str, np.ndarray]:
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {_name(keys): np.asarray(leaf) for keys, leaf in leaves}
+
+
+def _name(keys: tuple) -> str:
+  return jax.tree_util.keystr(keys, simple=True, separator="/")
+
+
+def _form(array: Any) -> str:
+  return f"{np.dtype(array.dtype)} {list(array.shape)}"
+
+
+def _nested(arrays: Mapping[str, np.ndarray]) -> dict:
+  """Returns {"a/b": array} as {"a": {"b": array}}."""
+  tree: dict = {}
+  for name, array in arrays.items():
+    *branches, leaf = name.split("/")
+    place = tree
+    for branch in branches:
+      place = place.setdefault(branch, {})
+    place[leaf] = array
+  return tree
+
+
+def _pack(arrays: Mapping[str, np.ndarray]) -> bytes:
+  """Returns a zip archive of arrays that ends with its own digest."""
+  buffer = io.BytesIO()
+  with zipfile.ZipFile(buffer, "w") as archive:
+    for name, array in arrays.items():
+      if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name}: expected numbers, got {array.dtype}")
+      # Its date is constant, so that equal checkpoints are equal files.
+      entry = zipfile.ZipInfo(f"{name}.npy")
+      with archive.open(entry, "w", force_zip64=True) as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)
+    archive.comment = b"0" * _DIGEST_SIZE
+  content = buffer.getvalue()[:-_DIGEST_SIZE]
+  return content + _digest(content)
+
+
+def _digest(content: bytes) -> bytes:
+  return hashlib.sha256(content).hexdigest().encode()
+
+
+def _parse(path: str | os.PathLike[str], data: bytes) -> Checkpoint:
+  if _digest(data[:-_DIGEST_SIZE]) != data[-_DIGEST_SIZE:]:
+    raise DamagedError(
+      path, "does not end with its SHA-256: cut off, altered or no checkpoint"
+    )
+  # A foreign archive shows as one of many exceptions, from zipfile's to zlib's.
+  try:
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+      arrays = {name: archive[name] for name in archive.files}
+    header = json.loads(arrays.pop("header").tobytes())
+    checkpoint = _assemble(header, arrays)
+  except Exception as error:
+    raise DamagedError(path, "holds no checkpoint: foreign") from error
+  if header["schema"] != SCHEMA:
+    raise _unusable(path, f"expected schema {SCHEMA}, got {header['schema']!r}")
+  return checkpoint
+
+
+def _assemble(
+  header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> Checkpoint:
+  parts: dict[str, dict] = {
+    name: {} for name in ("last", "best", "metrics", "optimizer")
+  }
+  for name, array in arrays.items():
+    part, _, rest = name.partition("/")
+    parts.setdefault(part, {})[rest] = array
+  return Checkpoint(
+    config=dict(header["config"]),
+    environment=dict(header["environment"]),
+    last=_variables(parts["last"]),
+    best=_variables(parts["best"]),
+    metrics=parts["metrics"],
+    opt_state=parts["optimizer"],
+  )
+
+
+def _variables(arrays: Mapping[str, np.ndarray]) -> Variables:
+  tree = _nested(arrays)
+  return Variables(tree.get("params", {}), tree.get("batch_stats", {}))
+
+
+def _check_config(
+  path: str | os.PathLike[str],
+  got: Mapping[str, Any],
+  expected: Mapping[str, Any],
+) -> None:
+  # As JSON has them: a tuple is a list there.
+  expected = json.loads(json.dumps(dict(expected)))
+  differences = [
+    f"{name}: expected {_shown(expected, name)}, got {_shown(got, name)}"
+    for name in sorted(expected)
+    if expected[name] != got.get(name)
+  ]
+  if differences:
+    raise _unusable(
+      path, f"made with another configuration ({'; '.join(differences)})"
+    )
+
+
+def _shown(config: Mapping[str, Any], name: str) -> str:
+  value = config.get(name)
+  return "nothing" if value is None else json.dumps(value)
+
+
+def _unusable(path: str | os.PathLike[str], why: str) -> CheckpointError:
+  return CheckpointError(
+    f"{os.fspath(path)}: {why}; move this file away or choose another folder"
+  )

@@ -1,0 +1,1 @@
+"""Which cells are trained, and what of them is there already."""

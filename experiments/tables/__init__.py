@@ -1,0 +1,1 @@
+"""What records show: statistics, tables, figures, the paper's numbers."""

@@ -1,0 +1,298 @@
+"""Tests of experiments.architectures.models."""
+
+import doctest
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import signal, stats
+
+from experiments import datasets
+from experiments.architectures import models
+from experiments.architectures.dropout import Dropout
+from tests.experiments import tiny
+
+# Number of inputs of a unit, whose root bounds its initial parameters.
+FAN_IN = {
+  "lenet5": {"conv1": 25, "conv2": 150, "fc1": 400, "fc2": 120, "fc3": 84},
+  "mlp500": {"fc1": 784, "fc2": 500},
+  "mlp300_100": {"fc1": 784, "fc2": 300, "fc3": 100},
+}
+NUM_PARAMETERS = {
+  "lenet5": {
+    "conv1": 156,
+    "conv2": 2_416,
+    "fc1": 48_120,
+    "fc2": 10_164,
+    "fc3": 850,
+  },
+  "mlp500": {"fc1": 784 * 500 + 500, "fc2": 500 * 10 + 10},
+  "mlp300_100": {
+    "fc1": 784 * 300 + 300,
+    "fc2": 300 * 100 + 100,
+    "fc3": 100 * 10 + 10,
+  },
+}
+NUM_MEMBERS = 20
+
+every_model = pytest.mark.parametrize("name", list(models.MODELS))
+
+
+@pytest.fixture(scope="module")
+def inits():
+  """Maps the seeds of members to their parameters, for every model."""
+
+  def make(model):
+    init = jax.jit(jax.vmap(model.init))
+    return lambda seeds: jax.device_get(init(jax.vmap(jax.random.key)(seeds)))
+
+  return {name: make(model) for name, model in models.MODELS.items()}
+
+
+@pytest.fixture(scope="module")
+def population(inits):
+  """Parameters of some members of every model."""
+  return {name: init(jnp.arange(NUM_MEMBERS)) for name, init in inits.items()}
+
+
+@pytest.fixture(scope="module")
+def images():
+  """Three digits and three images of noise."""
+  digits = datasets.load("digits").test.images[::200]
+  noise = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), np.uint8)
+  return np.concatenate([digits, noise])
+
+
+def member(params, index):
+  return jax.tree.map(lambda leaf: leaf[index], params)
+
+
+def max_pool(x):
+  """The largest of every 2 x 2 window, [n, 2 r, 2 c, k] to [n, r, c, k]."""
+  n, rows, columns, channels = x.shape
+  windows = x.reshape(n, rows // 2, 2, columns // 2, 2, channels)
+  return windows.max(axis=(2, 4))
+
+
+def convolve(x, layer):
+  """What deep learning calls a convolution, within the border."""
+  kernel = np.asarray(layer["kernel"], np.float64)
+  maps = [
+    [
+      sum(
+        signal.correlate(image[..., i], kernel[..., i, o], mode="valid")
+        for i in range(kernel.shape[2])
+      )
+      for o in range(kernel.shape[3])
+    ]
+    for image in x
+  ]
+  return np.moveaxis(np.array(maps), 1, -1) + layer["bias"]
+
+
+def lenet5(params, images):
+  """LeNet-5 of the authors' code in float64, written from its layers."""
+  x = images.astype(np.float64) / 255
+  x = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
+  x = max_pool(np.maximum(convolve(x, params["conv1"]), 0))
+  x = max_pool(np.maximum(convolve(x, params["conv2"]), 0))
+  x = x.reshape(len(images), 400)
+  hidden = {}
+  for name in ("fc1", "fc2", "fc3"):
+    hidden[name] = x
+    layer = params[name]
+    x = x @ layer["kernel"].astype(np.float64) + layer["bias"]
+    if name != "fc3":
+      x = np.maximum(x, 0)
+  return x, hidden
+
+
+@every_model
+def test_numbers_of_parameters(name, population):
+  counts = {
+    layer: sum(leaf[0].size for leaf in jax.tree.leaves(params))
+    for layer, params in population[name].items()
+  }
+  assert counts == NUM_PARAMETERS[name]
+  total = {"lenet5": 61_706, "mlp500": 397_510, "mlp300_100": 266_610}
+  assert sum(counts.values()) == total[name]
+
+
+@every_model
+def test_initial_parameters_fill_the_range_of_the_fan_in(name, population):
+  for layer, params in population[name].items():
+    for leaf in ("kernel", "bias"):
+      values = np.ravel(params[leaf]) * FAN_IN[name][layer] ** 0.5
+      assert np.abs(values).max() <= 1 + 1e-6, (layer, leaf)
+      test = stats.kstest(values[:50_000], stats.uniform(-1, 2).cdf)
+      assert test.pvalue > 1e-3, (layer, leaf)
+
+
+@every_model
+def test_members_differ_and_their_keys_decide(name, inits, population):
+  turned = inits[name](jnp.arange(NUM_MEMBERS)[::-1])
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    jax.tree.map(lambda leaf: leaf[::-1], turned),
+    population[name],
+  )
+  for leaf in jax.tree.leaves(population[name]):
+    assert len(np.unique(leaf.reshape(NUM_MEMBERS, -1), axis=0)) == NUM_MEMBERS
+
+
+@every_model
+def test_hidden_enter_their_layers(name, population, images):
+  model = models.MODELS[name]
+  params = member(population[name], 0)
+  logits, hidden = jax.jit(model.apply)(params, model.prepare(images))
+  kernels = models.dense_kernels(params, model.layers)
+  assert list(kernels) == list(model.layers)
+  assert logits.shape == (6, 10)
+  assert set(model.layers) <= set(hidden)
+  names = list(hidden)
+  for layer in names:
+    kernel = params[layer]["kernel"]
+    assert hidden[layer].shape == (6, kernel.shape[0])
+    outputs = hidden[layer] @ kernel + params[layer]["bias"]
+    if layer == names[-1]:
+      expected = logits
+    else:
+      expected = hidden[names[names.index(layer) + 1]]
+      outputs = np.maximum(outputs, 0)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("which", ("module", "model"))
+def test_lenet5_equals_its_definition(which, population, images):
+  params = member(population["lenet5"], 1)
+  if which == "module":
+    logits, hidden = jax.jit(models.LeNet5().apply)({"params": params}, images)
+  else:
+    model = models.LENET5
+    logits, hidden = jax.jit(model.apply)(params, model.prepare(images))
+  expected, expected_hidden = lenet5(params, images)
+  np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+  assert list(hidden) == list(expected_hidden)
+  for layer, values in expected_hidden.items():
+    assert values.std() > 1e-3
+    np.testing.assert_allclose(hidden[layer], values, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ("mlp500", "mlp300_100"))
+def test_mlp_sees_pixels_from_0_to_1(name, population, images):
+  model = models.MODELS[name]
+  _, hidden = model.apply(member(population[name], 0), model.prepare(images))
+  np.testing.assert_array_equal(
+    hidden["fc1"], images.reshape(6, 784) / np.float32(255)
+  )
+
+
+def test_penalized_layers_are_those_whose_inputs_are_units():
+  layers = {name: model.layers for name, model in models.MODELS.items()}
+  assert layers == {
+    "lenet5": ("fc1", "fc2", "fc3"),
+    "mlp500": ("fc2",),
+    "mlp300_100": ("fc2", "fc3"),
+  }
+
+
+@every_model
+def test_predict_takes_the_largest_logit(name, population, images):
+  model = models.MODELS[name]
+  params = jax.tree.map(lambda leaf: leaf[:3], population[name])
+  classes = jax.jit(model.predict)(params, images)
+  assert classes.shape == (3, 6)
+  for index in range(3):
+    logits, _ = model.apply(member(params, index), model.prepare(images))
+    np.testing.assert_array_equal(classes[index], logits.argmax(axis=1))
+  assert len(np.unique(classes)) > 1
+
+
+# LeNet-5 has its own: see unfolded_lenet5_test.
+def test_predict_drops_by_member_and_by_image(population, images):
+  params = jax.tree.map(
+    lambda leaf: leaf[np.array([0, 0, 1])], population["mlp500"]
+  )
+  copies = np.repeat(images[:1], 30, axis=0)
+  predict = jax.jit(models.MLP500.predict)
+
+  def run(*seeds):
+    keys = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))
+    rates = jnp.array([0.5, 0.5, 0.0])
+    return np.asarray(predict(params, copies, Dropout(rates, keys)))
+
+  classes, others = run(0, 1, 2), run(3, 1, 4)
+  # By the key of a member alone, even between equal ones.
+  assert np.any(others[0] != classes[0])
+  assert np.any(classes[0] != classes[1])
+  np.testing.assert_array_equal(others[1:], classes[1:])
+  for row in classes[:2]:
+    assert len(np.unique(row)) > 1
+  # A rate of 0 drops nothing, whatever the key.
+  assert len(np.unique(classes[2])) == 1
+
+
+@every_model
+def test_every_leaf_and_every_member_has_its_own_stream(name, population):
+  firsts = np.concatenate(
+    [
+      values.reshape(NUM_MEMBERS, -1)[:, :6] * FAN_IN[name][layer] ** 0.5
+      for layer, leaves in population[name].items()
+      for values in leaves.values()
+    ]
+  )
+  # No number twice, but by chance: nor others in another order or sign.
+  assert len(np.unique(np.abs(firsts).round(5))) > 0.99 * firsts.size
+
+
+class TestInitializers:
+  SHAPES = {
+    "conv": {"kernel": (5, 5, 8, 40), "bias": (40,)},
+    "a": {"kernel": (200, 40), "bias": (40,)},
+    "b": {"kernel": (200, 40), "bias": (40,)},
+  }
+
+  def draw(self, seed, shapes=SHAPES):
+    """Parameters of these shapes by Flax's default."""
+    model = tiny.MODEL._replace(init=lambda key: tiny.draw_params(key, shapes))
+    init = models.with_initializer(model, "lecun_normal").init
+    return init(jax.random.key(seed))
+
+  def test_pytorch_uniform_is_the_network_itself(self):
+    for model in models.MODELS.values():
+      assert models.with_initializer(model, "pytorch_uniform") is model
+
+  def test_network_is_the_same_but_for_its_parameters(self):
+    model = models.with_initializer(models.LENET5, "lecun_normal")
+    assert model is models.with_initializer(models.LENET5, "lecun_normal")
+    assert model.init is not models.LENET5.init
+    assert model._replace(init=models.LENET5.init) == models.LENET5
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    assert shapes == jax.eval_shape(models.LENET5.init, jax.random.key(0))
+
+  def test_lecun_normal_has_variance_1_over_the_fan_in(self):
+    # Normal, but for what lies beyond two of its standard deviations.
+    normal = stats.truncnorm(-2, 2)
+    for leaves in self.draw(0).values():
+      np.testing.assert_array_equal(leaves["bias"], 0)
+      # Both kinds of layer have 200 inputs.
+      values = np.ravel(leaves["kernel"]) * 200**0.5
+      # Four standard errors.
+      error = 4 / values.size**0.5
+      np.testing.assert_allclose(values.mean(), 0, atol=error)
+      np.testing.assert_allclose(values.std(), 1, atol=error)
+      test = stats.kstest(values * normal.std(), normal.cdf)
+      assert test.pvalue > 1e-3
+
+  def test_lecun_normal_of_a_leaf_depends_on_its_name_and_the_key_alone(self):
+    whole = self.draw(0)
+    part = self.draw(0, {"b": self.SHAPES["b"]})
+    np.testing.assert_array_equal(whole["b"]["kernel"], part["b"]["kernel"])
+    others = (whole["a"], self.draw(1)["b"])
+    for other in others:
+      assert np.mean(other["kernel"] == whole["b"]["kernel"]) < 1e-3
+
+
+def test_examples_of_docstrings():
+  assert doctest.testmod(models).failed == 0

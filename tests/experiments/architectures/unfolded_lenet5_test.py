@@ -1,0 +1,209 @@
+"""Tests of experiments.architectures.unfolded_lenet5: as LeNet5 computes."""
+
+import doctest
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments import datasets
+from experiments.architectures import models, unfolded_lenet5
+from experiments.architectures.dropout import Dropout
+
+NUM_MEMBERS = 3
+LAYERS = ("conv1", "conv2", "fc1", "fc2", "fc3")
+
+
+@pytest.fixture(scope="module")
+def params():
+  """Parameters of some members; drawn by NumPy, which compiles nothing."""
+  shapes = jax.eval_shape(models.LENET5.init, jax.random.key(0))
+  generator = np.random.default_rng(0)
+
+  def draw(leaf):
+    scale = np.prod(leaf.shape[:-1], dtype=int) ** -0.5
+    size = (NUM_MEMBERS, *leaf.shape)
+    return generator.uniform(-scale, scale, size).astype(np.float32)
+
+  return jax.tree.map(draw, shapes)
+
+
+@pytest.fixture(scope="module")
+def digits():
+  return datasets.load("digits").test
+
+
+def noise(num_images):
+  generator = np.random.default_rng(num_images)
+  return generator.integers(0, 256, (num_images, 28, 28, 1), np.uint8)
+
+
+def module_apply(params, images):
+  return models.LeNet5().apply({"params": params}, images)
+
+
+def unfolded_apply(params, images):
+  return unfolded_lenet5.apply(params, unfolded_lenet5.prepare(images))
+
+
+def loss_and_grads(apply):
+  """Maps (params, images, labels) to (loss, (logits, hidden)), gradients.
+
+  The loss sees the logits and all inputs of dense layers, as BEAN does.
+  """
+
+  def loss_fn(params, images, labels):
+    logits, hidden = apply(params, images)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    loss = jnp.mean(losses)
+    for rows in hidden.values():
+      loss += jnp.mean(jnp.var(rows, axis=1))
+    return loss, (logits, hidden)
+
+  return jax.value_and_grad(loss_fn, has_aux=True)
+
+
+def assert_trees_close(actual, expected, rtol):
+  """Compares leaves, with the largest number of a leaf as its scale."""
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
+  for got, wanted in zip(
+    jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True
+  ):
+    scale = np.abs(wanted).max()
+    assert scale > 0
+    np.testing.assert_allclose(got, wanted, rtol=rtol, atol=rtol * scale)
+
+
+def first(params):
+  return jax.tree.map(lambda leaf: leaf[0], params)
+
+
+@pytest.fixture(scope="module")
+def programs():
+  """Loss and gradients of a member: the module's, and the unfolded."""
+  return (
+    jax.jit(loss_and_grads(module_apply)),
+    jax.jit(loss_and_grads(unfolded_apply)),
+  )
+
+
+# The backgrounds of digits make all four numbers of a pooling window equal.
+@pytest.mark.parametrize("source", ("digits", "noise"))
+@pytest.mark.parametrize("num_images", (1, 5))
+def test_equals_module_with_gradients(
+  source, num_images, programs, params, digits
+):
+  images = digits.images[::90] if source == "digits" else noise(num_images)
+  images, labels = images[:num_images], digits.labels[::90][:num_images]
+  expected, actual = (
+    program(first(params), images, labels) for program in programs
+  )
+  assert set(expected[1]) == set(LAYERS)
+  assert_trees_close(actual, expected, 1e-5)
+
+
+def test_digits_have_ties_in_pooling(digits):
+  windows = unfolded_lenet5.prepare(digits.images[:1])
+  assert np.mean((windows == windows[..., :1]).all(axis=2)) > 0.2
+
+
+def test_mapped_over_members(params, digits):
+  images = np.stack([digits.images[i::90][:3] for i in range(NUM_MEMBERS)])
+  labels = np.stack([digits.labels[i::90][:3] for i in range(NUM_MEMBERS)])
+  expected, actual = (
+    jax.jit(jax.vmap(loss_and_grads(apply)))(params, images, labels)
+    for apply in (module_apply, unfolded_apply)
+  )
+  assert_trees_close(actual, expected, 1e-5)
+
+
+@pytest.mark.parametrize("num_images", (1, 10, 27))
+def test_predict_takes_the_largest_logit(num_images, params, digits):
+  assert unfolded_lenet5.PREDICT_BLOCK == 10
+  images = np.concatenate([digits.images, noise(20)])[-num_images:]
+  classes = jax.jit(unfolded_lenet5.predict)(params, images)
+  logits, _ = jax.vmap(module_apply, in_axes=(0, None))(params, images)
+  assert classes.shape == (NUM_MEMBERS, num_images)
+  np.testing.assert_array_equal(classes, logits.argmax(axis=-1))
+  assert num_images == 1 or len(np.unique(classes)) > 1
+
+
+class TestDropout:
+  def test_apply_drops_what_the_module_drops(self, params, digits):
+    images, member = digits.images[::90][:5], first(params)
+    dropout = Dropout(0.4, jax.random.key(5))
+
+    @jax.jit
+    def run(params, images, dropout):
+      return (
+        models.LeNet5().apply({"params": params}, images, dropout),
+        unfolded_lenet5.apply(params, unfolded_lenet5.prepare(images), dropout),
+      )
+
+    expected, actual = run(member, images, dropout)
+    assert_trees_close(actual, expected, 1e-5)
+    (_, plain), (_, other) = run(member, images, dropout._replace(rate=0.0))
+    assert_trees_close(other, plain, 1e-5)
+    # What the convolutions made is not dropped.
+    np.testing.assert_array_equal(expected[1]["fc1"], plain["fc1"])
+    for layer in ("fc2", "fc3"):
+      dropped = np.asarray(actual[1][layer] == 0)
+      np.testing.assert_array_equal(dropped, expected[1][layer] == 0)
+    fires = np.asarray(plain["fc2"] > 0)
+    kept = np.mean(actual[1]["fc2"] > 0, where=fires)
+    np.testing.assert_allclose(kept, 0.6, atol=0.1)
+
+  def test_predict_drops_as_often_as_the_module(self, params, digits):
+    """Of copies of one image as many get each class, whoever draws."""
+    images = np.repeat(digits.images[90][None], 900, axis=0)
+    members = jax.tree.map(lambda leaf: leaf[np.zeros(3, int)], params)
+    rates = jnp.array([0.5, 0.5, 0.0])
+
+    @jax.jit
+    def run_module(params, images, rate):
+      logits, _ = models.LeNet5().apply(
+        {"params": params}, images, Dropout(rate, jax.random.key(7))
+      )
+      return jnp.bincount(logits.argmax(axis=-1), length=10)
+
+    keys = jax.vmap(jax.random.key)(jnp.arange(3, dtype=jnp.uint32))
+    classes = np.asarray(
+      jax.jit(unfolded_lenet5.predict)(members, images, Dropout(rates, keys))
+    )
+    expected = run_module(first(params), images, 0.5)
+    for row in classes[:2]:
+      counts = np.bincount(row, minlength=10)
+      # Otherwise dropout would hardly matter.
+      assert np.sort(counts)[-2] > 50
+      # Five standard deviations of a difference.
+      error = 5 * np.sqrt(2 * np.maximum(expected, 1))
+      assert np.all(np.abs(counts - expected) < error)
+      # A draw of its own for every block of images ...
+      blocks = row.reshape(-1, unfolded_lenet5.PREDICT_BLOCK)
+      assert len(np.unique(blocks, axis=0)) > 0.5 * len(blocks)
+    # ... and for every member.
+    assert np.any(classes[0] != classes[1])
+    # A rate of 0 drops nothing.
+    plain = run_module(first(params), images, 0.0)
+    assert plain.max() == len(images)
+    np.testing.assert_array_equal(classes[2], plain.argmax())
+
+
+@pytest.mark.parametrize("dtype", (np.uint8, np.float32))
+def test_windows_are_pixels_of_the_image(dtype):
+  images = noise(2).astype(dtype)
+  windows = np.asarray(jax.jit(unfolded_lenet5.prepare)(images))
+  assert windows.dtype == dtype
+  expected = np.zeros((2, 196, 36), dtype)
+  for window, pixel in np.ndindex(expected.shape[1:]):
+    row = 2 * (window // 14) + pixel // 6 - 2
+    column = 2 * (window % 14) + pixel % 6 - 2
+    if 0 <= row < 28 and 0 <= column < 28:
+      expected[:, window, pixel] = images[:, row, column, 0]
+  np.testing.assert_array_equal(windows, expected)
+
+
+def test_examples_of_docstrings():
+  assert doctest.testmod(unfolded_lenet5).failed == 0

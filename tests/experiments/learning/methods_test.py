@@ -1,0 +1,733 @@
+"""Tests of experiments.learning.methods."""
+
+import doctest
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments import datasets
+from experiments.architectures import models
+from experiments.architectures.dropout import drop
+from experiments.learning import methods, training
+from experiments.records import results
+from tests.experiments import tiny
+
+ORDERS = {"bean1": 1, "bean2": 2}
+BEANS = ("bean1", "bean2", "bean1_frozen", "bean2_frozen", "bean1_random")
+DIGITS = tiny.load_digits(20)
+
+every_method = pytest.mark.parametrize("name", list(methods.METHODS))
+every_loss = pytest.mark.parametrize("name", methods.DESCENDED)
+
+
+@pytest.fixture(scope="module")
+def lenet5():
+  """Parameters of LeNet-5, and what enters its dense layers for digits."""
+  shapes = jax.eval_shape(models.LENET5.init, jax.random.key(0))
+  generator = np.random.default_rng(0)
+
+  def draw(leaf):
+    # So large that tanh matters.
+    scale = 4 * np.prod(leaf.shape[:-1], dtype=int) ** -0.5
+    return generator.uniform(-scale, scale, leaf.shape).astype(np.float32)
+
+  params = jax.tree.map(draw, shapes)
+  inputs = models.LENET5.prepare(DIGITS.train.images[[3, 50, 400]])
+  _, hidden = jax.jit(models.LENET5.apply)(params, inputs)
+  assert [rows.shape[1] for rows in hidden.values()] == [400, 120, 84]
+  return params, hidden
+
+
+def penalty(name, lenet5, *, strength=1.0, mask=None, **options):
+  """What a method adds to the loss of LeNet-5, here a loss of 0."""
+  params, hidden = lenet5
+
+  # What enters the layers, and nothing else: its loss is that of ten classes.
+  def apply(params, inputs, dropout=None):
+    del params, inputs, dropout
+    return jnp.zeros((len(hidden["fc1"]), 10)), hidden
+
+  model = models.LENET5._replace(apply=apply)
+  loss_fn = methods.recipe(name, model, methods.Options(**options)).loss(
+    training.Hparams(5e-4, strength)
+  )
+  labels = jnp.zeros(len(hidden["fc1"]), int)
+  loss, aux = jax.jit(loss_fn)(
+    params, training.Samples(None, labels), mask, jax.random.key(0)
+  )
+  np.testing.assert_allclose(aux.data_loss, np.log(10), rtol=1e-6)
+  return np.float64(loss) - np.float64(aux.data_loss)
+
+
+def naive_penalty(
+  lenet5, *, order, gamma=1.0, distance="squared", factors=(1, 1, 1)
+):
+  """The penalty as in the authors' code: plain means, and no factor 1 / M.
+
+  LeNet-5 or not, its dense layers are fc1, fc2 and fc3.
+  """
+  params, hidden = lenet5
+  total = 0.0
+  for layer, factor in zip(("fc1", "fc2", "fc3"), factors, strict=True):
+    rows = np.asarray(hidden[layer], np.float64)
+    kernel = np.asarray(params[layer]["kernel"], np.float64)
+    weights = np.abs(np.tanh(gamma * kernel))
+    distances = np.abs(rows[:, :, None] - rows[:, None, :])
+    if distance == "squared":
+      distances **= 2
+    total += factor * np.mean((weights @ weights.T) ** order * distances)
+  return total
+
+
+@pytest.mark.parametrize("name,order", ORDERS.items())
+@pytest.mark.parametrize(
+  "options",
+  ({}, {"gamma": 2.5}, {"distance": "absolute"}),
+  ids=str,
+)
+def test_code_units_are_the_authors(name, order, options, lenet5):
+  np.testing.assert_allclose(
+    penalty(name, lenet5, strength=3.0, **options),
+    3.0 * naive_penalty(lenet5, order=order, **options),
+    rtol=1e-5,
+  )
+
+
+@pytest.mark.parametrize("name,order", ORDERS.items())
+def test_paper_units_have_the_factors_of_the_paper(name, order, lenet5):
+  factors = [width**-order for width in (120, 84, 10)]
+  np.testing.assert_allclose(
+    penalty(name, lenet5, alpha_units="paper"),
+    naive_penalty(lenet5, order=order, factors=factors),
+    rtol=1e-5,
+  )
+
+
+def test_every_layer_is_penalized(lenet5):
+  params, hidden = lenet5
+  whole = penalty("bean1", lenet5)
+  for layer in models.LENET5.layers:
+    without = {**params, layer: jax.tree.map(np.zeros_like, params[layer])}
+    assert penalty("bean1", (without, hidden)) < 0.999 * whole
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_masked_samples_are_not_penalized(name, lenet5):
+  params, hidden = lenet5
+  real = {layer: rows[:2] for layer, rows in hidden.items()}
+  expected = penalty(name, (params, real))
+  masked = penalty(name, lenet5, mask=jnp.array([True, True, False]))
+  np.testing.assert_allclose(masked, expected, rtol=1e-5)
+  assert abs(penalty(name, lenet5) / expected - 1) > 1e-3
+
+
+LAYERS = ("fc1", "fc2", "fc3")
+SHAPES = {
+  "conv1": {"kernel": (3, 3, 1, 2), "bias": (2,)},
+  "fc1": {"kernel": (8, 5), "bias": (5,)},
+  "fc2": {"kernel": (5, 4), "bias": (4,)},
+  "fc3": {"kernel": (4, 10), "bias": (10,)},
+}
+
+
+def forward(params, images, xp=np, dropout=None):
+  """A convolution and three dense layers, in NumPy or JAX; smooth."""
+  places = [
+    images[:, row : row + 2, column : column + 2]
+    for row in range(3)
+    for column in range(3)
+  ]
+  kernel = params["conv1"]["kernel"].reshape(9, 2)
+  outputs = xp.stack(places, axis=-1) @ kernel + params["conv1"]["bias"]
+  x = xp.tanh(outputs).reshape(len(images), 8)
+  hidden = {}
+  for place, layer in enumerate(LAYERS):
+    hidden[layer] = x
+    outputs = x @ params[layer]["kernel"] + params[layer]["bias"]
+    x = drop(xp.tanh(outputs), dropout, place=place)
+  return outputs, hidden
+
+
+NETWORK = models.Model(
+  init=None,
+  prepare=None,
+  apply=lambda params, images, dropout=None: forward(
+    params, images, jnp, dropout
+  ),
+  predict=None,
+  layers=LAYERS,
+)
+IMAGES = np.random.default_rng(1).uniform(-1, 1, (5, 4, 4)).astype(np.float32)
+SAMPLES = training.Samples(IMAGES, np.arange(5))
+# Of the masked samples one is not the last.
+MASK = np.array([True, False, True, True, False])
+
+
+@pytest.fixture(scope="module")
+def params():
+  """Parameters of that network; no number is near 0, where norms bend."""
+  generator = np.random.default_rng(2)
+
+  def draw(shape):
+    sizes = generator.uniform(0.2, 0.8, shape)
+    return np.float32(generator.choice((-1, 1), shape) * sizes)
+
+  return jax.tree.map(draw, SHAPES, is_leaf=lambda leaf: type(leaf) is tuple)
+
+
+def make_loss(name, *, strength=1.0, **options):
+  recipe = methods.recipe(name, NETWORK, methods.Options(**options))
+  return recipe.loss(training.Hparams(5e-4, strength))
+
+
+def loss_and_grads(
+  name, params, samples=SAMPLES, *, mask=None, strength=1.0, **options
+):
+  """((loss, aux), gradients) of a method."""
+  loss_fn = make_loss(name, strength=strength, **options)
+  return jax.value_and_grad(loss_fn, has_aux=True)(
+    params, samples, mask, jax.random.key(0)
+  )
+
+
+def added(name, params, *, samples=SAMPLES, mask=None, **choices):
+  """What a method adds to the cross-entropy, and its gradient."""
+  loss_fn = make_loss(name, **choices)
+
+  def penalty_fn(params):
+    loss, aux = loss_fn(params, samples, mask, jax.random.key(0))
+    return loss - aux.data_loss
+
+  return jax.value_and_grad(penalty_fn)(params)
+
+
+def differentiate(function, params, step=1e-5):
+  """Central differences of a function of parameters in float64."""
+  params = jax.tree.map(lambda leaf: np.array(leaf, np.float64), params)
+
+  def differentiate_leaf(leaf):
+    slopes = np.empty_like(leaf)
+    for index in np.ndindex(leaf.shape):
+      value = leaf[index]
+      leaf[index] = value + step
+      above = function(params)
+      leaf[index] = value - step
+      slopes[index] = (above - function(params)) / (2 * step)
+      leaf[index] = value
+    return slopes
+
+  return jax.tree.map(differentiate_leaf, params)
+
+
+def assert_close(actual, expected, rtol=1e-4, atol=1e-6):
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol),
+    actual,
+    expected,
+  )
+
+
+def assert_equal(actual, expected):
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
+  jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def naive_decov(hidden):
+  total = 0.0
+  for rows in hidden.values():
+    covariance = np.cov(rows, rowvar=False, bias=True)
+    np.fill_diagonal(covariance, 0)
+    total += np.sum(covariance**2) / 2
+  return total
+
+
+def naive_random(kernels, hidden):
+  """Code units: the mean of F F' instead of F F' / M."""
+  total = 0.0
+  for place, layer in enumerate(LAYERS):
+    weights = np.abs(np.tanh(kernels[layer]["kernel"]))
+    rows = hidden[layer]
+    distances = (rows[:, :, None] - rows[:, None, :]) ** 2
+    wiring = methods._random_correlation(place, rows.shape[1])
+    total += np.mean(weights @ weights.T) * np.mean(wiring * distances)
+  return total
+
+
+# Each maps (params, hidden, parameters without a gradient) to a number.
+DEFINITIONS = {
+  "weight_decay": lambda params, hidden, fixed: (
+    sum(np.sum(leaf**2) for leaf in jax.tree.leaves(params)) / 2
+  ),
+  "l1": lambda params, hidden, fixed: sum(
+    np.abs(params[layer][leaf]).sum()
+    for layer in LAYERS
+    for leaf in ("kernel", "bias")
+  ),
+  "group_lasso": lambda params, hidden, fixed: sum(
+    np.sqrt(len(row) * np.sum(row**2))
+    for layer in LAYERS
+    for row in params[layer]["kernel"]
+  ),
+  "decov": lambda params, hidden, fixed: naive_decov(hidden),
+  "bean1": lambda params, hidden, fixed: naive_penalty(
+    (params, hidden), order=1
+  ),
+  "bean2": lambda params, hidden, fixed: naive_penalty(
+    (params, hidden), order=2
+  ),
+  "bean1_frozen": lambda params, hidden, fixed: naive_penalty(
+    (fixed, hidden), order=1
+  ),
+  "bean2_frozen": lambda params, hidden, fixed: naive_penalty(
+    (fixed, hidden), order=2
+  ),
+  "bean1_random": lambda params, hidden, fixed: naive_random(fixed, hidden),
+}
+
+
+@pytest.fixture(scope="module")
+def masked(params):
+  """What every method adds for the real samples, and its gradient."""
+
+  # All at once, which compiles in a fraction of the time.
+  @jax.jit
+  def run(params):
+    return {
+      name: added(name, params, mask=MASK, strength=3.0) for name in DEFINITIONS
+    }
+
+  return jax.device_get(run(params))
+
+
+@pytest.mark.parametrize("name", DEFINITIONS)
+def test_penalty_and_gradient_are_those_of_the_definition(name, masked, params):
+  fixed = jax.tree.map(np.float64, params)
+
+  def definition(params):
+    _, hidden = forward(params, IMAGES[MASK].astype(np.float64))
+    return 3.0 * DEFINITIONS[name](params, hidden, fixed)
+
+  value, grads = masked[name]
+  expected = definition(fixed)
+  assert expected > 0.05
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  slopes = differentiate(definition, fixed)
+  assert_close(grads, slopes, atol=1e-5 * expected)
+
+
+def test_every_penalty_has_a_definition():
+  losses = {"vanilla", "vanilla10", "dropout"}
+  assert set(DEFINITIONS) | losses == set(methods.DESCENDED)
+
+
+def test_strength_0_is_vanilla(params):
+  names = ("bean1", "bean2", "dropout")
+
+  @jax.jit
+  def run(params, strength):
+    return {
+      name: loss_and_grads(name, params, strength=strength)
+      for name in ("vanilla", *names)
+    }
+
+  outcomes = run(params, 0.0)
+  for name in names:
+    assert_close(outcomes[name], outcomes["vanilla"], rtol=1e-5, atol=1e-7)
+
+
+@every_loss
+def test_only_the_listed_options_matter(name, params):
+  """Records name no other: see `cells.cell_config`."""
+  unusual = methods.Options(
+    gamma=2.5,
+    distance="absolute",
+    alpha_units="paper",
+    layers=("fc2",),
+    decoupled_decay=True,
+    dropout_at_eval=True,
+    first_pseudo=8,
+    last_pseudo=20,
+    pseudo_periods=2,
+    pseudo_epochs=3,
+  )
+  usual = methods.Options()
+  assert all(a != b for a, b in zip(unusual, usual, strict=True))
+  hparams = training.Hparams(5e-4, 0.5)
+
+  def traced(options):
+    """All that training and evaluation compute, as a text."""
+    recipe = methods.recipe(name, NETWORK, options)
+
+    def everything(params, key):
+      outcome = recipe.loss(hparams)(params, SAMPLES, MASK, key)
+      optimizer = recipe.optimizer(hparams)
+      updates, _ = optimizer.update(params, optimizer.init(params), params)
+      rate = recipe.evaluation_rate and recipe.evaluation_rate(hparams)
+      return outcome, updates, rate
+
+    jaxpr = jax.make_jaxpr(everything)(params, jax.random.key(0))
+    return re.sub("0x[0-9a-f]+", "", str(jaxpr))
+
+  listed = methods.METHODS[name].options
+  others = {
+    field: value
+    for field, value in unusual._asdict().items()
+    if field not in listed
+  }
+  assert traced(usual._replace(**others)) == traced(usual)
+  for field in listed:
+    changed = usual._replace(**{field: getattr(unusual, field)})
+    assert traced(changed) != traced(usual), field
+
+
+def adam_by_hand(grads_fn, params, *, rate, decay=0.0, decoupled=False):
+  """Three steps of torch.optim.Adam(weight_decay=decay), or of AdamW."""
+  leaves, structure = jax.tree.flatten(jax.tree.map(np.float64, params))
+  means, squares = [0.0] * len(leaves), [0.0] * len(leaves)
+  for step in range(1, 4):
+    tree = jax.tree.unflatten(structure, [np.float32(leaf) for leaf in leaves])
+    for place, grad in enumerate(jax.tree.leaves(grads_fn(tree))):
+      grad = np.float64(grad)
+      if decoupled:
+        leaves[place] *= 1 - rate * decay
+      else:
+        grad += decay * leaves[place]
+      means[place] = 0.9 * means[place] + 0.1 * grad
+      squares[place] = 0.999 * squares[place] + 0.001 * grad**2
+      mean = means[place] / (1 - 0.9**step)
+      root = np.sqrt(squares[place] / (1 - 0.999**step))
+      leaves[place] -= rate * mean / (root + 1e-8)
+  return jax.tree.unflatten(structure, leaves)
+
+
+def test_weight_decay_is_that_of_pytorch(params):
+  """Of Adam, or of AdamW; for all parameters, biases and convolutions too."""
+  hparams, key = training.Hparams(1e-2, 0.5), jax.random.key(0)
+  recipes = [
+    methods.recipe("weight_decay", NETWORK, methods.Options(decoupled_decay=d))
+    for d in (False, True)
+  ]
+
+  def step(recipe, params, opt_state):
+    grads, _ = jax.grad(recipe.loss(hparams), has_aux=True)(
+      params, SAMPLES, None, key
+    )
+    updates, opt_state = recipe.optimizer(hparams).update(
+      grads, opt_state, params
+    )
+    return optax.apply_updates(params, updates), opt_state
+
+  @jax.jit
+  def steps(states):
+    pairs = zip(recipes, states, strict=True)
+    return [step(recipe, *state) for recipe, state in pairs]
+
+  @jax.jit
+  def grads_fn(params):
+    loss_fn = make_loss("vanilla")
+    return jax.grad(loss_fn, has_aux=True)(params, SAMPLES, None, key)[0]
+
+  states = [(params, r.optimizer(hparams).init(params)) for r in recipes]
+  for _ in range(3):
+    states = steps(states)
+  plain = adam_by_hand(grads_fn, params, rate=1e-2)
+  for decoupled, (trained, _) in zip((False, True), states, strict=True):
+    expected = adam_by_hand(
+      grads_fn, params, rate=1e-2, decay=0.5, decoupled=decoupled
+    )
+    assert_close(trained, expected, rtol=0, atol=1e-5)
+    for leaf, other in zip(
+      jax.tree.leaves(expected), jax.tree.leaves(plain), strict=True
+    ):
+      assert np.abs(leaf - other).max() > 1e-4
+
+
+def test_decoupled_decay_is_adamw_and_no_part_of_the_loss(params):
+  def traced(name, **options):
+    loss_fn = make_loss(name, strength=0.5, **options)
+    key = jax.random.key(0)
+    return str(jax.make_jaxpr(loss_fn)(params, SAMPLES, None, key))
+
+  assert traced("weight_decay", decoupled_decay=True) == traced("vanilla")
+  assert traced("weight_decay") != traced("vanilla")
+  optimizer = methods.recipe(
+    "weight_decay", NETWORK, methods.Options(decoupled_decay=True)
+  ).optimizer(training.Hparams(1e-2, 0.5))
+  reference = optax.adamw(1e-2, weight_decay=0.5)
+  weights, grads = params["fc3"]["bias"], params["fc3"]["kernel"][0]
+  assert_equal(
+    optimizer.update(grads, optimizer.init(weights), weights),
+    reference.update(grads, reference.init(weights), weights),
+  )
+
+
+def test_penalties_of_special_cases(params):
+  """Neurons without outgoing weights, and batches of one sample."""
+  kernel = params["fc2"]["kernel"].copy()
+  kernel[[1, 3]] = 0
+  dead = {**params, "fc2": {**params["fc2"], "kernel": kernel}}
+  one = jax.tree.map(lambda leaf: leaf[:1], SAMPLES)
+  one_real = np.arange(5) == 2
+
+  @jax.jit
+  def run(params, dead):
+    return (
+      added("group_lasso", params),
+      added("group_lasso", dead),
+      added("decov", params, samples=one, strength=1e6),
+      added("decov", params, mask=one_real, strength=1e6),
+      added("decov", params, strength=100.0),
+    )
+
+  (_, expected), (value, grads), *alone, (covariance, _) = run(params, dead)
+  # No NaN and no pull, and the others are pulled as before.
+  assert np.isfinite(value)
+  slopes = np.array(expected["fc2"]["kernel"])
+  slopes[[1, 3]] = 0
+  np.testing.assert_allclose(grads["fc2"]["kernel"], slopes, rtol=1e-6)
+  # One sample is where its mean is.
+  for outcome in alone:
+    assert_equal(outcome, jax.tree.map(np.zeros_like, outcome))
+  assert methods.METHODS["decov"].batch > 1
+  _, hidden = forward(jax.tree.map(np.float64, params), np.float64(IMAGES))
+  np.testing.assert_allclose(covariance, 100 * naive_decov(hidden), rtol=1e-4)
+
+
+def test_a_without_a_gradient_acts_through_activations_alone(params):
+  @jax.jit
+  def run(params):
+    return {
+      name: added(name, params, layers=("fc2",), strength=10.0)
+      for name in BEANS
+    }
+
+  outcomes = run(params)
+  for name, (value, grads) in outcomes.items():
+    slopes = grads["fc2"]["kernel"]
+    if name in ORDERS:
+      assert np.abs(slopes).min() > 1e-3
+      continue
+    # The outgoing kernel, which has no part in the layer's activations.
+    np.testing.assert_array_equal(slopes, 0)
+    # What made the activations is pulled.
+    for layer in ("conv1", "fc1"):
+      assert np.abs(grads[layer]["kernel"]).max() > 1e-2
+    if name != "bean1_random":
+      bean_value, bean_grads = outcomes[name.partition("_")[0]]
+      np.testing.assert_allclose(value, bean_value, rtol=1e-6)
+      for layer in ("conv1", "fc1"):
+        assert_close(grads[layer], bean_grads[layer])
+
+
+# The penalty does not tell how far its A is symmetric, nor its diagonal.
+def test_random_a_is_symmetric_of_mean_1_and_has_no_structure():
+  wiring = methods._random_correlation(1, 84)
+  np.testing.assert_array_equal(wiring, wiring.T)
+  np.testing.assert_allclose(wiring.mean(), 1, rtol=1e-6)
+  above = wiring[np.triu_indices(84)]
+  assert above.min() >= 0
+  np.testing.assert_allclose(above.std(), 1 / 3**0.5, rtol=0.05)
+  assert len(np.unique(above)) > 0.99 * above.size
+  # Noise alone spreads the eigenvalues but the first: a semicircle.
+  spread = np.linalg.eigvalsh(wiring)[:-1] / (above.std() * 84**0.5)
+  assert np.abs(spread).max() < 2.5
+  assert np.any(methods._random_correlation(2, 84) != wiring)
+
+
+def test_layers_restrict_bean(params):
+  @jax.jit
+  def run(params):
+    outcomes = {}
+    for name in BEANS:
+      loss_fn = make_loss(name, strength=10.0, layers=("fc3", "fc1"))
+      loss, aux = loss_fn(params, SAMPLES, None, jax.random.key(0))
+      assert set(aux.hidden) == set(LAYERS)
+      outcomes[name] = loss - aux.data_loss
+    return outcomes
+
+  wide = jax.tree.map(np.float64, params)
+  _, hidden = forward(wide, IMAGES)
+  # Neurons that fire alike are not penalized.
+  part = {**hidden, "fc2": np.zeros_like(hidden["fc2"])}
+  for name, value in run(params).items():
+    expected = DEFINITIONS[name](wide, part, wide)
+    assert 0.01 < expected < 0.9 * DEFINITIONS[name](wide, hidden, wide)
+    np.testing.assert_allclose(value, 10 * expected, rtol=1e-5, err_msg=name)
+
+
+class TestDropout:
+  def test_hidden_layers_are_dropped_and_keep_their_means(self, params):
+    num_keys, rate = 5000, 0.25
+    # The second key is the first once more.
+    seeds = jnp.maximum(jnp.arange(num_keys, dtype=jnp.uint32), 1)
+    loss_fn = make_loss("dropout", strength=rate)
+
+    def run(key):
+      loss, aux = loss_fn(params, SAMPLES, None, key)
+      return loss, aux.data_loss, aux.hidden
+
+    keys = jax.vmap(jax.random.key)(seeds)
+    losses, data_losses, hidden = jax.jit(jax.vmap(run))(keys)
+    np.testing.assert_array_equal(losses, data_losses)
+    assert losses[0] == losses[1]
+    assert len(np.unique(losses)) > 0.9 * num_keys
+    _, expected = forward(params, IMAGES)
+    # What the convolution made is not dropped.
+    everywhere = np.broadcast_to(expected["fc1"], (num_keys, 5, 8))
+    assert_close(hidden["fc1"], everywhere)
+    np.testing.assert_allclose(
+      np.mean(hidden["fc2"], axis=0), expected["fc2"], rtol=0.05
+    )
+    for layer in ("fc2", "fc3"):
+      dropped = np.mean(hidden[layer] == 0, axis=0)
+      np.testing.assert_allclose(dropped, rate, atol=0.03)
+
+  def test_evaluation_is_without_unless_asked_for(self):
+    hparams = training.Hparams(5e-4, 0.3)
+    for name in methods.METHODS:
+      recipe = methods.recipe(name, NETWORK, methods.Options())
+      assert recipe.evaluation_rate is None
+      options = methods.Options(dropout_at_eval=True)
+      recipe = methods.recipe(name, NETWORK, options)
+      if name == "dropout":
+        assert recipe.evaluation_rate(hparams) == 0.3
+      else:
+        assert recipe.evaluation_rate is None
+
+  def test_a_rate_of_1_is_beyond_the_limit(self):
+    assert methods.METHODS["dropout"].limit == 1
+
+
+def test_recipes_are_the_same_objects_for_equal_arguments():
+  """So that what they compile to is kept."""
+  options = methods.Options(gamma=2.0)
+  recipe = methods.recipe("bean1", NETWORK, options)
+  assert recipe is methods.recipe("bean1", NETWORK, methods.Options(2.0))
+  assert recipe is not methods.recipe("bean1", NETWORK, methods.Options())
+
+
+def test_layer_alphas():
+  kernels = {"fc1": np.ones((4, 3)), "fc2": np.ones((3, 5))}
+
+  def alphas(order, units):
+    return methods.layer_alphas(2.0, kernels, order=order, units=units)
+
+  assert alphas(1, "code") == {"fc1": 6.0, "fc2": 10.0}
+  assert alphas(2, "code") == {"fc1": 18.0, "fc2": 50.0}
+  assert alphas(1, "paper") == alphas(2, "paper") == {"fc1": 2.0, "fc2": 2.0}
+
+
+# A new method is covered by being in the table.
+
+
+@every_method
+def test_method_is_complete(name):
+  method = methods.METHODS[name]
+  assert method.batch >= 1
+  assert set(method.options) <= set(methods.Options._fields)
+  assert len(set(method.options)) == len(method.options)
+  if method.hparam is None:
+    assert method.grid == (0.0,)
+    hparams = {}
+  else:
+    assert method.hparam not in methods.Options._fields
+    assert len(method.grid) > 1
+    assert list(method.grid) == sorted(set(method.grid))
+    # Pseudo examples that stand still are a kind of imitation networks.
+    assert min(method.grid) > 0 or name == "imitation"
+    assert max(method.grid) < method.limit
+    hparams = {method.hparam: method.grid[0]}
+  # Both may be part of a file's name.
+  assert name in results.cell_name("digits", 1, name, **hparams)
+
+
+def test_epochs_of_a_method():
+  options = methods.Options(pseudo_periods=2, pseudo_epochs=3)
+  assert methods.num_epochs("bean1", 7, options) == 7
+  assert methods.num_epochs("decov", 7, options) == 70
+  assert methods.num_epochs("imitation", 7, options) == 6
+
+
+def test_imitation_networks_alone_descend_no_loss():
+  assert set(methods.METHODS) - set(methods.DESCENDED) == {"imitation"}
+
+
+def test_titles_are_different():
+  titles = [method.title for method in methods.METHODS.values()]
+  assert len(set(titles)) == len(titles)
+
+
+@every_loss
+def test_method_trains_a_population(name):
+  method = methods.METHODS[name]
+  seeds = (0, 1, 0)
+  weak, strong = method.grid[0], method.grid[-1]
+  keys = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))
+  hparams = training.Hparams(
+    jnp.full(3, 5e-4, jnp.float32),
+    jnp.array((weak, weak, strong), jnp.float32),
+  )
+  rows = np.stack(
+    [
+      datasets.draw_shots(DIGITS.train.labels, num_shots=1, seed=seed)
+      for seed in seeds
+    ]
+  )
+  train = training.Samples(
+    jax.vmap(tiny.MODEL.prepare)(jnp.asarray(DIGITS.train.images[rows])),
+    jnp.asarray(DIGITS.train.labels[rows]),
+  )
+  recipe = methods.recipe(name, tiny.MODEL, methods.Options())
+  run_epochs = jax.jit(
+    training.make_run_epochs(recipe, batch_size=4, num_epochs=1)
+  )
+  state = training.make_init(recipe)(keys, hparams)
+  before = jax.device_get(state.params)
+  state, metrics = run_epochs(
+    state, 0, keys, hparams, train, training.Samples(*DIGITS.validation)
+  )
+  np.testing.assert_array_equal(state.failed_step, -1)
+  assert np.all(np.isfinite(metrics.train_loss))
+  kernels = state.params["fc2"]["kernel"]
+  for member in range(3):
+    assert not np.array_equal(kernels[member], before["fc2"]["kernel"][member])
+  # Whatever it does in training, the network itself is evaluated.
+  classes = tiny.MODEL.predict(state.params, DIGITS.validation.images)
+  np.testing.assert_allclose(
+    metrics.validation_accuracy[0],
+    np.mean(np.asarray(classes) == DIGITS.validation.labels, axis=1),
+    rtol=1e-6,
+  )
+  # The strength is a member's own.
+  assert np.array_equal(kernels[0], kernels[2]) == (weak == strong)
+
+
+def test_examples_of_docstrings():
+  assert doctest.testmod(methods).failed == 0
+
+
+def test_l1_of_a_network_with_batch_norm_is_of_its_dense_layers():
+  params = {
+    "norm": {"scale": np.ones(3), "bias": np.ones(3)},
+    "block": {
+      "conv": {"kernel": np.ones((3, 3, 2, 3))},
+      "dense": {"kernel": np.full((3, 2), -2.0), "bias": np.full(2, 0.5)},
+    },
+  }
+
+  def apply(params, inputs, dropout=None):
+    del params, dropout
+    return jnp.zeros((len(inputs), 10)), {}
+
+  model = tiny.MODEL._replace(apply=apply, layers=())
+  loss_fn = methods.recipe("l1", model, methods.Options()).loss(
+    training.Hparams(0.0, 2.0)
+  )
+  samples = training.Samples(np.zeros((1, 4)), np.zeros(1, int))
+  loss, aux = loss_fn(params, samples, None, jax.random.key(0))
+  np.testing.assert_allclose(loss - aux.data_loss, 2 * (12 + 1), rtol=1e-6)

@@ -1,0 +1,262 @@
+"""Tests of experiments.tables.comparison."""
+
+import numpy as np
+import pytest
+
+from experiments.learning import methods
+from experiments.tables import comparison, paper, stats
+
+SEEDS = (0, 1, 2)
+
+
+def make_record(
+  name,
+  strength=None,
+  *,
+  shots=1,
+  best=0.5,
+  last=0.4,
+  choice=0.5,
+  dataset="mnist",
+):
+  """A record as `results.read` returns it; None is a simulation that failed.
+
+  `best` and `last` are test accuracies and `choice` that on validation images
+  after the last epoch: numbers for all seeds, or one for each.
+  """
+
+  def spread(value):
+    return [value] * len(SEEDS) if isinstance(value, float) else list(value)
+
+  best = spread(best)
+  hparam = methods.METHODS[name].hparam
+  return {
+    "config": {
+      "dataset": dataset,
+      "shots": shots,
+      "method": name,
+      **({hparam: strength} if hparam else {}),
+    },
+    "seeds": list(SEEDS),
+    "metrics": {
+      "test_accuracy": best,
+      "test_accuracy_last": spread(last),
+      "validation_accuracy": best,
+      "validation_accuracy_last": spread(choice),
+      "failed_step": [7 if value is None else -1 for value in best],
+    },
+  }
+
+
+def make_grid(name, accuracies, **fields):
+  """A record for each value of a method's grid, its choice given."""
+  grid = methods.METHODS[name].grid
+  return [
+    make_record(name, strength, choice=accuracy, **fields)
+    for strength, accuracy in zip(grid, accuracies, strict=True)
+  ]
+
+
+def test_strict_strength_is_best_over_all_shots():
+  # The best value at 1 shot (the first) is not that of the mean (the third).
+  selection = [
+    *make_grid("bean1", (0.6, 0.1, 0.5, 0.1, 0.1), shots=1),
+    *make_grid("bean1", (0.1, 0.2, 0.7, 0.1, 0.1), shots=5),
+    make_record("vanilla", choice=0.9),
+  ]
+  strengths = comparison.strict_strengths(selection)
+  assert strengths == {"bean1": 10.0, "vanilla": None}
+
+
+def test_strict_strength_uses_shots_with_the_whole_grid_only():
+  whole = make_grid("bean1", (0.1, 0.2, 0.3, 0.4, 0.1), shots=1)
+  part = make_grid("bean1", (0.9, 0.1, 0.1, 0.1, 0.1), shots=5)[:4]
+  assert comparison.strict_strengths(whole + part) == {"bean1": 30.0}
+  assert comparison.strict_strengths(part) == {}
+
+
+def test_values_of_which_all_failed_are_not_chosen():
+  selection = make_grid("l1", (0.1, 0.2, 0.1, 0.1))
+  selection[3]["metrics"]["validation_accuracy_last"] = [None] * len(SEEDS)
+  assert comparison.strict_strengths(selection) == {"l1": 1e-4}
+
+
+@pytest.fixture
+def records():
+  """BEAN-1 is better by 0.1, 0.2, 0.0 where chosen for each number of shots."""
+  evaluation = [
+    make_record("vanilla", best=(0.4, 0.4, 0.4), last=(0.3, 0.2, 0.1)),
+    *(
+      make_record("bean1", strength, last=(0.4, 0.4, strength / 1000))
+      for strength in methods.METHODS["bean1"].grid
+    ),
+  ]
+  return comparison.Records(
+    selection=[
+      make_record("vanilla"),
+      *make_grid("bean1", (0.1, 0.2, 0.3, 0.4, 0.5)),
+    ],
+    evaluation=evaluation,
+    chosen=[
+      make_record("vanilla", best=(0.4, 0.4, 0.4)),
+      make_record("bean1", 1.0, best=(0.5, 0.6, 0.4)),
+    ],
+  )
+
+
+def test_paper_protocol_reports_the_chosen_cells(records):
+  found = comparison.entries("paper", records)
+  entry = found["bean1", 1]
+  assert entry.accuracies == {0: 0.5, 1: 0.6, 2: 0.4}
+  assert (entry.strength, entry.at_edge, entry.num_failed) == (1.0, False, 0)
+  assert entry.difference.wins == 2
+  np.testing.assert_allclose(entry.difference.interval.mean, 0.1)
+  assert found["vanilla", 1].difference is None
+
+
+def test_strict_protocol_reports_the_last_epoch_of_the_other_seeds_choice(
+  records,
+):
+  found = comparison.entries("strict", records)
+  entry = found["bean1", 1]
+  # The greatest value is the choice of the selection seeds.
+  assert (entry.strength, entry.at_edge) == (100.0, True)
+  assert entry.accuracies == {0: 0.4, 1: 0.4, 2: 0.1}
+  np.testing.assert_allclose(entry.difference.interval.mean, 0.1)
+
+
+def test_failed_simulations_are_left_out_and_counted(records):
+  records.chosen[1] = make_record("bean1", 1.0, best=(0.5, None, 0.4))
+  entry = comparison.entries("paper", records)["bean1", 1]
+  assert entry.accuracies == {0: 0.5, 2: 0.4}
+  assert entry.num_failed == 1
+  assert entry.difference.num_pairs == 2
+
+
+def test_table_marks_the_best_and_names_what_was_not_run(records):
+  found = comparison.entries("paper", records)
+  header, vanilla, bean1, bean2 = comparison.table(
+    found, ["vanilla", "bean1", "bean2"], [1, 5], "mnist"
+  )
+  assert header == ["method", "1-shot", "5-shot"]
+  assert vanilla[0] == "Vanilla"
+  assert vanilla[1] == "__40.0 [40.0, 40.0]__ (38.63)"
+  interval = stats.mean_interval([0.5, 0.6, 0.4])
+  low, high = 100 * interval.low, 100 * interval.high
+  assert bean1[1] == f"**50.0 [{low:.1f}, {high:.1f}]** (54.79)"
+  printed = paper.TABLE1["mnist"]["bean2"]
+  assert bean2[1:] == [f"not run ({printed[n]:.2f})" for n in (1, 5)]
+
+
+def test_details_have_every_statistic(records):
+  found = comparison.entries("strict", records)
+  rows = comparison.details(found, ["vanilla", "bean1"], [1], "mnist")
+  row = dict(zip(rows[0], rows[2], strict=True))
+  assert row["hyper-parameter"] == "alpha 100 (edge)"
+  assert row["seeds won"] == "2 of 3"
+  assert row["interquartile mean"] == "30.00"
+  assert row["difference to vanilla"].startswith("+10.00 [")
+  assert row["paper"] == "54.79"
+
+
+def test_markdown_and_latex_of_the_same_rows():
+  rows = [["method", "1-shot"], ["a", "**2** (1.00)"], ["b", "__1__"]]
+  assert comparison.markdown(rows).splitlines() == [
+    "| method | 1-shot |",
+    "| --- | --- |",
+    "| a | **2** (1.00) |",
+    "| b | <u>1</u> |",
+  ]
+  latex = comparison.latex(rows)
+  assert r"a & \textbf{2} (1.00) \\" in latex
+  assert r"b & \underline{1} \\" in latex
+  assert latex.count(r"\midrule") == 1
+
+
+def test_files(records, tmp_path):
+  text = comparison.write(
+    {"mnist": records}, ["vanilla", "bean1"], [1], tmp_path
+  )
+  assert (tmp_path / "table.md").read_text() == text
+  assert {path.name for path in tmp_path.iterdir()} == {
+    "table.md",
+    "table.tex",
+    "accuracy_against_shots_mnist_paper.png",
+    "accuracy_against_shots_mnist_strict.png",
+    "sensitivity_mnist_bean1.png",
+  }
+  for protocol in comparison.PROTOCOLS:
+    assert f"## mnist, protocol {protocol}: " in text
+
+
+def make_imitation(shots, reference):
+  record = make_record("imitation", 0.002, shots=shots)
+  record["config"] |= {
+    "first_pseudo": 62,
+    "last_pseudo": 500,
+    "pseudo_periods": 8,
+    "pseudo_epochs": 25,
+  }
+  record["metrics"]["test_accuracy_reference"] = [reference] * len(SEEDS)
+  return record
+
+
+def test_the_model_that_is_imitated_stands_below_its_imitation():
+  chosen = [make_imitation(1, 0.44), make_imitation(5, 0.6)]
+  records = comparison.Records([], chosen, chosen)
+  found = comparison.entries("paper", records)
+  rows = comparison.details(found, ["imitation"], [1, 5], "mnist")
+  assert [row[1] for row in rows[1:]] == [
+    "Imitation networks",
+    "the Gaussian process that they imitate",
+  ] * 2
+  assert [row[3] for row in rows[2::2]] == [
+    "44.00 [44.00, 44.00]",
+    "60.00 [60.00, 60.00]",
+  ]
+  assert len({len(row) for row in rows}) == 1
+
+
+def test_sizes_of_imitation_networks_are_said():
+  note = comparison.imitation_note([make_imitation(1, 0.4)] * 2)
+  assert note.count("62 pseudo examples at first, 500 at last") == 1
+  assert "1,250 to 10,000" in note
+  assert comparison.imitation_note([make_record("vanilla")]) == ""
+
+
+def test_bean_against_each_other_method():
+  chosen = [
+    make_record("vanilla", best=(0.4, 0.4, 0.4)),
+    make_record("dropout", 0.5, best=(0.6, 0.5, 0.4)),
+    make_record("bean1", 1.0, best=(0.5, 0.5, 0.5)),
+  ]
+  found = comparison.entries("paper", comparison.Records([], [], chosen))
+  names = ["vanilla", "dropout", "l1", "bean1", "bean2"]
+  rows = comparison.head_to_head(found, names, [1, 5])
+  header, row = rows
+  assert header[2:] == ["minus Vanilla", "minus Dropout", "minus l1"]
+  assert row[:2] == ["1", "BEAN-1"]
+  # Always 10 points better; as often better as worse; never run.
+  assert row[2] == "**+10.0 [+10.0, +10.0]**"
+  assert row[3].startswith("+0.0 [-")
+  assert row[4] == ""
+
+
+def test_verdicts():
+  chosen = [
+    make_record("vanilla", best=(0.4, 0.4, 0.4)),
+    make_record("dropout", 0.5, best=(0.6, 0.5, 0.4)),
+    make_record("bean1", 1.0, best=(0.5, 0.5, 0.5)),
+    make_record("bean2", 1.0, best=(0.7, 0.6, 0.5)),
+    make_record("l1", 1e-4, best=(0.6, 0.6, 0.6), shots=5),
+    make_record("bean1", 1.0, best=(0.5, 0.5, 0.5), shots=5),
+  ]
+  found = comparison.entries("paper", comparison.Records([], [], chosen))
+  names = ["vanilla", "dropout", "l1", "bean1", "bean2"]
+  first, second, third = comparison.verdicts(found, names, [1, 5], "mnist")
+  assert first.startswith("1-shot: BEAN-1 is not told apart from Dropout, ")
+  assert second.startswith("1-shot: BEAN-2 is ahead of Dropout, ")
+  assert ": +10.0 [+10.0, +10.0] points." in second
+  assert third.startswith("5-shot: BEAN-1 is behind l1, ")
+  # 54.79 against 44.10 of imitation networks.
+  assert first.endswith("The paper: +10.7 against its best other method.")

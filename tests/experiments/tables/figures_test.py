@@ -1,0 +1,273 @@
+"""Tests of experiments.tables.figures."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from experiments.records import results
+from experiments.tables import figures, stats
+
+EPOCHS = np.arange(1, 6)
+
+
+@pytest.fixture
+def path(tmp_path):
+  return tmp_path / "figure.png"
+
+
+def make_curves(num_seeds=4):
+  values = np.random.default_rng(0).uniform(0.2, 0.8, (2, num_seeds, 5))
+  return [("vanilla", EPOCHS, values[0]), ("BEAN-1", EPOCHS, values[1])]
+
+
+def make_series(num_series=2, points=(1, 5, 20)):
+  return [
+    (
+      f"method {index}",
+      points,
+      [stats.Interval(0.3 + 0.1 * k, 0.25, 0.9) for k in range(len(points))],
+    )
+    for index in range(num_series)
+  ]
+
+
+def lines(drawing):
+  return {
+    text.get_text(): handle
+    for text, handle in zip(
+      drawing.legends[0].get_texts(),
+      drawing.axes[0].get_legend_handles_labels()[0],
+      strict=True,
+    )
+  }
+
+
+def draw_each(path):
+  figures.learning_curves(path, make_curves(), title="curves")
+  yield path
+  figures.accuracy_against_shots(path, make_series(), title="shots")
+  yield path
+  figures.accuracy_against_hparam(
+    path,
+    make_series(),
+    title="alphas",
+    baseline=("vanilla", stats.Interval(0.4, 0.3, 0.5)),
+  )
+  yield path
+
+
+class TestFile:
+  def test_is_a_picture_of_150_dots_per_inch(self, path):
+    for _ in draw_each(path):
+      with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert image.width == 7 * 150
+        np.testing.assert_allclose(image.info["dpi"], 150, rtol=1e-3)
+        # Something was drawn: not all pixels are alike.
+        assert len(np.unique(np.asarray(image.convert("L")))) > 2
+      assert os.listdir(path.parent) == [path.name]
+
+  def test_equal_data_make_equal_bytes(self, path):
+    first = [each.read_bytes() for each in draw_each(path)]
+    assert first == [each.read_bytes() for each in draw_each(path)]
+    assert len(set(first)) == 3
+
+  def test_refused_data_leave_the_old_file_alone(self, path):
+    path.write_bytes(b"old")
+    with pytest.raises(ValueError, match="fractions"):
+      figures.learning_curves(
+        path, [("percent", EPOCHS, [5 * [50.0]])], title="t"
+      )
+    assert path.read_bytes() == b"old"
+
+  def test_missing_folder(self, path):
+    with pytest.raises(results.ResultError, match="could not be written"):
+      figures.learning_curves(
+        path.parent / "none" / "a.png", make_curves(), title="t"
+      )
+
+  def test_leaves_pyplot_and_the_settings_alone(self, path):
+    program = """if True:
+      import sys
+      import matplotlib
+      before = matplotlib.rcParams.copy()
+      from experiments.tables import figures, stats
+      figures.learning_curves(sys.argv[1], [("a", [1], [[0.5]])], title="t")
+      assert "matplotlib.pyplot" not in sys.modules
+      assert matplotlib.rcParams.copy() == before
+    """
+    subprocess.run([sys.executable, "-c", program, path], check=True)
+    assert path.exists()
+
+
+class TestLearningCurves:
+  def test_draws_means_and_bands_in_percent(self, path):
+    curves = make_curves()
+    drawing = figures.learning_curves(path, curves, title="Digits")
+    plot = drawing.axes[0]
+    assert plot.get_title() == "Digits"
+    assert plot.get_xlabel() == "epoch"
+    assert plot.get_ylabel() == "accuracy (%)"
+    for (label, _, values), band in zip(curves, plot.collections, strict=True):
+      line = lines(drawing)[label]
+      np.testing.assert_array_equal(line.get_xdata(), EPOCHS)
+      np.testing.assert_allclose(
+        line.get_ydata(), 100 * values.mean(axis=0), rtol=1e-12
+      )
+      expected = stats.mean_interval(values[:, 2])
+      at_third = band.get_paths()[0].vertices
+      heights = at_third[at_third[:, 0] == EPOCHS[2], 1]
+      # Another number of draws, so the bounds agree to a point or so.
+      np.testing.assert_allclose(heights.min(), 100 * expected.low, atol=1.5)
+      np.testing.assert_allclose(heights.max(), 100 * expected.high, atol=1.5)
+
+  def test_leaves_out_seeds_that_are_not_finite_and_says_so(self, path):
+    (_, _, values), _ = make_curves()
+    broken = values.copy()
+    broken[1, 3:] = np.nan
+    drawing = figures.learning_curves(
+      path, [("vanilla", EPOCHS, broken)], title="t"
+    )
+    line = lines(drawing)["vanilla (3 of 4 seeds)"]
+    np.testing.assert_allclose(
+      line.get_ydata(), 100 * values[[0, 2, 3]].mean(axis=0), rtol=1e-12
+    )
+
+  def test_no_finite_seed_is_an_empty_line(self, path):
+    curves = [*make_curves(), ("lost", EPOCHS, np.full((2, 5), np.inf))]
+    drawing = figures.learning_curves(path, curves, title="t")
+    assert lines(drawing)["lost (0 of 2 seeds)"].get_xdata().size == 0
+
+  def test_one_seed_has_no_band(self, path):
+    drawing = figures.learning_curves(path, make_curves(1), title="t")
+    assert not drawing.axes[0].collections
+
+  @pytest.mark.parametrize(
+    ("values", "message"),
+    [
+      (np.zeros((3, 4)), r"vanilla: .* got \(5,\) and \(3, 4\)"),
+      (np.zeros(5), r"got \(5,\) and \(5,\)"),
+      (np.full((3, 5), 1.5), r"within \[0, 1\], got 1.5"),
+      (np.full((3, 5), -0.5), r"within \[0, 1\], got -0.5"),
+    ],
+  )
+  def test_refuses(self, path, values, message):
+    with pytest.raises(ValueError, match=message):
+      figures.learning_curves(path, [("vanilla", EPOCHS, values)], title="t")
+    assert not path.exists()
+
+  def test_refuses_no_curves(self, path):
+    with pytest.raises(ValueError, match="at least one series"):
+      figures.learning_curves(path, [], title="t")
+
+
+class TestAccuracyAgainst:
+  def test_draws_points_bars_and_ticks(self, path):
+    drawing = figures.accuracy_against_shots(
+      path, make_series(1), title="Digits"
+    )
+    plot = drawing.axes[0]
+    assert plot.get_xscale() == "log"
+    assert plot.get_xlabel() == "training images per class (shots)"
+    assert plot.get_ylabel() == "accuracy (%)"
+    assert [t.get_text() for t in plot.get_xticklabels()] == ["1", "5", "20"]
+    line, _, (bars,) = lines(drawing)["method 0"]
+    np.testing.assert_allclose(line.get_xdata(), [1, 5, 20], rtol=1e-12)
+    np.testing.assert_allclose(line.get_ydata(), [30, 40, 50], rtol=1e-12)
+    for segment in bars.get_segments():
+      np.testing.assert_allclose(segment[:, 1], [25, 90], rtol=1e-12)
+
+  def test_ticks_are_at_the_points_of_all_series(self, path):
+    series = make_series(1, points=(0.1, 30)) + make_series(1, points=(30, 4))
+    drawing = figures.accuracy_against_hparam(path, series, title="t")
+    ticks = [t.get_text() for t in drawing.axes[0].get_xticklabels()]
+    assert ticks == ["0.1", "4", "30"]
+
+  def test_series_stand_side_by_side_and_near_their_tick(self, path):
+    drawing = figures.accuracy_against_shots(path, make_series(11), title="t")
+    x = np.array([line.get_xdata() for line, *_ in lines(drawing).values()])
+    assert np.all(np.diff(x, axis=0) > 0)
+    np.testing.assert_allclose(x, [[1, 5, 20]] * 11, rtol=0.25)
+
+  def test_styles_differ_with_and_without_colour(self, path):
+    drawing = figures.accuracy_against_shots(path, make_series(11), title="t")
+    drawn = [line for line, *_ in lines(drawing).values()]
+    assert len({(one.get_color(), one.get_marker()) for one in drawn}) == 11
+    styles = [figures.style(index) for index in range(40)]
+    assert len({(one["linestyle"], one["marker"]) for one in styles}) == 40
+
+  def test_single_point_without_bounds(self, path):
+    interval = stats.mean_interval([0.5])
+    drawing = figures.accuracy_against_shots(
+      path, [("vanilla", [5], [interval])], title="t"
+    )
+    low, high = drawing.axes[0].get_xlim()
+    assert low < 5 < high
+
+  def test_bounds_that_rounding_puts_beside_the_mean(self, path):
+    interval = stats.Interval(0.3, 0.3 + 1e-16, 0.3 - 1e-16)
+    figures.accuracy_against_shots(path, [("a", [1], [interval])], title="t")
+
+  def test_baseline_is_a_line_with_a_band(self, path):
+    baseline = ("vanilla", stats.Interval(0.4, 0.35, 0.5))
+    drawing = figures.accuracy_against_hparam(
+      path, make_series(1), title="t", xlabel="gamma", baseline=baseline
+    )
+    plot = drawing.axes[0]
+    assert plot.get_xlabel() == "gamma"
+    np.testing.assert_allclose(lines(drawing)["vanilla"].get_ydata(), [40, 40])
+    (band,) = plot.patches
+    np.testing.assert_allclose(band.get_y(), 35)
+    np.testing.assert_allclose(band.get_height(), 15)
+
+  def test_baseline_without_bounds_has_no_band(self, path):
+    drawing = figures.accuracy_against_hparam(
+      path,
+      make_series(1),
+      title="t",
+      baseline=("vanilla", stats.mean_interval([0.4])),
+    )
+    assert not drawing.axes[0].patches
+
+  @pytest.mark.parametrize("num_series", [1, 11])
+  def test_legend_and_axes_do_not_overlap(self, path, num_series):
+    series = [
+      (f"{label}, with rather a long name of its own", x, intervals)
+      for label, x, intervals in make_series(num_series)
+    ]
+    drawing = figures.accuracy_against_shots(path, series, title="t")
+    legend = drawing.legends[0].get_window_extent()
+    plot = drawing.axes[0].get_tightbbox()
+    assert legend.y1 <= plot.y0
+    assert drawing.bbox.x0 <= legend.x0
+    assert legend.x1 <= drawing.bbox.x1
+    assert plot.height > drawing.bbox.height / 3
+
+  @pytest.mark.parametrize(
+    ("points", "interval", "message"),
+    [
+      ([0], stats.Interval(0.5, 0.4, 0.6), r"a: .* got \[0.0\] and 1 interval"),
+      ([np.nan], stats.Interval(0.5, 0.4, 0.6), "positive numbers"),
+      ([np.inf], stats.Interval(0.5, 0.4, 0.6), "positive numbers"),
+      ([1, 2], stats.Interval(0.5, 0.4, 0.6), r"got \[1.0, 2.0\] and 1"),
+      ([1], stats.Interval(50.0, 40.0, 60.0), "fractions .* got 50.0"),
+      ([1], stats.Interval(np.nan, 0.4, 0.6), "fractions .* got nan"),
+      ([1], stats.Interval(0.5, 0.4, np.inf), "fractions .* got inf"),
+    ],
+  )
+  def test_refuses(self, path, points, interval, message):
+    for draw in (
+      figures.accuracy_against_shots,
+      figures.accuracy_against_hparam,
+    ):
+      with pytest.raises(ValueError, match=message):
+        draw(path, [("a", points, [interval])], title="t")
+    assert not path.exists()
+
+  def test_refuses_no_series(self, path):
+    with pytest.raises(ValueError, match="at least one series"):
+      figures.accuracy_against_shots(path, [], title="t")

@@ -1,0 +1,365 @@
+"""Tests of experiments.tables.summary."""
+
+import pathlib
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from experiments.learning import methods
+from experiments.records import results
+from experiments.tables import stats, summary
+
+NUM_EPOCHS = 4
+
+
+def make_record(
+  method="vanilla",
+  alpha=None,
+  *,
+  test,
+  validation=0.5,
+  last=0.25,
+  shots=1,
+  seeds=None,
+):
+  """A record as `results.read` returns it; None is a simulation that failed.
+
+  `validation` and `last` are numbers for all seeds, or one for each.
+  """
+  num_seeds = len(test)
+  failed = [value is None for value in test]
+
+  def spread(value):
+    values = [value] * num_seeds if isinstance(value, float) else value
+    return [None if lost else v for v, lost in zip(values, failed, strict=True)]
+
+  return {
+    "config": {
+      "dataset": "digits",
+      "shots": shots,
+      "method": method,
+      **({} if alpha is None else {"alpha": alpha}),
+    },
+    "seeds": list(range(num_seeds)) if seeds is None else seeds,
+    "metrics": {
+      "test_accuracy": list(test),
+      "test_accuracy_last": spread(last),
+      "validation_accuracy": spread(validation),
+      "failed_step": [7 if lost else -1 for lost in failed],
+      # Also a member that failed has a curve.
+      "validation_accuracy_curve": [[0.1, 0.2, 0.3, 0.4]] * num_seeds,
+    },
+  }
+
+
+VANILLA = make_record(test=[0.1, 0.5, 0.9])
+BEAN = make_record("bean1", 10.0, test=[0.2, 0.6, 1.0])
+
+
+def rows_of(records):
+  """The lines of a table, as dicts by column."""
+  lines = summary.table(records).splitlines()
+  assert len({len(line) for line in lines}) == 1
+  cells = [[c.strip() for c in line.split("|")[1:-1]] for line in lines]
+  assert tuple(cells[0]) == summary.COLUMNS
+  assert all(set(cell) == {"-"} for cell in cells[1])
+  assert len(cells) == 2 + len(records)
+  return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
+
+
+def test_means_with_intervals_in_percent():
+  interval = stats.mean_interval([0.1, 0.5, 0.9])
+  row, other = rows_of([VANILLA, BEAN])
+  assert row == {
+    "shots": "1",
+    "method": "Vanilla",
+    "strength": "",
+    "test accuracy, best epoch": (
+      f"50.00 [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
+    ),
+    "last epoch": "25.00 [25.00, 25.00]",
+    "difference to vanilla": "",
+    "seeds won": "",
+    "validation": "50.00 [50.00, 50.00]",
+    "failed": "0",
+    "paper": "",
+  }
+  assert other["test accuracy, best epoch"].startswith("60.00 [")
+  assert other["method"] == "BEAN-1"
+  assert other["strength"] == "alpha 10 *"
+
+
+def test_paper_stands_beside_what_was_chosen():
+  records = [
+    make_record(test=[0.4]),
+    make_record("bean2", 1.0, test=[0.4], validation=0.6),
+    make_record("bean2", 10.0, test=[0.4], validation=0.7),
+    make_record("bean2", 10.0, test=[0.4], shots=2),
+  ]
+  for record in records:
+    record["config"]["dataset"] = "mnist"
+  assert [row["paper"] for row in rows_of(records)] == [
+    "38.63",
+    "",
+    "53.75",
+    "",
+  ]
+
+
+def test_differences_are_paired_by_seed():
+  # Alone, each has an interval of tens of percent.
+  _, row = rows_of([VANILLA, BEAN])
+  assert row["difference to vanilla"] == "+10.00 [+10.00, +10.00]"
+  assert row["seeds won"] == "3 of 3"
+  turned = make_record("bean1", 1.0, test=[0.8, 0.5, 0.0], seeds=[2, 1, 0])
+  _, row = rows_of([VANILLA, turned])
+  assert row["difference to vanilla"].startswith("-6.67 [-10.00, ")
+  assert row["seeds won"] == "0 of 3"
+
+
+def test_differences_are_to_vanilla_of_the_same_shots():
+  records = [
+    make_record(test=[0.1, 0.1]),
+    make_record("bean1", 1.0, test=[0.2, 0.2]),
+    make_record("bean1", 1.0, test=[0.7, 0.7], shots=5),
+    make_record(test=[0.4, 0.4], shots=5),
+  ]
+  rows = rows_of(records)
+  assert [row["difference to vanilla"] for row in rows] == [
+    "",
+    "+10.00 [+10.00, +10.00]",
+    "+30.00 [+30.00, +30.00]",
+    "",
+  ]
+
+
+def test_failed_simulations_are_counted_and_left_out():
+  vanilla = make_record(test=[0.1, None, 0.9])
+  bean = make_record("bean1", 1.0, test=[0.3, 0.9, None])
+  row, other = rows_of([vanilla, bean])
+  assert row["failed"] == other["failed"] == "1"
+  assert row["test accuracy, best epoch"].startswith("50.00 [")
+  assert other["test accuracy, best epoch"].startswith("60.00 [")
+  # Only seed 0 is left of both.
+  assert other["difference to vanilla"] == "+20.00"
+  assert other["seeds won"] == "1 of 1"
+
+
+def test_all_simulations_failed():
+  lost = make_record("bean1", 1e9, test=[None, None])
+  for records in ([VANILLA, lost, BEAN], [lost]):
+    row = rows_of(records)[records.index(lost)]
+    assert row["test accuracy, best epoch"] == "none"
+    assert row["last epoch"] == row["validation"] == "none"
+    assert row["difference to vanilla"] == row["seeds won"] == ""
+    assert row["strength"] == "alpha 1e+09"
+    assert row["failed"] == "2"
+  assert summary.chosen([lost]) == []
+
+
+@pytest.mark.parametrize(
+  "baseline",
+  ([], [make_record(test=[None, None, None])]),
+  ids=("missing", "failed"),
+)
+def test_no_vanilla_no_difference(baseline):
+  row = rows_of([*baseline, BEAN])[-1]
+  assert row["difference to vanilla"] == row["seeds won"] == ""
+  assert row["test accuracy, best epoch"].startswith("60.00 [")
+
+
+def test_vanilla_of_other_seeds_is_no_baseline():
+  other = make_record(test=[0.1, 0.2, 0.3], seeds=[7, 8, 9])
+  assert rows_of([other, BEAN])[1]["difference to vanilla"] == ""
+
+
+def test_one_seed_has_no_interval():
+  records = [
+    make_record(test=[0.25], last=0.125, validation=0.5),
+    make_record("bean2", 100.0, test=[0.5]),
+  ]
+  row, other = rows_of(records)
+  assert row["test accuracy, best epoch"] == "25.00"
+  assert row["last epoch"] == "12.50"
+  assert row["validation"] == "50.00"
+  assert other["difference to vanilla"] == "+25.00"
+  assert other["seeds won"] == "1 of 1"
+
+
+def test_best_validation_is_chosen_not_best_test():
+  records = [
+    make_record("bean1", 1.0, test=[0.9, 0.9], validation=0.6),
+    make_record("bean1", 10.0, test=[0.1, 0.1], validation=0.7),
+    make_record("bean1", 100.0, test=[0.2, 0.2], validation=0.7),
+    make_record("bean2", 10.0, test=[0.3, 0.3], validation=0.2),
+    make_record("bean1", 1.0, test=[0.9, 0.9], validation=0.8, shots=5),
+    make_record("bean1", 10.0, test=[0.9, 0.9], validation=0.7, shots=5),
+  ]
+  picked = summary.chosen(records)
+  # Of equals, the first.
+  assert [records.index(record) for record in picked] == [1, 3, 4]
+  assert [row["strength"] for row in rows_of(records)] == [
+    "alpha 1",
+    "alpha 10 *",
+    "alpha 100",
+    "alpha 10 *",
+    "alpha 1 *",
+    "alpha 10",
+  ]
+
+
+def test_failures_do_not_win_or_lose_the_choice():
+  lost = make_record("bean1", 1.0, test=[None, None])
+  half = make_record("bean1", 10.0, test=[None, 0.1], validation=0.6)
+  whole = make_record("bean1", 100.0, test=[0.1, 0.1], validation=0.5)
+  assert summary.chosen([lost, half, whole]) == [half]
+  assert summary.chosen([lost, whole]) == [whole]
+
+
+def test_strength_of_each_method():
+  for name, method in methods.METHODS.items():
+    record = make_record(name, method.grid[0], test=[0.5])
+    if method.hparam is None:
+      assert summary.strength(record) is None
+    else:
+      record["config"][method.hparam] = 0.125
+      assert summary.strength(record) == 0.125
+
+
+def test_versions_that_differ_stand_below_the_table(tmp_path):
+  records = [VANILLA, BEAN]
+  summary.write(records, tmp_path)
+  text = (tmp_path / "table.md").read_text()
+  assert text == summary.table(records) + "\n"
+  records = [
+    {**record, "versions": {"jax": version}}
+    for record, version in zip(records, ("0.10.1", "0.11.2"), strict=True)
+  ]
+  summary.write(records, tmp_path)
+  assert (tmp_path / "table.md").read_text() == (
+    f"{text}\nMade by different versions: jax 0.10.1 (1 cell), 0.11.2 (1).\n"
+  )
+
+
+def write(records, directory):
+  """Writes a summary; the names of its files, all of them images but one."""
+  summary.write(records, directory)
+  names = sorted(path.name for path in directory.iterdir())
+  for name in set(names) - {"table.md"}:
+    with Image.open(directory / name) as image:
+      assert image.format == "PNG"
+      assert np.asarray(image.convert("L")).std() > 5
+  text = (directory / "table.md").read_text()
+  assert text == summary.table(records) + "\n"
+  return names
+
+
+def test_files(tmp_path):
+  records = [
+    VANILLA,
+    make_record("bean1", 0.0, test=[0.2, 0.6, 1.0], validation=0.25),
+    BEAN,
+    make_record("bean1", 1e9, test=[None, None, None]),
+    make_record(test=[0.1, None, 0.9], shots=5),
+    make_record("bean2", 10.0, test=[0.2, None, 1.0], shots=5),
+  ]
+  assert write(records, tmp_path) == [
+    "accuracy_against_shots.png",
+    "accuracy_against_strength_1shot.png",
+    "accuracy_against_strength_5shot.png",
+    "learning_curves_1shot.png",
+    "learning_curves_5shot.png",
+    "table.md",
+  ]
+
+
+@pytest.mark.parametrize(
+  "records,figures",
+  (
+    ([make_record(test=[None, None])], set()),
+    ([VANILLA], {"learning_curves_1shot.png"}),
+    (
+      [make_record("bean1", 0.0, test=[0.2, 0.3])],
+      {"learning_curves_1shot.png"},
+    ),
+    (
+      [make_record("bean1", 2.0, test=[0.2])],
+      {"learning_curves_1shot.png", "accuracy_against_strength_1shot.png"},
+    ),
+  ),
+  ids=("all failed", "vanilla alone", "strength 0 alone", "one seed"),
+)
+def test_only_figures_that_have_something_to_show(records, figures, tmp_path):
+  expected = {"table.md", *figures}
+  if figures:
+    expected.add("accuracy_against_shots.png")
+  assert set(write(records, tmp_path)) == expected
+
+
+def test_figures_show_the_records(tmp_path, monkeypatch):
+  """What goes into the figures, rather than how they look."""
+  seen = {}
+  for name in (
+    "learning_curves",
+    "accuracy_against_shots",
+    "accuracy_against_hparam",
+  ):
+    monkeypatch.setattr(
+      summary.figures,
+      name,
+      lambda path, series, name=name, **options: seen.setdefault(
+        pathlib.Path(path).name, (series, options)
+      ),
+    )
+  better = make_record("bean1", 1.0, test=[0.2, 0.2], validation=0.8, shots=5)
+  records = [
+    VANILLA,
+    make_record("bean1", 1.0, test=[0.9, 0.9, 0.9], validation=0.1),
+    BEAN,
+    better,
+    make_record(test=[0.1, None], shots=5),
+  ]
+  summary.write(records, tmp_path)
+  series, options = seen["accuracy_against_shots.png"]
+  assert "digits" in options["title"]
+  assert [(label, shots) for label, shots, _ in series] == [
+    ("Vanilla", [1, 5]),
+    ("BEAN-1", [1, 5]),
+  ]
+  assert [round(i.mean, 6) for i in series[0][2]] == [0.5, 0.1]
+  assert [round(i.mean, 6) for i in series[1][2]] == [0.6, 0.2]
+  series, options = seen["accuracy_against_strength_1shot.png"]
+  assert options["baseline"][0] == "Vanilla"
+  assert round(options["baseline"][1].mean, 6) == 0.5
+  ((label, strengths, intervals),) = series
+  assert (label, strengths) == ("BEAN-1", [1.0, 10.0])
+  assert [round(i.mean, 6) for i in intervals] == [0.9, 0.6]
+  curves, options = seen["learning_curves_5shot.png"]
+  assert "5-shot" in options["title"]
+  labels = [label for label, _, _ in curves]
+  assert labels == ["BEAN-1, alpha = 1", "Vanilla"]
+  for _, epochs, values in curves:
+    np.testing.assert_array_equal(epochs, (1, 2, 3, 4))
+    np.testing.assert_array_equal(values[0], (0.1, 0.2, 0.3, 0.4))
+  assert np.all(np.isnan(curves[1][2][1]))
+
+
+def test_curves_of_seldom_validation_are_drawn_at_their_epochs(
+  tmp_path, monkeypatch
+):
+  seen = []
+  monkeypatch.setattr(
+    summary.figures,
+    "learning_curves",
+    lambda path, curves, **options: seen.extend(curves),
+  )
+  record = make_record(test=[0.1, 0.2])
+  record["config"]["validate_every"] = 5
+  summary.write([record], tmp_path)
+  np.testing.assert_array_equal(seen[0][1], (5, 10, 15, 20))
+
+
+def test_folder_that_cannot_be_written(tmp_path):
+  with pytest.raises(results.ResultError, match="table.md"):
+    summary.write([VANILLA], tmp_path / "missing")
