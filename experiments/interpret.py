@@ -223,6 +223,7 @@ def parse_config() -> records.Config:
     controls=parsing.number("controls", _CONTROLS.value, low=1),
   )
   margin = parsing.number("margin", _MARGIN.value, low=0) / 100
+  figure_seed = parsing.number("figure_seed", _FIGURE_SEED.value, low=0)
   found, left_out = sources.find(pathlib.Path(_CHECKPOINT_DIR.value), names)
   for line in left_out:
     print(line)
@@ -235,7 +236,7 @@ def parse_config() -> records.Config:
     output_dir=pathlib.Path(_OUTPUT_DIR.value),
     resume=_RESUME.value,
     figures=tuple(drawn),
-    figure_seed=_FIGURE_SEED.value,
+    figure_seed=figure_seed,
     margin=margin,
   )
 

@@ -7,7 +7,15 @@ from absl.testing import flagsaver
 import jax
 import pytest
 
-from experiments import datasets, few_shot, full_data, table1
+from experiments import (
+  datasets,
+  efficiency,
+  few_shot,
+  full_data,
+  interpret,
+  study,
+  table1,
+)
 from experiments.architectures import models, networks
 from experiments.command import parsing, scripts
 from experiments.records import results
@@ -16,6 +24,12 @@ from experiments.tables import figures
 from tests.experiments import tiny, tiny_network
 
 SCRIPTS = {"few_shot": few_shot, "table1": table1, "full_data": full_data}
+# Those that share their machinery too, to be refused with their flags.
+ALL = SCRIPTS | {
+  "study": study,
+  "interpret": interpret,
+  "efficiency": efficiency,
+}
 
 # Two cells each, of two seeds.
 SMALL = {
@@ -44,6 +58,15 @@ SMALL = {
     "--batch_size=20",
     "--checkpoint_seconds=0",
   ),
+  "study": (
+    "--dataset=digits",
+    "--seeds=100-101",
+    "--epochs=4",
+    "--validations=2",
+    "--variants=usual",
+  ),
+  "interpret": (),
+  "efficiency": (),
 }
 
 
@@ -90,7 +113,7 @@ def run(name, *args):
   Returns:
     The exit status, standard output and standard error.
   """
-  script = SCRIPTS[name]
+  script = ALL[name]
   out, err = io.StringIO(), io.StringIO()
   saved = flagsaver.save_flag_values(script.FLAGS)
   # A script sets it for its whole process.

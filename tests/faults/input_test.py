@@ -76,7 +76,7 @@ def unknown(known):
 
 def malformed(script, name):
   """Values that a flag cannot have, or None where all can be used."""
-  flag = here.SCRIPTS[script].FLAGS[name]
+  flag = here.ALL[script].FLAGS[name]
   by_name = {
     "methods": some_of(st.just("vanilla"), unknown(("vanilla", ""))),
     "datasets": some_of(st.just("digits"), unknown(("digits", ""))),
@@ -103,7 +103,7 @@ def malformed(script, name):
 
 FLAGS = [
   (script, name)
-  for script, module in here.SCRIPTS.items()
+  for script, module in here.ALL.items()
   for name in sorted(module.FLAGS)
   if malformed(script, name) is not None
 ]
