@@ -1,13 +1,11 @@
 """Tests of experiments.efficiency: from checkpoints to tables and figures."""
 
-import contextlib
-import io
+import functools
 import pathlib
 import subprocess
 import sys
 
 from absl import flags
-from absl.testing import flagsaver
 import jax
 import numpy as np
 import pytest
@@ -17,7 +15,7 @@ from experiments.architectures import models, networks
 from experiments.command import interruption
 from experiments.compaction import records
 from experiments.records import checkpoints, results
-from tests.experiments import tiny_network
+from tests.experiments import in_process, tiny_network
 
 _ROOT = pathlib.Path(__file__).parents[2]
 FLAGS = efficiency.FLAGS
@@ -88,40 +86,9 @@ def save(folder, method, seed, *, failed_step=-1, done=True, **fields):
   return path
 
 
-@contextlib.contextmanager
-def parsed(*args):
-  """Sets flags; yields what is left of the command line."""
-  saved = flagsaver.save_flag_values(FLAGS)
-  try:
-    yield FLAGS(["efficiency", *map(str, args)])
-  finally:
-    flagsaver.restore_flag_values(saved, FLAGS)
-
-
-def run(*args):
-  """Runs the script here; its exit status, standard output and error."""
-  out, err = io.StringIO(), io.StringIO()
-  # The script sets it for its whole process.
-  precision = jax.config.jax_default_matmul_precision
-  try:
-    with (
-      parsed(*args) as argv,
-      contextlib.redirect_stdout(out),
-      contextlib.redirect_stderr(err),
-    ):
-      status = efficiency.main(argv)
-  finally:
-    jax.config.update("jax_default_matmul_precision", precision)
-  return status, out.getvalue(), err.getvalue()
-
-
-def refused(*args):
-  """Runs the script with what it refuses; the line that says why."""
-  status, out, err = run(*args)
-  assert (status, out) == (2, "")
-  assert err.startswith("error: ")
-  assert err.count("\n") == 1
-  return err
+parsed = functools.partial(in_process.parsed, efficiency)
+run = functools.partial(in_process.run, efficiency)
+refused = functools.partial(in_process.refused, efficiency)
 
 
 def parse(*args):

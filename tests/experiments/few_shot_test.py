@@ -1,7 +1,6 @@
 """Tests of experiments.few_shot: the main job from its flags to its files."""
 
-import contextlib
-import io
+import functools
 import os
 import pathlib
 import signal
@@ -10,7 +9,6 @@ import sys
 import time
 
 from absl import flags
-from absl.testing import flagsaver
 import jax
 import numpy as np
 from PIL import Image
@@ -23,7 +21,7 @@ from experiments.datasets import copies
 from experiments.learning import methods, training
 from experiments.records import checkpoints, results
 from experiments.runs import cells, simulations
-from tests.experiments import tiny
+from tests.experiments import in_process, tiny
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _REAL_DATA_DIR = os.environ.get("TFDS_DATA_DIR")
@@ -57,31 +55,8 @@ def _no_terminal(monkeypatch):
   monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
 
 
-@contextlib.contextmanager
-def parsed(*args):
-  """Sets flags; yields what is left of the command line."""
-  saved = flagsaver.save_flag_values(few_shot.FLAGS)
-  try:
-    yield few_shot.FLAGS(["few_shot", *map(str, args)])
-  finally:
-    flagsaver.restore_flag_values(saved, few_shot.FLAGS)
-
-
-def run(*args):
-  """Runs the script here; its exit status, standard output and error."""
-  out, err = io.StringIO(), io.StringIO()
-  # The script sets it for its whole process.
-  precision = jax.config.jax_default_matmul_precision
-  try:
-    with (
-      parsed(*args) as argv,
-      contextlib.redirect_stdout(out),
-      contextlib.redirect_stderr(err),
-    ):
-      status = few_shot.main(argv)
-  finally:
-    jax.config.update("jax_default_matmul_precision", precision)
-  return status, out.getvalue(), err.getvalue()
+parsed = functools.partial(in_process.parsed, few_shot)
+run = functools.partial(in_process.run, few_shot)
 
 
 def parse(*args):
@@ -106,15 +81,7 @@ def numbers(directory):
   }
 
 
-def refused(*args):
-  """Runs the script with what it refuses; the line that says why."""
-  status, out, err = run(*args)
-  assert status == 2
-  assert out == ""
-  assert err.startswith("error: ")
-  assert err.count("\n") == 1
-  assert err.endswith("\n")
-  return err
+refused = functools.partial(in_process.refused, few_shot)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Tests of experiments.full_data: the main job from its flags to its files."""
 
-import contextlib
-import io
+import functools
 import os
 import pathlib
 import signal
@@ -10,7 +9,6 @@ import sys
 import time
 
 from absl import flags
-from absl.testing import flagsaver
 import jax
 import numpy as np
 import pytest
@@ -22,7 +20,7 @@ from experiments.learning import full_training, methods
 from experiments.records import checkpoints, results
 from experiments.runs import full_cells, full_simulations
 from experiments.runs.full_simulations import Cell
-from tests.experiments import tiny_network
+from tests.experiments import in_process, tiny_network
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _REAL_DATA_DIR = os.environ.get("TFDS_DATA_DIR")
@@ -58,31 +56,8 @@ def _tiny_network(monkeypatch):
   monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
 
 
-@contextlib.contextmanager
-def parsed(*args):
-  """Sets flags; yields what is left of the command line."""
-  saved = flagsaver.save_flag_values(FLAGS)
-  try:
-    yield FLAGS(["full_data", *map(str, args)])
-  finally:
-    flagsaver.restore_flag_values(saved, FLAGS)
-
-
-def run(*args):
-  """Runs the script here; its exit status, standard output and error."""
-  out, err = io.StringIO(), io.StringIO()
-  # The script sets it for its whole process.
-  precision = jax.config.jax_default_matmul_precision
-  try:
-    with (
-      parsed(*args) as argv,
-      contextlib.redirect_stdout(out),
-      contextlib.redirect_stderr(err),
-    ):
-      status = full_data.main(argv)
-  finally:
-    jax.config.update("jax_default_matmul_precision", precision)
-  return status, out.getvalue(), err.getvalue()
+parsed = functools.partial(in_process.parsed, full_data)
+run = functools.partial(in_process.run, full_data)
 
 
 def parse(*args):
@@ -94,15 +69,7 @@ def names(directory):
   return sorted(path.name for path in directory.iterdir())
 
 
-def refused(*args):
-  """Runs the script with what it refuses; the line that says why."""
-  status, out, err = run(*args)
-  assert status == 2
-  assert out == ""
-  assert err.startswith("error: ")
-  assert err.count("\n") == 1
-  assert err.endswith("\n")
-  return err
+refused = functools.partial(in_process.refused, full_data)
 
 
 def test_run(tmp_path):

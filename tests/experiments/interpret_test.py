@@ -1,11 +1,8 @@
 """Tests of experiments.interpret: from checkpoints to tables and figures."""
 
-import contextlib
-import io
+import functools
 
 from absl import flags
-from absl.testing import flagsaver
-import jax
 import numpy as np
 import pytest
 
@@ -13,7 +10,7 @@ from experiments import datasets, full_data, interpret
 from experiments.architectures import networks
 from experiments.assemblies import measures
 from experiments.records import checkpoints, results
-from tests.experiments import tiny_network
+from tests.experiments import in_process, tiny_network
 from tests.experiments.assemblies import planted
 
 SMALL = ("--max_clusters=11", "--restarts=2", "--controls=2")
@@ -30,26 +27,10 @@ def _small_network(monkeypatch):
 
 def run(*args, script=interpret):
   """Runs a script here; its exit status, standard output and error."""
-  out, err = io.StringIO(), io.StringIO()
-  # The script sets it for its whole process.
-  precision = jax.config.jax_default_matmul_precision
-  saved = flagsaver.save_flag_values(script.FLAGS)
-  try:
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-      status = script.main(script.FLAGS([script.__name__, *map(str, args)]))
-  finally:
-    flagsaver.restore_flag_values(saved, script.FLAGS)
-    jax.config.update("jax_default_matmul_precision", precision)
-  return status, out.getvalue(), err.getvalue()
+  return in_process.run(script, *args)
 
 
-def refused(*args):
-  """Runs the script with what it refuses; the line that says why."""
-  status, _, err = run(*args)
-  assert status == 2
-  assert err.startswith("error: ")
-  assert err.count("\n") == 1
-  return err
+refused = functools.partial(in_process.refused, interpret)
 
 
 @pytest.fixture(scope="module")

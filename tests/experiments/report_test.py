@@ -1,17 +1,15 @@
 """Tests of experiments.report: a page that needs nothing but itself."""
 
-import contextlib
+import functools
 import html.parser
-import io
 import pathlib
 
-from absl.testing import flagsaver
-import jax
 import pytest
 
 from experiments import report
 from experiments.records import results
 from experiments.tables import figures, stats
+from tests.experiments import in_process
 
 TABLE = """\
 # A table <of> numbers
@@ -102,19 +100,7 @@ def test_the_same_results_make_the_same_page(folder, text):
   assert report.build(folder, SECTIONS) == text
 
 
-def run(*args):
-  """Runs the script here; its exit status, standard output and error."""
-  out, err = io.StringIO(), io.StringIO()
-  saved = flagsaver.save_flag_values(report.FLAGS)
-  precision = jax.config.jax_default_matmul_precision
-  try:
-    argv = report.FLAGS(["report", *map(str, args)])
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-      status = report.main(argv)
-  finally:
-    flagsaver.restore_flag_values(saved, report.FLAGS)
-    jax.config.update("jax_default_matmul_precision", precision)
-  return status, out.getvalue(), err.getvalue()
+run = functools.partial(in_process.run, report)
 
 
 def test_script(tmp_path):

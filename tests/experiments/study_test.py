@@ -1,10 +1,7 @@
 """Tests of experiments.study: variants, their comparison, and the whole job."""
 
-import contextlib
-import io
+import functools
 
-from absl.testing import flagsaver
-import jax
 import numpy as np
 import pytest
 
@@ -13,7 +10,7 @@ from experiments.architectures import models
 from experiments.learning import methods
 from experiments.records import results
 from experiments.runs import cells, simulations
-from tests.experiments import tiny
+from tests.experiments import in_process, tiny
 
 SEEDS = (100, 101)
 SMALL = (
@@ -130,29 +127,8 @@ def test_seeds_are_not_those_of_the_table():
       )
 
 
-@contextlib.contextmanager
-def parsed(*args):
-  saved = flagsaver.save_flag_values(study.FLAGS)
-  try:
-    yield study.FLAGS(["study", *map(str, args)])
-  finally:
-    flagsaver.restore_flag_values(saved, study.FLAGS)
-
-
-def run(*args):
-  """Runs the script here; its exit status, standard output and error."""
-  out, err = io.StringIO(), io.StringIO()
-  precision = jax.config.jax_default_matmul_precision
-  try:
-    with (
-      parsed(*args) as argv,
-      contextlib.redirect_stdout(out),
-      contextlib.redirect_stderr(err),
-    ):
-      status = study.main(argv)
-  finally:
-    jax.config.update("jax_default_matmul_precision", precision)
-  return status, out.getvalue(), err.getvalue()
+parsed = functools.partial(in_process.parsed, study)
+run = functools.partial(in_process.run, study)
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,14 @@
 """Tests of experiments.table1: the job from its flags to its files."""
 
-import contextlib
-import io
+import functools
 
-from absl.testing import flagsaver
-import jax
 import pytest
 
 from experiments import table1
 from experiments.architectures import models
 from experiments.learning import methods
 from experiments.records import results
-from tests.experiments import tiny
+from tests.experiments import in_process, tiny
 
 SMALL = (
   "--datasets=digits",
@@ -31,29 +28,8 @@ def _small_network():
     yield
 
 
-@contextlib.contextmanager
-def parsed(*args):
-  saved = flagsaver.save_flag_values(table1.FLAGS)
-  try:
-    yield table1.FLAGS(["table1", *map(str, args)])
-  finally:
-    flagsaver.restore_flag_values(saved, table1.FLAGS)
-
-
-def run(*args):
-  """Runs the script here; its exit status, standard output and error."""
-  out, err = io.StringIO(), io.StringIO()
-  precision = jax.config.jax_default_matmul_precision
-  try:
-    with (
-      parsed(*args) as argv,
-      contextlib.redirect_stdout(out),
-      contextlib.redirect_stderr(err),
-    ):
-      status = table1.main(argv)
-  finally:
-    jax.config.update("jax_default_matmul_precision", precision)
-  return status, out.getvalue(), err.getvalue()
+parsed = functools.partial(in_process.parsed, table1)
+run = functools.partial(in_process.run, table1)
 
 
 @pytest.fixture(scope="module")
@@ -161,12 +137,7 @@ def test_imitation_networks_are_chosen_among_those_evaluated(tmp_path):
   assert "not run" not in text
 
 
-def refused(*args):
-  status, out, err = run(*args)
-  assert (status, out) == (2, "")
-  assert err.startswith("error: ")
-  assert err.count("\n") == 1
-  return err
+refused = functools.partial(in_process.refused, table1)
 
 
 @pytest.mark.parametrize(
