@@ -31,7 +31,7 @@ from absl import flags
 
 from experiments import datasets
 from experiments.architectures import networks
-from experiments.command import interruption, parsing, scripts
+from experiments.command import flag_groups, interruption, parsing, scripts
 from experiments.compaction import (
   drawing,
   heads,
@@ -105,16 +105,7 @@ _TIMING_BATCHES = flags.DEFINE_list(
 _TIMING_REPEATS = flags.DEFINE_integer(
   "timing_repeats", 7, "rounds of timing; 0 for none", flag_values=FLAGS
 )
-_DATA_DIR = flags.DEFINE_string(
-  "data_dir",
-  None,
-  "TensorFlow Datasets folder; by default TFDS_DATA_DIR of the environment, "
-  "else ~/tensorflow_datasets",
-  flag_values=FLAGS,
-)
-_OUTPUT_DIR = flags.DEFINE_string(
-  "output_dir", "outputs/efficiency", "folder of the results", flag_values=FLAGS
-)
+flag_groups.define_folders(FLAGS, output_dir="outputs/efficiency")
 _RESUME = flags.DEFINE_bool(
   "resume",
   True,
@@ -287,8 +278,8 @@ def parse_config() -> Config:
       ),
     ),
     points=parsing.number("points", _POINTS.value, low=0, below=100),
-    data_dir=_DATA_DIR.value,
-    output_dir=pathlib.Path(_OUTPUT_DIR.value),
+    data_dir=FLAGS.data_dir,
+    output_dir=pathlib.Path(FLAGS.output_dir),
     resume=_RESUME.value,
   )
 

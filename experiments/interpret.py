@@ -37,7 +37,7 @@ from experiments.assemblies import (
   sources,
   summary,
 )
-from experiments.command import parsing, progress, scripts
+from experiments.command import flag_groups, parsing, progress, scripts
 from experiments.learning import methods
 from experiments.records import results
 
@@ -122,16 +122,7 @@ _MARGIN = flags.DEFINE_float(
   "points of validation accuracy that the most clustered strength may cost",
   flag_values=FLAGS,
 )
-_DATA_DIR = flags.DEFINE_string(
-  "data_dir",
-  None,
-  "TensorFlow Datasets folder; by default TFDS_DATA_DIR of the environment, "
-  "else ~/tensorflow_datasets",
-  flag_values=FLAGS,
-)
-_OUTPUT_DIR = flags.DEFINE_string(
-  "output_dir", "outputs/interpret", "folder of the results", flag_values=FLAGS
-)
+flag_groups.define_folders(FLAGS, output_dir="outputs/interpret")
 _RESUME = flags.DEFINE_bool(
   "resume",
   True,
@@ -232,8 +223,8 @@ def parse_config() -> records.Config:
     layer=_LAYER.value,
     epoch=_EPOCH.value,
     settings=settings,
-    data_dir=_DATA_DIR.value,
-    output_dir=pathlib.Path(_OUTPUT_DIR.value),
+    data_dir=FLAGS.data_dir,
+    output_dir=pathlib.Path(FLAGS.output_dir),
     resume=_RESUME.value,
     figures=tuple(drawn),
     figure_seed=figure_seed,

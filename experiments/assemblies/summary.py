@@ -8,7 +8,7 @@ import numpy as np
 from experiments.assemblies import sources
 from experiments.learning import methods
 from experiments.records import results
-from experiments.tables import stats
+from experiments.tables import markdown, stats
 
 Record = dict[str, Any]
 
@@ -172,7 +172,7 @@ def text(found: Mapping[str, Group], *, margin: float) -> str:
       ]
       if title.startswith("Clusters"):
         rows.append(_untrained(cells[0], columns))
-      parts.append(f"{title}\n\n" + _markdown(("method", *columns), rows))
+      parts.append(f"{title}\n\n" + markdown.table(("method", *columns), rows))
   return "\n\n".join(parts)
 
 
@@ -180,20 +180,6 @@ def _name(cell: Cell, marks: Mapping[tuple[str, float], str]) -> str:
   mark = marks.get((cell.method, cell.strength), "")
   # A method without strengths has nothing to choose.
   return f"{cell.title} {mark}".strip() if cell.strength else cell.title
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  lines = [tuple(head), *rows]
-  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  lines.insert(1, tuple("-" * width for width in widths))
-  return "\n".join(
-    "| "
-    + " | ".join(
-      word.ljust(width) for word, width in zip(line, widths, strict=True)
-    )
-    + " |"
-    for line in lines
-  )
 
 
 def interval(values: np.ndarray, digits: int = 2, factor: float = 1.0) -> str:

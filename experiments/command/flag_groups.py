@@ -205,6 +205,16 @@ def define_run(values: flags.FlagValues, *, output_dir: str) -> None:
     "with it, and 0 takes as many as are fast",
     flag_values=values,
   )
+  define_folders(values, output_dir=output_dir)
+
+
+def define_folders(values: flags.FlagValues, *, output_dir: str) -> None:
+  """Defines --data_dir and --output_dir.
+
+  Args:
+    values: The script's flags.
+    output_dir: Where results go unless told otherwise.
+  """
   flags.DEFINE_string(
     "data_dir",
     None,

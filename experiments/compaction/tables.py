@@ -8,7 +8,7 @@ from experiments.compaction import needed, schemes
 from experiments.compaction.needed import Cell, Group, Need
 from experiments.learning import methods
 from experiments.records import results
-from experiments.tables import stats
+from experiments.tables import markdown, stats
 
 _DETAILS = (
   "scheme",
@@ -117,7 +117,7 @@ def headline(group: Group, choice: str, *, points: float) -> str:
     schemes.TITLES[scheme] + ", retrained" * retrained
     for scheme, retrained in ways
   ]
-  return _table(["method", *names], list(rows.values()))
+  return markdown.table(["method", *names], list(rows.values()))
 
 
 def details(group: Group, choice: str, *, points: float) -> str:
@@ -139,7 +139,7 @@ def details(group: Group, choice: str, *, points: float) -> str:
       _detail(group, cell, scheme, retrained, vanilla, points)
       for cell in needed.choose(group, choice, scheme, **options)
     ]
-  return _table(_DETAILS, rows)
+  return markdown.table(_DETAILS, rows)
 
 
 def sparsity_table(group: Group, *, points: float) -> str:
@@ -173,7 +173,7 @@ def sparsity_table(group: Group, *, points: float) -> str:
       ]
       for layer in layers
     ]
-  return _table(_LAYERS, rows)
+  return markdown.table(_LAYERS, rows)
 
 
 def _detail(
@@ -234,17 +234,3 @@ def _interval(values: np.ndarray, form: str) -> str:
   interval = stats.mean_interval(values)
   mean, low, high = (format(number, form) for number in interval)
   return mean if np.isnan(interval.low) else f"{mean} [{low}, {high}]"
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  lines = [columns, *rows]
-  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  lines.insert(1, ["-" * width for width in widths])
-  return "\n".join(
-    "| "
-    + " | ".join(
-      text.ljust(width) for text, width in zip(line, widths, strict=True)
-    )
-    + " |"
-    for line in lines
-  )

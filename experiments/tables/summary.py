@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.learning import methods
 from experiments.records import results
-from experiments.tables import figures, paper, stats
+from experiments.tables import figures, markdown, paper, stats
 
 Record = dict[str, Any]
 
@@ -75,17 +75,7 @@ def table(records: Sequence[Record]) -> str:
     _row(record, baselines, any(record is star for star in stars))
     for record in records
   ]
-  lines = [COLUMNS, *rows]
-  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  lines.insert(1, tuple("-" * width for width in widths))
-  return "\n".join(
-    "| "
-    + " | ".join(
-      text.ljust(width) for text, width in zip(line, widths, strict=True)
-    )
-    + " |"
-    for line in lines
-  )
+  return markdown.table(COLUMNS, rows)
 
 
 def write(records: Sequence[Record], directory: pathlib.Path) -> None:

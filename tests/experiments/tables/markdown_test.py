@@ -1,0 +1,31 @@
+"""Tests of experiments.tables.markdown."""
+
+import doctest
+
+import markdown_it
+import pytest
+
+from experiments.tables import markdown
+
+
+def test_cells_survive_rendering():
+  rows = [["a", "1"], ["longer than its column", ""]]
+  text = markdown.table(["x", "y and z"], rows)
+  assert len({len(line) for line in text.splitlines()}) == 1
+  html = markdown_it.MarkdownIt("commonmark").enable("table").render(text)
+  assert html.count("<td>") == 4
+  assert "<th>y and z</th>" in html
+  assert "<td>longer than its column</td>" in html
+
+
+def test_no_rows():
+  assert markdown.table(["a"], []) == "| a |\n| - |"
+
+
+def test_rows_of_other_lengths_are_refused():
+  with pytest.raises(ValueError, match="zip"):
+    markdown.table(["a", "b"], [["1"]])
+
+
+def test_examples():
+  assert doctest.testmod(markdown).failed == 0
