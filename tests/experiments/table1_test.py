@@ -133,7 +133,7 @@ def test_imitation_networks_are_chosen_among_those_evaluated(tmp_path):
   assert len(records_of(tmp_path, "evaluation")) == 1 + grid
   assert list(records_of(tmp_path, "chosen")) == ["digits-1shot-vanilla.json"]
   text = (tmp_path / "table.md").read_text()
-  assert text.count("Imitation networks") == 4
+  assert text.count("| Imitation networks |") == 4
   assert "not run" not in text
 
 
