@@ -143,8 +143,8 @@ def find(
     renamed.
 
   Raises:
-    CheckpointError: If the file was made with another configuration or schema,
-      or cannot be read.
+    CheckpointError: If the file was made with another configuration, schema or
+      release of bean_jax, or cannot be read.
     ResultError: If it cannot be renamed.
   """
   if not os.path.lexists(path):
@@ -161,6 +161,8 @@ def find(
     raise
   nothing = dict.fromkeys(checkpoint.config.keys() - config.keys())
   _check_config(path, checkpoint.config, {**nothing, **config})
+  if difference := results.other_release(checkpoint.environment):
+    raise _unusable(path, difference)
   return checkpoint
 
 

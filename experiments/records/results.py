@@ -199,8 +199,8 @@ def find(
     renamed.
 
   Raises:
-    ResultError: if the file was made with another configuration or schema, or
-      cannot be read or renamed.
+    ResultError: if the file was made with another configuration, schema or
+      release of bean_jax, or cannot be read or renamed.
   """
   try:
     record = read(path)
@@ -215,6 +215,8 @@ def find(
       " folder"
     ) from error
   if config_digest(record["config"]) == config_digest(config):
+    if difference := other_release(record):
+      raise _unusable(path, difference)
     return record
   got, expected = record["config"], _plain(config, "config")
   differences = [
@@ -376,6 +378,28 @@ def environment() -> dict[str, Any]:
     },
     "git": git,
   }
+
+
+def other_release(environment: Mapping[str, Any]) -> str | None:
+  """Say whether something was made by another release of this package.
+
+  Releases may compute other numbers. Between releases the commit tells
+  checkouts apart: of those one may have changed no more than a text.
+
+  Args:
+    environment: a record, or what `environment` returns.
+
+  Returns:
+    What was expected and what came, or None where they are the same.
+
+  Example:
+    >>> other_release({"versions": {"bean_jax": "0.0.1"}}).split(",")[0]
+    'made by bean_jax 0.0.1'
+  """
+  made_by = environment["versions"].get("bean_jax")
+  if made_by == bean_jax.__version__:
+    return None
+  return f"made by bean_jax {made_by}, this is {bean_jax.__version__}"
 
 
 def mixed_versions(records: Sequence[Mapping[str, Any]]) -> str:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
+import bean_jax
 from experiments.records import checkpoints, files, results
 from experiments.runs import partials
 from tests.faults import here
@@ -154,6 +155,20 @@ def test_reporting_alone_does_not_use_it_either(copy):
   assert "not run" in out
   assert f"renamed to {path.name}.damaged" in err
   assert not path.exists()
+
+
+@pytest.mark.parametrize("name,place", PLACES)
+def test_another_release_stays_where_it_is(name, place, copy, monkeypatch):
+  folder = copy(name)
+  if place == CHECKPOINT:
+    for record in folder.glob("*.json"):
+      record.unlink()
+  before = here.contents(folder)
+  monkeypatch.setattr(bean_jax, "__version__", "9.0")
+  status, out, err = here.run(name, *here.SMALL[name], f"--output_dir={folder}")
+  assert (status, out) == (2, "")
+  assert ", this is 9.0; move this file away or choose another folder" in err
+  assert here.contents(folder) == before
 
 
 @pytest.mark.parametrize("name,place", PLACES)

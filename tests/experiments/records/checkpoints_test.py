@@ -10,9 +10,11 @@ import numpy as np
 import optax
 import pytest
 
+import bean_jax
 from experiments.architectures.networks import Variables
 from experiments.records import checkpoints, files, results
 
+VERSIONS = {"jax": "0.10.1", "bean_jax": bean_jax.__version__}
 CONFIG = {"model": "tiny", "alpha": 0.1, "seed": 3, "sizes": [1, 2]}
 
 
@@ -31,7 +33,7 @@ def make_checkpoint(**changes):
   variables = make_variables(0)
   fields = {
     "config": CONFIG,
-    "environment": {"versions": {"jax": "0.10.1"}, "git": None},
+    "environment": {"versions": VERSIONS, "git": None},
     "last": variables,
     "best": make_variables(1),
     "metrics": {
@@ -204,6 +206,15 @@ def test_find_wants_the_whole_configuration(path, tmp_path):
     with pytest.raises(checkpoints.CheckpointError, match=message):
       checkpoints.find(path, config)
   assert checkpoints.find(tmp_path / "none.npz", CONFIG) is None
+
+
+def test_find_refuses_another_release(path):
+  environment = {"versions": {"bean_jax": "0.0.1"}, "git": None}
+  checkpoints.save(path, make_checkpoint(environment=environment))
+  before = path.read_bytes()
+  with pytest.raises(checkpoints.CheckpointError, match="made by bean_jax 0.0"):
+    checkpoints.find(path, CONFIG)
+  assert path.read_bytes() == before
 
 
 def test_files_that_cannot_be_read_are_one_line(tmp_path):

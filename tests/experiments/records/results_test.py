@@ -24,7 +24,7 @@ def make_record(**changes):
   return {
     "experiment": "few_shot",
     "config": {"dataset": "digits", "alpha": 0.1, "epochs": 50},
-    "versions": {"jax": "0.10.1"},
+    "versions": {"jax": "0.10.1", "bean_jax": bean_jax.__version__},
     "device": {"platform": "cpu", "kind": "cpu", "count": 1},
     "git": None,
     "seconds": 1.5,
@@ -263,6 +263,18 @@ class TestFind:
     results.write(path, make_record())
     reordered = dict(reversed(self.config.items()))
     assert results.find(path, reordered)["seconds"] == 1.5
+
+  def test_another_release_is_refused_and_stays(self, path):
+    versions = {"jax": "0.10.1", "bean_jax": "0.0.1"}
+    results.write(path, make_record(versions=versions))
+    before = path.read_bytes()
+    with pytest.raises(results.ResultError) as caught:
+      results.find(path, self.config)
+    assert str(caught.value) == (
+      f"{path}: made by bean_jax 0.0.1, this is {bean_jax.__version__};"
+      " move this file away or choose another folder"
+    )
+    assert path.read_bytes() == before
 
   def test_names_what_differs(self, path):
     results.write(path, make_record())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.learning import full_training, training
-from experiments.records import checkpoints
+from experiments.records import checkpoints, results
 from experiments.runs import full_simulations
 from experiments.runs.full_simulations import Cell, Member
 from tests.experiments import tiny_network
@@ -27,6 +27,7 @@ PROTOCOL = full_simulations.Protocol(
   members_per_chunk=1,
 )
 WIDTH = jax.device_count()
+ENVIRONMENT = results.environment()
 DIGITS = tiny_network.load_digits()
 SHAPES = {
   "test_accuracy": (3,),
@@ -68,7 +69,7 @@ def make_store(folder, protocol=PROTOCOL, seconds=0.0):
   return full_simulations.Store(
     path=lambda m: folder / f"{m.cell.method}{m.cell.strength}-{m.seed}.npz",
     config=lambda member: member_config(member, protocol),
-    environment={"versions": {}},
+    environment=ENVIRONMENT,
     seconds=seconds,
   )
 
@@ -212,7 +213,7 @@ def test_checkpoints_hold_the_networks_that_were_tested(finished, folder):
   for place, member in enumerate(full_simulations.members(CELLS, PROTOCOL)):
     checkpoint = checkpoints.load(store.path(member))
     assert checkpoint.config == member_config(member)
-    assert checkpoint.environment == {"versions": {}}
+    assert checkpoint.environment == ENVIRONMENT
     assert checkpoint.opt_state == {}
     metrics = finished[member.cell].metrics
     for name, variables in (
