@@ -1,9 +1,7 @@
 """Files that are cut off, altered or foreign: set aside, and made again."""
 
-import functools
 import json
 import os
-import shutil
 import threading
 
 import hypothesis
@@ -28,31 +26,6 @@ CHECKPOINT = "checkpoints/digits-lenet5-bean1-alpha_1-seed1.npz"
 def _tiny_networks():
   with here.tiny_networks():
     yield
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-  """Returns the folder of a script's small run."""
-
-  @functools.cache
-  def finished(name):
-    folder = tmp_path_factory.mktemp(name)
-    args = (*here.SMALL[name], f"--output_dir={folder}")
-    status, _, err = here.run(name, *args)
-    assert (status, err) == (0, "")
-    return folder
-
-  return finished
-
-
-@pytest.fixture
-def copy(finished, tmp_path):
-  """Copies the folder of a script."""
-
-  def copy(name):
-    return shutil.copytree(finished(name), tmp_path / "copy")
-
-  return copy
 
 
 def numbers(path):

@@ -1,7 +1,6 @@
 """Full disks, folders that cannot be written, files in the way, clocks."""
 
 import ast
-import functools
 import os
 import pathlib
 import random
@@ -36,29 +35,6 @@ MORE = {
 def _tiny_networks():
   with here.tiny_networks():
     yield
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-  """Returns the folder of a script's small run."""
-
-  @functools.cache
-  def finished(name):
-    folder = tmp_path_factory.mktemp(name)
-    args = (*here.SMALL[name], f"--output_dir={folder}")
-    status, _, err = here.run(name, *args)
-    assert (status, err) == (0, "")
-    return folder
-
-  return finished
-
-
-@pytest.fixture
-def copy(finished, tmp_path):
-  def copy(name):
-    return shutil.copytree(finished(name), tmp_path / "copy")
-
-  return copy
 
 
 def assert_one_line(status, out, err):
