@@ -323,7 +323,7 @@ def table(records: Mapping[str, Sequence[summary.Record]]) -> str:
       title = methods.METHODS[name].title
       meaning = "the usual protocol, alpha chosen in every simulation"
       rows.append([meaning, title, "", _percent(best), "", "", ""])
-  return comparison.markdown(rows)
+  return comparison.to_markdown(rows)
 
 
 def _chosen_by_last_epoch(

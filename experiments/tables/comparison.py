@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.learning import methods
 from experiments.records import results
-from experiments.tables import figures, paper, stats, summary
+from experiments.tables import figures, markdown, paper, stats, summary
 
 PROTOCOLS = {
   "paper": "hyper-parameter and epoch chosen on 10,000 validation images, for "
@@ -401,14 +401,13 @@ def imitation_note(records: Sequence[summary.Record]) -> str:
   )
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
+def to_markdown(rows: Sequence[Sequence[str]]) -> str:
   """Formats rows as a Markdown table, second best underlined."""
-  lines = ["| " + " | ".join(row) + " |" for row in rows]
-  lines.insert(1, "|" + " --- |" * len(rows[0]))
-  return _paired("\n".join(lines), "__", "<u>", "</u>")
+  marked = [[_paired(text, "__", "<u>", "</u>") for text in r] for r in rows]
+  return markdown.table(marked[0], marked[1:])
 
 
-def latex(rows: Sequence[Sequence[str]]) -> str:
+def to_latex(rows: Sequence[Sequence[str]]) -> str:
   """Formats rows as a LaTeX tabular, which needs the package booktabs."""
   body = [" & ".join(row) + r" \\" for row in rows]
   text = "\n".join(
@@ -463,14 +462,14 @@ def write(
       for title, group in groups.items():
         if group:
           rows = table(picked, group, shots, dataset)
-          text += [f"### {title}", markdown(rows)]
-          tex += [f"% {dataset}, protocol {protocol}: {title}", latex(rows)]
+          text += [f"### {title}", to_markdown(rows)]
+          tex += [f"% {dataset}, protocol {protocol}: {title}", to_latex(rows)]
       rows = details(picked, names, shots, dataset)
       if len(rows) > 1:
-        text += ["### Details", markdown(rows)]
+        text += ["### Details", to_markdown(rows)]
       rows = head_to_head(picked, groups["Methods of the paper"], shots)
       if len(rows) > 1:
-        text += ["### BEAN against each other method", markdown(rows)]
+        text += ["### BEAN against each other method", to_markdown(rows)]
       if note := imitation_note(records.evaluation):
         text.append(note)
       _draw_shots(picked, names, directory, dataset, protocol)

@@ -161,13 +161,13 @@ def test_details_have_every_statistic(records):
 
 def test_markdown_and_latex_of_the_same_rows():
   rows = [["method", "1-shot"], ["a", "**2** (1.00)"], ["b", "__1__"]]
-  assert comparison.markdown(rows).splitlines() == [
-    "| method | 1-shot |",
-    "| --- | --- |",
-    "| a | **2** (1.00) |",
-    "| b | <u>1</u> |",
+  assert comparison.to_markdown(rows).splitlines() == [
+    "| method | 1-shot       |",
+    "| ------ | ------------ |",
+    "| a      | **2** (1.00) |",
+    "| b      | <u>1</u>     |",
   ]
-  latex = comparison.latex(rows)
+  latex = comparison.to_latex(rows)
   assert r"a & \textbf{2} (1.00) \\" in latex
   assert r"b & \underline{1} \\" in latex
   assert latex.count(r"\midrule") == 1
