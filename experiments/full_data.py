@@ -26,7 +26,9 @@ the last one too; both networks of a simulation are kept in --checkpoint_dir:
     checkpoint = checkpoints.load(path)  # checkpoint.best.params, ...
 
 Finished cells are kept in --output_dir, one JSON each; the same command goes
-on where it was stopped, from the last checkpoint.
+on where it was stopped, from the last checkpoint. table.md has all cells there
+that were trained in the same way, so that several commands can make one table,
+each with --alphas of its own.
 """
 
 from collections.abc import Sequence
@@ -126,6 +128,8 @@ _RESUME = flags.DEFINE_bool(
 def run(config: full_cells.Config) -> None:
   """Trains what is missing and writes checkpoints, records and a table.
 
+  The table has all cells of the folder that were trained in the same way.
+
   Args:
     config: The run.
 
@@ -134,9 +138,10 @@ def run(config: full_cells.Config) -> None:
     results.ResultError: If a folder holds a file of another configuration or
       cannot be written. Nothing has been trained then.
   """
-  records = full_cells.train(config)
+  full_cells.train(config)
   if not distributed.is_first():
     return
+  records = full_cells.comparable(config)
   results.tell_versions(records)
   text = full_summary.table(records)
   if note := results.mixed_versions(records):

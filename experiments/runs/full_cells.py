@@ -105,6 +105,38 @@ def checkpoint_path(config: Config, member: Member) -> pathlib.Path:
   return config.checkpoint_dir / name
 
 
+def comparable(config: Config) -> list[dict]:
+  """Reads all records of a run's folder that were made as its cells are.
+
+  Args:
+    config: The run.
+
+  Returns:
+    Records of the same dataset, protocol and release, of any method, strength
+    and seeds, in the order of `methods.METHODS` and of strengths. Other files
+    are passed over.
+  """
+  found = {}
+  for path in config.output_dir.glob("*.json"):
+    try:
+      record = results.read(path)
+    except (results.ResultError, OSError):
+      continue
+    method = record["config"].get("method")
+    if method not in methods.METHODS or results.other_release(record):
+      continue
+    hparam = methods.METHODS[method].hparam
+    strength = record["config"].get(hparam, 0.0) if hparam else 0.0
+    protocol = config.protocol._replace(seeds=tuple(record["seeds"]))
+    like = dataclasses.replace(config, protocol=protocol)
+    expected = cell_config(like, Cell(method, strength))
+    if results.config_digest(record["config"]) == results.config_digest(
+      expected
+    ):
+      found[list(methods.METHODS).index(method), strength] = record
+  return [found[key] for key in sorted(found)]
+
+
 def train(config: Config) -> list[dict]:
   """Trains the cells that are missing and keeps records and checkpoints.
 

@@ -3,6 +3,7 @@
 import dataclasses
 import doctest
 import os
+import shutil
 
 import jax
 import numpy as np
@@ -77,6 +78,49 @@ def folder(tmp_path_factory):
 def records(folder):
   """The records of a small run."""
   return full_cells.train(make_config(folder))
+
+
+class TestComparable:
+  def test_whatever_the_method_strength_and_seeds(
+    self, records, folder, tmp_path
+  ):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    config = make_config(tmp_path, cells=CELLS[2:])
+    other = {**records[1], "config": {**records[1]["config"], "alpha": 0.5}}
+    results.write(config.output_dir / "more.json", with_seeds(other, 1))
+    found = full_cells.comparable(config)
+    strengths = [record["config"].get("alpha") for record in found]
+    assert strengths == [None, 0.5, 1.0, 3.0]
+    assert found[1]["seeds"] == other["seeds"][:1]
+    assert [found[0], *found[2:]] == records
+
+  def test_what_was_made_otherwise_is_passed_over(
+    self, records, folder, tmp_path
+  ):
+    config = make_config(tmp_path)
+    config.output_dir.mkdir(parents=True)
+    vanilla = records[0]
+    for name, record in (
+      ("epochs", {"config": {**vanilla["config"], "epochs": 4}}),
+      ("dataset", {"config": {**vanilla["config"], "dataset": "mnist"}}),
+      ("method", {"config": {**vanilla["config"], "method": "magic"}}),
+      ("release", {"versions": {"bean_jax": "0.0.1"}}),
+    ):
+      path = config.output_dir / f"{name}.json"
+      results.write(path, {**vanilla, **record})
+    (config.output_dir / "damaged.json").write_text("{")
+    (config.output_dir / "folder.json").mkdir()
+    before = read(config.output_dir)
+    assert full_cells.comparable(config) == []
+    assert read(config.output_dir) == before
+
+
+def with_seeds(record, number):
+  """A record of the first of its seeds only."""
+  seeds = record["seeds"][:number]
+  metrics = {k: v[:number] for k, v in record["metrics"].items()}
+  config = {**record["config"], "seeds": seeds}
+  return {**record, "seeds": seeds, "metrics": metrics, "config": config}
 
 
 def numbers(records):
