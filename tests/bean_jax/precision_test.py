@@ -44,6 +44,29 @@ def _uncentred(activations, kernel, order):
   return energy / (len(activations) * len(kernel) ** 2)
 
 
+@jax.jit
+def _strengths(weights):
+  """Returns tanh(w)^2 by way of networks of one weight each."""
+  kernels = jnp.reshape(weights, (-1, 1, 1))
+  return jax.vmap(bean_jax.neuron_correlation)(kernels).ravel()
+
+
+def test_strength_of_weights_of_any_size():
+  small, large = np.logspace(-15, 0, 100_000), np.linspace(0, 20, 100_000)
+  weights = np.concatenate([small, large, -small]).astype(np.float32)
+  expected = np.tanh(weights.astype(np.float64)) ** 2
+  strengths = np.asarray(_strengths(weights), np.float64)
+  np.testing.assert_allclose(strengths, expected, rtol=1e-6)
+  assert strengths.max() == 1
+
+
+def test_strength_of_extreme_weights():
+  largest = np.finfo(np.float32).max
+  weights = np.array([0.0, -0.0, np.inf, -np.inf, largest, np.nan], np.float32)
+  expected = [0, 0, 1, 1, 1, np.nan]
+  np.testing.assert_array_equal(_strengths(weights), expected)
+
+
 # Sizes for which different closed forms are the cheapest.
 @pytest.mark.parametrize("sizes", ((100, 10), (100, 60), (5, 10), (5, 400)))
 @pytest.mark.parametrize("options", OPTIONS, ids=name_of)
