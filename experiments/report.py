@@ -229,7 +229,13 @@ SECTIONS = (
     "Figures 2 to 6: silhouettes near 0.9 with BEAN and 0.5 without it, "
     "neurons of an assembly that prefer one class, and ablations that damage "
     "that class alone.",
-    ("*-silhouettes.png", "*-maps.png", "*-ablation.png", "*-strength.png"),
+    (
+      "*-silhouettes.png",
+      "*-maps.png",
+      "*-ablation.png",
+      "*-wiring.png",
+      "*-strength.png",
+    ),
     assembly_findings,
   ),
   Section(
