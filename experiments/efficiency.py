@@ -171,7 +171,7 @@ def run(config: Config) -> None:
   results.write_bytes(config.output_dir / "table.md", f"{text}\n".encode())
   for group in groups:
     name = group.title.replace(", ", "-")
-    for choice in needed.CHOICES:
+    for choice in needed.choices(group, points=config.points):
       for function, kind in (
         (drawing.curves, "lost"),
         (drawing.needs, "needed"),

@@ -96,11 +96,7 @@ def needs(
   Raises:
     results.ResultError: If a file cannot be written.
   """
-  ways = [
-    (scheme, retrained)
-    for scheme in group.schemes
-    for retrained in (False, True)[: 1 + group.retrained]
-  ]
+  ways = needed.ways(group)
   order = _order(group)
   drawing = figure.Figure(
     figsize=(8.0, 0.85 * len(ways) + 1.9), dpi=150, layout="constrained"

@@ -205,6 +205,44 @@ def need(
   return Need(counts[rows, best], reached, tested[rows, best], sizes)
 
 
+def ways(group: Group) -> list[tuple[str, bool]]:
+  """Returns how heads were made smaller: schemes, and whether retrained."""
+  return [
+    (scheme, retrained)
+    for scheme in group.schemes
+    for retrained in (False, True)[: 1 + group.retrained]
+  ]
+
+
+def choices(group: Group, *, points: float) -> dict[str, str]:
+  """Returns the ways to choose strengths that choose differently here.
+
+  Args:
+    group: What is compared.
+    points: Of validation accuracy that may be lost, in percent.
+
+  Returns:
+    {name: meaning}, those of `CHOICES`; of some that choose the same strengths
+    the first, with the meanings of all.
+  """
+  same: dict[tuple, list[str]] = {}
+  for choice in CHOICES:
+    chosen = tuple(
+      (cell.method, cell.strength)
+      for scheme, retrained in ways(group)
+      for cell in choose(
+        group, choice, scheme, points=points, retrained=retrained
+      )
+    )
+    same.setdefault(chosen, []).append(choice)
+  return {
+    names[0]: "; here also ".join(
+      CHOICES[n].format(points=points) for n in names
+    )
+    for names in same.values()
+  }
+
+
 def choose(
   group: Group, choice: str, scheme: str, *, points: float, retrained: bool
 ) -> list[Cell]:

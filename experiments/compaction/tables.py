@@ -42,9 +42,9 @@ def report(groups: Sequence[Group], *, points: float) -> str:
   parts = []
   for group in groups:
     parts.append(summary(group, points=points))
-    for choice, meaning in needed.CHOICES.items():
+    for choice, meaning in needed.choices(group, points=points).items():
       parts += [
-        f"### The same in detail; strength: {meaning.format(points=points)}",
+        f"### The same in detail; strength: {meaning}",
         details(group, choice, points=points),
       ]
     parts += [
@@ -75,10 +75,10 @@ def summary(group: Group, *, points: float) -> str:
     "trained. Time is a multiple of that of the network as it was trained, in "
     "brackets for how many images at once.",
   ]
-  for choice, meaning in needed.CHOICES.items():
+  for choice, meaning in needed.choices(group, points=points).items():
     parts += [
       f"### Thousands of parameters needed for at most {points:g} points lost; "
-      f"strength: {meaning.format(points=points)}",
+      f"strength: {meaning}",
       headline(group, choice, points=points),
     ]
   return "\n\n".join(parts)
@@ -97,7 +97,7 @@ def headline(group: Group, choice: str, *, points: float) -> str:
     thousands of parameters of the dense layers, means over seeds with 95 %
     bootstrap intervals.
   """
-  ways = list(_ways(group))
+  ways = list(needed.ways(group))
   rows: dict[str, list[str]] = {}
   for scheme, retrained in ways:
     options = {"points": points, "retrained": retrained}
@@ -132,7 +132,7 @@ def details(group: Group, choice: str, *, points: float) -> str:
     A line for each way to make a head smaller and each method.
   """
   rows = []
-  for scheme, retrained in _ways(group):
+  for scheme, retrained in needed.ways(group):
     options = {"points": points, "retrained": retrained}
     vanilla = needed.need(group, group.cells[0], scheme, **options)
     rows += [
@@ -205,14 +205,6 @@ def _detail(
     f"{need.sizes['bytes'].mean() / 1e3:.1f} k",
     ", ".join(times),
     f"{need.reached.sum()} of {len(need.reached)}",
-  ]
-
-
-def _ways(group: Group) -> list[tuple[str, bool]]:
-  return [
-    (scheme, retrained)
-    for scheme in group.schemes
-    for retrained in (False, True)[: 1 + group.retrained]
   ]
 
 

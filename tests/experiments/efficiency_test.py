@@ -37,9 +37,8 @@ STEMS = [
   "digits-mlp300_100-vanilla-seed1",
 ]
 FIGURES = [
-  f"digits-mlp300_100-{kind}-{choice}.{ending}"
+  f"digits-mlp300_100-{kind}-strongest.{ending}"
   for kind in ("lost", "needed")
-  for choice in ("best", "strongest", "smallest")
   for ending in ("png", "svg")
 ]
 

@@ -160,6 +160,27 @@ class TestChoose:
       "bean1": 10.0,
     }
 
+  def test_choices_that_are_the_same_are_one(self):
+    records = [
+      r
+      for r in fake_records.make_all()
+      if r["config"]["checkpoint"].get("l1") != 1.0
+    ]
+    (group,) = needed.make_groups(records)
+    found = needed.choices(group, points=0.5)
+    assert list(found) == ["strongest"]
+    for meaning in needed.CHOICES.values():
+      assert meaning.format(points=0.5) in found["strongest"]
+
+  def test_choices_that_differ_are_named(self):
+    records = fake_records.make_all()
+    for seed in (0, 1):
+      # Stronger, and worse by less than half a point, but the worst of all.
+      numbers = [0.8951 + 0.02 * seed] * 3
+      records.append(fake_records.make("bean1", 20.0, seed, numbers))
+    (group,) = needed.make_groups(records)
+    assert {"strongest", "best"} <= set(needed.choices(group, points=0.5))
+
   def test_a_method_that_always_loses_more_has_no_match(self):
     records = [
       r
