@@ -146,7 +146,12 @@ def run(config: full_cells.Config) -> None:
   text = full_summary.table(records)
   if note := results.mixed_versions(records):
     text += f"\n\n{note}"
-  results.write_bytes(config.output_dir / "table.md", f"{text}\n".encode())
+  title = (
+    f"## {config.dataset}, {config.protocol.model}, at most "
+    f"{config.protocol.epochs} epochs"
+  )
+  whole = f"{title}\n\n{text}\n"
+  results.write_bytes(config.output_dir / "table.md", whole.encode())
   print(text)
   print(
     f"* chosen on validation images; files in {config.output_dir}, networks in "
