@@ -55,11 +55,11 @@ def _lowered(method, batch_size, num_members=2):
   )
 
 
-# Beside matrix products there are tanh and a few passes over the kernels, which
-# weigh at batch 1.
+# Beside matrix products there are tanh, about 25 operations an entry, and a few
+# passes over the kernels, which weigh at batch 1.
 @pytest.mark.parametrize(
   "method,batch_size,at_most",
-  [("bean1", 1, 2.5), ("bean1", 100, 1.2), ("bean2", 1, 2.2)],
+  [("bean1", 1, 4.2), ("bean1", 100, 1.2), ("bean2", 1, 2.2)],
 )
 def test_operations_that_bean_adds_to_a_step(method, batch_size, at_most):
   plain, with_bean = (
