@@ -58,13 +58,21 @@ def curves(
     fontsize=13,
   )
   plots = drawing.subplots(rows, columns, squeeze=False, sharey=True)
+  most = -1.0
   for row in range(rows):
     for column, scheme in enumerate(group.schemes):
       plot = plots[row, column]
-      _draw_scheme(plot, group, choice, scheme, bool(row), points)
+      drawn = _draw_scheme(plot, group, choice, scheme, bool(row), points)
+      most = min(most, drawn)
       retrained = ", retrained" if row else ""
       plot.set_title(schemes.TITLES[scheme] + retrained, fontsize=11)
     plots[row, 0].set_ylabel("points lost", fontsize=11)
+  # Shared by all plots. Few-shot networks gain several points on vanilla.
+  plots[0, 0].set_ylim(_WORST, 1.1 * most)
+  ticks = sorted({-5, -2, -1, -0.5, 0, points, 1, 2, 5, _WORST})
+  ticks = [tick for tick in ticks if tick >= 1.1 * most]
+  plots[0, 0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+  plots[0, 0].set_yticks([], minor=True)
   for plot in plots[-1]:
     plot.set_xlabel("parameters of the dense layers", fontsize=11)
   _legend(drawing, plots[0, 0])
@@ -154,11 +162,14 @@ def _draw_scheme(
   scheme: str,
   retrained: bool,
   points: float,
-) -> None:
+) -> float:
+  """Returns the fewest points lost, less than 0 where some are gained."""
   order = _order(group)
+  fewest = 0.0
   options = {"points": points, "retrained": retrained}
   for cell in needed.choose(group, choice, scheme, **options):
     counts, mean, bars = _points_lost(group, cell, scheme, retrained)
+    fewest = min(fewest, float(mean.min()))
     plot.errorbar(
       counts,
       mean,
@@ -170,11 +181,8 @@ def _draw_scheme(
     )
   plot.axhline(points, color="0.35", linewidth=1.0, linestyle=(0, (1, 1)))
   plot.set_yscale("symlog", linthresh=1.0, linscale=0.8)
-  plot.set_ylim(_WORST, -1.0)
-  ticks = sorted({-1, -0.5, 0, points, 1, 2, 5, _WORST})
-  plot.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-  plot.set_yticks([], minor=True)
   _log_axis(plot)
+  return fewest
 
 
 def _points_lost(
