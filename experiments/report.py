@@ -232,6 +232,7 @@ SECTIONS = (
     (
       "*-silhouettes.png",
       "*-maps.png",
+      "*-coactivation.png",
       "*-ablation.png",
       "*-wiring.png",
       "*-strength.png",
