@@ -66,10 +66,14 @@ def step_environment() -> str:
   versions = case["versions"]
   names = ("python", "jax", "jaxlib", "torch")
   listed = ", ".join(f"{name} {versions[name]}" for name in names)
+  commits = (
+    f"`{_suite()[f'step_batch{size}']['git']['commit'][:7]}` (batch {size})"
+    for size in (1, 100)
+  )
   return (
     f"Medians of {case['repeats']} runs of each; {case['cores']} cores of a "
-    f"{case['device']['platform'].upper()}, {listed}, commit "
-    f"`{case['git']['commit'][:7]}`."
+    f"{case['device']['platform'].upper()}, {listed}, commits "
+    f"{' and '.join(commits)}."
   )
 
 
