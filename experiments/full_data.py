@@ -141,7 +141,7 @@ def run(config: full_cells.Config) -> None:
   full_cells.train(config)
   if not distributed.is_first():
     return
-  records = full_cells.comparable(config)
+  records = full_cells.comparable_records(config)
   results.tell_versions(records)
   text = full_summary.table(records)
   if note := results.mixed_versions(records):

@@ -58,19 +58,19 @@ def curves(
     fontsize=13,
   )
   plots = drawing.subplots(rows, columns, squeeze=False, sharey=True)
-  most = -1.0
+  top = -1.0
   for row in range(rows):
     for column, scheme in enumerate(group.schemes):
       plot = plots[row, column]
-      drawn = _draw_scheme(plot, group, choice, scheme, bool(row), points)
-      most = min(most, drawn)
+      fewest = _draw_scheme(plot, group, choice, scheme, bool(row), points)
+      top = min(top, 1.1 * fewest)
       retrained = ", retrained" if row else ""
       plot.set_title(schemes.TITLES[scheme] + retrained, fontsize=11)
     plots[row, 0].set_ylabel("points lost", fontsize=11)
   # Shared by all plots. Few-shot networks gain several points on vanilla.
-  plots[0, 0].set_ylim(_WORST, 1.1 * most)
+  plots[0, 0].set_ylim(_WORST, top)
   ticks = sorted({-5, -2, -1, -0.5, 0, points, 1, 2, 5, _WORST})
-  ticks = [tick for tick in ticks if tick >= 1.1 * most]
+  ticks = [tick for tick in ticks if tick >= top]
   plots[0, 0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
   plots[0, 0].set_yticks([], minor=True)
   for plot in plots[-1]:

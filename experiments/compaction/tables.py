@@ -97,7 +97,7 @@ def headline(group: Group, choice: str, *, points: float) -> str:
     thousands of parameters of the dense layers, means over seeds with 95 %
     bootstrap intervals.
   """
-  ways = list(needed.ways(group))
+  ways = needed.ways(group)
   rows: dict[str, list[str]] = {}
   for scheme, retrained in ways:
     options = {"points": points, "retrained": retrained}

@@ -396,7 +396,9 @@ def other_release(environment: Mapping[str, Any]) -> str | None:
     >>> other_release({"versions": {"bean_jax": "0.0.1"}}).split(",")[0]
     'made by bean_jax 0.0.1'
   """
-  made_by = environment["versions"].get("bean_jax")
+  versions = environment.get("versions")
+  # Checkpoints of foreign making may have anything there.
+  made_by = versions.get("bean_jax") if isinstance(versions, dict) else None
   if made_by == bean_jax.__version__:
     return None
   return f"made by bean_jax {made_by}, this is {bean_jax.__version__}"

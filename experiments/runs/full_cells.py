@@ -105,7 +105,7 @@ def checkpoint_path(config: Config, member: Member) -> pathlib.Path:
   return config.checkpoint_dir / name
 
 
-def comparable(config: Config) -> list[dict]:
+def comparable_records(config: Config) -> list[dict]:
   """Reads all records of a run's folder that were made as its cells are.
 
   Args:
@@ -129,10 +129,7 @@ def comparable(config: Config) -> list[dict]:
     strength = record["config"].get(hparam, 0.0) if hparam else 0.0
     protocol = config.protocol._replace(seeds=tuple(record["seeds"]))
     like = dataclasses.replace(config, protocol=protocol)
-    expected = cell_config(like, Cell(method, strength))
-    if results.config_digest(record["config"]) == results.config_digest(
-      expected
-    ):
+    if record["config"] == cell_config(like, Cell(method, strength)):
       found[list(methods.METHODS).index(method), strength] = record
   return [found[key] for key in sorted(found)]
 

@@ -8,6 +8,8 @@ import types
 from absl.testing import flagsaver
 import jax
 
+from experiments.command import parsing, scripts
+
 
 @contextlib.contextmanager
 def parsed(script: types.ModuleType, *args: object) -> Iterator[list[str]]:
@@ -22,16 +24,22 @@ def parsed(script: types.ModuleType, *args: object) -> Iterator[list[str]]:
 def run(script: types.ModuleType, *args: object) -> tuple[int | None, str, str]:
   """Runs a script; its exit status, standard output and error."""
   out, err = io.StringIO(), io.StringIO()
-  # The script sets it for its whole process.
+  saved = flagsaver.save_flag_values(script.FLAGS)
+  # A script sets it for its whole process.
   precision = jax.config.jax_default_matmul_precision
+  argv = [script.__name__, *map(str, args)]
   try:
-    with (
-      parsed(script, *args) as argv,
-      contextlib.redirect_stdout(out),
-      contextlib.redirect_stderr(err),
-    ):
-      status = script.main(argv)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+      try:
+        rest = scripts.parse_flags(argv, script.FLAGS)
+      except parsing.ConfigError as error:
+        # As `scripts.start` says it.
+        err.write(f"error: {scripts.one_line(error)}\n")
+        status = 2
+      else:
+        status = script.main(rest)
   finally:
+    flagsaver.restore_flag_values(saved, script.FLAGS)
     jax.config.update("jax_default_matmul_precision", precision)
   return status, out.getvalue(), err.getvalue()
 

@@ -1,10 +1,7 @@
 """Scripts run in this process, with networks that train in no time."""
 
 import contextlib
-import io
 
-from absl.testing import flagsaver
-import jax
 import pytest
 
 from experiments import (
@@ -17,11 +14,10 @@ from experiments import (
   table1,
 )
 from experiments.architectures import models, networks
-from experiments.command import parsing, scripts
 from experiments.records import results
 from experiments.runs import cells
 from experiments.tables import figures
-from tests.experiments import tiny, tiny_network
+from tests.experiments import in_process, tiny, tiny_network
 
 SCRIPTS = {"few_shot": few_shot, "table1": table1, "full_data": full_data}
 # Those that share their machinery too, to be refused with their flags.
@@ -113,25 +109,7 @@ def run(name, *args):
   Returns:
     The exit status, standard output and standard error.
   """
-  script = ALL[name]
-  out, err = io.StringIO(), io.StringIO()
-  saved = flagsaver.save_flag_values(script.FLAGS)
-  # A script sets it for its whole process.
-  precision = jax.config.jax_default_matmul_precision
-  try:
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-      try:
-        argv = scripts.parse_flags([name, *map(str, args)], script.FLAGS)
-      except parsing.ConfigError as error:
-        # As `scripts.start` says it.
-        err.write(f"error: {scripts.one_line(error)}\n")
-        status = 2
-      else:
-        status = script.main(argv)
-  finally:
-    flagsaver.restore_flag_values(saved, script.FLAGS)
-    jax.config.update("jax_default_matmul_precision", precision)
-  return status, out.getvalue(), err.getvalue()
+  return in_process.run(ALL[name], *args)
 
 
 def contents(folder):

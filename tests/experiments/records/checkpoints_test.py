@@ -208,11 +208,20 @@ def test_find_wants_the_whole_configuration(path, tmp_path):
   assert checkpoints.find(tmp_path / "none.npz", CONFIG) is None
 
 
-def test_find_refuses_another_release(path):
-  environment = {"versions": {"bean_jax": "0.0.1"}, "git": None}
+@pytest.mark.parametrize(
+  "environment,release",
+  [
+    ({"versions": {"bean_jax": "0.0.1"}}, "0.0.1"),
+    ({"versions": {}}, "None"),
+    ({"versions": 3}, "None"),
+    ({}, "None"),
+  ],
+)
+def test_find_refuses_another_release(environment, release, path):
   checkpoints.save(path, make_checkpoint(environment=environment))
   before = path.read_bytes()
-  with pytest.raises(checkpoints.CheckpointError, match="made by bean_jax 0.0"):
+  message = f"made by bean_jax {release}, this is"
+  with pytest.raises(checkpoints.CheckpointError, match=message):
     checkpoints.find(path, CONFIG)
   assert path.read_bytes() == before
 

@@ -80,7 +80,7 @@ def records(folder):
   return full_cells.train(make_config(folder))
 
 
-class TestComparable:
+class TestComparableRecords:
   def test_whatever_the_method_strength_and_seeds(
     self, records, folder, tmp_path
   ):
@@ -88,7 +88,7 @@ class TestComparable:
     config = make_config(tmp_path, cells=CELLS[2:])
     other = {**records[1], "config": {**records[1]["config"], "alpha": 0.5}}
     results.write(config.output_dir / "more.json", with_seeds(other, 1))
-    found = full_cells.comparable(config)
+    found = full_cells.comparable_records(config)
     strengths = [record["config"].get("alpha") for record in found]
     assert strengths == [None, 0.5, 1.0, 3.0]
     assert found[1]["seeds"] == other["seeds"][:1]
@@ -111,7 +111,7 @@ class TestComparable:
     (config.output_dir / "damaged.json").write_text("{")
     (config.output_dir / "folder.json").mkdir()
     before = read(config.output_dir)
-    assert full_cells.comparable(config) == []
+    assert full_cells.comparable_records(config) == []
     assert read(config.output_dir) == before
 
 
