@@ -5,7 +5,7 @@ import io
 import pathlib
 from typing import Any
 
-from matplotlib import axes, figure, patches, ticker
+from matplotlib import axes, axis, figure, patches, ticker
 
 from benchmarks import cases
 from experiments.records import results
@@ -67,7 +67,7 @@ def _bars(case: cases.Case) -> figure.Figure:
     _bar(plot, position, row, scale)
   plot.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=9)
   plot.invert_yaxis()
-  plot.xaxis.set_major_formatter(_plain)
+  _plain_numbers(plot.xaxis)
   words = case.unit.partition(" ")[2]
   plot.set_xlabel(f"{unit} {words}".strip() + ", log scale")
   handles, _ = plot.get_legend_handles_labels()
@@ -115,7 +115,7 @@ def _bar(
       label="" if position else "least possible time",
     )
   plot.annotate(
-    f"{value:.3g}",
+    f"{float(f'{value:.3g}'):g}",  # 7910, not 7.91e+03.
     (end, position),
     (5, 0),
     textcoords="offset points",
@@ -147,10 +147,7 @@ def _lines(case: cases.Case) -> figure.Figure:
   plot.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
   plot.set_xticks([], minor=True)
   plot.set_xlabel(case.x_label)
-  # Numbers at 2 and 5 as well where there are few powers of ten.
-  plot.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-  plot.yaxis.set_major_formatter(_plain)
-  plot.yaxis.set_minor_formatter(ticker.NullFormatter())
+  _plain_numbers(plot.yaxis)
   words = case.unit.partition(" ")[2]
   plot.set_ylabel(f"ms {words}".strip())
   plot.legend(fontsize=9)
@@ -173,9 +170,12 @@ def _range(scale: float, rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
   return left, high * (high / left) ** 0.12
 
 
-def _plain(value: float, position: int) -> str:
-  del position
-  return f"{value:g}"
+def _plain_numbers(log_axis: axis.Axis) -> None:
+  """Writes 0.5 and 2000, not 5e-1 and 2e3, at few places of a log axis."""
+  # At 2 and 5 as well, since there are few powers of ten.
+  log_axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+  log_axis.set_major_formatter(lambda value, position: f"{value:g}")
+  log_axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _blank(title: str, *, height: float) -> tuple[figure.Figure, axes.Axes]:

@@ -563,5 +563,5 @@ def _draw_sensitivity(
       directory / f"sensitivity_{dataset}_{name}.png",
       [(label, *points) for label, points in lines.items()],
       title=f"{dataset}: test accuracy of {method.title}",
-      xlabel=method.hparam,
+      xlabel=method.hparam.replace("_", " "),
     )
