@@ -66,8 +66,17 @@ def _by_features(
   value = jnp.sum(sums[0] * sums[1]) - jnp.sum(sums[2:] ** 2)
   return scale * value, (
     2 * scale * (degree * centred.T - attraction).T,
-    scale * matmul(right, sums),
+    scale * _product_of_few(right, sums),
   )
+
+
+def _product_of_few(left: jax.Array, right: jax.Array) -> jax.Array:
+  """Returns left @ right, of [N, K] and [K, M]."""
+  if len(right) > 4:
+    return matmul(left, right)
+  # Outer products fuse with what is done with their sum.
+  terms = (jnp.outer(left[:, k], row) for k, row in enumerate(right))
+  return functools.reduce(operator.add, terms)
 
 
 def _by_pairs_of_features(centred: jax.Array, strength: jax.Array) -> jax.Array:
