@@ -24,6 +24,10 @@ from bean_jax.correlation import matmul, rows_of_correlation
 
 Gradients = tuple[jax.Array, jax.Array]
 
+# Of one or two samples: few outer products fuse with what is done with their
+# sum, which costs less than a matrix product and a pass over its result.
+_MOST_OUTER_PRODUCTS = 4
+
 
 def energy(centred: jax.Array, strength: jax.Array, order: int) -> jax.Array:
   """Returns the energy of c [S, N] and F [N, M] in the cheapest way.
@@ -66,15 +70,14 @@ def _by_features(
   value = jnp.sum(sums[0] * sums[1]) - jnp.sum(sums[2:] ** 2)
   return scale * value, (
     2 * scale * (degree * centred.T - attraction).T,
-    scale * _product_of_few(right, sums),
+    scale * _sum_of_outer_products(right, sums),
   )
 
 
-def _product_of_few(left: jax.Array, right: jax.Array) -> jax.Array:
-  """Returns left @ right, of [N, K] and [K, M]."""
-  if len(right) > 4:
+def _sum_of_outer_products(left: jax.Array, right: jax.Array) -> jax.Array:
+  """Returns left @ right, of [N, K] and [K, M], with K = 2 + samples."""
+  if len(right) > _MOST_OUTER_PRODUCTS:
     return matmul(left, right)
-  # Outer products fuse with what is done with their sum.
   terms = (jnp.outer(left[:, k], row) for k, row in enumerate(right))
   return functools.reduce(operator.add, terms)
 

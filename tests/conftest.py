@@ -15,7 +15,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _programs_of_a_module() -> Iterator[None]:
+def _free_compiled_programs() -> Iterator[None]:
   """Frees compiled programs after each file of tests.
 
   Each holds memory maps; Linux gives a process 65,530, and the compiler crashes

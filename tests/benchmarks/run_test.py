@@ -152,7 +152,7 @@ def test_bars_are_drawn_with_their_numbers(tmp_path):
   drawing = plots.draw(tmp_path / "it.png", case)
   (plot,) = drawing.axes
   assert plot.get_xscale() == "log"
-  assert [text.get_text() for text in plot.texts] == ["500", "5e+03"]
+  assert [text.get_text() for text in plot.texts] == ["500", "5000"]
   assert [label.get_text() for label in plot.get_yticklabels()] == [
     "bean_jax",
     "PyTorch",
