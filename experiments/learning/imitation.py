@@ -68,7 +68,7 @@ PyTree = Any
 PAIRS, SHOTS = 1001, 1002
 
 # Values of `Hparams.ascent_rate` to choose from.
-GRID = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05)
+GRID = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
 class Settings(NamedTuple):

@@ -375,12 +375,12 @@ METHODS = {
   "weight_decay": Method(
     "Weight decay",
     "decay",
-    (1e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+    (1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2),
     ("decoupled_decay",),
     _weight_decay,
     _adam_with_decay,
   ),
-  "l1": Method("l1", "l1", (1e-5, 1e-4, 1e-3, 1e-2), (), _l1),
+  "l1": Method("l1", "l1", (1e-6, 1e-5, 1e-4, 1e-3, 1e-2), (), _l1),
   "imitation": Method(
     "Imitation networks",
     "ascent_rate",

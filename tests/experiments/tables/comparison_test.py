@@ -76,9 +76,9 @@ def test_strict_strength_uses_shots_with_the_whole_grid_only():
 
 
 def test_values_of_which_all_failed_are_not_chosen():
-  selection = make_grid("l1", (0.1, 0.2, 0.1, 0.1))
+  selection = make_grid("bean1", (0.1, 0.2, 0.1, 0.1, 0.1))
   selection[3]["metrics"]["validation_accuracy_last"] = [None] * len(SEEDS)
-  assert comparison.strict_strengths(selection) == {"l1": 1e-4}
+  assert comparison.strict_strengths(selection) == {"bean1": 1.0}
 
 
 @pytest.fixture
