@@ -83,6 +83,14 @@ _EPOCHS = flags.DEFINE_integer(
 )
 flag_groups.define_run(FLAGS, output_dir="outputs/table1")
 distributed.define_flags(FLAGS)
+_ORDER = flags.DEFINE_enum(
+  "order",
+  "table",
+  ["table", "cost"],
+  "which cells of a dataset and a number of shots are trained first: those of "
+  "the first row of the table, or the cheapest",
+  flag_values=FLAGS,
+)
 _TRAIN = flags.DEFINE_bool(
   "train",
   True,
@@ -242,9 +250,13 @@ def _train(stages: Sequence[Stage]) -> None:
     skipped=sum(len(run.cells) for run in grids) - num_missing,
   ) as bar:
     for stage in stages:
-      cells.train(stage.selection, bar)
-      cells.train(stage.evaluation, bar)
-      cells.train(choose(stage), bar)
+      cells.train(_in_order(stage.selection), bar)
+      cells.train(_in_order(stage.evaluation), bar)
+      cells.train(_in_order(choose(stage)), bar)
+
+
+def _in_order(run: cells.Config) -> cells.Config:
+  return cells.cheapest_first(run) if _ORDER.value == "cost" else run
 
 
 def _unchosen(stage: Stage) -> cells.Config:

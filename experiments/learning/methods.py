@@ -88,6 +88,8 @@ class Method(NamedTuple):
     limit: What a value of the hyper-parameter must be below.
     batch: Samples that a step needs at least. Epochs are multiplied by it, so
       that there are as many steps as with batches of one.
+    step_cost: What a step takes beside its images, about, in images that pass
+      forward: passes over the parameters, and the penalty of a few samples.
   """
 
   title: str
@@ -100,6 +102,7 @@ class Method(NamedTuple):
   ] = _adam
   limit: float = float("inf")
   batch: int = 1
+  step_cost: int = 5
 
 
 @functools.cache
@@ -389,10 +392,20 @@ METHODS = {
     None,
   ),
   "bean1": Method(
-    "BEAN-1", "alpha", (0.1, 1.0, 10.0, 30.0, 100.0), _BEAN_OPTIONS, _bean(1)
+    "BEAN-1",
+    "alpha",
+    (0.1, 1.0, 10.0, 30.0, 100.0),
+    _BEAN_OPTIONS,
+    _bean(1),
+    step_cost=8,
   ),
   "bean2": Method(
-    "BEAN-2", "alpha", (1.0, 10.0, 100.0, 1e3, 1e4), _BEAN_OPTIONS, _bean(2)
+    "BEAN-2",
+    "alpha",
+    (1.0, 10.0, 100.0, 1e3, 1e4),
+    _BEAN_OPTIONS,
+    _bean(2),
+    step_cost=40,
   ),
   "vanilla10": Method(
     "Vanilla, batches of 10", None, (0.0,), (), _vanilla, batch=10
@@ -401,7 +414,7 @@ METHODS = {
     "Group lasso", "lasso", (1e-5, 1e-4, 1e-3, 1e-2), (), _group_lasso
   ),
   "decov": Method(
-    "DeCov", "decov", (0.01, 0.1, 1.0, 10.0), (), _decov, batch=10
+    "DeCov", "decov", (0.01, 0.1, 1.0, 10.0), (), _decov, batch=10, step_cost=20
   ),
   "bean1_frozen": Method(
     "BEAN-1, A frozen",
@@ -409,6 +422,7 @@ METHODS = {
     (0.1, 1.0, 10.0, 30.0, 100.0),
     _BEAN_OPTIONS,
     _bean(1, frozen=True),
+    step_cost=8,
   ),
   "bean2_frozen": Method(
     "BEAN-2, A frozen",
@@ -416,6 +430,7 @@ METHODS = {
     (1.0, 10.0, 100.0, 1e3, 1e4),
     _BEAN_OPTIONS,
     _bean(2, frozen=True),
+    step_cost=40,
   ),
   "bean1_random": Method(
     "BEAN-1, A random",
@@ -423,6 +438,7 @@ METHODS = {
     (0.1, 1.0, 10.0, 30.0, 100.0),
     _BEAN_OPTIONS,
     _bean_random,
+    step_cost=30,
   ),
 }
 

@@ -122,6 +122,20 @@ def work(config: Config) -> int:
   )
 
 
+def cheapest_first(config: Config) -> Config:
+  """Returns a run with its cells in the order of their cost."""
+  dataset = _load(config)
+  return dataclasses.replace(
+    config,
+    cells=tuple(
+      sorted(
+        config.cells,
+        key=lambda cell: simulations.cost(cell, dataset, config.protocol),
+      )
+    ),
+  )
+
+
 def missing(config: Config) -> Config:
   """Returns a run of the cells without a record alone.
 

@@ -157,13 +157,15 @@ def cost(cell: Cell, dataset: datasets.Dataset, protocol: Protocol) -> int:
   num_samples = cell.shots * dataset.num_classes
   size = batch_size(cell, protocol) or num_samples
   validations = cell.epochs // validate_every(cell, protocol)
-  if methods.METHODS[cell.method].loss is None:
+  method = methods.METHODS[cell.method]
+  if method.loss is None:
     settings = _imitation_settings(protocol)
     whole = imitation.cost(settings, num_shots=num_samples)
     steps = whole * validations // settings.num_periods
   else:
     # A step goes forward and backward, and through all parameters.
-    steps = cell.epochs * -(-num_samples // size) * (3 * size + 5)
+    num_steps = cell.epochs * -(-num_samples // size)
+    steps = num_steps * (3 * size + method.step_cost)
   return steps + validations * len(dataset.validation.labels)
 
 

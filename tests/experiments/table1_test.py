@@ -106,6 +106,17 @@ def test_second_run_trains_nothing(finished, monkeypatch):
   assert (directory / "table.md").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+  "order,first", [("table", "1-shot BEAN-1"), ("cost", "1-shot Vanilla")]
+)
+def test_what_is_trained_first(order, first, tmp_path):
+  flags = ("--methods=bean1,vanilla", f"--order={order}", "--seeds=1")
+  status, out, err = run(*SMALL, *flags, f"--output_dir={tmp_path}")
+  assert (status, err) == (0, "")
+  assert out.startswith(first)
+  assert out.count(" simulations, ") == 2 * (1 + 5) + 2
+
+
 def test_what_is_missing_is_not_run(finished, tmp_path):
   directory, _ = finished
   for folder in ("selection", "evaluation", "chosen"):

@@ -239,13 +239,15 @@ def test_cells_do_not_depend_on_each_other(metrics):
   assert_same(alone.metrics, metrics[PAIR[1]])
 
 
-def test_cost_grows_with_shots_epochs_and_validations():
+def test_cost_grows_with_shots_epochs_methods_and_validations():
   def cost(cell, protocol=PROTOCOL):
     return simulations.cost(cell, DIGITS, protocol)
 
   cell = CELLS[0]
   assert cost(cell._replace(epochs=2 * EPOCHS)) == 2 * cost(cell)
   assert cost(cell._replace(shots=5)) > cost(cell)
+  orders = [cost(cell._replace(method=name)) for name in ("bean1", "bean2")]
+  assert cost(cell._replace(method="vanilla")) < orders[0] < orders[1]
   seldom = cost(cell, PROTOCOL._replace(validate_every=0))
   num_images = len(DIGITS.validation.labels)
   assert cost(cell) - seldom == (EPOCHS - 1) * num_images
