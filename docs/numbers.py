@@ -1,16 +1,18 @@
-"""Writes the tables of these pages from the committed results.
+"""Writes the tables of these pages and of the README from committed results.
 
     python docs/numbers.py
 
 A test fails while a page disagrees with the results.
 """
 
+import functools
 import json
 import pathlib
 import re
 from typing import Any
 
 DOCS = pathlib.Path(__file__).parent
+README = DOCS.parent / "README.md"
 RESULTS = DOCS.parent / "results"
 NAMES = {"vanilla": "no penalty", "bean1": "BEAN-1", "bean2": "BEAN-2"}
 
@@ -96,7 +98,33 @@ def few_shot() -> str:
   return "\n".join(lines)
 
 
+def table1(dataset: str) -> str:
+  """Returns Table 1 of a dataset: both protocols and the paper's numbers."""
+  strict, paper = _accuracies(dataset, "strict"), _accuracies(dataset, "paper")
+  shots = [
+    name
+    for name in next(iter(strict.values()))
+    if all("not run" not in row[name] for row in strict.values())
+  ]
+  title = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}[dataset]
+  lines = [
+    f"| {title} | {' | '.join(shots)} |",
+    "|---" * (1 + len(shots)) + "|",
+  ]
+  for method, row in strict.items():
+    cells = [method]
+    for name in shots:
+      ours, _, _ = row[name].partition(" (")
+      chosen, _, printed = paper[method][name].partition(" (")
+      (mean,) = re.findall(r"[\d.]+(?= \[)", chosen)
+      cells.append(f"{ours} · {mean} · ({printed}")
+    lines.append("| " + " | ".join(cells) + " |")
+  return "\n".join(lines)
+
+
 TABLES = {
+  "table 1 mnist": functools.partial(table1, "mnist"),
+  "table 1 fashion_mnist": functools.partial(table1, "fashion_mnist"),
   "penalty": penalty,
   "step times": step_times,
   "step environment": step_environment,
@@ -122,11 +150,25 @@ def with_tables(page: str) -> str:
 
 def main() -> None:
   """Writes all pages."""
-  for path in sorted(DOCS.glob("*.md")):
+  for path in (README, *sorted(DOCS.glob("*.md"))):
     page = path.read_text()
     if with_tables(page) != page:
       path.write_text(with_tables(page))
       print(f"wrote {path.name}")
+
+
+def _accuracies(dataset: str, protocol: str) -> dict[str, dict[str, str]]:
+  """Returns {method: {shots: what stands there}} of the paper's methods."""
+  text = (RESULTS / "table1" / "table.md").read_text()
+  _, _, part = text.partition(f"\n## {dataset}, protocol {protocol}")
+  _, _, part = part.partition("### Methods of the paper\n\n")
+  header, _, *rows = (
+    [cell.strip() for cell in line.strip("| ").split("|")]
+    for line in part.partition("\n\n")[0].splitlines()
+  )
+  return {
+    method: dict(zip(header[1:], cells, strict=True)) for method, *cells in rows
+  }
 
 
 def _suite() -> dict[str, Any]:
