@@ -2,8 +2,9 @@
 
 Each variant changes one choice of the protocol of Table 1 (units and range of
 alpha, gamma, distance, layers, batch size, initial parameters, learning rate,
-epochs) and tries several values of alpha with it, for seeds that Table 1 does
-not report. All accuracies are of validation images: test images decide nothing.
+epochs, what A is) and tries several values of alpha with it, for seeds that
+Table 1 does not report. All accuracies are of validation images: test images
+decide nothing.
 
     python -m experiments.study
 
@@ -74,6 +75,11 @@ class Variant(NamedTuple):
   with_vanilla: bool = False
 
 
+_ORDERS = ("bean1", "bean2")
+_WIDE_ALPHAS = {
+  "bean1": (1e-3, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
+  "bean2": (1e-3, 0.01, 0.1, 1.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4),
+}
 _ALPHAS = {"bean1": (1.0, 10.0, 30.0), "bean2": (10.0, 100.0, 1000.0)}
 
 
@@ -90,10 +96,7 @@ def _scaled(first: float, second: float) -> dict[str, tuple[float, ...]]:
 VARIANTS = {
   "usual": Variant(
     "the protocol of Table 1",
-    {
-      "bean1": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
-      "bean2": (0.1, 1.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 1e4),
-    },
+    _WIDE_ALPHAS,
     with_vanilla=True,
   ),
   "units_paper": Variant(
@@ -159,6 +162,17 @@ VARIANTS = {
   ),
   "epochs_fourfold": Variant(
     "four times the epochs", _ALPHAS, epochs=4, with_vanilla=True
+  ),
+  "correlation_frozen": Variant(
+    "no gradient through A",
+    {
+      "bean1_frozen": (0.01, 0.1, 1.0, 10.0, 30.0),
+      "bean2_frozen": (0.1, 1.0, 10.0, 100.0, 1000.0),
+    },
+  ),
+  "correlation_random": Variant(
+    "a random A of equal mean, without a gradient",
+    {"bean1_random": (0.01, 0.1, 1.0, 10.0, 30.0)},
   ),
 }
 
@@ -318,7 +332,7 @@ def table(records: Mapping[str, Sequence[summary.Record]]) -> str:
           f"{difference.wins} of {difference.num_pairs}" if difference else "",
         ]
       )
-  for name in ("bean1", "bean2"):
+  for name in _ORDERS:
     if best := per_simulation(records.get("usual", []), name):
       title = methods.METHODS[name].title
       meaning = "the usual protocol, alpha chosen in every simulation"
@@ -398,10 +412,11 @@ def write(
           {
             VARIANTS[variant].meaning: difference.interval
             for (variant, method), difference in compared.items()
-            if method == name
+            if method.startswith(name)
           },
         )
-        for name in dict.fromkeys(method for _, method in compared)
+        for name in _ORDERS
+        if any(method.startswith(name) for _, method in compared)
       ],
       title=f"{setting}: validation accuracy, gain over vanilla",
     )
@@ -412,7 +427,7 @@ def write(
 def _draw_alphas(
   records: Sequence[summary.Record], directory: pathlib.Path, setting: str
 ) -> None:
-  for name in ("bean1", "bean2"):
+  for name in _ORDERS:
     title = methods.METHODS[name].title
     lines = []
     for metric, label in (
