@@ -8,7 +8,7 @@ decide nothing.
 
     python -m experiments.study
 
-trains 1-shot MNIST with 10 seeds in every variant, in about 30 minutes on 2 CPU
+trains 1-shot MNIST with 10 seeds in every variant, in half an hour on 2 CPU
 cores, and goes on where it was stopped; finished cells are kept in
 --output_dir, one JSON each, a folder for each variant.
 """
@@ -81,6 +81,16 @@ _WIDE_ALPHAS = {
   "bean2": (1e-3, 0.01, 0.1, 1.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4),
 }
 _ALPHAS = {"bean1": (1.0, 10.0, 30.0), "bean2": (10.0, 100.0, 1000.0)}
+# For what needs less of it.
+_LOW_ALPHAS = {
+  "bean1": (0.01, 0.1, *_ALPHAS["bean1"]),
+  "bean2": (0.1, 1.0, *_ALPHAS["bean2"]),
+}
+# For a penalty on fewer neurons.
+_HIGH_ALPHAS = {
+  "bean1": (*_ALPHAS["bean1"], 100.0, 300.0),
+  "bean2": (*_ALPHAS["bean2"], 3e3, 1e4),
+}
 
 
 def _scaled(first: float, second: float) -> dict[str, tuple[float, ...]]:
@@ -109,21 +119,29 @@ VARIANTS = {
   ),
   "gamma_0.3": Variant("gamma 0.3", _scaled(10, 100), {"gamma": 0.3}),
   "gamma_3": Variant("gamma 3", _scaled(0.1, 0.02), {"gamma": 3.0}),
-  "gamma_10": Variant("gamma 10", _scaled(0.02, 0.002), {"gamma": 10.0}),
+  "gamma_10": Variant(
+    "gamma 10",
+    {"bean1": (0.002, 0.02, 0.2, 0.6), "bean2": (2e-4, 0.002, 0.02, 0.2, 2.0)},
+    {"gamma": 10.0},
+  ),
   "distance_absolute": Variant(
-    "absolute distance", _scaled(0.3, 0.3), {"distance": "absolute"}
+    "absolute distance",
+    {"bean1": (0.3, 3.0, 9.0, 30.0), "bean2": (3.0, 30.0, 300.0)},
+    {"distance": "absolute"},
   ),
   "layers_last": Variant(
-    "BEAN on the last layer alone", _scaled(3, 3), {"layers": ("fc3",)}
+    "BEAN on the last layer alone",
+    {"bean1": (3.0, 30.0, 90.0), "bean2": (30.0, 300.0, 3e3, 1e4, 3e4)},
+    {"layers": ("fc3",)},
   ),
   "layers_last_two": Variant(
     "BEAN on the last two layers, not on the features of the convolutions",
-    _scaled(1, 1),
+    _HIGH_ALPHAS,
     {"layers": ("fc2", "fc3")},
   ),
   "layers_first": Variant(
     "BEAN on the features of the convolutions alone",
-    _scaled(1, 1),
+    _HIGH_ALPHAS,
     {"layers": ("fc1",)},
   ),
   "batch_full": Variant(
@@ -134,14 +152,14 @@ VARIANTS = {
   ),
   "batch_full_steps": Variant(
     "all images in a step, as many steps",
-    _ALPHAS,
+    _LOW_ALPHAS,
     protocol={"batch_size": 0},
     epochs=10,
     with_vanilla=True,
   ),
   "initializer_lecun": Variant(
     "LeCun normal initial parameters",
-    _ALPHAS,
+    _LOW_ALPHAS,
     protocol={"initializer": "lecun_normal"},
     with_vanilla=True,
   ),
@@ -153,7 +171,7 @@ VARIANTS = {
   ),
   "rate_0.002": Variant(
     "learning rate 0.002",
-    _ALPHAS,
+    _LOW_ALPHAS,
     protocol={"learning_rate": 2e-3},
     with_vanilla=True,
   ),
@@ -161,7 +179,7 @@ VARIANTS = {
     "a quarter of the epochs", _ALPHAS, epochs=0.25, with_vanilla=True
   ),
   "epochs_fourfold": Variant(
-    "four times the epochs", _ALPHAS, epochs=4, with_vanilla=True
+    "four times the epochs", _LOW_ALPHAS, epochs=4, with_vanilla=True
   ),
   "correlation_frozen": Variant(
     "no gradient through A",
@@ -340,6 +358,45 @@ def table(records: Mapping[str, Sequence[summary.Record]]) -> str:
   return comparison.to_markdown(rows)
 
 
+def alpha_table(records: Mapping[str, Sequence[summary.Record]]) -> str:
+  """Formats how accuracy depends on alpha as a Markdown table.
+
+  Args:
+    records: By variant.
+
+  Returns:
+    A line for each variant, method and alpha, in ascending order.
+  """
+  rows = [["variant", "method", "alpha", "best epoch", "last epoch"]]
+  for variant, tried in records.items():
+    for name in dict.fromkeys(record["config"]["method"] for record in tried):
+      title = methods.METHODS[name].title
+      rows += [
+        [
+          VARIANTS[variant].meaning,
+          title,
+          "" if alpha is None else f"{alpha:g}",
+          _percent(summary.kept(record, "validation_accuracy")),
+          _percent(summary.kept(record, "validation_accuracy_last")),
+        ]
+        for alpha, record in _by_alpha(tried, name)
+      ]
+  return comparison.to_markdown(rows)
+
+
+def _by_alpha(
+  records: Sequence[summary.Record], name: str
+) -> list[tuple[float | None, summary.Record]]:
+  """Returns the records of a method that kept a simulation, by alpha."""
+  found = [
+    (summary.strength(record), record)
+    for record in records
+    if record["config"]["method"] == name
+    and summary.kept(record, "validation_accuracy")
+  ]
+  return sorted(found, key=lambda pair: pair[0] or 0.0)
+
+
 def _chosen_by_last_epoch(
   records: Sequence[summary.Record],
 ) -> list[summary.Record]:
@@ -398,9 +455,9 @@ def write(
   seeds = f"seeds {config['seeds'][0]} to {config['seeds'][-1]}"
   text = (
     f"# What matters for BEAN: {setting}\n\nValidation accuracy in percent, "
-    f"means over {seeds} with 95 % bootstrap intervals; the last two columns "
-    "are differences paired by seed, at the best epoch.\n\n"
-    f"{table(records)}\n"
+    f"means over {seeds} with 95 % bootstrap intervals. The gain is paired by "
+    "seed, at the best epoch.\n\n"
+    f"{table(records)}\n\n## Every alpha\n\n{alpha_table(records)}\n"
   )
   results.write_bytes(directory / "table.md", text.encode())
   if compared := gains(records):
@@ -427,30 +484,33 @@ def write(
 def _draw_alphas(
   records: Sequence[summary.Record], directory: pathlib.Path, setting: str
 ) -> None:
+  baseline = None
+  if vanilla := list(_vanilla(records).values()):
+    baseline = "Vanilla, best epoch", stats.mean_interval(vanilla)
   for name in _ORDERS:
-    title = methods.METHODS[name].title
-    lines = []
-    for metric, label in (
-      ("validation_accuracy", "best epoch"),
-      ("validation_accuracy_last", "last epoch"),
-    ):
-      points = {
-        summary.strength(record): summary.kept(record, metric)
-        for record in records
-        if record["config"]["method"] == name
-      }
-      points = {alpha: kept for alpha, kept in sorted(points.items()) if kept}
-      if points:
-        intervals = [
-          stats.mean_interval(list(kept.values())) for kept in points.values()
-        ]
-        lines.append((label, list(points), intervals))
-    if lines:
+    tried = _by_alpha(records, name)
+    lines = [
+      (
+        label,
+        [alpha for alpha, _ in tried],
+        [
+          stats.mean_interval(list(summary.kept(record, metric).values()))
+          for _, record in tried
+        ],
+      )
+      for metric, label in (
+        ("validation_accuracy", "best epoch"),
+        ("validation_accuracy_last", "last epoch"),
+      )
+    ]
+    if tried:
+      title = methods.METHODS[name].title
       figures.accuracy_against_hparam(
         directory / f"alpha_{name}.png",
         lines,
         title=f"{setting}: validation accuracy of {title}",
         xlabel="alpha",
+        baseline=baseline,
       )
 
 

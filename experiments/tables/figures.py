@@ -235,6 +235,8 @@ def _error_bars(
   margin = np.exp(0.09 * width)
   plot.set_xscale("log")
   plot.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+  # More than fit side by side.
+  plot.tick_params(axis="x", labelrotation=45 if len(ticks) > 9 else 0)
   plot.set_xticks([], minor=True)
   plot.set_xlim(ticks[0] / margin, ticks[-1] * margin)
 

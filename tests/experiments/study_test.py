@@ -95,6 +95,27 @@ def test_table_has_the_alpha_of_each_choice():
   assert rows[-1][3].startswith("65.0")
 
 
+def test_table_of_every_alpha():
+  rows = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in study.alpha_table(RECORDS).splitlines()
+  ]
+  rows = [row for row in rows if row[0] == "the protocol of Table 1"]
+  assert [row[1:3] for row in rows] == [
+    ["Vanilla", ""],
+    ["BEAN-1", "1"],
+    ["BEAN-1", "10"],
+    ["BEAN-1", "100"],
+  ]
+  assert [row[3].partition(" ")[0] for row in rows] == [
+    "45.0",
+    "50.0",
+    "55.0",
+    "35.0",
+  ]
+  assert rows[1][4].startswith("10.0")
+
+
 @pytest.mark.parametrize("name", study.VARIANTS)
 def test_variant_differs_in_what_it_says(name):
   with parsed(f"--variants={name}"):
