@@ -8,7 +8,7 @@ decide nothing.
 
     python -m experiments.study
 
-trains 1-shot MNIST with 10 seeds in every variant, in half an hour on 2 CPU
+trains 1-shot MNIST with 10 seeds in every variant, in 40 minutes on 2 CPU
 cores, and goes on where it was stopped; finished cells are kept in
 --output_dir, one JSON each, a folder for each variant.
 """
