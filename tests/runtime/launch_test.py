@@ -41,7 +41,9 @@ def launch(tmp_path):
     environment = {**os.environ, **environment}
     environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
     return subprocess.Popen(
-      ["bash", LAUNCH / name, *args],
+      # Tests that run in the background of a shell ignore Ctrl-C, and would
+      # hand that on.
+      ["env", "--default-signal=INT", "bash", LAUNCH / name, *args],
       cwd=processes.ROOT,
       env=environment,
       stdout=subprocess.PIPE,
