@@ -81,10 +81,8 @@ def step_environment() -> str:
 
 def few_shot() -> str:
   """Returns the accuracies of few-shot MNIST by strength."""
-  text = (RESULTS / "few_shot_mnist" / "table.md").read_text()
-  header, _, *rows = (
-    [cell.strip() for cell in line.strip("| ").split("|")]
-    for line in text.strip().splitlines()
+  header, *rows = _cells(
+    RESULTS.joinpath("few_shot_mnist/table.md").read_text()
   )
   chosen = ("shots", "method", "strength", "test accuracy, best epoch")
   columns = [header.index(name) for name in (*chosen, "difference to vanilla")]
@@ -162,13 +160,19 @@ def _accuracies(dataset: str, protocol: str) -> dict[str, dict[str, str]]:
   text = (RESULTS / "table1" / "table.md").read_text()
   _, _, part = text.partition(f"\n## {dataset}, protocol {protocol}")
   _, _, part = part.partition("### Methods of the paper\n\n")
-  header, _, *rows = (
-    [cell.strip() for cell in line.strip("| ").split("|")]
-    for line in part.partition("\n\n")[0].splitlines()
-  )
+  header, *rows = _cells(part.partition("\n\n")[0])
   return {
     method: dict(zip(header[1:], cells, strict=True)) for method, *cells in rows
   }
+
+
+def _cells(table: str) -> list[list[str]]:
+  """Returns the header and the rows of a Markdown table."""
+  header, _, *rows = (
+    [cell.strip() for cell in line.strip("| ").split("|")]
+    for line in table.strip().splitlines()
+  )
+  return [header, *rows]
 
 
 def _suite() -> dict[str, Any]:

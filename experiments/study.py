@@ -75,7 +75,8 @@ class Variant(NamedTuple):
   with_vanilla: bool = False
 
 
-_ORDERS = ("bean1", "bean2")
+# With A as it is; the names of what else it may be begin with theirs.
+_BEAN = ("bean1", "bean2")
 _WIDE_ALPHAS = {
   "bean1": (1e-3, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
   "bean2": (1e-3, 0.01, 0.1, 1.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4),
@@ -104,11 +105,7 @@ def _scaled(first: float, second: float) -> dict[str, tuple[float, ...]]:
 
 # A grows with gamma^2, or gamma^4 of the second order, until tanh saturates.
 VARIANTS = {
-  "usual": Variant(
-    "the protocol of Table 1",
-    _WIDE_ALPHAS,
-    with_vanilla=True,
-  ),
+  "usual": Variant("the protocol of Table 1", _WIDE_ALPHAS, with_vanilla=True),
   "units_paper": Variant(
     "alpha in the paper's units, so that layers weigh alike",
     {
@@ -350,7 +347,7 @@ def table(records: Mapping[str, Sequence[summary.Record]]) -> str:
           f"{difference.wins} of {difference.num_pairs}" if difference else "",
         ]
       )
-  for name in _ORDERS:
+  for name in _BEAN:
     if best := per_simulation(records.get("usual", []), name):
       title = methods.METHODS[name].title
       meaning = "the usual protocol, alpha chosen in every simulation"
@@ -472,7 +469,7 @@ def write(
             if method.startswith(name)
           },
         )
-        for name in _ORDERS
+        for name in _BEAN
         if any(method.startswith(name) for _, method in compared)
       ],
       title=f"{setting}: validation accuracy, gain over vanilla",
@@ -487,7 +484,7 @@ def _draw_alphas(
   baseline = None
   if vanilla := list(_vanilla(records).values()):
     baseline = "Vanilla, best epoch", stats.mean_interval(vanilla)
-  for name in _ORDERS:
+  for name in _BEAN:
     tried = _by_alpha(records, name)
     lines = [
       (

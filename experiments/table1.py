@@ -245,18 +245,15 @@ def _train(stages: Sequence[Stage]) -> None:
   # What will be chosen costs the same whatever it is.
   ahead = [*missing, *(_unchosen(stage) for stage in stages)]
   num_missing = sum(len(run.cells) for run in missing)
+  cheapest_first = _ORDER.value == "cost"
   with progress.bar(
     total=sum(cells.work(run) for run in ahead if run.cells),
     skipped=sum(len(run.cells) for run in grids) - num_missing,
   ) as bar:
     for stage in stages:
-      cells.train(_in_order(stage.selection), bar)
-      cells.train(_in_order(stage.evaluation), bar)
-      cells.train(_in_order(choose(stage)), bar)
-
-
-def _in_order(run: cells.Config) -> cells.Config:
-  return cells.cheapest_first(run) if _ORDER.value == "cost" else run
+      cells.train(stage.selection, bar, cheapest_first=cheapest_first)
+      cells.train(stage.evaluation, bar, cheapest_first=cheapest_first)
+      cells.train(choose(stage), bar, cheapest_first=cheapest_first)
 
 
 def _unchosen(stage: Stage) -> cells.Config:

@@ -364,6 +364,22 @@ def _random_correlation(place: int, num_neurons: int) -> np.ndarray:
 
 
 _BEAN_OPTIONS = ("gamma", "distance", "alpha_units", "layers")
+_BEAN_ALPHAS = {
+  1: (0.1, 1.0, 10.0, 30.0, 100.0),
+  2: (1.0, 10.0, 100.0, 1e3, 1e4),
+}
+
+
+def _bean_method(title: str, order: int, *, frozen: bool = False) -> Method:
+  return Method(
+    title,
+    "alpha",
+    _BEAN_ALPHAS[order],
+    _BEAN_OPTIONS,
+    _bean(order, frozen=frozen),
+    step_cost=8 if order == 1 else 40,
+  )
+
 
 METHODS = {
   "vanilla": Method("Vanilla", None, (0.0,), (), _vanilla),
@@ -391,22 +407,8 @@ METHODS = {
     IMITATION_OPTIONS,
     None,
   ),
-  "bean1": Method(
-    "BEAN-1",
-    "alpha",
-    (0.1, 1.0, 10.0, 30.0, 100.0),
-    _BEAN_OPTIONS,
-    _bean(1),
-    step_cost=8,
-  ),
-  "bean2": Method(
-    "BEAN-2",
-    "alpha",
-    (1.0, 10.0, 100.0, 1e3, 1e4),
-    _BEAN_OPTIONS,
-    _bean(2),
-    step_cost=40,
-  ),
+  "bean1": _bean_method("BEAN-1", 1),
+  "bean2": _bean_method("BEAN-2", 2),
   "vanilla10": Method(
     "Vanilla, batches of 10", None, (0.0,), (), _vanilla, batch=10
   ),
@@ -416,26 +418,12 @@ METHODS = {
   "decov": Method(
     "DeCov", "decov", (0.01, 0.1, 1.0, 10.0), (), _decov, batch=10, step_cost=20
   ),
-  "bean1_frozen": Method(
-    "BEAN-1, A frozen",
-    "alpha",
-    (0.1, 1.0, 10.0, 30.0, 100.0),
-    _BEAN_OPTIONS,
-    _bean(1, frozen=True),
-    step_cost=8,
-  ),
-  "bean2_frozen": Method(
-    "BEAN-2, A frozen",
-    "alpha",
-    (1.0, 10.0, 100.0, 1e3, 1e4),
-    _BEAN_OPTIONS,
-    _bean(2, frozen=True),
-    step_cost=40,
-  ),
+  "bean1_frozen": _bean_method("BEAN-1, A frozen", 1, frozen=True),
+  "bean2_frozen": _bean_method("BEAN-2, A frozen", 2, frozen=True),
   "bean1_random": Method(
     "BEAN-1, A random",
     "alpha",
-    (0.1, 1.0, 10.0, 30.0, 100.0),
+    _BEAN_ALPHAS[1],
     _BEAN_OPTIONS,
     _bean_random,
     step_cost=30,

@@ -122,20 +122,6 @@ def work(config: Config) -> int:
   )
 
 
-def cheapest_first(config: Config) -> Config:
-  """Returns a run with its cells in the order of their cost."""
-  dataset = _load(config)
-  return dataclasses.replace(
-    config,
-    cells=tuple(
-      sorted(
-        config.cells,
-        key=lambda cell: simulations.cost(cell, dataset, config.protocol),
-      )
-    ),
-  )
-
-
 def missing(config: Config) -> Config:
   """Returns a run of the cells without a record alone.
 
@@ -152,12 +138,16 @@ def missing(config: Config) -> Config:
   )
 
 
-def train(config: Config, bar: progress.Bar) -> list[dict]:
+def train(
+  config: Config, bar: progress.Bar, *, cheapest_first: bool = False
+) -> list[dict]:
   """Trains the cells that are missing and keeps their records.
 
   Args:
     config: The run.
     bar: Where progress is shown.
+    cheapest_first: Whether cells are trained in the order of their cost, not
+      in that of the run.
 
   Returns:
     The records of all cells, in their order.
@@ -174,7 +164,7 @@ def train(config: Config, bar: progress.Bar) -> list[dict]:
     results.prepare_directory(config.output_dir)
     if config.checkpoint_dir is not None:
       results.prepare_directory(config.checkpoint_dir)
-    _train(config, records, bar)
+    _train(_cheapest_first(config) if cheapest_first else config, records, bar)
   return [records[cell] for cell in config.cells]
 
 
@@ -185,6 +175,15 @@ def _load_from(name: str, data_dir: str | None) -> datasets.Dataset:
 
 def _load(config: Config) -> datasets.Dataset:
   return _load_from(config.dataset, config.data_dir)
+
+
+def _cheapest_first(config: Config) -> Config:
+  dataset = _load(config)
+  ordered = sorted(
+    config.cells,
+    key=lambda cell: simulations.cost(cell, dataset, config.protocol),
+  )
+  return dataclasses.replace(config, cells=tuple(ordered))
 
 
 def _train(
