@@ -20,7 +20,13 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from experiments import table1
-from experiments.command import flag_groups, parsing, progress, scripts
+from experiments.command import (
+  distributed,
+  flag_groups,
+  parsing,
+  progress,
+  scripts,
+)
 from experiments.learning import methods
 from experiments.records import results
 from experiments.runs import cells, simulations
@@ -53,6 +59,7 @@ _EPOCHS = flags.DEFINE_integer(
 )
 flag_groups.define_seeds(FLAGS, default="100-109")
 flag_groups.define_run(FLAGS, output_dir="outputs/study")
+distributed.define_flags(FLAGS)
 
 
 class Variant(NamedTuple):
@@ -531,6 +538,8 @@ def run() -> None:
     skipped=done,
   ) as bar:
     records = {name: cells.train(config, bar) for name, config in runs.items()}
+  if not distributed.is_first():
+    return
   directory = pathlib.Path(FLAGS.output_dir)
   print(write(records, directory))
 

@@ -17,7 +17,7 @@
 set -euo pipefail
 
 if [[ $# -lt 2 || ! $1 =~ ^[1-9][0-9]*$ ]]; then
-  echo "usage: $0 GPUS few_shot|table1|full_data [flags]" >&2
+  echo "usage: $0 GPUS few_shot|table1|full_data|study [flags]" >&2
   exit 2
 fi
 number=$1

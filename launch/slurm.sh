@@ -28,7 +28,7 @@
 set -euo pipefail
 
 if [[ $# -lt 1 ]]; then
-  echo "usage: sbatch [options of sbatch] $0 few_shot|table1|full_data [flags]" >&2
+  echo "usage: sbatch [options of sbatch] $0 few_shot|table1|full_data|study [flags]" >&2
   exit 2
 fi
 script=$1

@@ -7,7 +7,7 @@ from absl import flags
 import numpy as np
 import pytest
 
-from experiments import few_shot, full_data, table1
+from experiments import few_shot, full_data, study, table1
 from experiments.command import distributed, interruption, parsing
 from tests.runtime import processes
 
@@ -39,6 +39,14 @@ TABLE1 = (
   "--validate_every=1",
   "--seeds=2",
   "--selection_seeds=5-6",
+  "--members_per_chunk=1",
+)
+STUDY = (
+  "--dataset=digits",
+  "--variants=usual,batch_full",
+  "--epochs=2",
+  "--validations=1",
+  "--seeds=100-101",
   "--members_per_chunk=1",
 )
 STOPPED = "stopped as asked; finished cells are kept, "
@@ -104,7 +112,7 @@ class TestFlags:
       raise AssertionError
     assert "\n" not in str(caught.value)
 
-  @pytest.mark.parametrize("script", (few_shot, full_data, table1))
+  @pytest.mark.parametrize("script", (few_shot, full_data, study, table1))
   def test_scripts_have_them(self, script):
     for name in (
       "coordinator_address",
@@ -229,6 +237,19 @@ class TestNumbers:
     for folder in ("selection", "evaluation", "chosen"):
       assert processes.numbers(tmp_path / folder) == processes.numbers(
         expected / folder
+      )
+
+  def test_study(self, whole, tmp_path):
+    expected = whole("study", STUDY)
+    started = processes.start_all(
+      "study", *STUDY, f"--output_dir={tmp_path}", num_processes=2
+    )
+    (status, out, err), other = processes.finish(started)
+    assert (status, err, other) == (0, "", (0, "", ""))
+    assert "| BEAN-1" in out
+    for variant in ("usual", "batch_full"):
+      assert processes.numbers(tmp_path / variant) == processes.numbers(
+        expected / variant
       )
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from experiments import few_shot, full_data, table1
+from experiments import few_shot, full_data, study, table1
 from experiments.records import results
 from tests.runtime import processes
 
@@ -61,7 +61,7 @@ class TestText:
 
   def test_flags_and_scripts_exist(self, name):
     text = (LAUNCH / name).read_text()
-    for script in (few_shot, table1, full_data):
+    for script in (few_shot, table1, full_data, study):
       assert script.__name__.removeprefix("experiments.") in text
       command = text[text.rindex("-m ") :]
       for flag in re.findall(r"--(\w+)", command):
