@@ -90,6 +90,7 @@ class Method(NamedTuple):
       that there are as many steps as with batches of one.
     step_cost: What a step takes beside its images, about, in images that pass
       forward: passes over the parameters, and the penalty of a few samples.
+    baseline: The entry of `METHODS` that its gain is taken over.
   """
 
   title: str
@@ -103,6 +104,7 @@ class Method(NamedTuple):
   limit: float = float("inf")
   batch: int = 1
   step_cost: int = 5
+  baseline: str = "vanilla"
 
 
 @functools.cache
@@ -416,7 +418,14 @@ METHODS = {
     "Group lasso", "lasso", (1e-5, 1e-4, 1e-3, 1e-2), (), _group_lasso
   ),
   "decov": Method(
-    "DeCov", "decov", (0.01, 0.1, 1.0, 10.0), (), _decov, batch=10, step_cost=20
+    "DeCov",
+    "decov",
+    (0.01, 0.1, 1.0, 10.0),
+    (),
+    _decov,
+    batch=10,
+    step_cost=20,
+    baseline="vanilla10",
   ),
   "bean1_frozen": _bean_method("BEAN-1, A frozen", 1, frozen=True),
   "bean2_frozen": _bean_method("BEAN-2, A frozen", 2, frozen=True),

@@ -35,8 +35,8 @@ class Entry(NamedTuple):
     strength: The hyper-parameter, None if the method has none.
     at_edge: Whether that is the least or the greatest value that was tried.
     num_failed: Simulations that failed.
-    difference: To vanilla, paired by seed; None for vanilla itself, or without
-      it.
+    difference: To the method's baseline, paired by seed; None for vanilla, or
+      without the baseline.
     reference: Test accuracy by seed of the model that an imitation network
       imitates; {} for other methods.
   """
@@ -134,8 +134,10 @@ def entries(
     for record in picked
   }
   return {
-    place: _entry(record, by_place.get(("vanilla", place[1])), protocol)
-    for place, record in by_place.items()
+    (name, shots): _entry(
+      record, by_place.get((methods.METHODS[name].baseline, shots)), protocol
+    )
+    for (name, shots), record in by_place.items()
   }
 
 
@@ -265,6 +267,8 @@ def _detail(name: str, entry: Entry, shots: int, dataset: str) -> list[str]:
     middle = f"{100 * stats.interquartile_mean(values):.2f}"
   if entry.difference is not None:
     difference = summary.percent(entry.difference.interval, "+.2f")
+    if method.baseline != "vanilla":
+      difference += f" (to {methods.METHODS[method.baseline].title})"
     wins = f"{entry.difference.wins} of {entry.difference.num_pairs}"
   printed = paper.TABLE1.get(dataset, {}).get(name, {}).get(shots)
   theirs = "" if printed is None else f"{printed:.2f}"
@@ -453,7 +457,7 @@ def write(
   tex += ["% paper's numbers in brackets; best in bold, second underlined."]
   groups = {
     "Methods of the paper": [n for n in names if n in paper.TABLE1["mnist"]],
-    "Beyond the paper": [n for n in names if n not in paper.TABLE1["mnist"]],
+    "Methods beyond it": [n for n in names if n not in paper.TABLE1["mnist"]],
   }
   for dataset, records in found.items():
     for protocol, meaning in PROTOCOLS.items():
@@ -467,9 +471,12 @@ def write(
       rows = details(picked, names, shots, dataset)
       if len(rows) > 1:
         text += ["### Details", to_markdown(rows)]
-      rows = head_to_head(picked, groups["Methods of the paper"], shots)
-      if len(rows) > 1:
-        text += ["### BEAN against each other method", to_markdown(rows)]
+      orders = [name for name in names if name in BEAN]
+      for title, group in groups.items():
+        others = [name for name in group if name not in BEAN]
+        rows = head_to_head(picked, [*orders, *others], shots)
+        if len(rows) > 1:
+          text += [f"### BEAN against {title.lower()}", to_markdown(rows)]
       if note := imitation_note(records.evaluation):
         text.append(note)
       _draw_shots(picked, names, directory, dataset, protocol)

@@ -242,6 +242,49 @@ def test_bean_against_each_other_method():
   assert row[4] == ""
 
 
+def test_gain_of_large_batches_is_over_vanilla_with_the_same():
+  chosen = [
+    make_record("vanilla", best=(0.4, 0.4, 0.4)),
+    make_record("vanilla10", best=(0.5, 0.5, 0.5)),
+    make_record("decov", 1.0, best=(0.7, 0.7, 0.7)),
+  ]
+  records = comparison.Records([], [], chosen)
+  found = comparison.entries("paper", records)
+  np.testing.assert_allclose(found["decov", 1].difference.interval.mean, 0.2)
+  _, batches, decov = comparison.details(
+    found, ["vanilla10", "decov"], [1], "mnist"
+  )
+  assert batches[5] == "+10.00 [+10.00, +10.00]"
+  title = "(to Vanilla, batches of 10)"
+  assert decov[5] == f"+20.00 [+20.00, +20.00] {title}"
+  alone = comparison.Records([], [], [chosen[0], chosen[2]])
+  assert comparison.entries("paper", alone)["decov", 1].difference is None
+
+
+def test_every_method_is_compared_with_its_baseline():
+  for method in methods.METHODS.values():
+    baseline = methods.METHODS[method.baseline]
+    assert baseline.hparam is None
+    assert method.hparam is None or method.batch == baseline.batch
+
+
+def test_bean_is_compared_with_what_is_beyond_the_paper(tmp_path):
+  chosen = [
+    make_record("vanilla", best=(0.4, 0.4, 0.4)),
+    make_record("bean1", 1.0, best=(0.5, 0.5, 0.5)),
+    make_record("bean1_random", 1.0, best=(0.6, 0.6, 0.6)),
+  ]
+  records = {"mnist": comparison.Records([], [], chosen)}
+  names = ["vanilla", "bean1", "bean1_random"]
+  text = comparison.write(records, names, [1], tmp_path)
+  of_paper, beyond = text.split("### BEAN against ")[1:3]
+  assert of_paper.startswith("methods of the paper\n")
+  assert "**+10.0 [+10.0, +10.0]**" in of_paper
+  assert beyond.startswith("methods beyond it\n")
+  assert "minus BEAN-1, A random" in beyond
+  assert "**-10.0 [-10.0, -10.0]**" in beyond
+
+
 def test_verdicts():
   chosen = [
     make_record("vanilla", best=(0.4, 0.4, 0.4)),
