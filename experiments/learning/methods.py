@@ -366,17 +366,16 @@ def _random_correlation(place: int, num_neurons: int) -> np.ndarray:
 
 
 _BEAN_OPTIONS = ("gamma", "distance", "alpha_units", "layers")
-_BEAN_ALPHAS = {
-  1: (0.1, 1.0, 10.0, 30.0, 100.0),
-  2: (1.0, 10.0, 100.0, 1e3, 1e4),
-}
+_BEAN1_ALPHAS = (0.1, 1.0, 10.0, 30.0, 100.0)
 
 
-def _bean_method(title: str, order: int, *, frozen: bool = False) -> Method:
+def _bean_method(
+  title: str, order: int, grid: tuple[float, ...], *, frozen: bool = False
+) -> Method:
   return Method(
     title,
     "alpha",
-    _BEAN_ALPHAS[order],
+    grid,
     _BEAN_OPTIONS,
     _bean(order, frozen=frozen),
     step_cost=8 if order == 1 else 40,
@@ -409,8 +408,8 @@ METHODS = {
     IMITATION_OPTIONS,
     None,
   ),
-  "bean1": _bean_method("BEAN-1", 1),
-  "bean2": _bean_method("BEAN-2", 2),
+  "bean1": _bean_method("BEAN-1", 1, _BEAN1_ALPHAS),
+  "bean2": _bean_method("BEAN-2", 2, (1.0, 10.0, 100.0, 1e3, 1e4)),
   "vanilla10": Method(
     "Vanilla, batches of 10", None, (0.0,), (), _vanilla, batch=10
   ),
@@ -420,19 +419,23 @@ METHODS = {
   "decov": Method(
     "DeCov",
     "decov",
-    (0.01, 0.1, 1.0, 10.0),
+    (0.001, 0.01, 0.1, 1.0),
     (),
     _decov,
     batch=10,
     step_cost=20,
     baseline="vanilla10",
   ),
-  "bean1_frozen": _bean_method("BEAN-1, A frozen", 1, frozen=True),
-  "bean2_frozen": _bean_method("BEAN-2, A frozen", 2, frozen=True),
+  "bean1_frozen": _bean_method(
+    "BEAN-1, A frozen", 1, _BEAN1_ALPHAS, frozen=True
+  ),
+  "bean2_frozen": _bean_method(
+    "BEAN-2, A frozen", 2, (0.1, 1.0, 10.0, 100.0, 1e3), frozen=True
+  ),
   "bean1_random": Method(
     "BEAN-1, A random",
     "alpha",
-    _BEAN_ALPHAS[1],
+    _BEAN1_ALPHAS,
     _BEAN_OPTIONS,
     _bean_random,
     step_cost=30,
