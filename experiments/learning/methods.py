@@ -419,7 +419,7 @@ METHODS = {
   "decov": Method(
     "DeCov",
     "decov",
-    (0.001, 0.01, 0.1, 1.0),
+    (1e-5, 1e-4, 1e-3, 1e-2, 0.1),
     (),
     _decov,
     batch=10,
