@@ -1,4 +1,4 @@
-"""Writes the tables of these pages and of the README from committed results.
+"""Writes the tables of these pages, README and BUILD from committed results.
 
     python docs/numbers.py
 
@@ -12,8 +12,13 @@ import re
 from typing import Any
 
 DOCS = pathlib.Path(__file__).parent
-README = DOCS.parent / "README.md"
+PAGES = (
+  DOCS.parent / "README.md",
+  DOCS.parent / "BUILD.md",
+  *sorted(DOCS.glob("*.md")),
+)
 RESULTS = DOCS.parent / "results"
+DATASETS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 NAMES = {"vanilla": "no penalty", "bean1": "BEAN-1", "bean2": "BEAN-2"}
 
 
@@ -98,31 +103,64 @@ def few_shot() -> str:
 
 def table1(dataset: str) -> str:
   """Returns Table 1 of a dataset: both protocols and the paper's numbers."""
-  strict, paper = _accuracies(dataset, "strict"), _accuracies(dataset, "paper")
-  shots = [
-    name
-    for name in next(iter(strict.values()))
-    if any("not run" not in row[name] for row in strict.values())
+  header, *strict = _table1(dataset, "strict", "Methods of the paper")
+  _, *paper = _table1(dataset, "paper", "Methods of the paper")
+  columns = [
+    column
+    for column in range(1, len(header))
+    if any("not run" not in row[column] for row in strict)
   ]
-  title = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}[dataset]
+  shots = [header[column] for column in columns]
   lines = [
-    f"| {title} | {' | '.join(shots)} |",
+    f"| {DATASETS[dataset]} | {' | '.join(shots)} |",
     "|---" * (1 + len(shots)) + "|",
   ]
-  for method, row in strict.items():
-    cells = [method]
-    for name in shots:
-      ours, _, _ = row[name].partition(" (")
-      chosen, _, printed = paper[method][name].partition(" (")
-      mean = chosen.partition(" [")[0].strip("*<u>")
+  for row, chosen in zip(strict, paper, strict=True):
+    cells = [row[0]]
+    for column in columns:
+      ours, _, _ = row[column].partition(" (")
+      mean, _, printed = chosen[column].partition(" (")
+      mean = mean.partition(" [")[0].strip("*<u>")
       cells.append(f"{ours} · {mean} · ({printed}")
     lines.append("| " + " | ".join(cells) + " |")
+  return "\n".join(lines)
+
+
+def gains(dataset: str) -> str:
+  """Returns what BEAN and the methods beyond the paper gain over vanilla."""
+  found = {
+    (method, protocol, shots): gain.partition(" (")[0]
+    for protocol in ("paper", "strict")
+    for shots, method, _, _, _, gain, *_ in _table1(
+      dataset, protocol, "Details"
+    )[1:]
+  }
+  _, *beyond = _table1(dataset, "paper", "Methods beyond it")
+  methods = ["BEAN-1", "BEAN-2", *(row[0] for row in beyond)]
+  shots = sorted(
+    {shots for method, _, shots in found if method in methods}, key=int
+  )
+  lines = [
+    f"| {DATASETS[dataset]} | protocol | "
+    + " | ".join(f"{number}-shot" for number in shots)
+    + " |",
+    "|---" * (2 + len(shots)) + "|",
+  ]
+  for method in methods:
+    for protocol in ("paper", "strict"):
+      cells = [
+        found.get((method, protocol, number), "not run") for number in shots
+      ]
+      if set(cells) != {"not run"}:
+        lines.append(f"| {method} | {protocol} | {' | '.join(cells)} |")
   return "\n".join(lines)
 
 
 TABLES = {
   "table 1 mnist": functools.partial(table1, "mnist"),
   "table 1 fashion_mnist": functools.partial(table1, "fashion_mnist"),
+  "gains mnist": functools.partial(gains, "mnist"),
+  "gains fashion_mnist": functools.partial(gains, "fashion_mnist"),
   "penalty": penalty,
   "step times": step_times,
   "step environment": step_environment,
@@ -148,28 +186,25 @@ def with_tables(page: str) -> str:
 
 def main() -> None:
   """Writes all pages."""
-  for path in (README, *sorted(DOCS.glob("*.md"))):
+  for path in PAGES:
     page = path.read_text()
     if with_tables(page) != page:
       path.write_text(with_tables(page))
       print(f"wrote {path.name}")
 
 
-def _accuracies(dataset: str, protocol: str) -> dict[str, dict[str, str]]:
-  """Returns {method: {shots: what stands there}} of the paper's methods."""
+def _table1(dataset: str, protocol: str, title: str) -> list[list[str]]:
+  """Returns the cells of a table of the results, the header's first."""
   text = (RESULTS / "table1" / "table.md").read_text()
   _, _, part = text.partition(f"\n## {dataset}, protocol {protocol}")
-  _, _, part = part.partition("### Methods of the paper\n\n")
-  header, *rows = _cells(part.partition("\n\n")[0])
-  return {
-    method: dict(zip(header[1:], cells, strict=True)) for method, *cells in rows
-  }
+  _, _, part = part.partition(f"### {title}\n\n")
+  return _cells(part.partition("\n\n")[0])
 
 
 def _cells(table: str) -> list[list[str]]:
   """Returns the header and the rows of a Markdown table."""
   header, _, *rows = (
-    [cell.strip() for cell in line.strip("| ").split("|")]
+    [cell.strip() for cell in line.split("|")[1:-1]]
     for line in table.strip().splitlines()
   )
   return [header, *rows]

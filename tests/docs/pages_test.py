@@ -10,7 +10,8 @@ import pytest
 import bean_jax
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-README = ROOT / "README.md"
+# Beside those of the documentation.
+OTHERS = [ROOT / "README.md", ROOT / "BUILD.md"]
 PAGES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
 each_page = pytest.mark.parametrize("name", PAGES)
 
@@ -70,7 +71,7 @@ def test_there_are_blocks_to_run():
 
 
 @pytest.mark.parametrize(
-  "path", [README, *PAGES.values()], ids=lambda path: path.stem
+  "path", [*OTHERS, *PAGES.values()], ids=lambda path: path.stem
 )
 def test_tables_are_those_of_the_results(path):
   page = path.read_text()
@@ -79,9 +80,9 @@ def test_tables_are_those_of_the_results(path):
 
 def test_tables_that_differ_from_the_results_are_noticed():
   numbers = _load_numbers()
-  pages = [path.read_text() for path in (README, *PAGES.values())]
+  pages = [path.read_text() for path in (*OTHERS, *PAGES.values())]
   marked = [page for page in pages if "<!-- begin" in page]
-  assert len(marked) == 3
+  assert len(marked) == 4
   for page in marked:
     altered = re.sub(r"(?<=\| )\d", "7", page)
     assert altered != page
