@@ -419,7 +419,7 @@ METHODS = {
   "decov": Method(
     "DeCov",
     "decov",
-    (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2),
+    (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1),
     (),
     _decov,
     batch=10,
