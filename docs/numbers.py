@@ -128,22 +128,20 @@ def table1(dataset: str) -> str:
 
 def gains(dataset: str) -> str:
   """Returns what BEAN and the methods beyond the paper gain over vanilla."""
-  found = {
-    (method, protocol, shots): gain.partition(" (")[0]
-    for protocol in ("paper", "strict")
-    for shots, method, _, _, _, gain, *_ in _table1(
-      dataset, protocol, "Details"
-    )[1:]
-  }
-  _, *beyond = _table1(dataset, "paper", "Methods beyond it")
+  found = {}
+  for protocol in ("paper", "strict"):
+    header, *rows = _table1(dataset, protocol, "Details")
+    for row in rows:
+      cells = dict(zip(header, row, strict=True))
+      gain, _, _ = cells["difference to vanilla"].partition(" (")
+      found[cells["method"], protocol, cells["shots"]] = gain
+  _, *beyond = _table1(dataset, "paper", "Methods beyond the paper")
   methods = ["BEAN-1", "BEAN-2", *(row[0] for row in beyond)]
   shots = sorted(
     {shots for method, _, shots in found if method in methods}, key=int
   )
   lines = [
-    f"| {DATASETS[dataset]} | protocol | "
-    + " | ".join(f"{number}-shot" for number in shots)
-    + " |",
+    f"| {DATASETS[dataset]} | protocol | {'-shot | '.join(shots)}-shot |",
     "|---" * (2 + len(shots)) + "|",
   ]
   for method in methods:

@@ -82,8 +82,6 @@ class Variant(NamedTuple):
   with_vanilla: bool = False
 
 
-# With A as it is; the names of what else it may be begin with theirs.
-_BEAN = ("bean1", "bean2")
 _WIDE_ALPHAS = {
   "bean1": (1e-3, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
   "bean2": (1e-3, 0.01, 0.1, 1.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4),
@@ -354,7 +352,7 @@ def table(records: Mapping[str, Sequence[summary.Record]]) -> str:
           f"{difference.wins} of {difference.num_pairs}" if difference else "",
         ]
       )
-  for name in _BEAN:
+  for name in comparison.BEAN:
     if best := per_simulation(records.get("usual", []), name):
       title = methods.METHODS[name].title
       meaning = "the usual protocol, alpha chosen in every simulation"
@@ -476,7 +474,8 @@ def write(
             if method.startswith(name)
           },
         )
-        for name in _BEAN
+        # With "bean1" goes "bean1_frozen", ...
+        for name in comparison.BEAN
         if any(method.startswith(name) for _, method in compared)
       ],
       title=f"{setting}: validation accuracy, gain over vanilla",
@@ -491,7 +490,7 @@ def _draw_alphas(
   baseline = None
   if vanilla := list(_vanilla(records).values()):
     baseline = "Vanilla, best epoch", stats.mean_interval(vanilla)
-  for name in _BEAN:
+  for name in comparison.BEAN:
     tried = _by_alpha(records, name)
     lines = [
       (

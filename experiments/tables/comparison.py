@@ -455,9 +455,10 @@ def write(
   text = [_HEADER]
   tex = ["% Means over seeds in percent with 95 % bootstrap intervals; the"]
   tex += ["% paper's numbers in brackets; best in bold, second underlined."]
+  printed = paper.TABLE1["mnist"]
   groups = {
-    "Methods of the paper": [n for n in names if n in paper.TABLE1["mnist"]],
-    "Methods beyond it": [n for n in names if n not in paper.TABLE1["mnist"]],
+    "Methods of the paper": [n for n in names if n in printed],
+    "Methods beyond the paper": [n for n in names if n not in printed],
   }
   for dataset, records in found.items():
     for protocol, meaning in PROTOCOLS.items():

