@@ -438,7 +438,7 @@ def write(
   """Writes the tables and figures of all datasets and protocols.
 
   `table.md`, `table.tex`, and for each dataset `accuracy_against_shots_*.png`
-  of each protocol and `sensitivity_*.png` of each method.
+  and `gains_*.png` of each protocol and `sensitivity_*.png` of each method.
 
   Args:
     found: Records by dataset.
@@ -481,6 +481,7 @@ def write(
       if note := imitation_note(records.evaluation):
         text.append(note)
       _draw_shots(picked, names, directory, dataset, protocol)
+      _draw_gains(picked, names, directory, dataset, protocol)
     for name in names:
       _draw_sensitivity(records.evaluation, name, directory, dataset)
   everything = [*itertools.chain(*itertools.chain(*found.values()))]
@@ -547,6 +548,31 @@ def _draw_shots(
     )
 
 
+def _draw_gains(
+  found: Entries,
+  names: Sequence[str],
+  directory: pathlib.Path,
+  dataset: str,
+  protocol: str,
+) -> None:
+  """Draws every method's difference to its baseline, for all shots."""
+  series: dict[int, dict[str, stats.Interval]] = {}
+  for name in names:
+    method = methods.METHODS[name]
+    label = method.title
+    if method.baseline != "vanilla":
+      label += f" (to {methods.METHODS[method.baseline].title})"
+    for shots in sorted(n for m, n in found if m == name):
+      if (difference := found[name, shots].difference) is not None:
+        series.setdefault(shots, {})[label] = difference.interval
+  if series:
+    figures.differences(
+      directory / f"gains_{dataset}_{protocol}.png",
+      [(f"{shots}-shot", series[shots]) for shots in sorted(series)],
+      title=f"{dataset}: test accuracy less vanilla's, protocol {protocol}",
+    )
+
+
 def _draw_sensitivity(
   records: Sequence[summary.Record],
   name: str,
@@ -555,22 +581,32 @@ def _draw_sensitivity(
 ) -> None:
   """Draws accuracy against a method's hyper-parameter, for all shots."""
   method = methods.METHODS[name]
-  lines: dict[str, tuple[list[float], list[stats.Interval]]] = {}
+  # With a hyper-parameter; a logarithmic axis has no place for a value of 0.
+  by_shots: dict[int, list[tuple[float, summary.Record]]] = {}
   for record in records:
-    if record["config"]["method"] != name or method.hparam is None:
-      continue
-    for epoch, metric in (("best", "paper"), ("last", "strict")):
-      accuracies = summary.kept(record, _METRICS[metric])
-      # A logarithmic axis has no place for a value of 0.
-      if accuracies and summary.strength(record):
-        label = f"{record['config']['shots']}-shot, {epoch} epoch"
-        values, intervals = lines.setdefault(label, ([], []))
-        values.append(summary.strength(record))
-        intervals.append(stats.mean_interval(list(accuracies.values())))
+    if record["config"]["method"] == name and summary.strength(record):
+      points = by_shots.setdefault(record["config"]["shots"], [])
+      points.append((summary.strength(record), record))
+  lines, looks = [], []
+  for index, shots in enumerate(sorted(by_shots)):
+    for epoch, protocol, look in (
+      ("best", "paper", {"linestyle": "-"}),
+      ("last", "strict", {"linestyle": "--", "markerfacecolor": "white"}),
+    ):
+      points = [
+        (value, stats.mean_interval(list(accuracies.values())))
+        for value, record in by_shots[shots]
+        if (accuracies := summary.kept(record, _METRICS[protocol]))
+      ]
+      if points:
+        values, intervals = zip(*points, strict=True)
+        lines.append((f"{shots}-shot, {epoch} epoch", values, intervals))
+        looks.append(figures.style(index) | look)
   if lines:
     figures.accuracy_against_hparam(
       directory / f"sensitivity_{dataset}_{name}.png",
-      [(label, *points) for label, points in lines.items()],
+      lines,
       title=f"{dataset}: test accuracy of {method.title}",
       xlabel=method.hparam.replace("_", " "),
+      looks=looks,
     )

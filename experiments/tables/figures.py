@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import io
 import os
 import textwrap
+from typing import Any
 
 from matplotlib import axes, figure
 import numpy as np
@@ -116,7 +117,7 @@ def accuracy_against_shots(
     results.ResultError: if the file cannot be written.
   """
   drawing, plot = _blank(title, "training images per class (shots)", series)
-  _error_bars(plot, series)
+  _error_bars(plot, series, [style(index) for index in range(len(series))])
   return _finish(drawing, path)
 
 
@@ -127,6 +128,7 @@ def accuracy_against_hparam(
   title: str,
   xlabel: str = "alpha",
   baseline: tuple[str, stats.Interval] | None = None,
+  looks: Sequence[Mapping[str, Any]] = (),
 ) -> figure.Figure:
   """Draw accuracy against a hyper-parameter.
 
@@ -139,6 +141,8 @@ def accuracy_against_hparam(
     xlabel: name of the hyper-parameter, with its unit if it has one.
     baseline: label and interval of what has no such hyper-parameter, drawn as
       a horizontal line with a band.
+    looks: for each line how it is drawn, keywords of matplotlib as `style`
+      returns them; left out, that of its place.
 
   Returns:
     The figure that was written.
@@ -156,8 +160,11 @@ def accuracy_against_hparam(
     plot.axhline(mean, color=color, linewidth=1.5, label=label, zorder=1)
     if np.isfinite(low) and np.isfinite(high):
       plot.axhspan(low, high, color=color, alpha=0.15, linewidth=0, zorder=0)
-  # The series then look as they do where the baseline is the first of them.
-  _error_bars(plot, series, first_style=int(baseline is not None))
+  if not looks:
+    # As they are where the baseline is the first of them.
+    first = int(baseline is not None)
+    looks = [style(first + index) for index in range(len(series))]
+  _error_bars(plot, series, looks)
   return _finish(drawing, path)
 
 
@@ -184,16 +191,18 @@ def differences(
   """
   names = list(dict.fromkeys(name for _, by_name in series for name in by_name))
   drawing, plot = _blank(title, "difference (points)", names)
-  drawing.set_figheight(1.6 + 0.42 * len(names))
+  drawing.set_figheight(1.6 + max(0.42, 0.15 * len(series)) * len(names))
   plot.set_ylabel("")
   plot.axvline(0, color="0.4", linewidth=1.2, zorder=1)
+  # Below each other, and nearer than to those of the next name.
+  step = min(0.16, 0.7 / len(series))
   for index, (label, by_name) in enumerate(series):
     rows = np.array([names.index(name) for name in by_name])
     intervals = np.array(list(by_name.values()), np.float64).reshape(-1, 3)
     mean, low, high = 100.0 * intervals.T
     plot.errorbar(
       mean,
-      rows + 0.16 * (index - (len(series) - 1) / 2),
+      rows + step * (index - (len(series) - 1) / 2),
       xerr=np.maximum([mean - low, high - mean], 0.0),
       label=label,
       capsize=3,
@@ -207,7 +216,9 @@ def differences(
 
 
 def _error_bars(
-  plot: axes.Axes, series: Sequence[tuple], *, first_style: int = 0
+  plot: axes.Axes,
+  series: Sequence[tuple],
+  looks: Sequence[Mapping[str, Any]],
 ) -> None:
   for label, x, intervals in series:
     x = np.asarray(x, np.float64)
@@ -220,7 +231,8 @@ def _error_bars(
   width = np.log(ticks[-1] / ticks[0]) or 1.0
   # Side by side, so that the bars of a series do not hide those of another.
   step = min(0.014, 0.12 / len(series)) * width
-  for index, (label, x, intervals) in enumerate(series):
+  drawn = zip(series, looks, strict=True)
+  for index, ((label, x, intervals), look) in enumerate(drawn):
     mean, low, high = _percent(intervals, label)
     plot.errorbar(
       np.asarray(x) * np.exp(step * (index - (len(series) - 1) / 2)),
@@ -230,7 +242,7 @@ def _error_bars(
       label=label,
       capsize=3,
       elinewidth=1.3,
-      **style(first_style + index),
+      **look,
     )
   margin = np.exp(0.09 * width)
   plot.set_xscale("log")
@@ -253,7 +265,7 @@ def _percent(intervals: Sequence[stats.Interval], label: str) -> np.ndarray:
   return 100.0 * numbers
 
 
-def style(index: int) -> dict:
+def style(index: int) -> dict[str, Any]:
   """Returns how matplotlib draws the line of a series, by its number."""
   # Lengths without a common factor, so that 280 series have different styles.
   return {

@@ -183,6 +183,8 @@ def test_files(records, tmp_path):
     "table.tex",
     "accuracy_against_shots_mnist_paper.png",
     "accuracy_against_shots_mnist_strict.png",
+    "gains_mnist_paper.png",
+    "gains_mnist_strict.png",
     "sensitivity_mnist_bean1.png",
   }
   for protocol in comparison.PROTOCOLS:

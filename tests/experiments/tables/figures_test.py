@@ -58,6 +58,10 @@ def draw_each(path):
     baseline=("vanilla", stats.Interval(0.4, 0.3, 0.5)),
   )
   yield path
+  figures.differences(
+    path, [("1-shot", {"BEAN-1": stats.Interval(0.1, 0.0, 0.2)})], title="gains"
+  )
+  yield path
 
 
 class TestFile:
@@ -74,7 +78,7 @@ class TestFile:
   def test_equal_data_make_equal_bytes(self, path):
     first = [each.read_bytes() for each in draw_each(path)]
     assert first == [each.read_bytes() for each in draw_each(path)]
-    assert len(set(first)) == 3
+    assert len(set(first)) == 4
 
   def test_refused_data_leave_the_old_file_alone(self, path):
     path.write_bytes(b"old")
@@ -224,6 +228,16 @@ class TestAccuracyAgainst:
     np.testing.assert_allclose(band.get_y(), 35)
     np.testing.assert_allclose(band.get_height(), 15)
 
+  def test_looks_are_those_that_were_asked_for(self, path):
+    look = figures.style(2) | {"linestyle": "--", "markerfacecolor": "white"}
+    drawing = figures.accuracy_against_hparam(
+      path, make_series(2), title="t", looks=[figures.style(2), look]
+    )
+    first, second = (line for line, *_ in lines(drawing).values())
+    assert first.get_color() == second.get_color() == look["color"]
+    assert first.get_linestyle() != second.get_linestyle() == "--"
+    assert second.get_markerfacecolor() == "white"
+
   def test_baseline_without_bounds_has_no_band(self, path):
     drawing = figures.accuracy_against_hparam(
       path,
@@ -271,3 +285,50 @@ class TestAccuracyAgainst:
   def test_refuses_no_series(self, path):
     with pytest.raises(ValueError, match="at least one series"):
       figures.accuracy_against_shots(path, [], title="t")
+
+
+class TestDifferences:
+  def test_draws_a_line_of_the_figure_for_each_name(self, path):
+    interval = stats.Interval(0.03, -0.01, 0.04)
+    drawing = figures.differences(
+      path,
+      [("1-shot", {"a": interval, "b": interval}), ("5-shot", {"b": interval})],
+      title="Digits",
+    )
+    plot = drawing.axes[0]
+    assert [text.get_text() for text in plot.get_yticklabels()] == ["a", "b"]
+    line, _, (bars,) = lines(drawing)["1-shot"]
+    np.testing.assert_allclose(line.get_xdata(), [3, 3], rtol=1e-12)
+    # Within its line of the figure, from the top.
+    np.testing.assert_allclose(line.get_ydata(), [0, 1], atol=0.3)
+    assert plot.yaxis_inverted()
+    for segment in bars.get_segments():
+      np.testing.assert_allclose(segment[:, 0], [-1, 4], rtol=1e-12)
+    other, *_ = lines(drawing)["5-shot"]
+    np.testing.assert_allclose(other.get_ydata(), [1], atol=0.3)
+    assert other.get_ydata()[0] > line.get_ydata()[1]
+
+  @pytest.mark.parametrize("num_series", [1, 2, 8])
+  def test_markers_of_a_name_do_not_touch(self, path, num_series):
+    interval = stats.Interval(0.03, -0.01, 0.04)
+    drawing = figures.differences(
+      path,
+      [
+        (f"{index}", {"a": interval, "b": interval})
+        for index in range(num_series)
+      ],
+      title="t",
+    )
+    plot = drawing.axes[0]
+    rows = np.sort(
+      np.concatenate([line.get_ydata() for line, *_ in lines(drawing).values()])
+    )
+    heights = plot.transData.transform([(0, row) for row in rows])[:, 1]
+    points = np.abs(np.diff(heights)) * 72 / drawing.dpi
+    assert points.min() >= 4
+
+  @pytest.mark.parametrize("series", [[], [("a", {})]])
+  def test_refuses_nothing_to_draw(self, path, series):
+    with pytest.raises(ValueError, match="at least one series"):
+      figures.differences(path, series, title="t")
+    assert not path.exists()
