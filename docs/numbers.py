@@ -121,7 +121,7 @@ def table1(dataset: str) -> str:
       ours, _, _ = row[column].partition(" (")
       mean, _, printed = chosen[column].partition(" (")
       mean = mean.partition(" [")[0].strip("*<u>")
-      cells.append(f"{ours} · {mean} · ({printed}")
+      cells.append(f"{ours}<br>{mean} ({printed}")
     lines.append("| " + " | ".join(cells) + " |")
   return "\n".join(lines)
 
