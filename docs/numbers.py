@@ -140,8 +140,9 @@ def gains(dataset: str) -> str:
   shots = sorted(
     {shots for method, _, shots in found if method in methods}, key=int
   )
+  columns = " | ".join(f"{number}-shot" for number in shots)
   lines = [
-    f"| {DATASETS[dataset]} | protocol | {'-shot | '.join(shots)}-shot |",
+    f"| {DATASETS[dataset]} | protocol | {columns} |",
     "|---" * (2 + len(shots)) + "|",
   ]
   for method in methods:

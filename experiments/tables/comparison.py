@@ -267,8 +267,7 @@ def _detail(name: str, entry: Entry, shots: int, dataset: str) -> list[str]:
     middle = f"{100 * stats.interquartile_mean(values):.2f}"
   if entry.difference is not None:
     difference = summary.percent(entry.difference.interval, "+.2f")
-    if method.baseline != "vanilla":
-      difference += f" (to {methods.METHODS[method.baseline].title})"
+    difference += _baseline_note(method)
     wins = f"{entry.difference.wins} of {entry.difference.num_pairs}"
   printed = paper.TABLE1.get(dataset, {}).get(name, {}).get(shots)
   theirs = "" if printed is None else f"{printed:.2f}"
@@ -527,6 +526,13 @@ def _paired(text: str, mark: str, opening: str, closing: str) -> str:
   )
 
 
+def _baseline_note(method: methods.Method) -> str:
+  """Names what a method's differences are to, where it is not vanilla."""
+  if method.baseline == "vanilla":
+    return ""
+  return f" (to {methods.METHODS[method.baseline].title})"
+
+
 def _draw_shots(
   found: Entries,
   names: Sequence[str],
@@ -559,9 +565,7 @@ def _draw_gains(
   series: dict[int, dict[str, stats.Interval]] = {}
   for name in names:
     method = methods.METHODS[name]
-    label = method.title
-    if method.baseline != "vanilla":
-      label += f" (to {methods.METHODS[method.baseline].title})"
+    label = method.title + _baseline_note(method)
     for shots in sorted(n for m, n in found if m == name):
       if (difference := found[name, shots].difference) is not None:
         series.setdefault(shots, {})[label] = difference.interval
@@ -569,7 +573,7 @@ def _draw_gains(
     figures.differences(
       directory / f"gains_{dataset}_{protocol}.png",
       [(f"{shots}-shot", series[shots]) for shots in sorted(series)],
-      title=f"{dataset}: test accuracy less vanilla's, protocol {protocol}",
+      title=f"{dataset}: gain over vanilla, protocol {protocol}",
     )
 
 
