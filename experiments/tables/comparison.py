@@ -585,12 +585,12 @@ def _draw_sensitivity(
 ) -> None:
   """Draws accuracy against a method's hyper-parameter, for all shots."""
   method = methods.METHODS[name]
-  # With a hyper-parameter; a logarithmic axis has no place for a value of 0.
   by_shots: dict[int, list[tuple[float, summary.Record]]] = {}
   for record in records:
-    if record["config"]["method"] == name and summary.strength(record):
+    value = summary.strength(record)
+    if record["config"]["method"] == name and value is not None:
       points = by_shots.setdefault(record["config"]["shots"], [])
-      points.append((summary.strength(record), record))
+      points.append((value, record))
   lines, looks = [], []
   for index, shots in enumerate(sorted(by_shots)):
     for epoch, protocol, look in (

@@ -113,7 +113,7 @@ def accuracy_against_shots(
 
   Raises:
     ValueError: if there are no series, the lengths differ, a number of shots
-      is not positive or an accuracy is not within [0, 1].
+      is negative or an accuracy is not within [0, 1].
     results.ResultError: if the file cannot be written.
   """
   drawing, plot = _blank(title, "training images per class (shots)", series)
@@ -134,8 +134,9 @@ def accuracy_against_hparam(
 
   Args:
     path: the PNG file to write.
-    series: for each line its label, [num_points] positive values of the
-      hyper-parameter, and as many intervals of accuracies. NaN bounds are
+    series: for each line its label, [num_points] values of the
+      hyper-parameter, and as many intervals of accuracies. The axis is
+      logarithmic, and 0 has a place of its own at its left. NaN bounds are
       drawn as no bar.
     title: above the axes.
     xlabel: name of the hyper-parameter, with its unit if it has one.
@@ -148,8 +149,8 @@ def accuracy_against_hparam(
     The figure that was written.
 
   Raises:
-    ValueError: if there are no series, the lengths differ, a value is not
-      positive or an accuracy is not within [0, 1].
+    ValueError: if there are no series, the lengths differ, a value is
+      negative or an accuracy is not within [0, 1].
     results.ResultError: if the file cannot be written.
   """
   drawing, plot = _blank(title, xlabel, series)
@@ -222,20 +223,26 @@ def _error_bars(
 ) -> None:
   for label, x, intervals in series:
     x = np.asarray(x, np.float64)
-    if x.shape != (len(intervals),) or not np.all((x > 0) & np.isfinite(x)):
+    if x.shape != (len(intervals),) or not np.all((x >= 0) & np.isfinite(x)):
       raise ValueError(
-        f"{label}: expected [num_points] positive numbers and as many"
+        f"{label}: expected [num_points] numbers from 0 on and as many"
         f" intervals, got {x.tolist()} and {len(intervals)} intervals"
       )
   ticks = np.unique(np.concatenate([x for _, x, _ in series]))
-  width = np.log(ticks[-1] / ticks[0]) or 1.0
+  # A logarithmic axis has no place for 0: a fifth of its width from the least.
+  positive = ticks[ticks > 0] if ticks.any() else np.ones(1)
+  width = np.log(positive[-1] / positive[0]) or 1.0
+  zero = positive[0] * np.exp(-0.2 * width)
+  places = np.where(ticks > 0, ticks, zero)
+  width = np.log(places[-1] / places[0]) or 1.0
   # Side by side, so that the bars of a series do not hide those of another.
   step = min(0.014, 0.12 / len(series)) * width
   drawn = zip(series, looks, strict=True)
   for index, ((label, x, intervals), look) in enumerate(drawn):
     mean, low, high = _percent(intervals, label)
+    x = places[np.searchsorted(ticks, x)]
     plot.errorbar(
-      np.asarray(x) * np.exp(step * (index - (len(series) - 1) / 2)),
+      x * np.exp(step * (index - (len(series) - 1) / 2)),
       mean,
       # Equal values may have a mean just outside of their bounds.
       yerr=np.maximum([mean - low, high - mean], 0.0),
@@ -246,11 +253,11 @@ def _error_bars(
     )
   margin = np.exp(0.09 * width)
   plot.set_xscale("log")
-  plot.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+  plot.set_xticks(places, [f"{tick:g}" for tick in ticks])
   # More than fit side by side.
   plot.tick_params(axis="x", labelrotation=45 if len(ticks) > 9 else 0)
   plot.set_xticks([], minor=True)
-  plot.set_xlim(ticks[0] / margin, ticks[-1] * margin)
+  plot.set_xlim(places[0] / margin, places[-1] * margin)
 
 
 def _percent(intervals: Sequence[stats.Interval], label: str) -> np.ndarray:

@@ -220,8 +220,7 @@ def _draw_strengths(
     method = methods.METHODS[name]
     if name == "vanilla":
       baseline = method.title, _test_interval(record)
-    # A logarithmic axis has no place for a strength of 0.
-    elif strength(record):
+    elif method.hparam:
       _, values, intervals = series.setdefault(name, (method.title, [], []))
       values.append(strength(record))
       intervals.append(_test_interval(record))

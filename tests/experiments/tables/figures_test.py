@@ -191,6 +191,21 @@ class TestAccuracyAgainst:
     ticks = [t.get_text() for t in drawing.axes[0].get_xticklabels()]
     assert ticks == ["0.1", "4", "30"]
 
+  @pytest.mark.parametrize("others", [(), (0.01, 1.0)])
+  def test_zero_is_drawn_left_of_all_others(self, path, others):
+    intervals = [stats.Interval(0.5, 0.4, 0.6)] * (1 + len(others))
+    drawing = figures.accuracy_against_hparam(
+      path, [("a", (0.0, *others), intervals)], title="t"
+    )
+    (plot,) = drawing.axes
+    ticks = [t.get_text() for t in plot.get_xticklabels()]
+    assert ticks == ["0", *(f"{value:g}" for value in others)]
+    x = lines(drawing)["a"][0].get_xdata()
+    low, high = plot.get_xlim()
+    assert low < x[0] < x[-1] * (1 + 1e-9) < high
+    np.testing.assert_allclose(x[1:], others, rtol=1e-12)
+    np.testing.assert_allclose(plot.get_xticks(), x, rtol=1e-12)
+
   def test_series_stand_side_by_side_and_near_their_tick(self, path):
     drawing = figures.accuracy_against_shots(path, make_series(11), title="t")
     x = np.array([line.get_xdata() for line, *_ in lines(drawing).values()])
@@ -264,9 +279,9 @@ class TestAccuracyAgainst:
   @pytest.mark.parametrize(
     ("points", "interval", "message"),
     [
-      ([0], stats.Interval(0.5, 0.4, 0.6), r"a: .* got \[0.0\] and 1 interval"),
-      ([np.nan], stats.Interval(0.5, 0.4, 0.6), "positive numbers"),
-      ([np.inf], stats.Interval(0.5, 0.4, 0.6), "positive numbers"),
+      ([-1], stats.Interval(0.5, 0.4, 0.6), r"a: .* got \[-1.0\] and 1 interv"),
+      ([np.nan], stats.Interval(0.5, 0.4, 0.6), "numbers from 0 on"),
+      ([np.inf], stats.Interval(0.5, 0.4, 0.6), "numbers from 0 on"),
       ([1, 2], stats.Interval(0.5, 0.4, 0.6), r"got \[1.0, 2.0\] and 1"),
       ([1], stats.Interval(50.0, 40.0, 60.0), "fractions .* got 50.0"),
       ([1], stats.Interval(np.nan, 0.4, 0.6), "fractions .* got nan"),

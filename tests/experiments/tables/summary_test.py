@@ -281,7 +281,7 @@ def test_files(tmp_path):
     ([VANILLA], {"learning_curves_1shot.png"}),
     (
       [make_record("bean1", 0.0, test=[0.2, 0.3])],
-      {"learning_curves_1shot.png"},
+      {"learning_curves_1shot.png", "accuracy_against_strength_1shot.png"},
     ),
     (
       [make_record("bean1", 2.0, test=[0.2])],
