@@ -585,12 +585,13 @@ def _draw_sensitivity(
 ) -> None:
   """Draws accuracy against a method's hyper-parameter, for all shots."""
   method = methods.METHODS[name]
+  if method.hparam is None:
+    return
   by_shots: dict[int, list[tuple[float, summary.Record]]] = {}
   for record in records:
-    value = summary.strength(record)
-    if record["config"]["method"] == name and value is not None:
+    if record["config"]["method"] == name:
       points = by_shots.setdefault(record["config"]["shots"], [])
-      points.append((value, record))
+      points.append((summary.strength(record), record))
   lines, looks = [], []
   for index, shots in enumerate(sorted(by_shots)):
     for epoch, protocol, look in (

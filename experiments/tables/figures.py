@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import io
 import os
 import textwrap
+import types
 from typing import Any
 
 from matplotlib import axes, figure
@@ -113,7 +114,7 @@ def accuracy_against_shots(
 
   Raises:
     ValueError: if there are no series, the lengths differ, a number of shots
-      is negative or an accuracy is not within [0, 1].
+      is not positive or an accuracy is not within [0, 1].
     results.ResultError: if the file cannot be written.
   """
   drawing, plot = _blank(title, "training images per class (shots)", series)
@@ -165,7 +166,12 @@ def accuracy_against_hparam(
     # As they are where the baseline is the first of them.
     first = int(baseline is not None)
     looks = [style(first + index) for index in range(len(series))]
-  _error_bars(plot, series, looks)
+  zero = _place_of_zero([x for _, x, _ in series])
+  placed = [
+    (label, np.where(np.asarray(x) == 0, zero, x), intervals)
+    for label, x, intervals in series
+  ]
+  _error_bars(plot, placed, looks, names={zero: "0"})
   return _finish(drawing, path)
 
 
@@ -216,33 +222,37 @@ def differences(
   return _finish(drawing, path)
 
 
+def _place_of_zero(values: Sequence[ArrayLike]) -> float:
+  """Returns where 0 stands on a logarithmic axis: a fifth of it to the left."""
+  flat = np.concatenate([np.ravel(x) for x in values]).astype(np.float64)
+  positive = flat[(flat > 0) & np.isfinite(flat)]
+  low, high = (positive.min(), positive.max()) if positive.size else (1.0, 1.0)
+  width = np.log(high / low) or 1.0
+  return float(low * np.exp(-0.2 * width))
+
+
 def _error_bars(
   plot: axes.Axes,
   series: Sequence[tuple],
   looks: Sequence[Mapping[str, Any]],
+  names: Mapping[float, str] = types.MappingProxyType({}),
 ) -> None:
   for label, x, intervals in series:
     x = np.asarray(x, np.float64)
-    if x.shape != (len(intervals),) or not np.all((x >= 0) & np.isfinite(x)):
+    if x.shape != (len(intervals),) or not np.all((x > 0) & np.isfinite(x)):
       raise ValueError(
-        f"{label}: expected [num_points] numbers from 0 on and as many"
+        f"{label}: expected [num_points] positive numbers and as many"
         f" intervals, got {x.tolist()} and {len(intervals)} intervals"
       )
   ticks = np.unique(np.concatenate([x for _, x, _ in series]))
-  # A logarithmic axis has no place for 0: a fifth of its width from the least.
-  positive = ticks[ticks > 0] if ticks.any() else np.ones(1)
-  width = np.log(positive[-1] / positive[0]) or 1.0
-  zero = positive[0] * np.exp(-0.2 * width)
-  places = np.where(ticks > 0, ticks, zero)
-  width = np.log(places[-1] / places[0]) or 1.0
+  width = np.log(ticks[-1] / ticks[0]) or 1.0
   # Side by side, so that the bars of a series do not hide those of another.
   step = min(0.014, 0.12 / len(series)) * width
   drawn = zip(series, looks, strict=True)
   for index, ((label, x, intervals), look) in enumerate(drawn):
     mean, low, high = _percent(intervals, label)
-    x = places[np.searchsorted(ticks, x)]
     plot.errorbar(
-      x * np.exp(step * (index - (len(series) - 1) / 2)),
+      np.asarray(x) * np.exp(step * (index - (len(series) - 1) / 2)),
       mean,
       # Equal values may have a mean just outside of their bounds.
       yerr=np.maximum([mean - low, high - mean], 0.0),
@@ -253,11 +263,11 @@ def _error_bars(
     )
   margin = np.exp(0.09 * width)
   plot.set_xscale("log")
-  plot.set_xticks(places, [f"{tick:g}" for tick in ticks])
+  plot.set_xticks(ticks, [names.get(tick, f"{tick:g}") for tick in ticks])
   # More than fit side by side.
   plot.tick_params(axis="x", labelrotation=45 if len(ticks) > 9 else 0)
   plot.set_xticks([], minor=True)
-  plot.set_xlim(places[0] / margin, places[-1] * margin)
+  plot.set_xlim(ticks[0] / margin, ticks[-1] * margin)
 
 
 def _percent(intervals: Sequence[stats.Interval], label: str) -> np.ndarray:

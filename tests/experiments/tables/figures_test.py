@@ -280,8 +280,8 @@ class TestAccuracyAgainst:
     ("points", "interval", "message"),
     [
       ([-1], stats.Interval(0.5, 0.4, 0.6), r"a: .* got \[-1.0\] and 1 interv"),
-      ([np.nan], stats.Interval(0.5, 0.4, 0.6), "numbers from 0 on"),
-      ([np.inf], stats.Interval(0.5, 0.4, 0.6), "numbers from 0 on"),
+      ([np.nan], stats.Interval(0.5, 0.4, 0.6), "positive numbers"),
+      ([np.inf], stats.Interval(0.5, 0.4, 0.6), "positive numbers"),
       ([1, 2], stats.Interval(0.5, 0.4, 0.6), r"got \[1.0, 2.0\] and 1"),
       ([1], stats.Interval(50.0, 40.0, 60.0), "fractions .* got 50.0"),
       ([1], stats.Interval(np.nan, 0.4, 0.6), "fractions .* got nan"),
@@ -295,6 +295,12 @@ class TestAccuracyAgainst:
     ):
       with pytest.raises(ValueError, match=message):
         draw(path, [("a", points, [interval])], title="t")
+    assert not path.exists()
+
+  def test_refuses_zero_shots(self, path):
+    series = [("a", [0], [stats.Interval(0.5, 0.4, 0.6)])]
+    with pytest.raises(ValueError, match=r"a: .* got \[0.0\] and 1 interval"):
+      figures.accuracy_against_shots(path, series, title="t")
     assert not path.exists()
 
   def test_refuses_no_series(self, path):
