@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 import io
 import os
 import textwrap
-import types
 from typing import Any
 
 from matplotlib import axes, figure
@@ -77,21 +76,19 @@ def learning_curves(
       stats.mean_interval(column, num_resamples=_BAND_RESAMPLES)
       for column in (kept.T if len(kept) else ())
     ]
-    mean, low, high = _percent(points, label)
+    percent = _percent(points, label)
+    epochs = epochs[: len(points)]
     look = style(index)
     # Few markers, and not above each other.
     every = max(1, len(epochs) // 8)
     plot.plot(
-      epochs[: len(mean)],
-      mean,
+      epochs,
+      percent[0],
       label=label,
       markevery=(index * every // len(curves), every),
       **look,
     )
-    if len(kept) > 1:
-      plot.fill_between(
-        epochs, low, high, color=look["color"], alpha=0.15, linewidth=0
-      )
+    _band(plot, epochs, percent, look["color"])
   return _finish(drawing, path)
 
 
@@ -101,12 +98,15 @@ def accuracy_against_shots(
   *,
   title: str,
 ) -> figure.Figure:
-  """Draw accuracy against the number of training images a class.
+  """Draw accuracy at each number of training images a class.
+
+  Series stand side by side, so that no bar hides another, and without lines:
+  through points beside each other they would cross where accuracies do not.
 
   Args:
     path: the PNG file to write.
-    series: for each line its label, [num_points] numbers of shots, and as many
-      intervals of accuracies. NaN bounds are drawn as no bar.
+    series: for each marker its label, [num_points] numbers of shots, and as
+      many intervals of accuracies. NaN bounds are drawn as no bar.
     title: above the axes.
 
   Returns:
@@ -118,7 +118,20 @@ def accuracy_against_shots(
     results.ResultError: if the file cannot be written.
   """
   drawing, plot = _blank(title, "training images per class (shots)", series)
-  _error_bars(plot, series, [style(index) for index in range(len(series))])
+  points = [_points(*one) for one in series]
+  numbers = np.unique(np.concatenate([shots for shots, _ in points]))
+  offsets = _side_by_side(len(series), at_most=0.1)
+  for index, (shots, percent) in enumerate(points):
+    _error_bars(
+      plot,
+      np.searchsorted(numbers, shots) + offsets[index],
+      percent,
+      label=series[index][0],
+      capsize=3,
+      **{**style(index), "linestyle": "none"},
+    )
+  plot.set_xticks(range(len(numbers)), [f"{number:g}" for number in numbers])
+  plot.set_xlim(-0.5, len(numbers) - 0.5)
   return _finish(drawing, path)
 
 
@@ -138,7 +151,7 @@ def accuracy_against_hparam(
     series: for each line its label, [num_points] values of the
       hyper-parameter, and as many intervals of accuracies. The axis is
       logarithmic, and 0 has a place of its own at its left. NaN bounds are
-      drawn as no bar.
+      drawn as no bar and no band.
     title: above the axes.
     xlabel: name of the hyper-parameter, with its unit if it has one.
     baseline: label and interval of what has no such hyper-parameter, drawn as
@@ -167,11 +180,23 @@ def accuracy_against_hparam(
     first = int(baseline is not None)
     looks = [style(first + index) for index in range(len(series))]
   zero = _place_of_zero([x for _, x, _ in series])
-  placed = [
-    (label, np.where(np.asarray(x) == 0, zero, x), intervals)
-    for label, x, intervals in series
-  ]
-  _error_bars(plot, placed, looks, names={zero: "0"})
+  ticks: set[float] = set()
+  for (label, x, intervals), look in zip(series, looks, strict=True):
+    x = np.where(np.asarray(x) == 0, zero, x)
+    x, percent = _points(label, x, intervals)
+    ticks.update(x)
+    # A bar shows where there is one value, a band which line it belongs to.
+    _error_bars(plot, x, percent, label=label, **look)
+    _band(plot, x, percent, look["color"])
+  low, high = min(ticks), max(ticks)
+  margin = (high / low) ** 0.09 if high > low else np.exp(0.09)
+  names = ["0" if tick == zero else f"{tick:g}" for tick in sorted(ticks)]
+  plot.set_xscale("log")
+  plot.set_xticks(sorted(ticks), names)
+  # More than fit side by side.
+  plot.tick_params(axis="x", labelrotation=45 if len(ticks) > 9 else 0)
+  plot.set_xticks([], minor=True)
+  plot.set_xlim(low / margin, high * margin)
   return _finish(drawing, path)
 
 
@@ -201,16 +226,15 @@ def differences(
   drawing.set_figheight(1.6 + max(0.42, 0.15 * len(series)) * len(names))
   plot.set_ylabel("")
   plot.axvline(0, color="0.4", linewidth=1.2, zorder=1)
-  # Below each other, and nearer than to those of the next name.
-  step = min(0.16, 0.7 / len(series))
+  offsets = _side_by_side(len(series), at_most=0.16)
   for index, (label, by_name) in enumerate(series):
     rows = np.array([names.index(name) for name in by_name])
     intervals = np.array(list(by_name.values()), np.float64).reshape(-1, 3)
     mean, low, high = 100.0 * intervals.T
     plot.errorbar(
       mean,
-      rows + step * (index - (len(series) - 1) / 2),
-      xerr=np.maximum([mean - low, high - mean], 0.0),
+      rows + offsets[index],
+      xerr=_lengths(mean, low, high),
       label=label,
       capsize=3,
       elinewidth=1.3,
@@ -231,43 +255,44 @@ def _place_of_zero(values: Sequence[ArrayLike]) -> float:
   return float(low * np.exp(-0.2 * width))
 
 
-def _error_bars(
-  plot: axes.Axes,
-  series: Sequence[tuple],
-  looks: Sequence[Mapping[str, Any]],
-  names: Mapping[float, str] = types.MappingProxyType({}),
-) -> None:
-  for label, x, intervals in series:
-    x = np.asarray(x, np.float64)
-    if x.shape != (len(intervals),) or not np.all((x > 0) & np.isfinite(x)):
-      raise ValueError(
-        f"{label}: expected [num_points] positive numbers and as many"
-        f" intervals, got {x.tolist()} and {len(intervals)} intervals"
-      )
-  ticks = np.unique(np.concatenate([x for _, x, _ in series]))
-  width = np.log(ticks[-1] / ticks[0]) or 1.0
-  # Side by side, so that the bars of a series do not hide those of another.
-  step = min(0.014, 0.12 / len(series)) * width
-  drawn = zip(series, looks, strict=True)
-  for index, ((label, x, intervals), look) in enumerate(drawn):
-    mean, low, high = _percent(intervals, label)
-    plot.errorbar(
-      np.asarray(x) * np.exp(step * (index - (len(series) - 1) / 2)),
-      mean,
-      # Equal values may have a mean just outside of their bounds.
-      yerr=np.maximum([mean - low, high - mean], 0.0),
-      label=label,
-      capsize=3,
-      elinewidth=1.3,
-      **look,
+def _points(
+  label: str, x: ArrayLike, intervals: Sequence[stats.Interval]
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns [num_points] places and [3, num_points] percentages."""
+  x = np.asarray(x, np.float64)
+  if x.shape != (len(intervals),) or not np.all((x > 0) & np.isfinite(x)):
+    raise ValueError(
+      f"{label}: expected [num_points] positive numbers and as many"
+      f" intervals, got {x.tolist()} and {len(intervals)} intervals"
     )
-  margin = np.exp(0.09 * width)
-  plot.set_xscale("log")
-  plot.set_xticks(ticks, [names.get(tick, f"{tick:g}") for tick in ticks])
-  # More than fit side by side.
-  plot.tick_params(axis="x", labelrotation=45 if len(ticks) > 9 else 0)
-  plot.set_xticks([], minor=True)
-  plot.set_xlim(ticks[0] / margin, ticks[-1] * margin)
+  return x, _percent(intervals, label)
+
+
+def _side_by_side(num_series: int, at_most: float) -> np.ndarray:
+  """Returns where series stand about 0, nearer than to those about 1."""
+  step = min(at_most, 0.7 / num_series)
+  return step * (np.arange(num_series) - (num_series - 1) / 2)
+
+
+def _error_bars(
+  plot: axes.Axes, x: np.ndarray, percent: np.ndarray, **kwargs: Any
+) -> None:
+  plot.errorbar(
+    x, percent[0], yerr=_lengths(*percent), elinewidth=1.3, **kwargs
+  )
+
+
+def _lengths(mean: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+  # Equal values may have a mean just outside of their bounds.
+  return np.maximum([mean - low, high - mean], 0.0)
+
+
+def _band(
+  plot: axes.Axes, x: np.ndarray, percent: np.ndarray, color: str
+) -> None:
+  _, low, high = percent
+  if np.isfinite([low, high]).any():
+    plot.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
 
 
 def _percent(intervals: Sequence[stats.Interval], label: str) -> np.ndarray:

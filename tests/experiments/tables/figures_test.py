@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+from matplotlib import collections, colors
 import numpy as np
 from PIL import Image
 import pytest
@@ -170,17 +171,25 @@ class TestLearningCurves:
 
 
 class TestAccuracyAgainst:
-  def test_draws_points_bars_and_ticks(self, path):
-    drawing = figures.accuracy_against_shots(
-      path, make_series(1), title="Digits"
-    )
+  @pytest.mark.parametrize(
+    ("draw", "xlabel", "places"),
+    [
+      (
+        figures.accuracy_against_shots,
+        "training images per class (shots)",
+        [0, 1, 2],
+      ),
+      (figures.accuracy_against_hparam, "alpha", [1, 5, 20]),
+    ],
+  )
+  def test_draws_points_bars_and_ticks(self, path, draw, xlabel, places):
+    drawing = draw(path, make_series(1), title="Digits")
     plot = drawing.axes[0]
-    assert plot.get_xscale() == "log"
-    assert plot.get_xlabel() == "training images per class (shots)"
+    assert plot.get_xlabel() == xlabel
     assert plot.get_ylabel() == "accuracy (%)"
     assert [t.get_text() for t in plot.get_xticklabels()] == ["1", "5", "20"]
     line, _, (bars,) = lines(drawing)["method 0"]
-    np.testing.assert_allclose(line.get_xdata(), [1, 5, 20], rtol=1e-12)
+    np.testing.assert_allclose(line.get_xdata(), places, rtol=1e-12)
     np.testing.assert_allclose(line.get_ydata(), [30, 40, 50], rtol=1e-12)
     for segment in bars.get_segments():
       np.testing.assert_allclose(segment[:, 1], [25, 90], rtol=1e-12)
@@ -208,9 +217,32 @@ class TestAccuracyAgainst:
 
   def test_series_stand_side_by_side_and_near_their_tick(self, path):
     drawing = figures.accuracy_against_shots(path, make_series(11), title="t")
-    x = np.array([line.get_xdata() for line, *_ in lines(drawing).values()])
+    drawn = [line for line, *_ in lines(drawing).values()]
+    x = np.array([line.get_xdata() for line in drawn])
     assert np.all(np.diff(x, axis=0) > 0)
-    np.testing.assert_allclose(x, [[1, 5, 20]] * 11, rtol=0.25)
+    np.testing.assert_allclose(x, [[0, 1, 2]] * 11, atol=0.4)
+    # Lines through such points would cross where accuracies do not.
+    assert {line.get_linestyle() for line in drawn} == {"None"}
+
+  def test_lines_against_a_hyper_parameter_are_at_its_values(self, path):
+    drawing = figures.accuracy_against_hparam(path, make_series(3), title="t")
+    plot = drawing.axes[0]
+    assert plot.get_xscale() == "log"
+    drawn = [line for line, *_ in lines(drawing).values()]
+    for line in drawn:
+      np.testing.assert_allclose(line.get_xdata(), [1, 5, 20], rtol=1e-12)
+    bands = [
+      drawn
+      for drawn in plot.collections
+      if isinstance(drawn, collections.PolyCollection)
+    ]
+    assert len(bands) == len(drawn)
+    for band, line in zip(bands, drawn, strict=True):
+      heights = band.get_paths()[0].vertices[:, 1]
+      np.testing.assert_allclose([heights.min(), heights.max()], [25, 90])
+      np.testing.assert_allclose(
+        band.get_facecolor()[0, :3], colors.to_rgb(line.get_color())
+      )
 
   def test_styles_differ_with_and_without_colour(self, path):
     drawing = figures.accuracy_against_shots(path, make_series(11), title="t")
@@ -224,8 +256,9 @@ class TestAccuracyAgainst:
     drawing = figures.accuracy_against_shots(
       path, [("vanilla", [5], [interval])], title="t"
     )
-    low, high = drawing.axes[0].get_xlim()
-    assert low < 5 < high
+    (plot,) = drawing.axes
+    low, high = plot.get_xlim()
+    assert low < plot.get_xticks() < high
 
   def test_bounds_that_rounding_puts_beside_the_mean(self, path):
     interval = stats.Interval(0.3, 0.3 + 1e-16, 0.3 - 1e-16)
