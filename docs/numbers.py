@@ -197,14 +197,17 @@ def _table1(dataset: str, protocol: str, title: str) -> list[list[str]]:
   text = (RESULTS / "table1" / "table.md").read_text()
   _, _, part = text.partition(f"\n## {dataset}, protocol {protocol}")
   _, _, part = part.partition(f"### {title}\n\n")
-  return _cells(part.partition("\n\n")[0])
+  return _cells(part)
 
 
-def _cells(table: str) -> list[list[str]]:
-  """Returns the header and the rows of a Markdown table."""
+def _cells(text: str) -> list[list[str]]:
+  """Returns the header and the rows of the Markdown table that begins a text.
+
+  After an empty line there may be notes, and further tables.
+  """
   header, _, *rows = (
     [cell.strip() for cell in line.split("|")[1:-1]]
-    for line in table.strip().splitlines()
+    for line in text.strip().partition("\n\n")[0].splitlines()
   )
   return [header, *rows]
 
