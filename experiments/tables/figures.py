@@ -119,19 +119,19 @@ def accuracy_against_shots(
   """
   drawing, plot = _blank(title, "training images per class (shots)", series)
   points = [_points(*one) for one in series]
-  numbers = np.unique(np.concatenate([shots for shots, _ in points]))
+  ticks = np.unique(np.concatenate([shots for shots, _ in points]))
   offsets = _side_by_side(len(series), at_most=0.1)
   for index, (shots, percent) in enumerate(points):
     _error_bars(
       plot,
-      np.searchsorted(numbers, shots) + offsets[index],
+      np.searchsorted(ticks, shots) + offsets[index],
       percent,
       label=series[index][0],
       capsize=3,
       **{**style(index), "linestyle": "none"},
     )
-  plot.set_xticks(range(len(numbers)), [f"{number:g}" for number in numbers])
-  plot.set_xlim(-0.5, len(numbers) - 0.5)
+  plot.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks])
+  plot.set_xlim(-0.5, len(ticks) - 0.5)
   return _finish(drawing, path)
 
 
@@ -180,23 +180,16 @@ def accuracy_against_hparam(
     first = int(baseline is not None)
     looks = [style(first + index) for index in range(len(series))]
   zero = _place_of_zero([x for _, x, _ in series])
-  ticks: set[float] = set()
+  ticks: dict[float, str] = {}
   for (label, x, intervals), look in zip(series, looks, strict=True):
+    names = [f"{value:g}" for value in x]
     x = np.where(np.asarray(x) == 0, zero, x)
     x, percent = _points(label, x, intervals)
-    ticks.update(x)
+    ticks.update(zip(x, names, strict=True))
     # A bar shows where there is one value, a band which line it belongs to.
     _error_bars(plot, x, percent, label=label, **look)
     _band(plot, x, percent, look["color"])
-  low, high = min(ticks), max(ticks)
-  margin = (high / low) ** 0.09 if high > low else np.exp(0.09)
-  names = ["0" if tick == zero else f"{tick:g}" for tick in sorted(ticks)]
-  plot.set_xscale("log")
-  plot.set_xticks(sorted(ticks), names)
-  # More than fit side by side.
-  plot.tick_params(axis="x", labelrotation=45 if len(ticks) > 9 else 0)
-  plot.set_xticks([], minor=True)
-  plot.set_xlim(low / margin, high * margin)
+  _logarithmic_axis(plot, ticks)
   return _finish(drawing, path)
 
 
@@ -253,6 +246,19 @@ def _place_of_zero(values: Sequence[ArrayLike]) -> float:
   low, high = (positive.min(), positive.max()) if positive.size else (1.0, 1.0)
   width = np.log(high / low) or 1.0
   return float(low * np.exp(-0.2 * width))
+
+
+def _logarithmic_axis(plot: axes.Axes, ticks: Mapping[float, str]) -> None:
+  """Sets the scale, the ticks, given by place, and the limits of the x axis."""
+  places = sorted(ticks)
+  low, high = places[0], places[-1]
+  margin = (high / low) ** 0.09 if high > low else np.exp(0.09)
+  plot.set_xscale("log")
+  plot.set_xticks(places, [ticks[place] for place in places])
+  # More than fit side by side.
+  plot.tick_params(axis="x", labelrotation=45 if len(ticks) > 9 else 0)
+  plot.set_xticks([], minor=True)
+  plot.set_xlim(low / margin, high * margin)
 
 
 def _points(

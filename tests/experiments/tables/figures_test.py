@@ -232,9 +232,9 @@ class TestAccuracyAgainst:
     for line in drawn:
       np.testing.assert_allclose(line.get_xdata(), [1, 5, 20], rtol=1e-12)
     bands = [
-      drawn
-      for drawn in plot.collections
-      if isinstance(drawn, collections.PolyCollection)
+      artist
+      for artist in plot.collections
+      if isinstance(artist, collections.PolyCollection)
     ]
     assert len(bands) == len(drawn)
     for band, line in zip(bands, drawn, strict=True):
