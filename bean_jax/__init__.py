@@ -13,15 +13,19 @@ Regularization", Frontiers in Neurorobotics 15, 2021.
 
 from bean_jax.correlation import neuron_correlation
 from bean_jax.divergence import coactivation_divergence
-from bean_jax.loss import regularize
+from bean_jax.layers import capture, find_layers
+from bean_jax.loss import penalties, regularize
 from bean_jax.penalty import bean_penalty, layer_penalty
 
 __version__ = "0.1.0"
 
 __all__ = [
   "bean_penalty",
+  "capture",
   "coactivation_divergence",
+  "find_layers",
   "layer_penalty",
   "neuron_correlation",
+  "penalties",
   "regularize",
 ]

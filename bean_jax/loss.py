@@ -1,106 +1,359 @@
 """BEAN as a transformation of a loss function."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from bean_jax import penalty
+from bean_jax import _checks, _dense, _rows, _tracing, penalty
+from bean_jax._dense import Layers
 
 PyTree = Any
+_Call = tuple[PyTree, Sequence[Any], Mapping[str, Any]]
 
 
 def regularize(
-  loss_fn: Callable[..., tuple[ArrayLike, Any]],
-  layers_fn: Callable[[PyTree, Any], tuple[PyTree, PyTree]],
+  loss_fn: Callable[..., Any],
+  layers_fn: Callable[[PyTree, Any], tuple[PyTree, PyTree]] | None = None,
   *,
-  alpha: ArrayLike | PyTree,
+  alpha: ArrayLike | PyTree | Callable[[str], ArrayLike],
+  layers: Layers = None,
   order: int = 1,
   gamma: ArrayLike = 1.0,
   distance: str = "squared",
-  where_fn: Callable[[PyTree, Any], ArrayLike] | None = None,
-) -> Callable[..., tuple[ArrayLike, Any]]:
-  r"""Adds the BEAN penalty of a network's layers to its loss.
+  where_fn: Callable[..., ArrayLike] | None = None,
+  samples: int | None = None,
+  convolutions: bool = False,
+) -> Callable[..., Any]:
+  r"""Adds the BEAN penalty of a network's dense layers to its loss.
 
   .. math::
     L = L_{DNN} + \sum_l \alpha_l\, L_c^{(l)}
 
-  The result has the signature of `loss_fn` and returns the same auxiliary
-  output, so that `jax.value_and_grad`, optimizers that evaluate the loss
-  themselves, gradient accumulation, and `jax.vmap` over seeds and strengths go
-  on as before. BEAN is no gradient transformation: its gradient flows through
-  the activations, which an optimizer's update never sees.
+  The dense layers are found in what `loss_fn` computes, whichever library its
+  model is written in: the matrix products of neurons, that is, of what depends
+  on data and on parameters, with a parameter. `find_layers` shows them.
+
+  The result has the signature of `loss_fn` and returns what that does, so that
+  `jax.value_and_grad`, optimizers that evaluate the loss themselves, gradient
+  accumulation, and `jax.vmap` over seeds and strengths go on as before. BEAN is
+  no gradient transformation: its gradient flows through the activations, which
+  an optimizer's update never sees.
 
   Args:
-    loss_fn: Function of `(params, *args, **kwargs)` that returns (loss, aux),
-      where aux holds the inputs of the dense layers.
+    loss_fn: Function of `(params, *args, **kwargs)` that returns a scalar, or
+      (scalar, aux). Parameters are found in its first argument alone.
     layers_fn: Function of (params, aux) that returns (activations, kernels),
-      two trees of the same structure, as `bean_penalty` takes them.
-    alpha: Strength, a scalar or a tree with a scalar a layer; may be traced.
+      two trees of the same structure, as `bean_penalty` takes them. By default
+      the layers are found.
+    alpha: Strength, a scalar, which may be traced; or a function of a layer's
+      path; or a dict of scalars by path or pattern. With `layers_fn` a scalar
+      or a tree with a scalar a layer. A layer whose alpha is the Python number
+      0 is not computed.
+    layers: Which layers to take: a path as `find_layers` shows it; a pattern,
+      in which "*" is any text; a collection of these, of which those after a
+      "!" are left out; or a function of the path. Layers of raw data are taken
+      by their path alone. By default all others.
     order: 1 (BEAN-1) or 2 (BEAN-2), static.
     gamma: Slope in A, a scalar in units of 1 / weight; may be traced.
     distance: "squared" or "absolute", static.
-    where_fn: Function of (params, aux) that returns a boolean mask [S] of the
-      real samples. All are real by default.
+    where_fn: Function of what `loss_fn` takes that returns a boolean mask of
+      the real samples, which fits the first axes of each layer's batch. All are
+      real by default.
+    samples: How many rows of each layer's batch to look at, at most; evenly
+      spaced. All by default.
+    convolutions: Whether to take convolutions too: incoming channels as
+      neurons, positions as samples, taps and outgoing channels as the next.
 
   Returns:
-    A function of `(params, *args, **kwargs)` that returns (loss, aux), the loss
-    in its own dtype.
+    A function of `(params, *args, **kwargs)` that returns what `loss_fn` does,
+    the loss in its own dtype.
 
   Raises:
-    TypeError: While tracing, if `loss_fn` returns no pair.
-    ValueError: While tracing, if the loss is no scalar; and as `bean_penalty`.
+    TypeError: While tracing, if `loss_fn` returns no scalar or pair, or an
+      option has the wrong type.
+    ValueError: While tracing, if there is no layer to take or one cannot be
+      had; if the loss is no scalar; and as `bean_penalty`.
 
   Example:
     >>> import jax
     >>> import jax.numpy as jnp
     >>> def loss_fn(params, inputs):
     ...   hidden = jax.nn.relu(inputs @ params["fc1"])
-    ...   return jnp.mean(hidden @ params["fc2"]), {"fc2": hidden}
-    >>> def layers_fn(params, hidden):
-    ...   return hidden, {"fc2": params["fc2"]}
+    ...   return jnp.mean(hidden @ params["fc2"])
     >>> params = {"fc1": jnp.eye(2), "fc2": jnp.full((2, 1), jnp.arctanh(0.5))}
     >>> inputs = jnp.array([[0.0, 2.0]])
-    >>> regularized_fn = regularize(loss_fn, layers_fn, alpha=1.0)
-    >>> loss, _ = loss_fn(params, inputs)
-    >>> regularized, _ = regularized_fn(params, inputs)
-    >>> print(regularized - loss)  # 2 * 0.25 * 4 / 2**2
+    >>> bean_loss_fn = regularize(loss_fn, alpha=1.0)
+    >>> print(bean_loss_fn(params, inputs) - loss_fn(params, inputs))
     0.5
 
   References:
     Gao, Ascoli and Zhao, `BEAN <https://doi.org/10.3389/fnbot.2021.567482>`_,
     2021: Section 2.1, "Model Training".
   """
+  options = _Options(
+    layers, order, gamma, distance, where_fn, samples, convolutions
+  )
+  if layers_fn is not None:
+    return _regularized_by_hand(loss_fn, layers_fn, alpha, options)
 
   @functools.wraps(loss_fn)
-  def regularized_fn(
-    params: PyTree, *args: Any, **kwargs: Any
-  ) -> tuple[ArrayLike, Any]:
+  def regularized_fn(*args: Any, **kwargs: Any) -> Any:
+    call = _tracing.call_of(loss_fn, args, kwargs)
+    result, terms, alphas = _penalties_of(call, alpha, options)
+    total = sum(
+      jnp.asarray(alphas[path], term.dtype) * term
+      for path, term in terms.items()
+    )
+    return _with_penalty(result, total)
+
+  return regularized_fn
+
+
+def penalties(
+  loss_fn: Callable[..., Any],
+  *,
+  layers: Layers = None,
+  order: int = 1,
+  gamma: ArrayLike = 1.0,
+  distance: str = "squared",
+  where_fn: Callable[..., ArrayLike] | None = None,
+  samples: int | None = None,
+  convolutions: bool = False,
+) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
+  r"""Makes a loss function that also returns the BEAN penalty of each layer.
+
+  Their weighted sum is what `regularize` adds, so that a training step which
+  logs them computes nothing twice:
+
+  .. math::
+    \left(L_{DNN}, \{l: L_c^{(l)}\}\right)
+
+  Args:
+    loss_fn: As in `regularize`.
+    layers: As in `regularize`, as are all that follow.
+    order: 1 (BEAN-1) or 2 (BEAN-2), static.
+    gamma: Slope in A, a scalar in units of 1 / weight; may be traced.
+    distance: "squared" or "absolute", static.
+    where_fn: Function of what `loss_fn` takes, that returns a mask of samples.
+    samples: How many rows of each layer's batch to look at, at most.
+    convolutions: Whether to take convolutions too.
+
+  Returns:
+    A function of `(params, *args, **kwargs)` that returns what `loss_fn` does,
+    and a dict {path: penalty}, as (result, penalties).
+
+  Raises:
+    TypeError: As `regularize`.
+    ValueError: As `regularize`.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> def loss_fn(params, inputs):
+    ...   hidden = jax.nn.relu(inputs @ params["fc1"])
+    ...   return jnp.mean(hidden @ params["fc2"])
+    >>> def bean_loss_fn(params, inputs):
+    ...   loss, by_layer = penalties(loss_fn)(params, inputs)
+    ...   return loss + 10.0 * sum(by_layer.values()), by_layer
+    >>> params = {"fc1": jnp.eye(2), "fc2": jnp.full((2, 1), jnp.arctanh(0.5))}
+    >>> (loss, by_layer), gradients = jax.value_and_grad(
+    ...   bean_loss_fn, has_aux=True
+    ... )(params, jnp.array([[0.0, 2.0]]))
+    >>> print({path: float(value) for path, value in by_layer.items()})
+    {'fc2': 0.5}
+
+  References:
+    Gao, Ascoli and Zhao, `BEAN <https://doi.org/10.3389/fnbot.2021.567482>`_,
+    2021: Eq. 1.
+  """
+  options = _Options(
+    layers, order, gamma, distance, where_fn, samples, convolutions
+  )
+
+  @functools.wraps(loss_fn)
+  def penalties_fn(*args: Any, **kwargs: Any) -> Any:
+    call = _tracing.call_of(loss_fn, args, kwargs)
+    result, terms, _ = _penalties_of(call, 1.0, options)
+    return result, terms
+
+  return penalties_fn
+
+
+class _Options(NamedTuple):
+  """What is penalized, and how; see `regularize`."""
+
+  layers: Layers
+  order: int
+  gamma: ArrayLike
+  distance: str
+  where_fn: Callable[..., ArrayLike] | None
+  samples: int | None
+  convolutions: bool
+
+
+def _regularized_by_hand(
+  loss_fn: Callable[..., Any],
+  layers_fn: Callable[[PyTree, Any], tuple[PyTree, PyTree]],
+  alpha: ArrayLike | PyTree,
+  options: _Options,
+) -> Callable[..., Any]:
+  """Makes the regularized loss of layers that the user names."""
+  layers, order, gamma, distance, where_fn, samples, convolutions = options
+  if layers is not None or samples is not None or convolutions:
+    raise TypeError(
+      "layers, samples and convolutions are about layers that are found; with "
+      "layers_fn, choose layers and rows there"
+    )
+
+  @functools.wraps(loss_fn)
+  def regularized_fn(params: PyTree, *args: Any, **kwargs: Any) -> Any:
     result = loss_fn(params, *args, **kwargs)
     if not isinstance(result, tuple) or len(result) != 2:
       raise TypeError(
-        "loss_fn must return (loss, aux), where aux holds the inputs of the "
-        f"dense layers, got {type(result).__name__}"
+        "with layers_fn, loss_fn must return (loss, aux), where aux holds the "
+        f"inputs of the dense layers, got {type(result).__name__}"
       )
-    loss, aux = result
-    loss = jnp.asarray(loss)
-    if loss.ndim != 0:
-      raise ValueError(
-        f"loss_fn must return a scalar loss, got shape {list(loss.shape)}; "
-        "take the mean over samples first"
-      )
-    activations, kernels = layers_fn(params, aux)
     term = penalty.bean_penalty(
-      activations,
-      kernels,
+      *layers_fn(params, result[1]),
       alpha=alpha,
       order=order,
       gamma=gamma,
       distance=distance,
-      where=None if where_fn is None else where_fn(params, aux),
+      where=None if where_fn is None else where_fn(params, *args, **kwargs),
     )
-    return loss + term.astype(loss.dtype), aux
+    return _with_penalty(result, term)
 
   return regularized_fn
+
+
+def _with_penalty(result: Any, term: jax.Array | int) -> Any:
+  """Returns loss plus penalty, in the form of `result`."""
+  pair = isinstance(result, tuple)
+  if pair and len(result) != 2:
+    raise TypeError(
+      "loss_fn must return a scalar loss or (loss, aux), got a tuple of "
+      f"{len(result)}"
+    )
+  loss = jnp.asarray(result[0] if pair else result)
+  if loss.ndim != 0:
+    raise ValueError(
+      f"loss_fn must return a scalar loss, got shape {list(loss.shape)}; "
+      "take the mean over samples first"
+    )
+  term = jnp.asarray(term)
+  if jnp.issubdtype(loss.dtype, jnp.inexact):
+    term = term.astype(loss.dtype)
+  loss = loss.astype(term.dtype) + term
+  return (loss, result[1]) if pair else loss
+
+
+def _penalties_of(
+  call: _tracing.Call,
+  alpha: ArrayLike | Mapping[str, ArrayLike] | Callable[[str], ArrayLike],
+  options: _Options,
+) -> tuple[Any, dict[str, jax.Array], dict[str, ArrayLike]]:
+  """Returns what a call returns, and penalties and strengths by layer."""
+  order = _checks.order_of_correlation(options.order)
+  gamma = _checks.nonnegative_scalar("gamma", options.gamma)
+  distance = _checks.known_distance(options.distance)
+  traced = _tracing.trace(call)
+  choice = _dense.choose(
+    traced, traced.first(1), options.layers, options.convolutions
+  )
+  if not choice.layers:
+    # A constant loss, to have the penalty alone.
+    choice = _dense.choose(
+      traced, traced.first(), options.layers, options.convolutions
+    )
+  _dense.require(choice)
+  alphas = _alphas(alpha, choice.paths)
+  groups = [
+    group
+    for group in choice.groups
+    if not alphas.keys().isdisjoint(group.paths)
+  ]
+  where = None if options.where_fn is None else call.apply(options.where_fn)
+
+  def measure(
+    name: str, activations: jax.Array, kernel: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    *batch, num_neurons = activations.shape
+    rows = activations.reshape(-1, num_neurons)
+    name = f"layer {name!r}"
+    mask = (
+      None
+      if where is None
+      else _rows.mask_of_rows(where, tuple(batch), name=name)
+    )
+    if options.samples is not None:
+      taken = _rows.evenly_spaced(len(rows), options.samples)
+      rows = rows[taken]
+      mask = None if mask is None else mask[taken]
+    value = penalty.checked_layer_penalty(
+      rows,
+      kernel,
+      order=order,
+      gamma=gamma,
+      distance=distance,
+      where=mask,
+      name=name,
+    )
+    count = len(rows) if mask is None else jnp.sum(mask)
+    return value, jnp.asarray(count, value.dtype)
+
+  result, calls = _dense.measured(traced, groups, measure)
+  return (
+    result,
+    {path: _mean_over_samples(calls[path]) for path in alphas},
+    alphas,
+  )
+
+
+def _mean_over_samples(
+  calls: Sequence[tuple[jax.Array, jax.Array]],
+) -> jax.Array:
+  """Returns the mean penalty of calls with so many samples each."""
+  if len(calls) == 1 and calls[0][0].ndim == 0:
+    return calls[0][0]
+  means, counts = (
+    jnp.concatenate([jnp.ravel(call[place]) for call in calls])
+    for place in (0, 1)
+  )
+  return jnp.sum(means * (counts / jnp.maximum(jnp.sum(counts), 1)))
+
+
+def _alphas(
+  alpha: ArrayLike | Mapping[str, ArrayLike] | Callable[[str], ArrayLike],
+  paths: Sequence[str],
+) -> dict[str, ArrayLike]:
+  """Returns the strength of each layer, but for those that are off."""
+  if isinstance(alpha, Mapping):
+    patterns = {
+      path: [p for p in alpha if _dense.matches(p, path)] for path in paths
+    }
+    without = [path for path, found in patterns.items() if not found]
+    used = {found[0] for found in patterns.values() if found}
+    if without or used != set(alpha):
+      raise ValueError(
+        "alpha must have a value for each layer that is taken, and no other; "
+        f"without one are {without}, and without a layer "
+        f"{sorted(set(alpha) - used)}; the layers are {list(paths)}"
+      )
+    values = {path: alpha[found[0]] for path, found in patterns.items()}
+  elif callable(alpha):
+    values = {path: alpha(path) for path in paths}
+  else:
+    values = dict.fromkeys(paths, alpha)
+  checked = {
+    path: _checks.nonnegative_scalar(f"alpha of layer {path!r}", value)
+    for path, value in values.items()
+  }
+  return {
+    path: value
+    for path, value in checked.items()
+    if not (isinstance(value, float) and value == 0)
+  }

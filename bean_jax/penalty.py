@@ -58,7 +58,7 @@ def layer_penalty(
     Gao, Ascoli and Zhao, `BEAN <https://doi.org/10.3389/fnbot.2021.567482>`_,
     2021: Eq. 1, with A of Eq. 5 (order 1) or Eq. 7 (order 2).
   """
-  return _layer_penalty(
+  return checked_layer_penalty(
     activations,
     kernel,
     order=_checks.order_of_correlation(order),
@@ -134,7 +134,7 @@ def bean_penalty(
   ):
     name = f"layer {jax.tree_util.keystr(path)}"
     weight = _checks.nonnegative_scalar(f"{name}: alpha", weight)
-    term = _layer_penalty(
+    term = checked_layer_penalty(
       hidden,
       kernel,
       order=order,
@@ -151,7 +151,7 @@ def bean_penalty(
   return jnp.asarray(total)
 
 
-def _layer_penalty(
+def checked_layer_penalty(
   activations: ArrayLike,
   kernel: ArrayLike,
   *,

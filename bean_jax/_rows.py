@@ -1,0 +1,55 @@
+"""Samples of a layer: which are real, and which of them are looked at."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+import numpy as np
+
+_GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
+
+
+def evenly_spaced(num_rows: int, at_most: int) -> np.ndarray:
+  """Returns the rows to take, in order, so that no position is preferred.
+
+  They are the multiples of a step modulo the number of rows. As the step shares
+  no factor with that number, it shares none with the length of any axis that
+  was joined into the rows: every position along every axis is taken equally
+  often, but for one. A step near the golden section spaces them evenly.
+  """
+  if num_rows <= at_most:
+    return np.arange(num_rows)
+  step = round(num_rows / _GOLDEN_RATIO)
+  while math.gcd(step, num_rows) > 1:
+    step += 1
+  return np.sort(np.arange(at_most) * step % num_rows)
+
+
+def mask_of_rows(
+  where: ArrayLike, shape: tuple[int, ...], *, name: str
+) -> jax.Array:
+  """Returns which rows are real, of a mask that fits the first axes of a batch.
+
+  Args:
+    where: Mask of samples; along the other axes all entries of a sample are
+      alike.
+    shape: Of the batch.
+    name: Of the layer.
+  """
+  mask = jnp.asarray(where)
+  if mask.dtype != jnp.bool_:
+    raise TypeError(
+      f"{name}: where_fn must return booleans (True: a real sample), got "
+      f"{mask.dtype}"
+    )
+  if math.prod(mask.shape) == math.prod(shape):
+    return mask.reshape(-1)
+  if mask.shape != shape[: mask.ndim]:
+    raise ValueError(
+      f"{name}: where_fn must return a mask of this layer's batch "
+      f"{list(shape)} or of its first axes, got {list(mask.shape)}; give "
+      "layers with other samples a loss transform of their own, by layers"
+    )
+  mask = mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim))
+  return jnp.broadcast_to(mask, shape).reshape(-1)

@@ -1,0 +1,143 @@
+"""The dense layers of a function: which there are, and what enters them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bean_jax import _dense, _tracing
+from bean_jax._dense import Layer, Layers
+
+
+class FoundLayers(tuple[Layer, ...]):
+  """Layers in the order of the program; prints as a table."""
+
+  __slots__ = ()
+
+  def __str__(self) -> str:
+    """Returns a line a layer: path, N, M, calls, and why it is left out."""
+    rows = [("path", "N", "M", "calls", "")]
+    for *columns, why in self:
+      text = f"left out: {why}" if why else ""
+      rows.append((*map(str, columns), text))  # type: ignore[arg-type]
+    path, *widths = (
+      max(map(len, column)) for column in zip(*rows, strict=True)
+    )
+    return "\n".join(
+      f"{row[0]:{path}}  {row[1]:>{widths[0]}}  {row[2]:>{widths[1]}}  "
+      f"{row[3]:>{widths[2]}}  {row[4]}".rstrip()
+      for row in rows
+    )
+
+
+def find_layers(
+  fn: Callable[..., Any], *args: Any, **kwargs: Any
+) -> FoundLayers:
+  """Finds the dense layers in what a function computes.
+
+  A dense layer is a matrix product of something that depends on data with a
+  parameter, or with what is made of parameters, such as a kernel over its norm.
+  `regularize` and `capture` take those of them whose inputs are neurons: inputs
+  that depend on parameters too. The function is traced, and not run.
+
+  Args:
+    fn: Function of `(params, *args, **kwargs)`, such as a loss function or the
+      `apply` of a model.
+    *args: What it is called with, params first; or `jax.ShapeDtypeStruct`s.
+    **kwargs: What else it is called with.
+
+  Returns:
+    A tuple with a `Layer` (path, num_neurons, num_next, num_calls, left_out)
+    for each, which prints as a table. `left_out` says why a layer is not taken
+    by default, and is "" for the others.
+
+  Raises:
+    TypeError: If `fn` is no function of its parameters.
+
+  Example:
+    >>> import bean_jax
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> def apply_fn(params, inputs):
+    ...   hidden = jax.nn.relu(inputs @ params["fc1"])
+    ...   return hidden @ params["fc2"]
+    >>> params = {"fc1": jnp.ones((5, 4)), "fc2": jnp.ones((4, 3))}
+    >>> print(bean_jax.find_layers(apply_fn, params, jnp.ones((8, 5))))
+    path  N  M  calls
+    fc1   5  4      1  left out: its inputs are raw data
+    fc2   4  3      1
+  """
+  traced = _tracing.trace(_tracing.call_of(fn, args, kwargs))
+  choice = _dense.choose(traced, traced.first(), None, convolutions=False)
+  return FoundLayers(choice.layers)
+
+
+def capture(
+  fn: Callable[..., Any], *, layers: Layers = None
+) -> Callable[..., tuple[Any, dict[str, jax.Array], dict[str, jax.Array]]]:
+  """Makes a function that also returns inputs and kernels of dense layers.
+
+  Nothing is computed twice. For analysis: the inputs of layers within
+  `jax.checkpoint` are kept, which `regularize` computes anew.
+
+  Args:
+    fn: Function of `(params, *args, **kwargs)`, such as the `apply` of a model;
+      or a module of Flax NNX, or its method.
+    layers: Which layers to take, as in `regularize`.
+
+  Returns:
+    A function of the same arguments that returns (output, activations,
+    kernels): what `fn` returns, and two dicts by path, of the inputs [..., N]
+    and the kernels [N, M] of each layer. If a layer is called several times,
+    its inputs are joined along the batch, [S, N].
+
+  Raises:
+    TypeError: If `fn` is no function of its parameters, or `layers` is nothing
+      that chooses.
+    ValueError: While tracing, if there is no layer to take, or one cannot be
+      had.
+
+  Example:
+    >>> import bean_jax
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> def apply_fn(params, inputs):
+    ...   hidden = jax.nn.relu(inputs @ params["fc1"])
+    ...   return hidden @ params["fc2"]
+    >>> params = {"fc1": jnp.ones((5, 4)), "fc2": jnp.ones((4, 3))}
+    >>> output, activations, kernels = bean_jax.capture(apply_fn)(
+    ...   params, jnp.ones((8, 5))
+    ... )
+    >>> print(activations["fc2"].shape, kernels["fc2"].shape)
+    (8, 4) (4, 3)
+  """
+
+  def capturing_fn(
+    *args: Any, **kwargs: Any
+  ) -> tuple[Any, dict[str, jax.Array], dict[str, jax.Array]]:
+    traced = _tracing.trace(_tracing.call_of(fn, args, kwargs))
+    choice = _dense.choose(traced, traced.first(), layers, convolutions=False)
+    _dense.require(choice)
+    output, calls = _dense.measured(
+      traced, choice.groups, lambda _, *operands: operands
+    )
+    return (
+      output,
+      {path: _joined([x for x, _ in calls[path]]) for path in choice.paths},
+      {path: _shared(calls[path][0][1]) for path in choice.paths},
+    )
+
+  return capturing_fn
+
+
+def _joined(inputs: list[jax.Array]) -> jax.Array:
+  """Returns the inputs of all calls as one batch."""
+  if len(inputs) == 1:
+    return inputs[0]
+  return jnp.concatenate([x.reshape(-1, x.shape[-1]) for x in inputs])
+
+
+def _shared(kernels: jax.Array) -> jax.Array:
+  """Returns the kernel [N, M] that all steps of scans have in common."""
+  return kernels[(0,) * (kernels.ndim - 2)]
