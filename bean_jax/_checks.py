@@ -37,6 +37,16 @@ def known_distance(distance: str) -> str:
   return distance
 
 
+def count_or_none(name: str, value: int | None) -> int | None:
+  """Returns `value`, or says that it must be a positive Python int."""
+  is_int = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+  if value is None or (is_int and value > 0):
+    return value
+  raise ValueError(
+    f"{name} must be None or a Python int of at least 1, got {value!r}"
+  )
+
+
 def nonnegative_scalar(name: str, value: ArrayLike) -> ArrayLike:
   """Returns `value`; a number known while tracing must be finite and >= 0."""
   if isinstance(value, (bool, int, float, np.number)):

@@ -114,10 +114,12 @@ def evaluate(
   observed: Observed = {}
   for index, stretch, outvars in stretches:
     if index is None:
-      run = core.ClosedJaxpr(
-        core.Jaxpr((), _free(stretch), outvars, stretch), ()
+      run = inner.replace(
+        constvars=[], invars=_free(stretch), outvars=outvars, eqns=stretch
       )
-      outputs = core.jaxpr_as_fun(run)(*map(read, run.jaxpr.invars))
+      outputs = core.jaxpr_as_fun(core.ClosedJaxpr(run, ()))(
+        *map(read, run.invars)
+      )
     else:
       (eqn,) = stretch
       place = (*within, index)

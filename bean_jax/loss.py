@@ -260,6 +260,7 @@ def _penalties_of(
   order = _checks.order_of_correlation(options.order)
   gamma = _checks.nonnegative_scalar("gamma", options.gamma)
   distance = _checks.known_distance(options.distance)
+  samples = _checks.count_or_none("samples", options.samples)
   traced = _tracing.trace(call)
   choice = _dense.choose(
     traced, traced.first(1), options.layers, options.convolutions
@@ -289,8 +290,8 @@ def _penalties_of(
       if where is None
       else _rows.mask_of_rows(where, tuple(batch), name=name)
     )
-    if options.samples is not None:
-      taken = _rows.evenly_spaced(len(rows), options.samples)
+    if samples is not None:
+      taken = _rows.evenly_spaced(len(rows), samples)
       rows = rows[taken]
       mask = None if mask is None else mask[taken]
     value = penalty.checked_layer_penalty(
