@@ -4,7 +4,6 @@ from collections.abc import Callable
 import functools
 
 from benchmarks import (
-  capture,
   cases,
   epochs,
   evaluation,
@@ -12,6 +11,7 @@ from benchmarks import (
   growth,
   penalties,
   processes,
+  programs,
   routes,
   settings,
   startup,
@@ -31,7 +31,7 @@ SUITES: dict[str, dict[str, Callable[[settings.Settings], cases.Case]]] = {
     "growth_penalty_samples": growth.batches,
     # A fifth of MNIST's training images: the time is in proportion.
     "epoch_lenet5": functools.partial(epochs.lenet5, 10_000),
-    "capture": capture.run,
+    "programs": programs.run,
     "processes": processes.run,
     "startup": startup.run,
   },

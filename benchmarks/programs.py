@@ -1,0 +1,212 @@
+"""What BEAN costs of whole training steps: perceptrons and transformers.
+
+A dense layer's penalty takes about as many operations as the layer itself, so
+that it shows most where there is little else. Each program is trained plainly,
+with BEAN-1 on all layers that `bean_jax.regularize` takes by default, and with
+BEAN-1 of so many rows of each batch.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import bean_jax
+from benchmarks import cases, floors, settings, timing
+
+PyTree = Any
+
+NUM_CHARACTERS = 96
+SAMPLES = (None, 256, 64)
+
+
+class Perceptron(nn.Module):
+  """Three hidden layers of as many neurons.
+
+  Attributes:
+    width: Of the hidden layers.
+  """
+
+  width: int
+
+  @nn.compact
+  def __call__(self, inputs: jax.Array) -> jax.Array:
+    """Returns logits [S, 10]."""
+    for _ in range(3):
+      inputs = nn.relu(nn.Dense(self.width)(inputs))
+    return nn.Dense(10)(inputs)
+
+
+class Block(nn.Module):
+  """A block of a transformer, of attention and two dense layers."""
+
+  is_causal: bool
+
+  @nn.compact
+  def __call__(self, tokens: jax.Array) -> jax.Array:
+    """Returns tokens [S, L, width]."""
+    width = tokens.shape[-1]
+    normed = nn.LayerNorm()(tokens)
+    mask = nn.make_causal_mask(normed[..., 0]) if self.is_causal else None
+    tokens += nn.MultiHeadDotProductAttention(4)(normed, mask=mask)
+    hidden = nn.gelu(nn.Dense(4 * width)(nn.LayerNorm()(tokens)))
+    return tokens + nn.Dense(width)(hidden)
+
+
+class VisionTransformer(nn.Module):
+  """Classifies images [S, L, pixels of a patch].
+
+  Attributes:
+    width: Of the tokens.
+    num_blocks: Of attention and dense layers.
+  """
+
+  width: int
+  num_blocks: int
+
+  @nn.compact
+  def __call__(self, patches: jax.Array) -> jax.Array:
+    """Returns logits [S, 10]."""
+    tokens = nn.Dense(self.width)(patches)
+    place = (1, tokens.shape[1], self.width)
+    tokens += self.param("position", nn.initializers.normal(0.02), place)
+    for _ in range(self.num_blocks):
+      tokens = Block(is_causal=False)(tokens)
+    return nn.Dense(10)(nn.LayerNorm()(tokens).mean(axis=1))
+
+
+class LanguageModel(nn.Module):
+  """Tells the next of characters [S, L].
+
+  Attributes:
+    width: Of the tokens.
+    num_blocks: Of attention and dense layers.
+  """
+
+  width: int
+  num_blocks: int
+
+  @nn.compact
+  def __call__(self, characters: jax.Array) -> jax.Array:
+    """Returns logits [S, L, characters]."""
+    tokens = nn.Embed(NUM_CHARACTERS, self.width)(characters)
+    place = (1, tokens.shape[1], self.width)
+    tokens += self.param("position", nn.initializers.normal(0.02), place)
+    for _ in range(self.num_blocks):
+      tokens = Block(is_causal=True)(tokens)
+    return nn.Dense(NUM_CHARACTERS)(nn.LayerNorm()(tokens))
+
+
+def programs(quick: bool) -> dict[str, tuple[nn.Module, Any, Any]]:
+  """Returns model, inputs and labels by name.
+
+  Args:
+    quick: Whether to make them tiny.
+  """
+  rng = np.random.default_rng(0)
+
+  def size(full: int) -> int:
+    return max(1, full // 16) if quick else full
+
+  def normal(*shape: int) -> jax.Array:
+    return jnp.asarray(rng.standard_normal(shape, np.float32))
+
+  def choices(count: int, *shape: int) -> jax.Array:
+    return jnp.asarray(rng.integers(0, count, shape))
+
+  num_blocks = 1 if quick else 4
+  samples, images, texts = size(256), size(32), size(8)
+  width, image_width, text = size(128), size(192), (texts, size(256))
+  return {
+    f"perceptron, 3 layers of {size(1024)}, {samples} samples": (
+      Perceptron(size(1024)),
+      normal(samples, size(784)),
+      choices(10, samples),
+    ),
+    f"vision transformer, {num_blocks} blocks of {image_width}, "
+    f"{images} images": (
+      VisionTransformer(image_width, num_blocks),
+      normal(images, size(64), 48),
+      choices(10, images),
+    ),
+    f"language model, {num_blocks} blocks of {width}, {texts} texts": (
+      LanguageModel(width, num_blocks),
+      choices(NUM_CHARACTERS, *text),
+      choices(NUM_CHARACTERS, *text),
+    ),
+  }
+
+
+def run(options: settings.Settings) -> cases.Case:
+  """Times a training step of each program, with and without BEAN.
+
+  Args:
+    options: Of the run.
+  """
+  rates = floors.measure(quick=options.quick)
+  rows = []
+  for name, (model, inputs, labels) in programs(options.quick).items():
+    plain_loss = functools.partial(_loss, model)
+    losses = {"plain": plain_loss}
+    for samples in SAMPLES:
+      way = f"BEAN-1, {'all' if samples is None else samples} rows"
+      losses[way] = bean_jax.regularize(plain_loss, alpha=1.0, samples=samples)
+    contenders = [
+      timing.Contender(
+        f"{name}: {way}",
+        _step(model, loss_fn, inputs, labels),
+        fields={"program": name},
+      )
+      for way, loss_fn in losses.items()
+    ]
+    timings = timing.alternate(contenders, repeats=options.repeats)
+    plain = timings[contenders[0].name]
+    for contender in contenders:
+      row = timing.row(contender, timings[contender.name], rates)
+      row["times_own_plain_step"] = timing.ratio(timings[contender.name], plain)
+      rows.append(row)
+  return cases.Case(
+    title="Training step of whole programs, plain and with BEAN-1",
+    unit="s per step",
+    rates=rates,
+    rows=rows,
+  )
+
+
+def _loss(
+  model: nn.Module, params: PyTree, inputs: jax.Array, labels: jax.Array
+) -> jax.Array:
+  logits = model.apply({"params": params}, inputs)
+  return jnp.mean(
+    optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  )
+
+
+def _step(
+  model: nn.Module,
+  loss_fn: Callable[..., jax.Array],
+  inputs: jax.Array,
+  labels: jax.Array,
+) -> Callable[[], Any]:
+  """Returns what makes one step of Adam and waits for it."""
+  params = model.init(jax.random.key(0), inputs[:1])["params"]
+  tx = optax.adam(1e-3)
+
+  @jax.jit
+  def train_step(params: PyTree, opt_state: PyTree) -> tuple[PyTree, PyTree]:
+    gradients = jax.grad(loss_fn)(params, inputs, labels)
+    updates, opt_state = tx.update(gradients, opt_state)
+    return optax.apply_updates(params, updates), opt_state
+
+  state = (params, tx.init(params))
+
+  def run_step() -> None:
+    nonlocal state
+    state = jax.block_until_ready(train_step(*state))
+
+  return run_step

@@ -1,0 +1,36 @@
+"""The case of whole programs: what is timed trains, and what it penalizes."""
+
+import jax
+import pytest
+
+import bean_jax
+from benchmarks import programs, settings
+
+QUICK = settings.Settings(quick=True, repeats=1, torch=False)
+
+
+@pytest.mark.slow
+def test_rows_and_ratios():
+  case = programs.run(QUICK)
+  assert len(case.rows) == 3 * (1 + len(programs.SAMPLES))
+  for row in case.rows:
+    assert row["median"] > 0
+    is_plain = row["name"].endswith(": plain")
+    assert (row["times_own_plain_step"] == 1) == is_plain
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_programs_penalize_all_layers_but_those_of_raw_data(index):
+  model, inputs, labels = list(programs.programs(quick=True).values())[index]
+  params = model.init(jax.random.key(0), inputs[:1])["params"]
+  found = bean_jax.find_layers(
+    lambda *args: programs._loss(model, *args), params, inputs, labels
+  )
+  kernels = [
+    "/".join(key.key for key in path)
+    for path, leaf in jax.tree.leaves_with_path(params)
+    if path[-1].key == "kernel"
+  ]
+  raw = {} if model.__class__ is programs.LanguageModel else {"Dense_0/kernel"}
+  assert {layer.path for layer in found} == set(kernels)
+  assert {layer.path for layer in found if layer.left_out} == set(raw)
