@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from bean_jax import divergence
-from bean_jax.correlation import matmul, rows_of_correlation
+from bean_jax.correlation import matmul, product
 
 Gradients = tuple[jax.Array, jax.Array]
 
@@ -29,29 +29,38 @@ Gradients = tuple[jax.Array, jax.Array]
 _MOST_OUTER_PRODUCTS = 4
 
 
-def energy(centred: jax.Array, strength: jax.Array, order: int) -> jax.Array:
+def energy(
+  centred: jax.Array,
+  strength: jax.Array,
+  order: int,
+  *,
+  transposed: bool = False,
+) -> jax.Array:
   """Returns the energy of c [S, N] and F [N, M] in the cheapest way.
 
   The ways are compared by their multiply-adds and, for pairs, the passes over
-  [N, N] matrices, which cost as much as 16 multiply-adds an entry.
+  [N, N] matrices, which cost as much as 16 multiply-adds an entry. F may come
+  transposed, [M, N]; the way that is a mere pass over F takes it as it is.
   """
   num_samples, num_neurons = centred.shape
-  num_next = strength.shape[1]
-  by_pairs = _with_gradients(functools.partial(_by_pairs, order))
+  num_next = strength.size // num_neurons
   pairs = num_neurons**2 * (num_next + num_samples + 16)
   if order == 1:
     features = num_samples * num_neurons * num_next
-    by_features = _with_gradients(_by_features)
+    if features <= pairs:
+      by_features = _by_transposed_features if transposed else _by_features
+      return _with_gradients(by_features)(centred, strength)
   else:
     features = num_neurons * num_next**2 * (num_samples + 2)
     temporary = num_neurons * num_next * (min(num_samples, num_next) + 2)
-    if temporary > max(num_neurons**2, divergence.BLOCK_ELEMENTS):
-      return by_pairs(centred, strength)
-    if num_samples <= num_next:
-      by_features = _with_gradients(_by_features_of_samples)
-    else:
-      by_features = _by_pairs_of_features
-  return (by_features if features <= pairs else by_pairs)(centred, strength)
+    is_small = temporary <= max(num_neurons**2, divergence.BLOCK_ELEMENTS)
+    if is_small and features <= pairs:
+      strength = strength.T if transposed else strength
+      if num_samples > num_next:
+        return _by_pairs_of_features(centred, strength)
+      return _with_gradients(_by_features_of_samples)(centred, strength)
+  by_pairs = functools.partial(_by_pairs, order, transposed)
+  return _with_gradients(by_pairs)(centred, strength)
 
 
 def _by_features(
@@ -62,7 +71,7 @@ def _by_features(
   The energy is 2 (r . v - |c Phi|^2) / K, with r = 1 Phi and v = q Phi, where q
   are the sums of squares over samples.
   """
-  left, right = _scales(centred)
+  left, right = map(_as_columns, _scales(centred))
   sums = matmul(left.T, features)
   returned = matmul(features, sums.T)
   degree, attraction = returned[:, :1], returned[:, 2:]
@@ -71,6 +80,26 @@ def _by_features(
   return scale * value, (
     2 * scale * (degree * centred.T - attraction).T,
     scale * _sum_of_outer_products(right, sums),
+  )
+
+
+def _by_transposed_features(
+  centred: jax.Array, features: jax.Array
+) -> tuple[jax.Array, Gradients]:
+  """Does what `_by_features` does, for features [K, N] as they lie.
+
+  All products have the samples in front, as do those of a layer whose kernel is
+  kept so; a transposed copy of the features would take as long as the layer.
+  """
+  left, right = map(jnp.concatenate, _scales(centred))
+  sums = product(left, features, (1, 1))
+  returned = product(sums, features, (1, 0))
+  degree, attraction = returned[:1], returned[2:]
+  scale = 2 / float(features.shape[0])
+  value = jnp.sum(sums[0] * sums[1]) - jnp.sum(sums[2:] ** 2)
+  return scale * value, (
+    2 * scale * (degree * centred - attraction),
+    scale * _sum_of_outer_products(sums.T, right),
   )
 
 
@@ -98,7 +127,7 @@ def _by_features_of_samples(
   each sample c: two large products, where differentiating would make nine.
   """
   num_neurons, num_next = strength.shape
-  left, right = _scales(centred)
+  left, right = map(_as_columns, _scales(centred))
   scaled = left[:, :, None] * strength[:, None, :]
   overlap = matmul(strength.T, scaled.reshape(num_neurons, -1))
   returned = matmul(strength, overlap).reshape(num_neurons, -1, num_next)
@@ -112,28 +141,33 @@ def _by_features_of_samples(
   )
 
 
-def _scales(centred: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns what scales the neurons [N, 2 + S]: (1, q, c) and (q, 1, -2 c)."""
-  squares = jnp.sum(centred**2, axis=0)[:, None]
+def _scales(centred: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+  """Returns what scales the neurons, rows of N: (1, q, c) and (q, 1, -2 c)."""
+  squares = jnp.sum(centred**2, axis=0)[None]
   ones = jnp.ones_like(squares)
-  left = jnp.concatenate([ones, squares, centred.T], axis=1)
-  right = jnp.concatenate([squares, ones, -2 * centred.T], axis=1)
-  return left, right
+  return [ones, squares, centred], [squares, ones, -2 * centred]
+
+
+def _as_columns(rows: list[jax.Array]) -> jax.Array:
+  return jnp.concatenate([part.T for part in rows], axis=1)
 
 
 def _by_pairs(
-  order: int, centred: jax.Array, strength: jax.Array
+  order: int, transposed: bool, centred: jax.Array, strength: jax.Array
 ) -> tuple[jax.Array, Gradients]:
   """Takes the [N, N] matrices A and D, both symmetric."""
-  num_next = float(strength.shape[1])
-  shared = rows_of_correlation(strength, strength, 1)
+  neurons, others = (1, 0) if transposed else (0, 1)
+  num_next = float(strength.shape[others])
+  shared = product(strength, strength, (others, others)) / num_next
   wiring = shared**order
   differences = divergence.squared_divergence(centred, 1.0)
   degree = jnp.sum(wiring, axis=1)
   slope = differences if order == 1 else 2 * shared * differences
+  # The slope is symmetric.
+  pair = (strength, slope) if transposed else (slope, strength)
   return jnp.sum(wiring * differences), (
     4 * (degree[None, :] * centred - matmul(centred, wiring)),
-    2 * matmul(slope, strength) / num_next,
+    2 * product(*pair, (1, 0)) / num_next,
   )
 
 

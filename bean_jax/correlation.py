@@ -18,6 +18,16 @@ def matmul(left: jax.Array, right: jax.Array) -> jax.Array:
   return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
+def product(
+  left: jax.Array, right: jax.Array, summed: tuple[int, int]
+) -> jax.Array:
+  """Multiplies matrices over these axes of each, in full precision."""
+  over = tuple((axis,) for axis in summed)
+  return jax.lax.dot_general(
+    left, right, (over, ((), ())), precision=jax.lax.Precision.HIGHEST
+  )
+
+
 def relative_strength(kernel: jax.Array, gamma: ArrayLike) -> jax.Array:
   """Returns F = |tanh(gamma W)| [N, M], Eq. 3; its sub-gradient at 0 is 0."""
   return _absolute_tanh(jnp.asarray(gamma, kernel.dtype) * kernel)

@@ -160,19 +160,24 @@ def checked_layer_penalty(
   distance: str,
   where: ArrayLike | None,
   name: str,
+  transposed: bool = False,
 ) -> jax.Array:
-  """Computes `layer_penalty` for checked options; errors name the layer."""
+  """Computes `layer_penalty` for checked options; errors name the layer.
+
+  The kernel may come transposed, [M, N], as some libraries keep it.
+  """
   hidden = _checks.activation_rows(activations, name=name)
   kernel = _checks.kernel_matrix(kernel, name=name)
-  _checks.same_neurons(hidden, kernel, name=name)
+  _checks.same_neurons(hidden, kernel.T if transposed else kernel, name=name)
   dtype = jnp.promote_types(hidden.dtype, kernel.dtype)
   centred, num_samples = divergence.centre(
     hidden.astype(dtype), where, name=name
   )
   strength = correlation.relative_strength(kernel.astype(dtype), gamma)
   if distance == "squared":
-    energy = _squared.energy(centred, strength, order)
+    energy = _squared.energy(centred, strength, order, transposed=transposed)
   else:
+    strength = strength.T if transposed else strength
     energy = _absolute.energy(centred, strength, order)
   # As floats: S N^2, as one integer, may pass 2^31.
   return energy / num_samples / float(centred.shape[1]) ** 2
