@@ -8,14 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bean_jax import _jaxpr, _tracing
+from bean_jax import _jaxpr, _sharding, _tracing
 from bean_jax._jaxpr import Place
 from bean_jax._program import Product, Program
 
 PyTree = Any
 Layers = str | Callable[[str], bool] | Collection[str] | None
-# Of a layer's name, its activations [..., N] and its kernel [N, M].
-Measure = Callable[[str, jax.Array, jax.Array], PyTree]
 
 
 _DIFFER = "it is called with kernels that differ, and so is not one layer"
@@ -247,14 +245,19 @@ def _groups_of_part(
 
 
 def measured(
-  traced: _tracing.Traced, groups: Sequence[Group], measure: Measure
+  traced: _tracing.Traced,
+  groups: Sequence[Group],
+  measure: Callable[..., PyTree],
+  *shared: jax.Array | None,
 ) -> tuple[Any, dict[str, list[PyTree]]]:
   """Calls a function, and measures the operands of its layers on the way.
 
   Args:
     traced: The function.
     groups: The layers, whose stacks are measured as a whole.
-    measure: What to compute of activations [..., N] and a kernel [N, M].
+    measure: What to compute of a layer's name, its activations [..., N], its
+      kernel [N, M] and what all layers share.
+    *shared: Arrays that all layers share.
 
   Returns:
     What the function returns; and, by path of the layer, a measurement for
@@ -270,13 +273,18 @@ def measured(
   def observe(place: Place, *operands: jax.Array) -> PyTree:
     group, call = by_place[place]
 
-    def of_one(activations: jax.Array, kernel: jax.Array) -> PyTree:
-      return measure(group.name, activations, kernel)
+    def of_arrays(
+      left: jax.Array, right: jax.Array, *shared: jax.Array | None
+    ) -> PyTree:
+      def of_one(activations: jax.Array, kernel: jax.Array) -> PyTree:
+        return measure(group.name, activations, kernel, *shared)
 
-    of_stack = of_one
-    for _ in call.stacked_batch:
-      of_stack = jax.vmap(of_stack)
-    return of_stack(*operands_of(call, operands))
+      of_stack = of_one
+      for _ in call.stacked_batch:
+        of_stack = jax.vmap(of_stack)
+      return of_stack(*operands_of(call, (left, right)))
+
+    return _sharding.with_automatic_axes(of_arrays, *operands, *shared)
 
   outputs, observed = _jaxpr.evaluate(
     traced.jaxpr, traced.arrays, sorted(by_place), observe

@@ -22,9 +22,11 @@ def product(
   left: jax.Array, right: jax.Array, summed: tuple[int, int]
 ) -> jax.Array:
   """Multiplies matrices over these axes of each, in full precision."""
-  over = tuple((axis,) for axis in summed)
   return jax.lax.dot_general(
-    left, right, (over, ((), ())), precision=jax.lax.Precision.HIGHEST
+    left,
+    right,
+    (((summed[0],), (summed[1],)), ((), ())),
+    precision=jax.lax.Precision.HIGHEST,
   )
 
 

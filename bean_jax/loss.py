@@ -277,10 +277,16 @@ def _penalties_of(
     for group in choice.groups
     if not alphas.keys().isdisjoint(group.paths)
   ]
-  where = None if options.where_fn is None else call.apply(options.where_fn)
+  where = None
+  if options.where_fn is not None:
+    where = jnp.asarray(call.apply(options.where_fn))
 
   def measure(
-    name: str, activations: jax.Array, kernel: jax.Array
+    name: str,
+    activations: jax.Array,
+    kernel: jax.Array,
+    gamma: jax.Array,
+    where: jax.Array | None,
   ) -> tuple[jax.Array, jax.Array]:
     *batch, num_neurons = activations.shape
     rows = activations.reshape(-1, num_neurons)
@@ -306,7 +312,9 @@ def _penalties_of(
     count = len(rows) if mask is None else jnp.sum(mask)
     return value, jnp.asarray(count, value.dtype)
 
-  result, calls = _dense.measured(traced, groups, measure)
+  result, calls = _dense.measured(
+    traced, groups, measure, jnp.asarray(gamma), where
+  )
   return (
     result,
     {path: _mean_over_samples(calls[path]) for path in alphas},

@@ -6,7 +6,14 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from bean_jax import _absolute, _checks, _squared, correlation, divergence
+from bean_jax import (
+  _absolute,
+  _checks,
+  _sharding,
+  _squared,
+  correlation,
+  divergence,
+)
 
 PyTree = Any
 
@@ -170,14 +177,27 @@ def checked_layer_penalty(
   kernel = _checks.kernel_matrix(kernel, name=name)
   _checks.same_neurons(hidden, kernel.T if transposed else kernel, name=name)
   dtype = jnp.promote_types(hidden.dtype, kernel.dtype)
-  centred, num_samples = divergence.centre(
-    hidden.astype(dtype), where, name=name
+
+  def of_arrays(
+    hidden: jax.Array,
+    kernel: jax.Array,
+    gamma: jax.Array,
+    where: jax.Array | None,
+  ) -> jax.Array:
+    centred, num_samples = divergence.centre(hidden, where, name=name)
+    strength = correlation.relative_strength(kernel, gamma)
+    if distance == "squared":
+      energy = _squared.energy(centred, strength, order, transposed=transposed)
+    else:
+      strength = strength.T if transposed else strength
+      energy = _absolute.energy(centred, strength, order)
+    # As floats: S N^2, as one integer, may pass 2^31.
+    return energy / num_samples / float(centred.shape[1]) ** 2
+
+  return _sharding.with_automatic_axes(
+    of_arrays,
+    hidden.astype(dtype),
+    kernel.astype(dtype),
+    jnp.asarray(gamma, dtype),
+    None if where is None else jnp.asarray(where),
   )
-  strength = correlation.relative_strength(kernel.astype(dtype), gamma)
-  if distance == "squared":
-    energy = _squared.energy(centred, strength, order, transposed=transposed)
-  else:
-    strength = strength.T if transposed else strength
-    energy = _absolute.energy(centred, strength, order)
-  # As floats: S N^2, as one integer, may pass 2^31.
-  return energy / num_samples / float(centred.shape[1]) ** 2
