@@ -95,11 +95,11 @@ _VALIDATE_EVERY = flags.DEFINE_integer(
 )
 flag_groups.define_run(FLAGS, output_dir="outputs/few_shot")
 distributed.define_flags(FLAGS)
-_CHECKPOINT_DIR = flags.DEFINE_string(
+_CHECKPOINT_DIR = flag_groups.define_path(
+  FLAGS,
   "checkpoint_dir",
   None,
   "folder where the trained networks are kept; by default none are",
-  flag_values=FLAGS,
 )
 _RESUME = flags.DEFINE_bool(
   "resume",
@@ -131,8 +131,13 @@ def run(config: cells.Config) -> None:
     return
   results.tell_versions(records)
   summary.write(records, config.output_dir)
-  print(summary.table(records))
-  print(f"* chosen on validation images; files in {config.output_dir}")
+  # Before the figures, which are worth less than the numbers.
+  print(f"\n{summary.brief(records)}\n")
+  summary.draw(records, config.output_dir)
+  print(
+    "* chosen on validation images; all numbers in "
+    f"{config.output_dir / 'table.md'}"
+  )
 
 
 def parse_config() -> cells.Config:

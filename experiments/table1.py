@@ -286,6 +286,7 @@ def run() -> None:
   results.tell_versions(everything)
   shots = sorted({stage.evaluation.cells[0].shots for stage in stages})
   print(comparison.write(found, FLAGS.methods, shots, directory))
+  comparison.draw(found, FLAGS.methods, directory)
 
 
 def main(argv: Sequence[str]) -> int | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.learning import methods
 from experiments.records import results
-from experiments.tables import figures, markdown, paper, stats
+from experiments.tables import canvas, figures, markdown, paper, stats
 
 Record = dict[str, Any]
 
@@ -65,24 +65,75 @@ def table(records: Sequence[Record]) -> str:
     paired by seed with the vanilla record of the same shots; the paper's
     accuracy stands beside the strength that was chosen.
   """
-  stars = chosen(records)
-  baselines = {
-    record["config"]["shots"]: kept(record, "test_accuracy")
-    for record in records
-    if record["config"]["method"] == "vanilla"
-  }
-  rows = [
-    _row(record, baselines, any(record is star for star in stars))
-    for record in records
-  ]
-  return markdown.table(COLUMNS, rows)
+  return markdown.table(COLUMNS, _rows(records))
+
+
+def brief(records: Sequence[Record]) -> str:
+  """Formats what matters most of a table for a terminal of 80 columns.
+
+  Args:
+    records: Records of few-shot cells of one dataset.
+
+  Returns:
+    A part for each number of shots and in it a line a record, of test
+    accuracies in percent, as `table` has them.
+  """
+  rows = _rows(records)
+  return "\n\n".join(
+    brief_table(
+      f"{shots}-shot, accuracy (%)",
+      [row[1:6] for row in rows if row[0] == shots],
+    )
+    for shots in dict.fromkeys(row[0] for row in rows)
+  )
+
+
+def brief_table(title: str, rows: Sequence[Sequence[str]]) -> str:
+  """Formats test accuracies for a terminal of 80 columns.
+
+  Args:
+    title: What stands over the methods.
+    rows: Method, strength, accuracy of the best epoch, of the last, and
+      difference to vanilla.
+
+  Returns:
+    The table, without a line break at its end.
+  """
+  return markdown.plain(
+    [title, "best epoch", "last epoch", "gain over vanilla"],
+    [
+      (
+        ", ".join(filter(None, (method, strength.replace(" *", "*")))),
+        best,
+        last.partition(" ")[0],  # Its interval is about as wide as the best's.
+        difference,
+      )
+      for method, strength, best, last, difference in rows
+    ],
+  )
 
 
 def write(records: Sequence[Record], directory: pathlib.Path) -> None:
-  """Writes the table and the figures of a run.
+  """Writes `table.md`.
 
-  `table.md`, `accuracy_against_shots.png`, `accuracy_against_strength_*.png`
-  and `learning_curves_*.png`, one for each number of shots.
+  Args:
+    records: Records of few-shot cells of one dataset.
+    directory: Folder that exists.
+
+  Raises:
+    results.ResultError: If the file cannot be written.
+  """
+  text = table(records) + "\n"
+  if note := results.mixed_versions(records):
+    text += f"\n{note}\n"
+  results.write_bytes(directory / "table.md", text.encode())
+
+
+def draw(records: Sequence[Record], directory: pathlib.Path) -> None:
+  """Draws a run.
+
+  `accuracy_against_shots.png`, and `accuracy_against_strength_*.png` and
+  `learning_curves_*.png` of each number of shots.
 
   Args:
     records: Records of few-shot cells of one dataset.
@@ -91,31 +142,46 @@ def write(records: Sequence[Record], directory: pathlib.Path) -> None:
   Raises:
     results.ResultError: If a file cannot be written.
   """
-  text = table(records) + "\n"
-  if note := results.mixed_versions(records):
-    text += f"\n{note}\n"
-  results.write_bytes(directory / "table.md", text.encode())
   dataset = records[0]["config"]["dataset"]
   stars = chosen(records)
   if not stars:
     return
-  figures.accuracy_against_shots(
-    directory / "accuracy_against_shots.png",
-    _against_shots(stars),
-    title=f"{dataset}: test accuracy, strength chosen on validation images",
-  )
+  path = directory / "accuracy_against_shots.png"
+  with canvas.attempt(path):
+    figures.accuracy_against_shots(
+      path,
+      _against_shots(stars),
+      title=f"{dataset}: test accuracy, strength chosen on validation images",
+    )
   for shots in sorted({record["config"]["shots"] for record in stars}):
     at_shots = [r for r in stars if r["config"]["shots"] == shots]
-    figures.learning_curves(
-      directory / f"learning_curves_{shots}shot.png",
-      [_curve(record) for record in at_shots],
-      title=f"{dataset}, {shots}-shot: validation accuracy",
-    )
-    _draw_strengths(
-      [r for r in records if r["config"]["shots"] == shots],
-      directory / f"accuracy_against_strength_{shots}shot.png",
-      f"{dataset}, {shots}-shot: test accuracy",
-    )
+    path = directory / f"learning_curves_{shots}shot.png"
+    with canvas.attempt(path):
+      figures.learning_curves(
+        path,
+        [_curve(record) for record in at_shots],
+        title=f"{dataset}, {shots}-shot: validation accuracy",
+      )
+    path = directory / f"accuracy_against_strength_{shots}shot.png"
+    with canvas.attempt(path):
+      _draw_strengths(
+        [r for r in records if r["config"]["shots"] == shots],
+        path,
+        f"{dataset}, {shots}-shot: test accuracy",
+      )
+
+
+def _rows(records: Sequence[Record]) -> list[tuple[str, ...]]:
+  stars = chosen(records)
+  baselines = {
+    record["config"]["shots"]: kept(record, "test_accuracy")
+    for record in records
+    if record["config"]["method"] == "vanilla"
+  }
+  return [
+    _row(record, baselines, any(record is star for star in stars))
+    for record in records
+  ]
 
 
 def _row(

@@ -78,21 +78,25 @@ def test_run(tmp_path):
   assert (status, err) == (0, "")
   assert names(folder) == sorted([*NAMES, "checkpoints"])
   assert len(names(folder / "checkpoints")) == 4
-  first, second, *table = out.splitlines()
+  first, second, *lines = out.splitlines()
   assert first.startswith("Vanilla: test ")
   assert second.startswith("BEAN-1 alpha=1: test ")
   text = (folder / "table.md").read_text()
   title = "## digits, lenet5, at most 2 epochs"
-  assert text == "\n".join([title, "", *table[:-1], ""])
+  assert text.startswith(f"{title}\n\n| method ")
   assert "| alpha 1 * |" in text
-  assert table[-1] == (
-    f"* chosen on validation images; files in {folder}, networks in"
-    f" {folder / 'checkpoints'}"
+  accuracy = text.splitlines()[-1].split(" | ")[2].strip()
+  assert lines[-3].startswith("BEAN-1, alpha 1*  ")
+  assert f"  {accuracy}  " in lines[-3]
+  assert lines[-1] == (
+    f"* chosen on validation images; all numbers in {folder / 'table.md'}, "
+    f"networks in {folder / 'checkpoints'}"
   )
+  assert max(map(len, lines[:-1])) <= 80
   status, out, _ = run(*SMALL, f"--output_dir={folder}")
   assert status == 0
   assert out.startswith("cells done already: 2\n")
-  assert "\n".join(table) in out
+  assert "\n".join(lines) in out
 
 
 def test_interrupt(tmp_path, monkeypatch):
@@ -136,7 +140,7 @@ class TestRefused:
       ("--alphas=1,1", "expected different numbers"),
       ("--alphas=-1", "got -1.0"),
       ("--alphas=nan", "got nan"),
-      ("--seeds=x", "expected a number like 20 or a range like 5-9"),
+      ("--seeds=x", "expected a number like 20, a range like 5-9 or"),
       ("--seeds=0", "expected 1 to 10000 of them"),
       ("--epochs=0", "expected a number from 1"),
       ("--patience=-1", "expected a number from 0"),
@@ -339,7 +343,7 @@ class TestMLP:
       process = start(*args, f"--output_dir={folder}")
       out, err = process.communicate(timeout=300)
       assert (process.returncode, err) == (0, "")
-      assert "| BEAN-1" in out
+      assert "BEAN-1, alpha" in out
     records = [
       results.read(folder / f"{self.NAME}.json") for folder in (broken, whole)
     ]

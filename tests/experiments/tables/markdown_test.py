@@ -27,5 +27,21 @@ def test_rows_of_other_lengths_are_refused():
     markdown.table(["a", "b"], [["1"]])
 
 
+@pytest.mark.parametrize("width", (30, 40, 80))
+def test_plain_fits_and_loses_nothing(width):
+  rows = [["BEAN-1, A random, alpha 0.1", "50.0", "+1"], ["Vanilla", "49", ""]]
+  text = markdown.plain(["1-shot", "accuracy", "gain"], rows, width=width)
+  lines = text.splitlines()
+  assert max(map(len, lines)) <= width
+  assert sorted(text.split()) == sorted(
+    " ".join(["1-shot accuracy gain", *map(" ".join, rows)]).split()
+  )
+  # Numbers stand below the name of their column.
+  column = lines[0].index("accuracy")
+  for line in lines:
+    if "50.0" in line or "Vanilla" in line:
+      assert line[column : column + 2] in ("50", "49")
+
+
 def test_examples():
   assert doctest.testmod(markdown).failed == 0
