@@ -42,7 +42,7 @@ from experiments.compaction import (
 )
 from experiments.learning import methods
 from experiments.records import results
-from experiments.tables import canvas
+from experiments.tables import canvas, markdown
 
 _WEIGHT_PERCENTS = (30, 50, 60, 70, 75, 80, 85, 90, 93, 95, 97, 98, 99)
 
@@ -171,7 +171,7 @@ def run(config: Config) -> None:
     text += f"\n\n{note}"
   results.write_bytes(config.output_dir / "table.md", f"{text}\n".encode())
   for group in groups:
-    print(tables.summary(group, points=config.points))
+    markdown.show(tables.summary(group, points=config.points))
   for group in groups:
     name = group.title.replace(", ", "-")
     for choice in needed.choices(group, points=config.points):

@@ -38,7 +38,7 @@ from experiments.command import (
 from experiments.learning import methods
 from experiments.records import results
 from experiments.runs import cells, simulations
-from experiments.tables import summary
+from experiments.tables import markdown, summary
 
 # Its own, so that scripts can be imported together.
 FLAGS = flags.FlagValues()
@@ -132,12 +132,9 @@ def run(config: cells.Config) -> None:
   results.tell_versions(records)
   summary.write(records, config.output_dir)
   # Before the figures, which are worth less than the numbers.
-  print(f"\n{summary.brief(records)}\n")
+  markdown.show(summary.table(records))
   summary.draw(records, config.output_dir)
-  print(
-    "* chosen on validation images; all numbers in "
-    f"{config.output_dir / 'table.md'}"
-  )
+  print(f"* chosen on validation images; files in {config.output_dir}")
 
 
 def parse_config() -> cells.Config:

@@ -43,7 +43,7 @@ from experiments.command import distributed, flag_groups, parsing, scripts
 from experiments.learning import full_training, methods
 from experiments.records import results
 from experiments.runs import full_cells, full_simulations
-from experiments.tables import full_summary
+from experiments.tables import full_summary, markdown
 
 # Its own, so that scripts can be imported together.
 FLAGS = flags.FlagValues()
@@ -152,10 +152,10 @@ def run(config: full_cells.Config) -> None:
   )
   whole = f"{title}\n\n{text}\n"
   results.write_bytes(config.output_dir / "table.md", whole.encode())
-  print(f"\n{full_summary.brief(records)}\n")
+  markdown.show(text)
   print(
-    "* chosen on validation images; all numbers in "
-    f"{config.output_dir / 'table.md'}, networks in {config.checkpoint_dir}"
+    f"* chosen on validation images; files in {config.output_dir}, networks in "
+    f"{config.checkpoint_dir}"
   )
 
 

@@ -40,7 +40,7 @@ from experiments.assemblies import (
 from experiments.command import flag_groups, parsing, progress, scripts
 from experiments.learning import methods
 from experiments.records import results
-from experiments.tables import canvas
+from experiments.tables import canvas, markdown
 
 # Its own, so that scripts can be imported together.
 FLAGS = flags.FlagValues()
@@ -160,7 +160,7 @@ def run(config: records.Config) -> None:
   parts = [config.layer, "last" if config.epoch == "last" else None]
   name = "-".join(["table", *filter(None, parts)])
   results.write_bytes(config.output_dir / f"{name}.md", f"{text}\n".encode())
-  print(text)
+  markdown.show(text)
   by_digest = {source.digest: source for source in config.sources}
   for name, cells in found.items():
     with canvas.attempt(config.output_dir / name):

@@ -30,7 +30,14 @@ from experiments.command import (
 from experiments.learning import methods
 from experiments.records import results
 from experiments.runs import cells, simulations
-from experiments.tables import canvas, comparison, figures, stats, summary
+from experiments.tables import (
+  canvas,
+  comparison,
+  figures,
+  markdown,
+  stats,
+  summary,
+)
 
 # Its own, so that scripts can be imported together.
 FLAGS = flags.FlagValues()
@@ -576,7 +583,7 @@ def run() -> None:
   if not distributed.is_first():
     return
   directory = pathlib.Path(FLAGS.output_dir)
-  print(write(records, directory))
+  markdown.show(write(records, directory))
   draw(records, directory)
 
 

@@ -190,8 +190,8 @@ def run(
     logging.getLogger(name).setLevel(level)
   if overruled := jax_options.pin():
     notices.warn(
-      f"{', '.join(overruled)} of the environment: not used, since numbers "
-      "would be others than those of the same seeds elsewhere"
+      f"{', '.join(overruled)} of the environment: not used, so that a seed "
+      "gives the same numbers everywhere"
     )
   devices.use_all_cores()
   # Who does not ask is ended by SIGTERM, as ever.

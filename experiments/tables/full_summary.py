@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.learning import methods
 from experiments.records import results
-from experiments.tables import markdown, stats, summary
+from experiments.tables import markdown, stats
 
 Record = dict[str, Any]
 
@@ -66,32 +66,16 @@ def table(records: Sequence[Record]) -> str:
     paired by seed with the vanilla record. The training loss is the mean
     cross-entropy of the last epoch.
   """
-  return markdown.table(COLUMNS, _rows(records))
-
-
-def brief(records: Sequence[Record]) -> str:
-  """Formats what matters most of a table for a terminal of 80 columns.
-
-  Args:
-    records: Records of full-data cells of one dataset and model.
-
-  Returns:
-    A line a record: test accuracies in percent, and differences to vanilla.
-  """
-  rows = [row[:5] for row in _rows(records)]
-  return summary.brief_table("test accuracy (%)", rows)
-
-
-def _rows(records: Sequence[Record]) -> list[tuple[str, ...]]:
   stars = chosen(records)
   baseline = {}
   for record in records:
     if record["config"]["method"] == "vanilla":
       baseline = kept(record, "test_accuracy")
-  return [
+  rows = [
     _row(record, baseline, any(record is star for star in stars))
     for record in records
   ]
+  return markdown.table(COLUMNS, rows)
 
 
 def _row(

@@ -65,52 +65,17 @@ def table(records: Sequence[Record]) -> str:
     paired by seed with the vanilla record of the same shots; the paper's
     accuracy stands beside the strength that was chosen.
   """
-  return markdown.table(COLUMNS, _rows(records))
-
-
-def brief(records: Sequence[Record]) -> str:
-  """Formats what matters most of a table for a terminal of 80 columns.
-
-  Args:
-    records: Records of few-shot cells of one dataset.
-
-  Returns:
-    A part for each number of shots and in it a line a record, of test
-    accuracies in percent, as `table` has them.
-  """
-  rows = _rows(records)
-  return "\n\n".join(
-    brief_table(
-      f"{shots}-shot, accuracy (%)",
-      [row[1:6] for row in rows if row[0] == shots],
-    )
-    for shots in dict.fromkeys(row[0] for row in rows)
-  )
-
-
-def brief_table(title: str, rows: Sequence[Sequence[str]]) -> str:
-  """Formats test accuracies for a terminal of 80 columns.
-
-  Args:
-    title: What stands over the methods.
-    rows: Method, strength, accuracy of the best epoch, of the last, and
-      difference to vanilla.
-
-  Returns:
-    The table, without a line break at its end.
-  """
-  return markdown.plain(
-    [title, "best epoch", "last epoch", "gain over vanilla"],
-    [
-      (
-        ", ".join(filter(None, (method, strength.replace(" *", "*")))),
-        best,
-        last.partition(" ")[0],  # Its interval is about as wide as the best's.
-        difference,
-      )
-      for method, strength, best, last, difference in rows
-    ],
-  )
+  stars = chosen(records)
+  baselines = {
+    record["config"]["shots"]: kept(record, "test_accuracy")
+    for record in records
+    if record["config"]["method"] == "vanilla"
+  }
+  rows = [
+    _row(record, baselines, any(record is star for star in stars))
+    for record in records
+  ]
+  return markdown.table(COLUMNS, rows)
 
 
 def write(records: Sequence[Record], directory: pathlib.Path) -> None:
@@ -169,19 +134,6 @@ def draw(records: Sequence[Record], directory: pathlib.Path) -> None:
         path,
         f"{dataset}, {shots}-shot: test accuracy",
       )
-
-
-def _rows(records: Sequence[Record]) -> list[tuple[str, ...]]:
-  stars = chosen(records)
-  baselines = {
-    record["config"]["shots"]: kept(record, "test_accuracy")
-    for record in records
-    if record["config"]["method"] == "vanilla"
-  }
-  return [
-    _row(record, baselines, any(record is star for star in stars))
-    for record in records
-  ]
 
 
 def _row(

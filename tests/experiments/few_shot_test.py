@@ -195,13 +195,9 @@ class TestRun:
     assert lines[0].startswith("1-shot Vanilla: test ")
     assert lines[1].startswith("1-shot BEAN-1 alpha=1: test ")
     table = (directory / "table.md").read_text()
-    accuracy = table.splitlines()[-1].split(" | ")[3].strip()
-    assert lines[-3].startswith("BEAN-1, alpha 1*  ")
-    assert f"  {accuracy}  " in lines[-3]
-    assert lines[-1] == (
-      f"* chosen on validation images; all numbers in {directory / 'table.md'}"
+    assert out.endswith(
+      f"\n{table}* chosen on validation images; files in {directory}\n"
     )
-    assert max(map(len, lines[2:-1])) <= 80
     assert "| alpha 1 * " in table
 
   def test_second_run_trains_nothing(self, copy, trained):
@@ -231,7 +227,7 @@ class TestRun:
     after = read(copy)
     assert all(after[name] == before[name] for name in NAMES)
     # In the order of the flags, not of the training.
-    rows = [line for line in out.splitlines() if line.startswith("BEAN-1, ")]
+    rows = [line for line in out.splitlines() if "| BEAN-1" in line]
     assert ["alpha 5" in row for row in rows] == [True, False]
 
   def test_a_list_of_seeds(self, finished, tmp_path):
@@ -825,7 +821,7 @@ class TestLeNet5:
       process = start(*args, f"--output_dir={directory}")
       out, err = process.communicate(timeout=300)
       assert (process.returncode, err) == (0, "")
-      assert "BEAN-1, alpha" in out
+      assert "| BEAN-1" in out
       assert names(directory) == sorted([*NAMES, *FIGURES, "table.md"])
     assert numbers(broken) == numbers(whole)
 

@@ -78,25 +78,21 @@ def test_run(tmp_path):
   assert (status, err) == (0, "")
   assert names(folder) == sorted([*NAMES, "checkpoints"])
   assert len(names(folder / "checkpoints")) == 4
-  first, second, *lines = out.splitlines()
+  first, second, *table = out.splitlines()
   assert first.startswith("Vanilla: test ")
   assert second.startswith("BEAN-1 alpha=1: test ")
   text = (folder / "table.md").read_text()
   title = "## digits, lenet5, at most 2 epochs"
-  assert text.startswith(f"{title}\n\n| method ")
+  assert text == "\n".join([title, "", *table[:-1], ""])
   assert "| alpha 1 * |" in text
-  accuracy = text.splitlines()[-1].split(" | ")[2].strip()
-  assert lines[-3].startswith("BEAN-1, alpha 1*  ")
-  assert f"  {accuracy}  " in lines[-3]
-  assert lines[-1] == (
-    f"* chosen on validation images; all numbers in {folder / 'table.md'}, "
-    f"networks in {folder / 'checkpoints'}"
+  assert table[-1] == (
+    f"* chosen on validation images; files in {folder}, networks in"
+    f" {folder / 'checkpoints'}"
   )
-  assert max(map(len, lines[:-1])) <= 80
   status, out, _ = run(*SMALL, f"--output_dir={folder}")
   assert status == 0
   assert out.startswith("cells done already: 2\n")
-  assert "\n".join(lines) in out
+  assert "\n".join(table) in out
 
 
 def test_interrupt(tmp_path, monkeypatch):
@@ -343,7 +339,7 @@ class TestMLP:
       process = start(*args, f"--output_dir={folder}")
       out, err = process.communicate(timeout=300)
       assert (process.returncode, err) == (0, "")
-      assert "BEAN-1, alpha" in out
+      assert "| BEAN-1" in out
     records = [
       results.read(folder / f"{self.NAME}.json") for folder in (broken, whole)
     ]

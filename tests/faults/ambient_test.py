@@ -333,9 +333,7 @@ def test_a_figure_that_fails_costs_no_number(tmp_path, monkeypatch):
   table = (tmp_path / "table.md").read_text()
   assert status == 0
   assert "BEAN-1" in table
-  assert f"all numbers in {tmp_path / 'table.md'}" in out
-  for line in table.splitlines()[2:]:
-    assert line.split(" | ")[3].strip() in out
+  assert table in out
   assert err == (
     f"warning: {tmp_path / FIGURES[0]}: could not be drawn (RuntimeError: "
     "latex could not be found)\n"

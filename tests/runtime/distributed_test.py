@@ -190,7 +190,7 @@ class TestNumbers:
       )
     (status, out, err), *others = processes.finish(started)
     assert (status, err) == (0, "")
-    assert "BEAN-1, alpha" in out
+    assert "| BEAN-1" in out
     # One process speaks for all.
     assert others == [(0, "", "")] * (num_processes - 1)
     assert processes.numbers(tmp_path) == processes.numbers(expected)
@@ -224,7 +224,7 @@ class TestNumbers:
 
   def test_full_data(self, whole, tmp_path):
     expected = whole("full_data", FULL_DATA)
-    assert "BEAN-1, alpha" in self.run_two("full_data", FULL_DATA, tmp_path)
+    assert "| BEAN-1" in self.run_two("full_data", FULL_DATA, tmp_path)
     assert processes.numbers(tmp_path) == processes.numbers(expected)
     assert len(list((tmp_path / "checkpoints").iterdir())) == 8
 
@@ -306,7 +306,7 @@ class TestFaults:
     assert ends[victim][0] == -signal.SIGKILL
     status, out, err = ends[1 - victim]
     assert status != 0
-    assert "BEAN-1, alpha" not in out
+    assert "| BEAN-1" not in out
     assert "another task died" in err
     self.check_resumed("few_shot", FEW_SHOT, tmp_path, whole)
 

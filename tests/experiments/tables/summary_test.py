@@ -187,31 +187,6 @@ def test_one_seed_has_no_interval():
   assert other["seeds won"] == "1 of 1"
 
 
-def test_brief_says_what_the_table_does():
-  records = [
-    VANILLA,
-    make_record("bean1", 1.0, test=[0.9, 0.9, 0.9], validation=0.6),
-    make_record("bean1_frozen", 1e4, test=[0.2, 0.3, 0.1], validation=0.1),
-    make_record("bean1", 10.0, test=[0.9, None, 0.8], shots=5),
-  ]
-  first, second = summary.brief(records).split("\n\n")
-  assert first.startswith("1-shot, accuracy (%)")
-  assert second.startswith("5-shot, accuracy (%)")
-  whole = f"{first}\n{second}".splitlines()
-  assert max(map(len, whole)) <= 80
-  for row in rows_of(records):
-    (line,) = (
-      line
-      for line in whole
-      if f"  {row['test accuracy, best epoch']}  " in line
-    )
-    assert f"  {row['last epoch'].partition(' ')[0]}" in line
-    assert line.endswith(row["difference to vanilla"])
-    assert line.split(",")[0].split("  ")[0] in row["method"]
-  assert "BEAN-1, alpha 1*" in first
-  assert "BEAN-1, alpha 10*" in second
-
-
 def test_best_validation_is_chosen_not_best_test():
   records = [
     make_record("bean1", 1.0, test=[0.9, 0.9], validation=0.6),
