@@ -39,8 +39,10 @@ _ONLY = flags.DEFINE_list(
   None,
   "names of cases, comma-separated; by default all of the suite: "
   + "; ".join(
-    f"{suite}: {', '.join(names)}" for suite, names in suites.SUITES.items()
+    f"{suite}: {', '.join(names)}{suite}: {', '.join(names)}"
+    for suite, names in suites.SUITES.items()
   ),
+  flag_values=FLAGS,
 )
 _REPEATS = flags.DEFINE_integer(
   "repeats",
