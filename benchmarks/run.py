@@ -39,8 +39,7 @@ _ONLY = flags.DEFINE_list(
   None,
   "names of cases, comma-separated; by default all of the suite: "
   + "; ".join(
-    f"{suite}: {', '.join(names)}{suite}: {', '.join(names)}"
-    for suite, names in suites.SUITES.items()
+    f"{suite}: {', '.join(names)}" for suite, names in suites.SUITES.items()
   ),
   flag_values=FLAGS,
 )
