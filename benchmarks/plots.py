@@ -5,10 +5,9 @@ import io
 import pathlib
 from typing import Any
 
-from matplotlib import axes, axis, figure, patches, ticker
-
 from benchmarks import cases
 from experiments.records import results
+from experiments.tables.canvas import axes, axis, figure, patches, ticker
 
 # Of ours and of the peers: dark against hatched.
 _OURS = {"color": "0.35"}

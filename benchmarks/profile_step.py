@@ -17,22 +17,30 @@ import statistics
 import tempfile
 import time
 
-from absl import app, flags
+from absl import flags
 import jax
 
 from benchmarks import problems, trainers
+from experiments.command import parsing, scripts
+
+# Its own, so that scripts can be imported together.
+FLAGS = flags.FlagValues()
 
 _METHOD = flags.DEFINE_enum(
-  "method", "bean1", sorted(problems.ORDERS), "what is trained"
+  "method",
+  "bean1",
+  sorted(problems.ORDERS),
+  "what is trained",
+  flag_values=FLAGS,
 )
 _BATCH_SIZE = flags.DEFINE_integer(
-  "batch_size", 1, "images in a step", lower_bound=1
+  "batch_size", 1, "images in a step", flag_values=FLAGS
 )
 _MEMBERS = flags.DEFINE_integer(
-  "members", 5, "networks trained at once", lower_bound=1
+  "members", 5, "networks trained at once", flag_values=FLAGS
 )
-_STEPS = flags.DEFINE_integer("steps", 200, "steps in a run", lower_bound=1)
-_TOP = flags.DEFINE_integer("top", 40, "operations to print", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 200, "steps in a run", flag_values=FLAGS)
+_TOP = flags.DEFINE_integer("top", 40, "operations to print", flag_values=FLAGS)
 
 
 def operations(run: Callable[[], object]) -> dict[str, float]:
@@ -60,9 +68,14 @@ def operations(run: Callable[[], object]) -> dict[str, float]:
   return dict(totals.most_common())
 
 
-def main(argv: Sequence[str]) -> None:
-  """Runs the script."""
-  del argv
+def profile() -> None:
+  """Trains for some steps and prints what they took.
+
+  Raises:
+    parsing.ConfigError: If a flag has a value that cannot be used.
+  """
+  for flag in (_BATCH_SIZE, _MEMBERS, _STEPS, _TOP):
+    parsing.number(flag.name, flag.value, low=1)
   num_members, num_steps = _MEMBERS.value, _STEPS.value
   problem = problems.draw(num_members, num_steps * _BATCH_SIZE.value)
   run = trainers.population(num_members)(
@@ -80,5 +93,10 @@ def main(argv: Sequence[str]) -> None:
     print(f"{total / num_steps:10.1f} us  {name}")
 
 
+def main(argv: Sequence[str]) -> int | None:
+  """Runs the script; returns the exit status."""
+  return scripts.run(argv, profile)
+
+
 if __name__ == "__main__":
-  app.run(main)
+  scripts.start(main, FLAGS)

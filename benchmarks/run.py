@@ -16,15 +16,23 @@ import pathlib
 import sys
 from typing import NamedTuple
 
-from absl import app, flags
+from absl import flags
 import jax
 
 from benchmarks import agreement, cases, plots, records, settings, suites
-from experiments.learning import devices
+from experiments.command import flag_groups, parsing, scripts
 from experiments.records import results
+from experiments.tables import canvas
+
+# Its own, so that scripts can be imported together.
+FLAGS = flags.FlagValues()
 
 _SUITE = flags.DEFINE_enum(
-  "suite", "cpu", sorted(suites.SUITES), "which cases to time"
+  "suite",
+  "cpu",
+  sorted(suites.SUITES),
+  "which cases to time",
+  flag_values=FLAGS,
 )
 _ONLY = flags.DEFINE_list(
   "only",
@@ -33,29 +41,44 @@ _ONLY = flags.DEFINE_list(
   + "; ".join(
     f"{suite}: {', '.join(names)}" for suite, names in suites.SUITES.items()
   ),
+  flag_values=FLAGS,
 )
 _REPEATS = flags.DEFINE_integer(
-  "repeats", 7, "warm runs of each contender, at least 5 unless --quick"
+  "repeats",
+  7,
+  "warm runs of each contender, at least 5 unless --quick",
+  flag_values=FLAGS,
 )
 _QUICK = flags.DEFINE_bool(
-  "quick", False, "make everything tiny: checks the code, measures nothing"
+  "quick",
+  False,
+  "make everything tiny: checks the code, measures nothing",
+  flag_values=FLAGS,
 )
 _TORCH = flags.DEFINE_bool(
-  "torch", True, "time PyTorch too; --notorch where it is not installed"
+  "torch",
+  True,
+  "time PyTorch too; --notorch where it is not installed",
+  flag_values=FLAGS,
 )
 _ABSOLUTE = flags.DEFINE_bool(
-  "absolute", False, "time penalties of the absolute distance too: minutes"
+  "absolute",
+  False,
+  "time penalties of the absolute distance too: minutes",
+  flag_values=FLAGS,
 )
 _MANY_MEMBERS = flags.DEFINE_bool(
-  "many_members", False, "let growth_members go up to 320 members"
+  "many_members",
+  False,
+  "let growth_members go up to 320 members",
+  flag_values=FLAGS,
 )
-_OUTPUT_DIR = flags.DEFINE_string(
-  "output_dir", "results/benchmarks", "folder of the results"
+_OUTPUT_DIR = flag_groups.define_path(
+  FLAGS,
+  "output_dir",
+  "results/benchmarks",
+  "folder of the results",
 )
-
-
-class ConfigError(Exception):
-  """A flag has a value that cannot be used; the text says which would do."""
 
 
 class Config(NamedTuple):
@@ -96,8 +119,10 @@ def run(config: Config) -> None:
     case = suites.SUITES[config.suite][name](config.options)
     record = records.describe(case, config.options, load_average)
     records.merge(path, config.suite, name, record)
-    plots.draw(config.output_dir / f"{stem}-{name}.png", case)
     print(f"[{name}] {cases.table(case)}\n", flush=True)
+    figure = config.output_dir / f"{stem}-{name}.png"
+    with canvas.attempt(figure):
+      plots.draw(figure, case)
   print(f"results and figures in {config.output_dir}")
 
 
@@ -108,28 +133,28 @@ def parse_config() -> Config:
     The run.
 
   Raises:
-    ConfigError: If a flag has a value that cannot be used.
+    parsing.ConfigError: If a flag has a value that cannot be used.
   """
   known = suites.SUITES[_SUITE.value]
   names = tuple(known) if _ONLY.value is None else tuple(_ONLY.value)
   if not names or len(set(names)) < len(names) or set(names) - set(known):
-    raise ConfigError(
+    raise parsing.ConfigError(
       f"--only: expected different ones of {', '.join(known)}, got "
       f"{','.join(names)!r}"
     )
   least = 1 if _QUICK.value else 5
   if _REPEATS.value < least:
-    raise ConfigError(
+    raise parsing.ConfigError(
       f"--repeats: expected at least {least}, got {_REPEATS.value}"
     )
   if _TORCH.value and importlib.util.find_spec("torch") is None:
-    raise ConfigError(
+    raise parsing.ConfigError(
       "PyTorch is not installed; pip install '.[bench]', or add --notorch to "
       "time bean_jax alone"
     )
   backend = jax.default_backend()
   if _SUITE.value == "gpu" and backend != "gpu" and not _QUICK.value:
-    raise ConfigError(
+    raise parsing.ConfigError(
       f"--suite=gpu: JAX has no GPU here, only {backend!r}; pip install "
       "'.[cuda]' on a machine with one, or add --quick to check the code"
     )
@@ -149,35 +174,14 @@ def parse_config() -> Config:
 
 def main(argv: Sequence[str]) -> int | None:
   """Runs the script; returns the exit status."""
-  # TensorFloat-32, a GPU's default, is too coarse for these small products.
-  jax.config.update("jax_default_matmul_precision", "highest")
-  devices.use_all_cores()
   try:
-    if len(argv) > 1:
-      raise ConfigError(
-        f"unexpected argument {argv[1]!r}; options begin with --, see --help"
-      )
-    run(parse_config())
-  except (ConfigError, results.ResultError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+    return scripts.run(
+      argv, lambda: run(parse_config()), kept="finished cases are kept"
+    )
   except agreement.DisagreementError as error:
     print(f"error: {error}; nothing was timed", file=sys.stderr)
     return 1
-  except KeyboardInterrupt:
-    print("\nstopped; finished cases are kept", file=sys.stderr)
-    return 130
-  return 0
-
-
-def parse_flags(argv: Sequence[str]) -> list[str]:
-  """Parses flags; what is wrong is said in one line, with exit status 2."""
-  try:
-    return flags.FLAGS(list(argv))
-  except flags.Error as error:
-    print(f"error: {error}; see --help", file=sys.stderr)
-    sys.exit(2)
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=parse_flags)
+  scripts.start(main, FLAGS)

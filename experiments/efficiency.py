@@ -42,17 +42,18 @@ from experiments.compaction import (
 )
 from experiments.learning import methods
 from experiments.records import results
+from experiments.tables import canvas, markdown
 
 _WEIGHT_PERCENTS = (30, 50, 60, 70, 75, 80, 85, 90, 93, 95, 97, 98, 99)
 
 # Its own, so that scripts can be imported together.
 FLAGS = flags.FlagValues()
 
-_CHECKPOINT_DIR = flags.DEFINE_string(
+_CHECKPOINT_DIR = flag_groups.define_path(
+  FLAGS,
   "checkpoint_dir",
   "outputs/full_data/checkpoints",
   "folder of the trained networks",
-  flag_values=FLAGS,
 )
 _MODEL = flags.DEFINE_enum(
   "model",
@@ -170,21 +171,17 @@ def run(config: Config) -> None:
     text += f"\n\n{note}"
   results.write_bytes(config.output_dir / "table.md", f"{text}\n".encode())
   for group in groups:
+    markdown.show(tables.summary(group, points=config.points))
+  for group in groups:
     name = group.title.replace(", ", "-")
     for choice in needed.choices(group, points=config.points):
       for function, kind in (
         (drawing.curves, "lost"),
         (drawing.needs, "needed"),
       ):
-        function(
-          config.output_dir,
-          f"{name}-{kind}-{choice}",
-          group,
-          choice,
-          points=config.points,
-        )
-  for group in groups:
-    print(tables.summary(group, points=config.points))
+        stem = f"{name}-{kind}-{choice}"
+        with canvas.attempt(config.output_dir / stem):
+          function(config.output_dir, stem, group, choice, points=config.points)
   print(f"all tables and figures in {config.output_dir}")
 
 

@@ -38,7 +38,7 @@ from experiments.command import (
 from experiments.learning import methods
 from experiments.records import results
 from experiments.runs import cells, simulations
-from experiments.tables import summary
+from experiments.tables import markdown, summary
 
 # Its own, so that scripts can be imported together.
 FLAGS = flags.FlagValues()
@@ -95,11 +95,11 @@ _VALIDATE_EVERY = flags.DEFINE_integer(
 )
 flag_groups.define_run(FLAGS, output_dir="outputs/few_shot")
 distributed.define_flags(FLAGS)
-_CHECKPOINT_DIR = flags.DEFINE_string(
+_CHECKPOINT_DIR = flag_groups.define_path(
+  FLAGS,
   "checkpoint_dir",
   None,
   "folder where the trained networks are kept; by default none are",
-  flag_values=FLAGS,
 )
 _RESUME = flags.DEFINE_bool(
   "resume",
@@ -131,7 +131,9 @@ def run(config: cells.Config) -> None:
     return
   results.tell_versions(records)
   summary.write(records, config.output_dir)
-  print(summary.table(records))
+  # Before the figures, which are worth less than the numbers.
+  markdown.show(summary.table(records))
+  summary.draw(records, config.output_dir)
   print(f"* chosen on validation images; files in {config.output_dir}")
 
 

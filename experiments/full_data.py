@@ -43,7 +43,7 @@ from experiments.command import distributed, flag_groups, parsing, scripts
 from experiments.learning import full_training, methods
 from experiments.records import results
 from experiments.runs import full_cells, full_simulations
-from experiments.tables import full_summary
+from experiments.tables import full_summary, markdown
 
 # Its own, so that scripts can be imported together.
 FLAGS = flags.FlagValues()
@@ -104,11 +104,11 @@ _DATA_PARALLEL = flags.DEFINE_bool(
 )
 flag_groups.define_run(FLAGS, output_dir="outputs/full_data")
 distributed.define_flags(FLAGS)
-_CHECKPOINT_DIR = flags.DEFINE_string(
+_CHECKPOINT_DIR = flag_groups.define_path(
+  FLAGS,
   "checkpoint_dir",
   None,
   "folder of the trained networks; by default checkpoints in --output_dir",
-  flag_values=FLAGS,
 )
 _CHECKPOINT_SECONDS = flags.DEFINE_float(
   "checkpoint_seconds",
@@ -152,7 +152,7 @@ def run(config: full_cells.Config) -> None:
   )
   whole = f"{title}\n\n{text}\n"
   results.write_bytes(config.output_dir / "table.md", whole.encode())
-  print(text)
+  markdown.show(text)
   print(
     f"* chosen on validation images; files in {config.output_dir}, networks in "
     f"{config.checkpoint_dir}"

@@ -40,17 +40,18 @@ from experiments.assemblies import (
 from experiments.command import flag_groups, parsing, progress, scripts
 from experiments.learning import methods
 from experiments.records import results
+from experiments.tables import canvas, markdown
 
 # Its own, so that scripts can be imported together.
 FLAGS = flags.FlagValues()
 
 _SETTINGS = measures.Settings()
 
-_CHECKPOINT_DIR = flags.DEFINE_string(
+_CHECKPOINT_DIR = flag_groups.define_path(
+  FLAGS,
   "checkpoint_dir",
   "outputs/full_data/checkpoints",
   "folder of the trained networks",
-  flag_values=FLAGS,
 )
 _METHODS = flags.DEFINE_list(
   "methods",
@@ -159,10 +160,11 @@ def run(config: records.Config) -> None:
   parts = [config.layer, "last" if config.epoch == "last" else None]
   name = "-".join(["table", *filter(None, parts)])
   results.write_bytes(config.output_dir / f"{name}.md", f"{text}\n".encode())
-  print(text)
+  markdown.show(text)
   by_digest = {source.digest: source for source in config.sources}
   for name, cells in found.items():
-    drawing.draw(config, name, cells, by_digest, loaded)
+    with canvas.attempt(config.output_dir / name):
+      drawing.draw(config, name, cells, by_digest, loaded)
   print(f"files in {config.output_dir}")
 
 

@@ -19,7 +19,7 @@ from absl import flags
 import markdown_it
 
 from experiments.assemblies import summary as assemblies
-from experiments.command import parsing, scripts
+from experiments.command import flag_groups, parsing, scripts
 from experiments.compaction import needed, schemes
 from experiments.learning import methods
 from experiments.records import results
@@ -33,14 +33,17 @@ FLAGS = flags.FlagValues()
 MARGIN = 0.01
 POINTS = 0.5
 
-_RESULTS_DIR = flags.DEFINE_string(
-  "results_dir", "results", "folder of the results", flag_values=FLAGS
+_RESULTS_DIR = flag_groups.define_path(
+  FLAGS,
+  "results_dir",
+  "results",
+  "folder of the results",
 )
-_OUTPUT = flags.DEFINE_string(
+_OUTPUT = flag_groups.define_path(
+  FLAGS,
   "output",
   None,
   "HTML file; by default report.html in --results_dir",
-  flag_values=FLAGS,
 )
 
 

@@ -30,7 +30,14 @@ from experiments.command import (
 from experiments.learning import methods
 from experiments.records import results
 from experiments.runs import cells, simulations
-from experiments.tables import comparison, figures, stats, summary
+from experiments.tables import (
+  canvas,
+  comparison,
+  figures,
+  markdown,
+  stats,
+  summary,
+)
 
 # Its own, so that scripts can be imported together.
 FLAGS = flags.FlagValues()
@@ -440,59 +447,98 @@ def _percent(accuracies: Mapping[int, float]) -> str:
 def write(
   records: Mapping[str, Sequence[summary.Record]], directory: pathlib.Path
 ) -> str:
-  """Writes `table.md`, `gains.png` and `alpha_*.png` of each method.
+  """Writes `table.md`.
 
   Args:
     records: By variant, of one dataset and number of shots.
     directory: Folder that exists.
 
   Returns:
-    The text of `table.md`.
+    Its text.
+
+  Raises:
+    results.ResultError: If the file cannot be written.
+  """
+  seeds = next(iter(records.values()))[0]["config"]["seeds"]
+  named = f"{seeds[0]} to {seeds[-1]}"
+  if seeds[-1] - seeds[0] >= len(seeds):
+    named = ", ".join(map(str, seeds))
+  text = (
+    f"# What matters for BEAN: {_setting(records)}\n\nValidation accuracy in "
+    f"percent, means over seeds {named} with 95 % bootstrap intervals. The "
+    "gain is paired by seed, at the best epoch.\n\n"
+    f"{table(records)}\n\n## Every alpha\n\n{alpha_table(records)}\n"
+  )
+  results.write_bytes(directory / "table.md", text.encode())
+  return text
+
+
+def draw(
+  records: Mapping[str, Sequence[summary.Record]], directory: pathlib.Path
+) -> None:
+  """Draws `gains.png` and `alpha_*.png` of each method.
+
+  Args:
+    records: By variant, of one dataset and number of shots.
+    directory: Folder that exists.
 
   Raises:
     results.ResultError: If a file cannot be written.
   """
+  setting = _setting(records)
+  path = directory / "gains.png"
+  with canvas.attempt(path):
+    _draw_gains(path, gains(records), setting)
+  for name in comparison.BEAN:
+    path = directory / f"alpha_{name}.png"
+    with canvas.attempt(path):
+      _draw_alphas(path, records.get("usual", []), name, setting)
+
+
+def _setting(records: Mapping[str, Sequence[summary.Record]]) -> str:
   config = next(iter(records.values()))[0]["config"]
-  setting = f"{config['dataset']}, {config['shots']}-shot"
-  seeds = f"seeds {config['seeds'][0]} to {config['seeds'][-1]}"
-  text = (
-    f"# What matters for BEAN: {setting}\n\nValidation accuracy in percent, "
-    f"means over {seeds} with 95 % bootstrap intervals. The gain is paired by "
-    "seed, at the best epoch.\n\n"
-    f"{table(records)}\n\n## Every alpha\n\n{alpha_table(records)}\n"
+  return f"{config['dataset']}, {config['shots']}-shot"
+
+
+def _draw_gains(
+  path: pathlib.Path,
+  compared: Mapping[tuple[str, str], stats.PairedDifference],
+  setting: str,
+) -> None:
+  if not compared:
+    return
+  figures.differences(
+    path,
+    [
+      (
+        methods.METHODS[name].title,
+        {
+          VARIANTS[variant].meaning: difference.interval
+          for (variant, method), difference in compared.items()
+          if method.startswith(name)
+        },
+      )
+      # With "bean1" goes "bean1_frozen", ...
+      for name in comparison.BEAN
+      if any(method.startswith(name) for _, method in compared)
+    ],
+    title=f"{setting}: validation accuracy, gain over vanilla",
   )
-  results.write_bytes(directory / "table.md", text.encode())
-  if compared := gains(records):
-    figures.differences(
-      directory / "gains.png",
-      [
-        (
-          methods.METHODS[name].title,
-          {
-            VARIANTS[variant].meaning: difference.interval
-            for (variant, method), difference in compared.items()
-            if method.startswith(name)
-          },
-        )
-        # With "bean1" goes "bean1_frozen", ...
-        for name in comparison.BEAN
-        if any(method.startswith(name) for _, method in compared)
-      ],
-      title=f"{setting}: validation accuracy, gain over vanilla",
-    )
-  _draw_alphas(records.get("usual", []), directory, setting)
-  return text
 
 
 def _draw_alphas(
-  records: Sequence[summary.Record], directory: pathlib.Path, setting: str
+  path: pathlib.Path,
+  records: Sequence[summary.Record],
+  name: str,
+  setting: str,
 ) -> None:
-  baseline = None
-  if vanilla := list(_vanilla(records).values()):
-    baseline = "Vanilla, best epoch", stats.mean_interval(vanilla)
-  for name in comparison.BEAN:
-    tried = _by_alpha(records, name)
-    lines = [
+  tried = _by_alpha(records, name)
+  if not tried:
+    return
+  vanilla = list(_vanilla(records).values())
+  figures.accuracy_against_hparam(
+    path,
+    [
       (
         label,
         [alpha for alpha, _ in tried],
@@ -505,16 +551,13 @@ def _draw_alphas(
         ("validation_accuracy", "best epoch"),
         ("validation_accuracy_last", "last epoch"),
       )
-    ]
-    if tried:
-      title = methods.METHODS[name].title
-      figures.accuracy_against_hparam(
-        directory / f"alpha_{name}.png",
-        lines,
-        title=f"{setting}: validation accuracy of {title}",
-        xlabel="alpha",
-        baseline=baseline,
-      )
+    ],
+    title=f"{setting}: validation accuracy of {methods.METHODS[name].title}",
+    xlabel="alpha",
+    baseline=(
+      ("Vanilla, best epoch", stats.mean_interval(vanilla)) if vanilla else None
+    ),
+  )
 
 
 def run() -> None:
@@ -540,7 +583,8 @@ def run() -> None:
   if not distributed.is_first():
     return
   directory = pathlib.Path(FLAGS.output_dir)
-  print(write(records, directory))
+  markdown.show(write(records, directory))
+  draw(records, directory)
 
 
 def main(argv: Sequence[str]) -> int | None:

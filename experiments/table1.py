@@ -35,7 +35,7 @@ from experiments.command import (
 from experiments.learning import methods
 from experiments.records import results
 from experiments.runs import cells, simulations
-from experiments.tables import comparison, summary
+from experiments.tables import comparison, markdown, summary
 
 DATASETS = ("mnist", "fashion_mnist")
 # Passes over the training images: the authors advise 200 for 1-shot and show
@@ -285,7 +285,8 @@ def run() -> None:
     raise results.ResultError(f"{directory}: expected records, found none")
   results.tell_versions(everything)
   shots = sorted({stage.evaluation.cells[0].shots for stage in stages})
-  print(comparison.write(found, FLAGS.methods, shots, directory))
+  markdown.show(comparison.write(found, FLAGS.methods, shots, directory))
+  comparison.draw(found, FLAGS.methods, directory)
 
 
 def main(argv: Sequence[str]) -> int | None:

@@ -12,12 +12,17 @@ import pathlib
 import string
 from typing import NamedTuple
 
-from matplotlib import axes, collections as mcollections, colors, figure
 import numpy as np
 
 from experiments.assemblies import measures
 from experiments.records import results
 from experiments.tables import stats
+from experiments.tables.canvas import (
+  axes,
+  collections as mcollections,
+  colors,
+  figure,
+)
 
 # Paul Tol's muted scheme and black, which colour-blind readers can tell apart.
 _COLORS = (

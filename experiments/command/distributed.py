@@ -25,7 +25,8 @@ import jax
 # The key-value store of `jax.distributed` has no public face.
 from jax._src import distributed as jax_distributed
 
-from experiments.command import interruption, parsing
+from experiments.command import interruption, notices, parsing
+from experiments.learning import devices
 from experiments.records import results
 
 # A process that has not been heard of for so long is dead.
@@ -114,7 +115,7 @@ def waiting(what: str) -> Iterator[None]:
       raise interruption.Stopped
     if time.monotonic() - started > PATIENCE_SECONDS and not told:
       told = True
-      results.tell(
+      notices.warn(
         f"waiting for {what}; --output_dir has to be a folder that all "
         "processes share"
       )
@@ -215,6 +216,7 @@ def _initialize(chosen: dict[str, Any]) -> None:
 
 def _compare(values: flags.FlagValues) -> None:
   """Refuses processes whose numbers would not belong together."""
+  devices.refuse_missing()
   mine = {
     "flags": {
       name: value
@@ -234,7 +236,7 @@ def _compare(values: flags.FlagValues) -> None:
   for name, value in mine["flags"].items():
     _check_equal(f"--{name}", value, theirs["flags"].get(name))
   _check_equal("devices of a process", mine["devices"], theirs["devices"])
-  for name in ("versions", "device"):
+  for name in ("versions", "device", "settings"):
     _check_equal(name, mine["environment"][name], theirs["environment"][name])
   if "resume" in values and not values["resume"].value:
     raise parsing.ConfigError(

@@ -11,8 +11,37 @@ from absl import flags
 from experiments.architectures import models
 from experiments.command import parsing
 from experiments.learning import methods
+from experiments.records import files
 
 _OPTIONS = methods.Options()
+
+
+class _PathParser(flags.ArgumentParser):
+  """Takes a path, in which a leading ~ is the home folder."""
+
+  def parse(self, argument: str) -> str:
+    return files.expand(argument)
+
+
+def define_path(
+  values: flags.FlagValues, name: str, default: str | None, text: str
+) -> flags.FlagHolder:
+  """Defines a flag that is a path.
+
+  Args:
+    values: The script's flags.
+    name: Of the flag.
+    default: Where there is none on the command line.
+    text: Its help.
+  """
+  return flags.DEFINE(
+    _PathParser(),
+    name,
+    default,
+    text,
+    flag_values=values,
+    serializer=flags.ArgumentSerializer(),
+  )
 
 
 def define_methods(
@@ -215,16 +244,14 @@ def define_folders(values: flags.FlagValues, *, output_dir: str) -> None:
     values: The script's flags.
     output_dir: Where results go unless told otherwise.
   """
-  flags.DEFINE_string(
+  define_path(
+    values,
     "data_dir",
     None,
     "TensorFlow Datasets folder; by default TFDS_DATA_DIR of the environment, "
     "else ~/tensorflow_datasets",
-    flag_values=values,
   )
-  flags.DEFINE_string(
-    "output_dir", output_dir, "folder of the results", flag_values=values
-  )
+  define_path(values, "output_dir", output_dir, "folder of the results")
 
 
 def define_seeds(values: flags.FlagValues, *, default: str) -> None:
@@ -237,6 +264,7 @@ def define_seeds(values: flags.FlagValues, *, default: str) -> None:
   flags.DEFINE_string(
     "seeds",
     default,
-    "simulations: a number n (seeds 0 to n-1) or a range like 5-9",
+    "simulations: a number n (seeds 0 to n-1), a range like 5-9 or a list like "
+    "0,5,9",
     flag_values=values,
   )

@@ -2,8 +2,8 @@
 
 A scheduler that takes a machine back sends SIGTERM and some time later kills. A
 script that got it finishes what is running now, a chunk of simulations or an
-epoch, keeps the result and ends with exit status 0. A second SIGTERM, or
-Ctrl-C, ends the process at once; what was kept before stays.
+epoch, keeps the result and ends with exit status 0. A second SIGTERM, some time
+later, or Ctrl-C ends the process at once; what was kept before stays.
 
 Signals are heard by a thread of their own, because Python calls handlers in the
 main thread, which may wait for a compiled program for minutes.
@@ -16,11 +16,16 @@ import signal
 import socket
 import sys
 import threading
+import time
 
 # How long Ctrl-C may take to unwind before the process is ended without.
 PATIENCE_SECONDS = 3.0
+# A request that comes sooner is the first one once more: GNU timeout signals
+# its child and then its group, a scheduler several processes at once, of which
+# each passes it on.
+AGAIN_SECONDS = 2.0
 
-_requested = threading.Event()
+_requested_at: float | None = None
 
 
 class Stopped(Exception):
@@ -29,12 +34,14 @@ class Stopped(Exception):
 
 def request() -> None:
   """Asks the work of this process to stop in good order."""
-  _requested.set()
+  global _requested_at
+  if _requested_at is None:
+    _requested_at = time.monotonic()
 
 
 def stop_requested() -> bool:
   """Tells whether work should stop at the next good place."""
-  return _requested.is_set()
+  return _requested_at is not None
 
 
 @contextlib.contextmanager
@@ -45,6 +52,7 @@ def handled() -> Iterator[None]:
   another thread than the main one, where Python allows no handlers, the block
   runs without.
   """
+  global _requested_at
   if threading.current_thread() is not threading.main_thread():
     yield
     return
@@ -65,7 +73,7 @@ def handled() -> Iterator[None]:
     writer.close()
     thread.join()
     reader.close()
-    _requested.clear()
+    _requested_at = None
 
 
 def _listen(reader: socket.socket, left: threading.Event) -> None:
@@ -76,10 +84,14 @@ def _listen(reader: socket.socket, left: threading.Event) -> None:
       if not left.wait(PATIENCE_SECONDS):
         _end(signal.SIGINT)
     elif number[0] == signal.SIGTERM:
-      if stop_requested():
+      if _requested_at is None:
+        request()
+        _tell(
+          "stopping as soon as what runs now is done; again after "
+          f"{AGAIN_SECONDS:g} s to end at once"
+        )
+      elif time.monotonic() - _requested_at > AGAIN_SECONDS:
         _end(signal.SIGTERM)
-      request()
-      _tell("stopping as soon as what runs now is done; again to end at once")
 
 
 def _end(number: int) -> None:

@@ -1,6 +1,7 @@
 """Numbers out of the text of flags, with errors that name the flag."""
 
 from collections.abc import Sequence
+import itertools
 import math
 import re
 
@@ -96,32 +97,45 @@ def names(name: str, words: Sequence[str], known: Sequence[str]) -> list[str]:
 
 
 def seeds(name: str, text: str) -> tuple[int, ...]:
-  """Reads a number of seeds or a range of them.
+  """Reads a number of seeds, or which ones.
 
   Args:
     name: The flag.
-    text: Such as "20" for seeds 0 to 19, or "5-9".
+    text: Such as "20" for seeds 0 to 19, "5-9" for a range, or "0,5,7-9" for a
+      list of seeds and ranges.
 
   Returns:
-    The seeds.
+    The seeds, in ascending order.
 
   Raises:
-    ConfigError: If the text is neither, or names none or too many.
+    ConfigError: If the text is none of these, or names none, too many, or one
+      twice.
 
   Example:
-    >>> seeds("seeds", "3"), seeds("seeds", "5-6")
-    ((0, 1, 2), (5, 6))
+    >>> seeds("seeds", "3"), seeds("seeds", "5-6"), seeds("seeds", "7,0")
+    ((0, 1, 2), (5, 6), (0, 7))
   """
-  match = re.fullmatch(r"(?:(\d{1,9})-)?(\d{1,9})", text.strip())
-  if match is None:
+  parts = [
+    re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
+    for part in text.split(",")
+  ]
+  if None in parts:
     raise ConfigError(
-      f"--{name}: expected a number like 20 or a range like 5-9, got {text!r}"
+      f"--{name}: expected a number like 20, a range like 5-9 or a list like "
+      f"0,5,9, got {text!r}"
     )
-  first, last = match.groups()
-  chosen = range(int(first), int(last) + 1) if first else range(int(last))
-  if not 1 <= len(chosen) <= 10_000:
+  ranges = [
+    range(int(first), int(last or first) + 1)
+    for first, last in (part.groups() for part in parts)
+  ]
+  if len(parts) == 1 and parts[0][2] is None:
+    ranges = [range(int(parts[0][1]))]
+  count = sum(map(len, ranges))
+  if not all(ranges) or count > 10_000:
     raise ConfigError(
-      f"--{name}: expected 1 to 10000 of them, got {text!r}, which are "
-      f"{len(chosen)}"
+      f"--{name}: expected 1 to 10000 of them, got {text!r}, which are {count}"
     )
+  chosen = sorted(itertools.chain(*ranges))
+  if len(set(chosen)) < count:
+    raise ConfigError(f"--{name}: expected different ones, got {text!r}")
   return tuple(chosen)

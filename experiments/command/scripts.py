@@ -1,20 +1,27 @@
 """What every script does around its work: settings, errors, exit status."""
 
+import ast
 from collections.abc import Callable, Sequence
 import contextlib
 import errno
 import importlib.metadata
+import inspect
 import logging
 import os
 import sys
 from typing import NoReturn
 
 from absl import app, flags
-import jax
 
 from bean_jax import check
 from experiments import datasets
-from experiments.command import distributed, interruption, parsing
+from experiments.command import (
+  distributed,
+  interruption,
+  jax_options,
+  notices,
+  parsing,
+)
 from experiments.learning import devices
 from experiments.records import results
 
@@ -22,6 +29,7 @@ _GO_ON = "finished cells are kept, the same command goes on from there"
 _HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 _BROKEN_PIPE = 141  # As of a program that SIGPIPE ends.
+_LOG_LEVELS = {"jax": logging.WARNING, "absl": logging.ERROR}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -32,6 +40,7 @@ class InstallationError(Exception):
 ERRORS = (
   parsing.ConfigError,
   datasets.DatasetError,
+  devices.MissingDeviceError,
   results.ResultError,
   InstallationError,
 )
@@ -59,7 +68,9 @@ def start(
 
   def parse(argv: Sequence[str]) -> list[str]:
     if set(argv[1:]) & _HELP:
-      print(sys.modules["__main__"].__doc__)
+      # From the source, since python -OO takes docstrings away.
+      source = inspect.getsource(sys.modules["__main__"])
+      print(ast.get_docstring(ast.parse(source), clean=False))
       print(values.get_help())
       sys.exit(0)
     # No other flags are of use here; absl wants them to have been parsed.
@@ -122,7 +133,12 @@ def parse_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """
   try:
     return values(list(argv))
-  except flags.Error as error:
+  except UnicodeDecodeError as error:
+    raise parsing.ConfigError(
+      f"--flagfile: expected a text in UTF-8 ({error})"
+    ) from error
+  # A ValueError where a flag like --noresume is given a value.
+  except (flags.Error, ValueError) as error:
     raise parsing.ConfigError(f"{error}; see --help") from error
   except RecursionError as error:  # From a search for flags of similar names.
     raise parsing.ConfigError(
@@ -150,6 +166,8 @@ def run(
   argv: Sequence[str],
   work: Callable[[], None],
   values: flags.FlagValues | None = None,
+  *,
+  kept: str = _GO_ON,
 ) -> int:
   """Runs a script's work.
 
@@ -159,16 +177,22 @@ def run(
     values: The script's flags, if its work asks `interruption.stop_requested`;
       with those of `distributed.define_flags` it may be one of several
       processes.
+    kept: What is said of results where the user interrupts.
 
   Returns:
     The exit status: 0, also where SIGTERM ended the work early and in good
     order; 2 for an error that was printed in a line, or 130 where the user
     interrupted.
   """
-  # Which backends there are not is no news to who runs this.
-  logging.getLogger("jax").setLevel(logging.WARNING)
-  # TensorFloat-32, a GPU's default, is too coarse for these small products.
-  jax.config.update("jax_default_matmul_precision", "highest")
+  # Which backends there are not, and how TensorFlow Datasets reads, is no news
+  # to who runs this.
+  for name, level in _LOG_LEVELS.items():
+    logging.getLogger(name).setLevel(level)
+  if overruled := jax_options.pin():
+    notices.warn(
+      f"{', '.join(overruled)} of the environment: not used, so that a seed "
+      "gives the same numbers everywhere"
+    )
   devices.use_all_cores()
   # Who does not ask is ended by SIGTERM, as ever.
   asks = values is not None
@@ -179,6 +203,7 @@ def run(
           f"unexpected argument {argv[1]!r}; options begin with --, see --help"
         )
       with distributed.joined(values):
+        devices.refuse_missing()
         _refuse_wrong_release()
         work()
     except ERRORS as error:
@@ -187,7 +212,7 @@ def run(
     except interruption.Stopped:
       print(f"stopped as asked; {_GO_ON}", file=sys.stderr)
     except KeyboardInterrupt:
-      print(f"\nstopped; {_GO_ON}", file=sys.stderr)
+      print(f"\nstopped; {kept}", file=sys.stderr)
       return 130
   return 0
 

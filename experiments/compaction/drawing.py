@@ -7,8 +7,6 @@ figures, so that they can be read in black and white.
 import io
 import pathlib
 
-import matplotlib
-from matplotlib import axes, figure, ticker
 import numpy as np
 
 from experiments.compaction import needed, schemes
@@ -16,6 +14,7 @@ from experiments.compaction.needed import Cell, Group
 from experiments.learning import methods
 from experiments.records import results
 from experiments.tables import figures, stats
+from experiments.tables.canvas import axes, figure, matplotlib, ticker
 
 # Points lost beyond which curves leave the picture.
 _WORST = 10.0

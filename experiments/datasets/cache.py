@@ -18,9 +18,9 @@ import json
 import os
 import pathlib
 
-from absl import logging
 import numpy as np
 
+from experiments.command import notices
 from experiments.datasets.structure import DatasetError
 from experiments.records import files
 
@@ -34,12 +34,21 @@ def folder(cache_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
 
   Returns:
     The path; the folder need not exist.
+
+  Raises:
+    DatasetError: there is no home folder.
   """
   chosen = cache_dir or os.environ.get("BEAN_JAX_CACHE")
   if not chosen:
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     chosen = os.path.join(home, "bean_jax")
-  return pathlib.Path(os.path.expanduser(chosen))
+  try:
+    return pathlib.Path(files.expand(chosen))
+  except ValueError as error:
+    raise DatasetError(
+      f"The decoded data cannot be kept ({error}): set BEAN_JAX_CACHE to a "
+      "folder."
+    ) from error
 
 
 @contextlib.contextmanager
@@ -104,7 +113,7 @@ def write(
   """Write arrays and their JSON, each atomically.
 
   A folder that cannot be written costs the next run some time, but not this run
-  its result: it is logged as a warning.
+  its result: a line says so.
 
   Args:
     path: the file to write; its JSON gets the same name with `.json`.
@@ -125,12 +134,10 @@ def write(
     files.replace(path.with_suffix(".json"), sidecar.encode())
     files.replace(path, content)
   except OSError as error:
-    logging.warning(
-      "Cannot write the cache %s (%s): the data will be decoded again next"
-      " time. Set BEAN_JAX_CACHE to a folder with free space that can be"
-      " written.",
-      path,
-      error,
+    notices.warn(
+      f"{path}: cannot be written ({error.strerror or error}): the data will "
+      "be decoded again next time; set BEAN_JAX_CACHE to a folder with free "
+      "space that can be written"
     )
 
 

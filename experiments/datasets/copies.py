@@ -12,9 +12,9 @@ import pathlib
 import re
 from typing import Any, NamedTuple
 
-from absl import logging
-
+from experiments.command import notices
 from experiments.datasets.structure import DatasetError, install
+from experiments.records import files
 
 # To be raised when decoding changes, so that older caches are not used.
 _CACHE_FORMAT = 1
@@ -30,7 +30,13 @@ class Copy(NamedTuple):
 def find_or_prepare(name: str, data_dir: str | os.PathLike[str] | None) -> Copy:
   """Return the prepared copy, which is prepared now where there is none."""
   chosen = data_dir or os.environ.get("TFDS_DATA_DIR")
-  root = pathlib.Path(os.path.expanduser(chosen or "~/tensorflow_datasets"))
+  try:
+    root = pathlib.Path(files.expand(chosen or "~/tensorflow_datasets"))
+  except ValueError as error:
+    raise DatasetError(
+      f"The data folder cannot be found ({error}): point --data_dir or"
+      " TFDS_DATA_DIR at it. The dataset digits needs none."
+    ) from error
   # TFDS makes its default folder; a name that the user gave may be mistyped.
   present = _names(root, missing_ok=not chosen)
   copy = _find(name, root)
@@ -57,11 +63,9 @@ def _prepare_or_explain(
       " TFDS_DATA_DIR at a prepared copy. The dataset digits needs neither."
     )
   tfds = import_tfds()
-  logging.info(
-    "Downloading and preparing %s in %s; without a network this gives up after"
-    " some minutes.",
-    name,
-    root,
+  notices.note(
+    f"downloading and preparing {name} in {root}; without a network this gives "
+    "up after some minutes"
   )
   # A failing network, a full disk and a broken TensorFlow have no exception
   # type in common.

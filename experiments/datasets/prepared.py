@@ -3,9 +3,9 @@
 import os
 from typing import Any, NamedTuple
 
-from absl import logging
 import numpy as np
 
+from experiments.command import notices
 from experiments.datasets import cache, copies
 from experiments.datasets.structure import Dataset, DatasetError, Split, install
 
@@ -78,7 +78,7 @@ def load(
       # Perhaps made by the process that was waited for.
       arrays = cache.read(path, identity)
       if arrays is None:
-        logging.info("Decoding %s into %s: this happens once.", name, path)
+        notices.note(f"decoding {name} into {path}: this happens once")
         arrays = decode(name, copy)
         cache.write(path, identity, arrays)
   return _assemble(name, copy.version, arrays)

@@ -47,7 +47,7 @@ def draw_shots(labels: ArrayLike, *, num_shots: int, seed: int) -> np.ndarray:
   Raises:
     DatasetError: a class has fewer examples than `num_shots`, `num_shots` is
       not a positive integer, `seed` not an integer in its range, or `labels`
-      not a vector of class numbers.
+      not a vector of class numbers from 0 upwards without a gap.
 
   Example:
     >>> labels = np.array([0, 1, 1, 0, 1, 0])
@@ -65,6 +65,12 @@ def draw_shots(labels: ArrayLike, *, num_shots: int, seed: int) -> np.ndarray:
   drawn = []
   for label in range(int(labels.max()) + 1):
     members = np.flatnonzero(labels == label)
+    if not members.size:
+      raise DatasetError(
+        f"Labels must be class numbers from 0 upwards without a gap, got none"
+        f" of class {label} below the greatest, {labels.max()}: number the"
+        " classes anew, as by np.unique(labels, return_inverse=True)."
+      )
     if members.size < num_shots:
       raise DatasetError(
         f"Cannot draw {num_shots} shots of class {label}, which has"

@@ -19,6 +19,10 @@ BATCH_AXIS = "batch"
 BATCH = PartitionSpec(BATCH_AXIS)
 
 
+class MissingDeviceError(Exception):
+  """There is no device of a kind that was asked for; the text says how."""
+
+
 def num_cores() -> int:
   """Returns how many cores this process may use."""
   if hasattr(os, "sched_getaffinity"):  # Not on macOS, not on Windows.
@@ -39,6 +43,29 @@ def use_all_cores() -> None:
   except RuntimeError:
     # The backend has started: whoever did that has chosen.
     return
+
+
+def refuse_missing() -> None:
+  """Looks for the kind of device that the environment names, if it names one.
+
+  JAX takes what is there where none is named.
+
+  Raises:
+    MissingDeviceError: If there is none of that kind.
+  """
+  for name in ("jax_platforms", "jax_platform_name"):
+    named = jax.config.values.get(name)
+    if not named or named == "cpu":
+      continue
+    try:
+      jax.devices()
+    # An AssertionError without a text, too.
+    except (RuntimeError, AssertionError) as error:
+      reason = f" ({str(error).splitlines()[0]})" if str(error) else ""
+      raise MissingDeviceError(
+        f"{name.upper()}={named}: JAX finds no such device{reason}; unset it, "
+        "or install the jax of that device"
+      ) from error
 
 
 @functools.cache

@@ -161,7 +161,7 @@ def find(
     raise
   nothing = dict.fromkeys(checkpoint.config.keys() - config.keys())
   _check_config(path, checkpoint.config, {**nothing, **config})
-  if difference := results.other_release(checkpoint.environment):
+  if difference := results.other_numbers(checkpoint.environment):
     raise _unusable(path, difference)
   return checkpoint
 

@@ -15,6 +15,28 @@ except ImportError:  # Windows has no flock.
 _SUFFIX = ".tmp"
 
 
+def expand(path: str | os.PathLike[str]) -> str:
+  """Return a path with the home folder in the place of a leading ~.
+
+  Args:
+    path: what a user gave.
+
+  Raises:
+    ValueError: if there is no such home folder: without HOME and an entry in
+      the list of users, or of a user who is not there.
+
+  Example:
+    >>> expand("results/mnist")
+    'results/mnist'
+  """
+  expanded = os.path.expanduser(os.fspath(path))
+  if expanded.startswith("~"):
+    raise ValueError(
+      f"no home folder for {expanded!r}; give a whole path, or set HOME"
+    )
+  return expanded
+
+
 def replace(path: pathlib.Path, content: bytes) -> None:
   """Write a file at once, whoever reads or writes it at the same time.
 

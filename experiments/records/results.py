@@ -8,6 +8,9 @@ A cell is one configuration trained for many seeds. Its record, schema 1:
     versions     {python, jax, jaxlib, flax, optax, numpy, bean_jax}
     device       {platform, kind, count}
     git          {commit, dirty} of the checkout, or null outside of one
+    settings     {option of JAX or environment variable: value} that numbers
+                 depend on; absent from records made before it was kept, by the
+                 usual ones
     seconds      wall-clock time
     seeds        [num_seeds] integers
     metrics      {name: [num_seeds] numbers, or lists of numbers (curves)}
@@ -35,13 +38,13 @@ import platform
 import re
 import secrets
 import subprocess
-import sys
 from typing import Any
 
 import jax
 import numpy as np
 
 import bean_jax
+from experiments.command import jax_options, notices
 from experiments.records import files
 
 SCHEMA = 1
@@ -199,8 +202,8 @@ def find(
     renamed.
 
   Raises:
-    ResultError: if the file was made with another configuration, schema or
-      release of bean_jax, or cannot be read or renamed.
+    ResultError: if the file was made with another configuration, schema,
+      release of bean_jax or setting of JAX, or cannot be read or renamed.
   """
   try:
     record = read(path)
@@ -215,7 +218,7 @@ def find(
       " folder"
     ) from error
   if config_digest(record["config"]) == config_digest(config):
-    if difference := other_release(record):
+    if difference := other_numbers(record):
       raise _unusable(path, difference)
     return record
   got, expected = record["config"], _plain(config, "config")
@@ -247,12 +250,9 @@ def set_aside(path: str | os.PathLike[str], error: DamagedError) -> None:
     raise ResultError(
       f"{error} (it could not be renamed: {reason(refusal)})"
     ) from refusal
-  tell(f"{os.fspath(path)}: {error.why}; renamed to {target.name}, not used")
-
-
-def tell(text: str) -> None:
-  """Print a line for the user, beside the output of a script."""
-  print(f"warning: {' '.join(text.splitlines())}", file=sys.stderr)
+  notices.warn(
+    f"{os.fspath(path)}: {error.why}; renamed to {target.name}, not used"
+  )
 
 
 def reason(error: OSError | ValueError) -> str:
@@ -365,7 +365,7 @@ def environment() -> dict[str, Any]:
   """Describe what a record is made with.
 
   Returns:
-    The fields `versions`, `device` and `git` of a record.
+    The fields `versions`, `device`, `git` and `settings` of a record.
   """
   device = jax.devices()[0]
   versions, git = _code()
@@ -377,14 +377,16 @@ def environment() -> dict[str, Any]:
       "count": jax.device_count(),
     },
     "git": git,
+    "settings": jax_options.in_use(),
   }
 
 
-def other_release(environment: Mapping[str, Any]) -> str | None:
-  """Say whether something was made by another release of this package.
+def other_numbers(environment: Mapping[str, Any]) -> str | None:
+  """Say whether something was made in a way that may give other numbers.
 
-  Releases may compute other numbers. Between releases the commit tells
-  checkouts apart: of those one may have changed no more than a text.
+  Releases of this package may compute other numbers, and so does JAX by other
+  keys or in another precision. Between releases the commit tells checkouts
+  apart: of those one may have changed no more than a text.
 
   Args:
     environment: a record, or what `environment` returns.
@@ -393,15 +395,18 @@ def other_release(environment: Mapping[str, Any]) -> str | None:
     What was expected and what came, or None where they are the same.
 
   Example:
-    >>> other_release({"versions": {"bean_jax": "0.0.1"}}).split(",")[0]
+    >>> other_numbers({"versions": {"bean_jax": "0.0.1"}}).split(",")[0]
     'made by bean_jax 0.0.1'
   """
-  versions = environment.get("versions")
   # Checkpoints of foreign making may have anything there.
-  made_by = versions.get("bean_jax") if isinstance(versions, dict) else None
-  if made_by == bean_jax.__version__:
-    return None
-  return f"made by bean_jax {made_by}, this is {bean_jax.__version__}"
+  made_by = _mapping(environment, "versions").get("bean_jax")
+  if made_by != bean_jax.__version__:
+    return f"made by bean_jax {made_by}, this is {bean_jax.__version__}"
+  made_with, now = _mapping(environment, "settings"), jax_options.in_use()
+  for name in jax_options.PINNED.keys() & now.keys() & made_with.keys():
+    if made_with[name] != now[name]:
+      return f"made with {name}={made_with[name]}, this is {now[name]}"
+  return None
 
 
 def mixed_versions(records: Sequence[Mapping[str, Any]]) -> str:
@@ -442,15 +447,20 @@ def tell_versions(records: Sequence[Mapping[str, Any]]) -> None:
     records: all that a run uses, as `read` returns them.
   """
   versions, git = _code()
-  now = _versions_of({"versions": versions, "git": git})
+  now = _versions_of(
+    {"versions": versions, "git": git, "settings": jax_options.in_use()}
+  )
   others = [record for record in records if _versions_of(record) != now]
+  if not others:
+    return
+  none = {name: Counter(none=len(others)) for name in now}
   parts = [
     f"{name} {_listed(counts)}, now {now.get(name, 'none')}"
-    for name, counts in _found_versions(others).items()
+    for name, counts in (none | _found_versions(others)).items()
     if set(counts) != {now.get(name, "none")}
   ]
   if parts:
-    tell(
+    notices.warn(
       f"{len(others)} of {len(records)} cells were made by other versions and"
       f" are used: {'; '.join(parts)}"
     )
@@ -474,7 +484,18 @@ def _versions_of(record: Mapping[str, Any]) -> dict[str, str]:
   commit = str(git.get("commit", "unknown"))[:7]
   changed = " with changes" if git.get("dirty") else ""
   versions = {k: str(v) for k, v in record.get("versions", {}).items()}
-  return {"commit": commit + changed, **versions}
+  # Of the settings only these may differ in records that are used together.
+  variables = {
+    name: text
+    for name, text in record.get("settings", {}).items()
+    if name in jax_options.VARIABLES
+  }
+  return {"commit": commit + changed, **versions, **variables}
+
+
+def _mapping(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+  value = fields.get(name)
+  return value if isinstance(value, Mapping) else {}
 
 
 def _listed(counts: Counter[str]) -> str:

@@ -13,7 +13,7 @@ import pathlib
 from experiments import datasets
 from experiments.architectures import models
 from experiments.architectures.networks import Variables
-from experiments.command import distributed, interruption, progress
+from experiments.command import distributed, interruption, notices, progress
 from experiments.learning import methods
 from experiments.records import checkpoints, results
 from experiments.runs import partials, simulations
@@ -296,7 +296,7 @@ def _make_store(config: Config, environment: Mapping) -> simulations.Store:
     if not config.resume:
       partials.discard(folder)
     if (others := partials.others(folder, path)) and distributed.is_first():
-      results.tell(
+      notices.warn(
         f"{', '.join(map(str, others))}: members of another version, device, "
         "configuration or --members_per_chunk; not used"
       )

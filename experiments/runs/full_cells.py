@@ -123,7 +123,7 @@ def comparable_records(config: Config) -> list[dict]:
     except (results.ResultError, OSError):
       continue
     method = record["config"].get("method")
-    if method not in methods.METHODS or results.other_release(record):
+    if method not in methods.METHODS or results.other_numbers(record):
       continue
     hparam = methods.METHODS[method].hparam
     strength = record["config"].get(hparam, 0.0) if hparam else 0.0

@@ -20,7 +20,7 @@ Metrics = dict[str, np.ndarray]
 
 FOLDER = "partial"
 # Of `results.environment`: what the numbers of a record are made with.
-_MADE_WITH = ("versions", "device", "git")
+_MADE_WITH = ("versions", "device", "git", "settings")
 
 
 def folder(

@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.learning import methods
 from experiments.records import results
-from experiments.tables import figures, markdown, paper, stats, summary
+from experiments.tables import canvas, figures, markdown, paper, stats, summary
 
 PROTOCOLS = {
   "paper": "hyper-parameter and epoch chosen on 10,000 validation images, for "
@@ -434,10 +434,7 @@ def write(
   shots: Sequence[int],
   directory: pathlib.Path,
 ) -> str:
-  """Writes the tables and figures of all datasets and protocols.
-
-  `table.md`, `table.tex`, and for each dataset `accuracy_against_shots_*.png`
-  and `gains_*.png` of each protocol and `sensitivity_*.png` of each method.
+  """Writes the tables of all datasets and protocols, table.md and table.tex.
 
   Args:
     found: Records by dataset.
@@ -479,10 +476,6 @@ def write(
           text += [f"### BEAN against {title.lower()}", to_markdown(rows)]
       if note := imitation_note(records.evaluation):
         text.append(note)
-      _draw_shots(picked, names, directory, dataset, protocol)
-      _draw_gains(picked, names, directory, dataset, protocol)
-    for name in names:
-      _draw_sensitivity(records.evaluation, name, directory, dataset)
   everything = [*itertools.chain(*itertools.chain(*found.values()))]
   if note := results.mixed_versions(everything):
     text.append(note)
@@ -490,6 +483,38 @@ def write(
   results.write_bytes(directory / "table.md", whole.encode())
   results.write_bytes(directory / "table.tex", ("\n".join(tex) + "\n").encode())
   return whole
+
+
+def draw(
+  found: Mapping[str, Records], names: Sequence[str], directory: pathlib.Path
+) -> None:
+  """Draws all datasets and protocols.
+
+  For each dataset `accuracy_against_shots_*.png` and `gains_*.png` of each
+  protocol and `sensitivity_*.png` of each method.
+
+  Args:
+    found: Records by dataset.
+    names: Names in `methods.METHODS`.
+    directory: Folder that exists.
+
+  Raises:
+    results.ResultError: If a file cannot be written.
+  """
+  for dataset, records in found.items():
+    for protocol in PROTOCOLS:
+      picked = entries(protocol, records)
+      for kind, function in (
+        ("accuracy_against_shots", _draw_shots),
+        ("gains", _draw_gains),
+      ):
+        path = directory / f"{kind}_{dataset}_{protocol}.png"
+        with canvas.attempt(path):
+          function(path, picked, names, dataset, protocol)
+    for name in names:
+      path = directory / f"sensitivity_{dataset}_{name}.png"
+      with canvas.attempt(path):
+        _draw_sensitivity(path, records.evaluation, name, dataset)
 
 
 _HEADER = """\
@@ -534,9 +559,9 @@ def _baseline_note(method: methods.Method) -> str:
 
 
 def _draw_shots(
+  path: pathlib.Path,
   found: Entries,
   names: Sequence[str],
-  directory: pathlib.Path,
   dataset: str,
   protocol: str,
 ) -> None:
@@ -548,16 +573,16 @@ def _draw_shots(
       series.append((methods.METHODS[name].title, places, intervals))
   if series:
     figures.accuracy_against_shots(
-      directory / f"accuracy_against_shots_{dataset}_{protocol}.png",
+      path,
       series,
       title=f"{dataset}: test accuracy, protocol {protocol}",
     )
 
 
 def _draw_gains(
+  path: pathlib.Path,
   found: Entries,
   names: Sequence[str],
-  directory: pathlib.Path,
   dataset: str,
   protocol: str,
 ) -> None:
@@ -571,16 +596,16 @@ def _draw_gains(
         series.setdefault(shots, {})[label] = difference.interval
   if series:
     figures.differences(
-      directory / f"gains_{dataset}_{protocol}.png",
+      path,
       [(f"{shots}-shot", series[shots]) for shots in sorted(series)],
       title=f"{dataset}: gain over vanilla, protocol {protocol}",
     )
 
 
 def _draw_sensitivity(
+  path: pathlib.Path,
   records: Sequence[summary.Record],
   name: str,
-  directory: pathlib.Path,
   dataset: str,
 ) -> None:
   """Draws accuracy against a method's hyper-parameter, for all shots."""
@@ -609,7 +634,7 @@ def _draw_sensitivity(
         looks.append(figures.style(index) | look)
   if lines:
     figures.accuracy_against_hparam(
-      directory / f"sensitivity_{dataset}_{name}.png",
+      path,
       lines,
       title=f"{dataset}: test accuracy of {method.title}",
       xlabel=method.hparam.replace("_", " "),

@@ -13,12 +13,12 @@ import os
 import textwrap
 from typing import Any
 
-from matplotlib import axes, figure
 import numpy as np
 from numpy.typing import ArrayLike
 
 from experiments.records import results
 from experiments.tables import stats
+from experiments.tables.canvas import axes, figure
 
 _COLORS = (
   "#0072B2",

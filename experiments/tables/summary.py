@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.learning import methods
 from experiments.records import results
-from experiments.tables import figures, markdown, paper, stats
+from experiments.tables import canvas, figures, markdown, paper, stats
 
 Record = dict[str, Any]
 
@@ -79,10 +79,26 @@ def table(records: Sequence[Record]) -> str:
 
 
 def write(records: Sequence[Record], directory: pathlib.Path) -> None:
-  """Writes the table and the figures of a run.
+  """Writes `table.md`.
 
-  `table.md`, `accuracy_against_shots.png`, `accuracy_against_strength_*.png`
-  and `learning_curves_*.png`, one for each number of shots.
+  Args:
+    records: Records of few-shot cells of one dataset.
+    directory: Folder that exists.
+
+  Raises:
+    results.ResultError: If the file cannot be written.
+  """
+  text = table(records) + "\n"
+  if note := results.mixed_versions(records):
+    text += f"\n{note}\n"
+  results.write_bytes(directory / "table.md", text.encode())
+
+
+def draw(records: Sequence[Record], directory: pathlib.Path) -> None:
+  """Draws a run.
+
+  `accuracy_against_shots.png`, and `accuracy_against_strength_*.png` and
+  `learning_curves_*.png` of each number of shots.
 
   Args:
     records: Records of few-shot cells of one dataset.
@@ -91,31 +107,33 @@ def write(records: Sequence[Record], directory: pathlib.Path) -> None:
   Raises:
     results.ResultError: If a file cannot be written.
   """
-  text = table(records) + "\n"
-  if note := results.mixed_versions(records):
-    text += f"\n{note}\n"
-  results.write_bytes(directory / "table.md", text.encode())
   dataset = records[0]["config"]["dataset"]
   stars = chosen(records)
   if not stars:
     return
-  figures.accuracy_against_shots(
-    directory / "accuracy_against_shots.png",
-    _against_shots(stars),
-    title=f"{dataset}: test accuracy, strength chosen on validation images",
-  )
+  path = directory / "accuracy_against_shots.png"
+  with canvas.attempt(path):
+    figures.accuracy_against_shots(
+      path,
+      _against_shots(stars),
+      title=f"{dataset}: test accuracy, strength chosen on validation images",
+    )
   for shots in sorted({record["config"]["shots"] for record in stars}):
     at_shots = [r for r in stars if r["config"]["shots"] == shots]
-    figures.learning_curves(
-      directory / f"learning_curves_{shots}shot.png",
-      [_curve(record) for record in at_shots],
-      title=f"{dataset}, {shots}-shot: validation accuracy",
-    )
-    _draw_strengths(
-      [r for r in records if r["config"]["shots"] == shots],
-      directory / f"accuracy_against_strength_{shots}shot.png",
-      f"{dataset}, {shots}-shot: test accuracy",
-    )
+    path = directory / f"learning_curves_{shots}shot.png"
+    with canvas.attempt(path):
+      figures.learning_curves(
+        path,
+        [_curve(record) for record in at_shots],
+        title=f"{dataset}, {shots}-shot: validation accuracy",
+      )
+    path = directory / f"accuracy_against_strength_{shots}shot.png"
+    with canvas.attempt(path):
+      _draw_strengths(
+        [r for r in records if r["config"]["shots"] == shots],
+        path,
+        f"{dataset}, {shots}-shot: test accuracy",
+      )
 
 
 def _row(

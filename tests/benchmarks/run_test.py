@@ -3,43 +3,29 @@
 import functools
 import importlib.util
 import json
-import pathlib
-import subprocess
-import sys
 
+import jax
 import pytest
 
-from benchmarks import cases, plots, records, settings, suites
+from benchmarks import (
+  cases,
+  plots,
+  records,
+  run as benchmarks_run,
+  settings,
+  suites,
+)
 from experiments.records import results
+from tests.experiments import in_process
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 OPTIONS = settings.Settings(quick=True, repeats=1, torch=False)
 TORCH = importlib.util.find_spec("torch") is not None
 ROW = {"name": "bean_jax", "median": 0.5, "min": 0.4, "max": 0.6, "floor": 0.1}
 
 
-def _run(*arguments, cwd=ROOT):
-  # In a process of its own, as flags of two scripts have the same names.
-  return subprocess.run(
-    [sys.executable, "-m", "benchmarks.run", *arguments],
-    cwd=cwd,
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )
+refused = functools.partial(in_process.refused, benchmarks_run)
 
 
-def _error(*arguments):
-  outcome = _run(*arguments)
-  assert outcome.returncode == 2, outcome
-  assert outcome.stdout == ""
-  (line,) = (
-    line for line in outcome.stderr.splitlines() if "initialize" not in line
-  )
-  return line
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
   "flag,message",
   [
@@ -50,27 +36,27 @@ def _error(*arguments):
   ],
 )
 def test_wrong_values_are_one_line(flag, message):
-  assert message in _error("--notorch", flag)
+  assert message in refused("--notorch", flag)
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="has a GPU")
 def test_gpu_suite_without_a_gpu_is_refused():
-  assert "JAX has no GPU here, only 'cpu'" in _error("--notorch", "--suite=gpu")
+  assert "JAX has no GPU here, only 'cpu'" in refused(
+    "--notorch", "--suite=gpu"
+  )
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(TORCH, reason="PyTorch is installed")
 def test_missing_pytorch_is_one_line():
-  assert "pip install '.[bench]', or add --notorch" in _error("--quick")
+  assert "pip install '.[bench]', or add --notorch" in refused("--quick")
 
 
-@pytest.mark.slow
 def test_cases_are_added_to_one_file_and_drawn(tmp_path):
   common = ("--quick", "--repeats=2", "--notorch", f"--output_dir={tmp_path}")
   for name in ("penalty", "penalty_memory"):
-    outcome = _run(f"--only={name}", *common)
-    assert outcome.returncode == 0, outcome.stderr
-    assert f"[{name}]" in outcome.stdout
+    status, out, err = in_process.run(benchmarks_run, f"--only={name}", *common)
+    assert (status, err) == (0, "")
+    assert f"[{name}]" in out
   assert sorted(path.name for path in tmp_path.iterdir()) == [
     "cpu-quick-penalty.png",
     "cpu-quick-penalty_memory.png",

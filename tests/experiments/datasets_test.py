@@ -10,6 +10,7 @@ import errno
 import io
 import json
 import os
+import pwd
 import subprocess
 import sys
 import time
@@ -566,6 +567,26 @@ def test_cache_folder(tmp_path, monkeypatch):
   assert cache.folder(tmp_path) == tmp_path
 
 
+def test_without_a_home_nothing_is_put_elsewhere(
+  tmp_path, data_dir, monkeypatch
+):
+  def missing(uid):
+    raise KeyError(uid)
+
+  monkeypatch.delenv("HOME")
+  monkeypatch.delenv("BEAN_JAX_CACHE")
+  monkeypatch.setattr(pwd, "getpwuid", missing)
+  folder = tmp_path / "cwd"
+  folder.mkdir()
+  monkeypatch.chdir(folder)
+  with pytest.raises(datasets.DatasetError, match="set BEAN_JAX_CACHE to a"):
+    datasets.load("mnist", data_dir=data_dir)
+  monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+  with pytest.raises(datasets.DatasetError, match="point --data_dir or"):
+    datasets.load("mnist")
+  assert list(folder.iterdir()) == []
+
+
 def test_unequal_sources_never_share_a_cache(tmp_path):
   write_prepared(tmp_path / "a")
   _, arrays = write_prepared(tmp_path / "b", num_test=3, seed=1)
@@ -722,25 +743,25 @@ def test_unreadable_cache_file(tmp_path):
   assert "BEAN_JAX_CACHE" in message
 
 
-def test_unwritable_cache_is_a_warning(tmp_path, data_dir):
+def test_unwritable_cache_is_a_warning(tmp_path, data_dir, capsys):
   (tmp_path / "file").write_text("")
-  with mock.patch.object(cache.logging, "warning") as warning:
-    first = datasets.load(
-      "mnist", data_dir=data_dir, cache_dir=tmp_path / "file" / "below"
-    )
+  first = datasets.load(
+    "mnist", data_dir=data_dir, cache_dir=tmp_path / "file" / "below"
+  )
+  decoding, warning = capsys.readouterr().err.splitlines()
+  assert decoding.startswith("decoding mnist into ")
+  assert warning.startswith(f"warning: {tmp_path / 'file' / 'below'}")
+  assert "cannot be written (Not a directory)" in warning
+  assert "BEAN_JAX_CACHE" in warning
   assert_equal(first, datasets.load("mnist", data_dir=data_dir))
-  text = warning.call_args.args[0] % warning.call_args.args[1:]
-  assert "BEAN_JAX_CACHE" in text
 
 
-def test_full_disk_is_a_warning_and_leaves_nothing(tmp_path, data_dir):
+def test_full_disk_is_a_warning_and_leaves_nothing(tmp_path, data_dir, capsys):
   full = OSError(errno.ENOSPC, "No space left on device")
-  with (
-    mock.patch.object(os, "fsync", side_effect=full),
-    mock.patch.object(cache.logging, "warning") as warning,
-  ):
+  with mock.patch.object(os, "fsync", side_effect=full):
     datasets.load("mnist", data_dir=data_dir)
-  warning.assert_called_once()
+  _, warning = capsys.readouterr().err.splitlines()
+  assert "cannot be written (No space left on device)" in warning
   assert not os.listdir(tmp_path / "cache")
 
 
@@ -888,9 +909,20 @@ def test_more_shots_than_images():
   assert "Cannot draw 3 shots of class 1, which has 2 images" in message
 
 
-def test_class_without_images():
-  message = error_of(datasets.draw_shots, [0, 2], num_shots=1, seed=0)
-  assert "class 1, which has 0 images" in message
+@pytest.mark.parametrize(
+  "labels,missing,greatest",
+  (([0, 2], 1, 2), ([1, 2, 3], 0, 3), ([0, 1, 9, 9], 2, 9), ([7], 0, 7)),
+)
+def test_classes_that_are_not_numbered_from_0(labels, missing, greatest):
+  message = error_of(datasets.draw_shots, labels, num_shots=1, seed=0)
+  assert (
+    f"got none of class {missing} below the greatest, {greatest}" in message
+  )
+  assert "fewer shots" not in message
+  # The cure that it names.
+  _, numbers = np.unique(labels, return_inverse=True)
+  drawn = datasets.draw_shots(numbers, num_shots=1, seed=0)
+  assert sorted(np.array(labels)[drawn]) == sorted(set(labels))
 
 
 @pytest.mark.parametrize("num_shots", [0, -1, 1.0, "1", None, True])

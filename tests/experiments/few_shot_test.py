@@ -230,6 +230,16 @@ class TestRun:
     rows = [line for line in out.splitlines() if "| BEAN-1" in line]
     assert ["alpha 5" in row for row in rows] == [True, False]
 
+  def test_a_list_of_seeds(self, finished, tmp_path):
+    status, _, _ = run(*SMALL, "--seeds=7,1", f"--output_dir={tmp_path}")
+    assert status == 0
+    expected = results.load_all(finished[0])
+    for name, record in results.load_all(tmp_path).items():
+      assert record["seeds"] == [1, 7]
+      assert record["config"]["seeds"] == [1, 7]
+      for metric, values in record["metrics"].items():
+        assert values[0] == expected[name]["metrics"][metric][1]
+
   def test_without_resume_all_is_trained_again(self, copy, trained):
     expected = numbers(copy)
     (copy / NAMES[0]).write_text("an altered file")
@@ -538,7 +548,10 @@ class TestRefused:
       ("--epochs=0", "expected a number from 1 to 1e6, got 0"),
       ("--epochs=5,5", "expected one number or 1, one for each of --shots"),
       ("--epochs=many", "expected numbers of type int"),
-      ("--seeds=x", "expected a number like 20 or a range like 5-9, got 'x'"),
+      (
+        "--seeds=x",
+        "expected a number like 20, a range like 5-9 or a list like 0,5,9, got",
+      ),
       ("--seeds=-3", "got '-3'"),
       ("--seeds=0", "expected 1 to 10000 of them, got '0'"),
       ("--seeds=9-5", "expected 1 to 10000 of them, got '9-5'"),
@@ -759,10 +772,10 @@ class TestParseConfig:
       results.config_digest(fields)
 
 
-def start(*args, **options):
+def start(*args, python=(), **options):
   """Starts the script as a user does."""
   return subprocess.Popen(
-    [sys.executable, "-m", "experiments.few_shot", *args],
+    [sys.executable, *python, "-m", "experiments.few_shot", *args],
     cwd=_ROOT,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
@@ -771,8 +784,10 @@ def start(*args, **options):
   )
 
 
-def test_help_names_every_flag():
-  process = start("--helpshort")
+# Without docstrings, too.
+@pytest.mark.parametrize("python", ((), ("-OO",)))
+def test_help_names_every_flag(python):
+  process = start("--helpshort", python=python)
   out, err = process.communicate(timeout=120)
   assert err == ""
   for flag in few_shot.FLAGS.flags_by_module_dict()["experiments.few_shot"]:
@@ -814,6 +829,7 @@ class TestLeNet5:
     not _REAL_DATA_DIR, reason="needs TFDS_DATA_DIR with prepared datasets"
   )
   def test_real_mnist(self, tmp_path):
+    cache = tmp_path / "cache"
     process = start(
       *self.ARGS,
       "--dataset=mnist",
@@ -821,9 +837,13 @@ class TestLeNet5:
       "--methods=vanilla",
       f"--data_dir={_REAL_DATA_DIR}",
       f"--output_dir={tmp_path}",
+      env=os.environ | {"BEAN_JAX_CACHE": str(cache)},
     )
     _, err = process.communicate(timeout=600)
-    assert (process.returncode, err) == (0, "")
+    assert process.returncode == 0
+    # Nothing of other packages.
+    assert err.startswith(f"decoding mnist into {cache}")
+    assert err.count("\n") == 1
     record = results.read(tmp_path / "mnist-1shot-vanilla.json")
     assert record["source"].startswith("tfds mnist:")
     accuracy = results.metric(record, "test_accuracy")

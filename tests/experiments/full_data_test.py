@@ -136,7 +136,7 @@ class TestRefused:
       ("--alphas=1,1", "expected different numbers"),
       ("--alphas=-1", "got -1.0"),
       ("--alphas=nan", "got nan"),
-      ("--seeds=x", "expected a number like 20 or a range like 5-9"),
+      ("--seeds=x", "expected a number like 20, a range like 5-9 or"),
       ("--seeds=0", "expected 1 to 10000 of them"),
       ("--epochs=0", "expected a number from 1"),
       ("--patience=-1", "expected a number from 0"),

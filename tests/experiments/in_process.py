@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import contextlib
 import io
+import logging
 import types
 
 from absl.testing import flagsaver
@@ -21,15 +22,32 @@ def parsed(script: types.ModuleType, *args: object) -> Iterator[list[str]]:
     flagsaver.restore_flag_values(saved, script.FLAGS)
 
 
+@contextlib.contextmanager
+def kept_settings() -> Iterator[None]:
+  """Puts back what a script sets for its whole process."""
+  options = dict(jax.config.values)
+  levels = {name: logging.getLogger(name).level for name in ("jax", "absl")}
+  try:
+    yield
+  finally:
+    for name, level in levels.items():
+      logging.getLogger(name).setLevel(level)
+    for name, value in jax.config.values.items():
+      if value != options[name]:
+        jax.config.update(name, options[name])
+
+
 def run(script: types.ModuleType, *args: object) -> tuple[int | None, str, str]:
   """Runs a script; its exit status, standard output and error."""
   out, err = io.StringIO(), io.StringIO()
   saved = flagsaver.save_flag_values(script.FLAGS)
-  # A script sets it for its whole process.
-  precision = jax.config.jax_default_matmul_precision
   argv = [script.__name__, *map(str, args)]
   try:
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+      kept_settings(),
+      contextlib.redirect_stdout(out),
+      contextlib.redirect_stderr(err),
+    ):
       try:
         rest = scripts.parse_flags(argv, script.FLAGS)
       except parsing.ConfigError as error:
@@ -40,7 +58,6 @@ def run(script: types.ModuleType, *args: object) -> tuple[int | None, str, str]:
         status = script.main(rest)
   finally:
     flagsaver.restore_flag_values(saved, script.FLAGS)
-    jax.config.update("jax_default_matmul_precision", precision)
   return status, out.getvalue(), err.getvalue()
 
 

@@ -1,7 +1,6 @@
 """Tests of runs that are stopped and go on."""
 
 import itertools
-import logging
 import signal
 
 from absl import flags
@@ -13,7 +12,7 @@ from experiments.architectures import models
 from experiments.command import interruption, scripts
 from experiments.learning import devices, methods
 from experiments.runs import full_simulations, simulations
-from tests.experiments import tiny, tiny_network
+from tests.experiments import in_process, tiny, tiny_network
 from tests.experiments.runs import full_simulations_test
 
 DIGITS = tiny.load_digits(50)
@@ -166,12 +165,8 @@ class TestFewShot:
 class TestScripts:
   @pytest.fixture(autouse=True)
   def _settings(self):
-    """A script sets them for its whole process."""
-    precision = jax.config.jax_default_matmul_precision
-    level = logging.getLogger("jax").level
-    yield
-    jax.config.update("jax_default_matmul_precision", precision)
-    logging.getLogger("jax").setLevel(level)
+    with in_process.kept_settings():
+      yield
 
   def test_work_that_stopped(self, capsys):
     def work():

@@ -1,6 +1,7 @@
 """Tests of experiments.command.interruption."""
 
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,10 +54,14 @@ def test_sigterm_asks():
   assert err.count("\n") == 2
 
 
-def test_a_second_sigterm_ends_at_once_what_is_being_computed():
+def test_a_later_sigterm_ends_at_once_what_is_being_computed():
   process = start(BUSY)
   process.send_signal(signal.SIGTERM)
   assert wait_for_line(process).startswith("stopping as soon as ")
+  # As GNU timeout does, which is no second request.
+  process.send_signal(signal.SIGTERM)
+  with pytest.raises(subprocess.TimeoutExpired):
+    process.wait(interruption.AGAIN_SECONDS + 0.5)
   process.send_signal(signal.SIGTERM)
   out, err = process.communicate(timeout=10)
   assert (process.returncode, out) == (128 + signal.SIGTERM, "")
@@ -117,3 +122,34 @@ class TestHere:
       interruption.request()
       assert interruption.stop_requested()
     assert not interruption.stop_requested()
+
+  def test_a_signal_and_another_process_that_passes_it_on(self, capfd):
+    """Each of several processes is signalled, and hears of the others'."""
+    with interruption.handled():
+      interruption.request()
+      signal.raise_signal(signal.SIGTERM)
+      # Ended at once, this process would not come so far.
+      time.sleep(0.2)
+      assert interruption.stop_requested()
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.skipif(not shutil.which("timeout"), reason="needs GNU timeout")
+def test_gnu_timeout():
+  """It signals the process, and at once its whole group."""
+  program = (
+    "import time; from experiments.command import interruption\n"
+    "with interruption.handled():\n"
+    "  while not interruption.stop_requested(): time.sleep(0.01)\n"
+    "  time.sleep(0.5)\n"
+    "print('left')"
+  )
+  process = subprocess.run(
+    ["timeout", "--preserve-status", "2.5", sys.executable, "-c", program],
+    cwd=_ROOT,
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  assert (process.returncode, process.stdout) == (0, "left\n")
+  assert process.stderr.count("stopping as soon as ") == 1

@@ -96,27 +96,42 @@ class TestSeeds:
       ("0-1", [0, 1]),
       ("7-7", [7]),
       ("999999998-999999999", [999_999_998, 999_999_999]),
+      ("0,5,9", [0, 5, 9]),
+      ("9, 0", [0, 9]),
+      ("7-8,3,10-11", [3, 7, 8, 10, 11]),
     ),
   )
-  def test_number_or_range(self, text, seeds):
+  def test_number_range_or_list(self, text, seeds):
     assert parsing.seeds("flag", text) == tuple(seeds)
 
   def test_at_most_10000(self):
     assert len(parsing.seeds("flag", "10000")) == 10_000
     assert len(parsing.seeds("flag", "5-10004")) == 10_000
-    for text in ("10001", "5-10005"):
+    assert len(parsing.seeds("flag", "0,5-10003")) == 10_000
+    for text in ("10001", "5-10005", "0,5-10004"):
       message = refused(parsing.seeds, "flag", text)
       assert message.endswith(f"got {text!r}, which are 10001")
 
-  @pytest.mark.parametrize("text", ("", "x", "-1", "1-", "1-2-3", "1.0", "1,2"))
-  def test_neither(self, text):
+  @pytest.mark.parametrize(
+    "text", ("", "x", "-1", "1-", "1-2-3", "1.0", "1,", ",2")
+  )
+  def test_none_of_these(self, text):
     message = refused(parsing.seeds, "flag", text)
-    assert message.endswith(f"or a range like 5-9, got {text!r}")
+    assert message.endswith(f"or a list like 0,5,9, got {text!r}")
 
   @pytest.mark.parametrize("text", ("0", "2-1"))
   def test_none(self, text):
     message = refused(parsing.seeds, "flag", text)
     assert message.endswith(f"got {text!r}, which are 0")
+
+  @pytest.mark.parametrize("text", ("1,1", "0-5,3"))
+  def test_twice(self, text):
+    message = refused(parsing.seeds, "flag", text)
+    assert message.endswith(f"expected different ones, got {text!r}")
+
+  def test_a_range_of_none_in_a_list(self):
+    message = refused(parsing.seeds, "flag", "3-2,1")
+    assert "expected 1 to 10000" in message
 
 
 def test_examples_of_docstrings():

@@ -1,6 +1,8 @@
 """Tests of experiments.command.scripts."""
 
 import logging
+import pathlib
+import subprocess
 import sys
 
 from absl import flags
@@ -10,17 +12,15 @@ import pytest
 from experiments import datasets
 from experiments.command import parsing, scripts
 from experiments.records import results
+from tests.experiments import in_process
+
+ROOT = pathlib.Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
 def _settings():
-  """A script sets them for its whole process."""
-  precision = jax.config.jax_default_matmul_precision
-  logger = logging.getLogger("jax")
-  level = logger.level
-  yield
-  jax.config.update("jax_default_matmul_precision", precision)
-  logger.setLevel(level)
+  with in_process.kept_settings():
+    yield
 
 
 def test_works_under_its_settings(capsys):
@@ -191,8 +191,61 @@ class TestStart:
     assert err.count("\n") == 1
     assert "number" in err
 
+  @pytest.mark.parametrize("arg", ("--nodeterministic=1", "--nodeterministic="))
+  def test_a_flag_that_takes_no_value(self, arg, start):
+    status, seen, out, err = start(arg)
+    assert (status, seen, out) == (2, [], "")
+    assert err.startswith(f"error: {arg} does not take an argument; see ")
+    assert err.count("\n") == 1
+
+  @pytest.mark.parametrize(
+    "content,expected",
+    (
+      (b"\xff--number=1\n", "expected a text in UTF-8"),
+      (None, "Unable to open"),
+    ),
+  )
+  def test_flagfile(self, content, expected, start, tmp_path):
+    path = tmp_path / "flags"
+    if content is not None:
+      path.write_bytes(content)
+    status, seen, out, err = start(f"--flagfile={path}")
+    assert (status, seen, out) == (2, [], "")
+    assert err.startswith("error: ")
+    assert expected in err
+    assert err.count("\n") == 1
+
   @pytest.mark.parametrize("arg", ("--help", "-h", "--helpshort"))
   def test_help(self, arg, start):
     status, seen, out, err = start("--number=5", arg)
     assert (status, seen, err) == (0, [], "")
     assert "--number: how many" in out
+
+
+SCRIPTS = [
+  f"{path.parent.name}/{path.name}"
+  for folder in ("experiments", "benchmarks")
+  for path in sorted((ROOT / folder).glob("*.py"))
+  if "scripts.start(" in path.read_text()
+]
+
+
+def test_scripts_are_found():
+  assert {"experiments/few_shot.py", "benchmarks/run.py"} < set(SCRIPTS)
+
+
+@pytest.mark.parametrize("path", SCRIPTS)
+def test_started_by_its_path(path, tmp_path):
+  process = subprocess.run(
+    [sys.executable, ROOT / path, "--help"],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  module = path.removesuffix(".py").replace("/", ".")
+  assert (process.returncode, process.stdout) == (2, "")
+  assert process.stderr == (
+    "error: start it as a module, in the folder of this project: "
+    f"python -m {module}\n"
+  )

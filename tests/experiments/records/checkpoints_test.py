@@ -226,6 +226,21 @@ def test_find_refuses_another_release(environment, release, path):
   assert path.read_bytes() == before
 
 
+def test_find_refuses_other_settings(path):
+  environment = results.environment()
+  settings = {**environment["settings"], "jax_threefry_partitionable": False}
+  checkpoints.save(
+    path, make_checkpoint(environment={**environment, "settings": settings})
+  )
+  message = "made with jax_threefry_partitionable=False, this is True"
+  with pytest.raises(checkpoints.CheckpointError, match=message):
+    checkpoints.find(path, CONFIG)
+  checkpoints.save(
+    path, make_checkpoint(environment={**environment, "settings": 3})
+  )
+  assert checkpoints.find(path, CONFIG) is not None
+
+
 def test_files_that_cannot_be_read_are_one_line(tmp_path):
   for path in (tmp_path / "none.npz", tmp_path):
     with pytest.raises(results.ResultError, match="cannot be read") as caught:

@@ -276,6 +276,27 @@ class TestFind:
     )
     assert path.read_bytes() == before
 
+  def test_other_settings_are_refused_and_stay(self, path):
+    """As a record of other keys, or one from before they were pinned."""
+    now = results.environment()["settings"]
+    settings = {**now, "jax_default_prng_impl": "rbg"}
+    results.write(path, make_record(settings=settings))
+    before = path.read_bytes()
+    with pytest.raises(results.ResultError) as caught:
+      results.find(path, self.config)
+    assert str(caught.value) == (
+      f"{path}: made with jax_default_prng_impl=rbg, this is threefry2x32;"
+      " move this file away or choose another folder"
+    )
+    assert path.read_bytes() == before
+
+  @pytest.mark.parametrize(
+    "settings", ({}, {"jax_enable_x64": False}, {"XLA_FLAGS": "--a", "b": 1})
+  )
+  def test_what_settings_do_not_say_is_no_difference(self, settings, path):
+    results.write(path, make_record(settings=settings))
+    assert results.find(path, self.config)["settings"] == settings
+
   def test_names_what_differs(self, path):
     results.write(path, make_record())
     config = {"dataset": "digits", "alpha": 1.0, "shots": 1, "epochs": 50}

@@ -27,7 +27,8 @@ PROTOCOL = full_simulations.Protocol(
   members_per_chunk=1,
 )
 WIDTH = jax.device_count()
-ENVIRONMENT = results.environment()
+with jax.default_matmul_precision("highest"):
+  ENVIRONMENT = results.environment()
 DIGITS = tiny_network.load_digits()
 SHAPES = {
   "test_accuracy": (3,),

@@ -177,6 +177,7 @@ def test_files(records, tmp_path):
   text = comparison.write(
     {"mnist": records}, ["vanilla", "bean1"], [1], tmp_path
   )
+  comparison.draw({"mnist": records}, ["vanilla", "bean1"], tmp_path)
   assert (tmp_path / "table.md").read_text() == text
   assert {path.name for path in tmp_path.iterdir()} == {
     "table.md",

@@ -245,6 +245,7 @@ def test_versions_that_differ_stand_below_the_table(tmp_path):
 def write(records, directory):
   """Writes a summary; the names of its files, all of them images but one."""
   summary.write(records, directory)
+  summary.draw(records, directory)
   names = sorted(path.name for path in directory.iterdir())
   for name in set(names) - {"table.md"}:
     with Image.open(directory / name) as image:
@@ -320,7 +321,7 @@ def test_figures_show_the_records(tmp_path, monkeypatch):
     better,
     make_record(test=[0.1, None], shots=5),
   ]
-  summary.write(records, tmp_path)
+  summary.draw(records, tmp_path)
   series, options = seen["accuracy_against_shots.png"]
   assert "digits" in options["title"]
   assert [(label, shots) for label, shots, _ in series] == [
@@ -356,7 +357,7 @@ def test_curves_of_seldom_validation_are_drawn_at_their_epochs(
   )
   record = make_record(test=[0.1, 0.2])
   record["config"]["validate_every"] = 5
-  summary.write([record], tmp_path)
+  summary.draw([record], tmp_path)
   np.testing.assert_array_equal(seen[0][1], (5, 10, 15, 20))
 
 

@@ -1,0 +1,91 @@
+"""Tests of experiments.tables.canvas."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import matplotlib
+import pytest
+
+from experiments.records import results
+from experiments.tables import canvas, figures, stats
+
+_ROOT = pathlib.Path(__file__).parents[3]
+SERIES = [("BEAN-1", [1, 5], [stats.Interval(0.5, 0.4, 0.6)] * 2)]
+
+
+def draw(path):
+  with canvas.attempt(path):
+    figures.accuracy_against_shots(path, SERIES, title="digits")
+  return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+  "settings",
+  ({"text.usetex": True}, {"savefig.dpi": 30, "lines.color": "red"}),
+)
+def test_settings_of_a_user_change_nothing(settings, tmp_path, capsys):
+  expected = draw(tmp_path / "plain.png")
+  with matplotlib.rc_context(settings):
+    before = matplotlib.rcParams.copy()
+    assert draw(tmp_path / "given.png") == expected
+    assert matplotlib.rcParams.copy() == before
+  assert capsys.readouterr() == ("", "")
+
+
+def test_a_figure_that_fails_is_a_line(capsys):
+  with canvas.attempt("folder/it.png"):
+    raise RuntimeError("Failed to process string\nwith tex")
+  assert capsys.readouterr() == (
+    "",
+    "warning: folder/it.png: could not be drawn (RuntimeError: Failed to "
+    "process string)\n",
+  )
+
+
+def test_a_file_that_cannot_be_written_is_an_error(tmp_path):
+  with pytest.raises(results.ResultError, match="could not be written"):
+    draw(tmp_path / "missing" / "it.png")
+
+
+@pytest.mark.parametrize("error", (KeyboardInterrupt, SystemExit))
+def test_who_ends_the_program_is_not_held_up(error):
+  with pytest.raises(error), canvas.attempt("it.png"):
+    raise error
+
+
+@pytest.mark.parametrize(
+  "backend,expected",
+  (
+    ("inline", "agg"),
+    ("module://matplotlib_inline.backend_inline", "agg"),
+    ("svg", "svg"),
+  ),
+)
+def test_backend_of_a_notebook(backend, expected):
+  program = (
+    "from experiments.tables import figures; import os, matplotlib; "
+    "print(os.environ['MPLBACKEND'], matplotlib.get_backend())"
+  )
+  process = subprocess.run(
+    [sys.executable, "-c", program],
+    cwd=_ROOT,
+    env=os.environ | {"MPLBACKEND": backend, "DISPLAY": ""},
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  assert process.stderr == ""
+  assert process.stdout == f"{backend} {expected}\n"
+
+
+def test_all_take_matplotlib_from_here():
+  importing = {
+    path.relative_to(_ROOT).as_posix()
+    for folder in ("experiments", "benchmarks")
+    for path in (_ROOT / folder).rglob("*.py")
+    if re.search(r"^ *(import|from) matplotlib", path.read_text(), re.MULTILINE)
+  }
+  assert importing == {"experiments/tables/canvas.py"}
