@@ -4,7 +4,7 @@
 
 trains a small convolutional network on 50 handwritten digits, with BEAN-1 and
 with BEAN-2. Alpha may be traced, so `jax.vmap` takes all alphas at once. The
-three lines that BEAN takes end in `# BEAN`.
+line that BEAN takes ends in `# BEAN`.
 """
 
 import functools
@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from sklearn import datasets
 
-from bean_jax import bean_penalty, linen  # BEAN
+import bean_jax
 
 NUM_SEEDS, NUM_STEPS = 5, 150
 
@@ -40,13 +40,9 @@ model = Cnn()
 tx = optax.adam(3e-3)
 
 
-def loss_fn(params, images, labels, alpha, order):
-  logits, inputs = linen.capture(model)({"params": params}, images)  # BEAN
-  loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-  loss += alpha * bean_penalty(  # BEAN
-    inputs, linen.kernels(params, inputs), order=order
-  )
-  return loss
+def loss_fn(params, images, labels):
+  logits = model.apply({"params": params}, images)
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
 def init(seed, images):
@@ -56,7 +52,8 @@ def init(seed, images):
 
 def train_step(state, alpha, images, labels, order):
   params, opt_state = state
-  gradients = jax.grad(loss_fn)(params, images, labels, alpha, order)
+  bean_loss_fn = bean_jax.regularize(loss_fn, alpha=alpha, order=order)  # BEAN
+  gradients = jax.grad(bean_loss_fn)(params, images, labels)
   updates, opt_state = tx.update(gradients, opt_state)
   return optax.apply_updates(params, updates), opt_state
 

@@ -1,4 +1,4 @@
-"""BEAN with a pretrained head that stays frozen: two lines, `# BEAN`.
+"""BEAN with a pretrained head that stays frozen: one line, `# BEAN`.
 
     python -m examples.frozen_head
 
@@ -6,7 +6,8 @@ trains a network on handwritten digits, then adapts it to digits that lie on
 their side, from 5 examples each, without BEAN and with it. First its head is
 frozen: that says which neurons are wired together, and the layers below learn
 to make these fire together for the new images. Then all but the head is frozen:
-what fires is given, and a new head learns to wire it.
+what fires is given, and a new head learns to wire it. All parameters are those
+of the loss, and only the gradient of some is taken: so BEAN finds the layers.
 """
 
 import functools
@@ -17,7 +18,7 @@ import numpy as np
 import optax
 from sklearn import datasets
 
-import bean_jax  # BEAN
+import bean_jax
 
 tx = optax.adam(3e-3)
 
@@ -40,22 +41,25 @@ def encode(body, images):
   )
 
 
-def loss_fn(trained, frozen, images, labels, alpha):
-  params = {**trained, **frozen}
-  hidden = encode(params, images)
-  logits = dense(params["head"], hidden)
-  loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-  loss += alpha * bean_jax.layer_penalty(
-    hidden, params["head"]["kernel"]
+def loss_fn(params, images, labels):
+  logits = dense(params["head"], encode(params, images))
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def bean_loss_fn(params, images, labels, alpha):
+  regularized_fn = bean_jax.regularize(
+    loss_fn, alpha=alpha, layers="head/kernel"
   )  # BEAN
-  return loss
+  return regularized_fn(params, images, labels)
 
 
 @functools.partial(jax.jit, static_argnames="num_steps")
 def train(trained, frozen, images, labels, alpha, num_steps):
   def step(carry, _):
     trained, opt_state = carry
-    gradients = jax.grad(loss_fn)(trained, frozen, images, labels, alpha)
+    gradients = jax.grad(
+      lambda trained: bean_loss_fn({**trained, **frozen}, images, labels, alpha)
+    )(trained)
     updates, opt_state = tx.update(gradients, opt_state)
     return (optax.apply_updates(trained, updates), opt_state), None
 

@@ -1,9 +1,9 @@
-"""BEAN in Flax Linen and optax: the three lines that it takes end in `# BEAN`.
+"""BEAN in Flax Linen and optax: the line that it takes ends in `# BEAN`.
 
     python -m examples.linen_model
 
 trains a small convolutional network on 50 handwritten digits without BEAN and
-with it. The model knows nothing of BEAN.
+with it.
 """
 
 from flax import linen as nn
@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from sklearn import datasets
 
-from bean_jax import bean_penalty, linen  # BEAN
+import bean_jax
 
 
 class Cnn(nn.Module):
@@ -35,38 +35,35 @@ model = Cnn()
 tx = optax.adam(3e-3)
 
 
-def loss_fn(params, images, labels, alpha):
-  logits, inputs = linen.capture(model)({"params": params}, images)  # BEAN
-  loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-  loss += alpha * bean_penalty(inputs, linen.kernels(params, inputs))  # BEAN
-  return loss
+def loss_fn(params, images, labels):
+  logits = model.apply({"params": params}, images)
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-@jax.jit
-def train_step(params, opt_state, images, labels, alpha):
-  gradients = jax.grad(loss_fn)(params, images, labels, alpha)
-  updates, opt_state = tx.update(gradients, opt_state, params)
-  return optax.apply_updates(params, updates), opt_state
+def train(loss_fn, params, images, labels):
+  @jax.jit
+  def train_step(params, opt_state):
+    gradients = jax.grad(loss_fn)(params, images, labels)
+    updates, opt_state = tx.update(gradients, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
 
-
-@jax.jit
-def evaluate(params, images, labels):
-  logits, inputs = linen.capture(model)({"params": params}, images)
-  accuracy = jnp.mean(jnp.argmax(logits, axis=1) == labels)
-  return accuracy, bean_penalty(inputs, linen.kernels(params, inputs))
+  opt_state = tx.init(params)
+  for _ in range(200):
+    params, opt_state = train_step(params, opt_state)
+  return params
 
 
 def main():
   images, labels = datasets.load_digits(return_X_y=True)
   images = np.float32(images / 16).reshape(-1, 8, 8, 1)
   initial = model.init(jax.random.key(0), images[:1])["params"]
-  for name, alpha in (("plain", 0.0), ("BEAN", 10.0)):
-    params, opt_state = initial, tx.init(initial)
-    for _ in range(200):
-      params, opt_state = train_step(
-        params, opt_state, images[:50], labels[:50], alpha
-      )
-    accuracy, penalty = evaluate(params, images[50:], labels[50:])
+  bean_loss_fn = bean_jax.regularize(loss_fn, alpha=10.0)  # BEAN
+  for name, function in (("plain", loss_fn), ("BEAN", bean_loss_fn)):
+    params = train(function, initial, images[:50], labels[:50])
+    logits = model.apply({"params": params}, images[50:])
+    accuracy = jnp.mean(jnp.argmax(logits, axis=1) == labels[50:])
+    _, penalties = bean_jax.penalties(loss_fn)(params, images[50:], labels[50:])
+    penalty = sum(penalties.values())
     print(f"{name}: test accuracy {accuracy:.1%}, penalty {penalty:.4f}")
 
 

@@ -1,9 +1,9 @@
-"""BEAN in Flax NNX: the three lines that it takes end in `# BEAN`.
+"""BEAN in Flax NNX: the line that it takes ends in `# BEAN`.
 
     python -m examples.nnx_model
 
 trains a small network with dropout on 100 handwritten digits without BEAN and
-with it. The model knows nothing of BEAN.
+with it.
 """
 
 from flax import nnx
@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from sklearn import datasets
 
-from bean_jax import bean_penalty, nnx as bean_nnx  # BEAN
+import bean_jax
 
 
 class Mlp(nnx.Module):
@@ -29,36 +29,36 @@ class Mlp(nnx.Module):
     return self.head(self.dropout(nnx.relu(self.fc2(hidden))))
 
 
-def loss_fn(model, images, labels, alpha):
-  logits, inputs = bean_nnx.capture(model)(images)  # BEAN
-  loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-  loss += alpha * bean_penalty(inputs, bean_nnx.kernels(model, inputs))  # BEAN
-  return loss
+def loss_fn(model, images, labels):
+  losses = optax.softmax_cross_entropy_with_integer_labels(
+    model(images), labels
+  )
+  return losses.mean()
 
 
-@nnx.jit
-def train_step(model, optimizer, images, labels, alpha):
-  gradients = nnx.grad(loss_fn)(model, images, labels, alpha)
-  optimizer.update(model, gradients)
+def train(loss_fn, model, images, labels):
+  @nnx.jit
+  def train_step(model, optimizer):
+    optimizer.update(model, nnx.grad(loss_fn)(model, images, labels))
 
-
-@nnx.jit
-def evaluate(model, images, labels):
-  logits, inputs = bean_nnx.capture(model)(images)
-  accuracy = jnp.mean(jnp.argmax(logits, axis=1) == labels)
-  return accuracy, bean_penalty(inputs, bean_nnx.kernels(model, inputs))
+  optimizer = nnx.Optimizer(model, optax.adam(3e-3), wrt=nnx.Param)
+  for _ in range(200):
+    train_step(model, optimizer)
 
 
 def main():
   images, labels = datasets.load_digits(return_X_y=True)
   images = np.float32(images / 16)
-  for name, alpha in (("plain", 0.0), ("BEAN", 1.0)):
+  bean_loss_fn = bean_jax.regularize(loss_fn, alpha=1.0)  # BEAN
+  for name, function in (("plain", loss_fn), ("BEAN", bean_loss_fn)):
     model = Mlp(nnx.Rngs(0))
-    optimizer = nnx.Optimizer(model, optax.adam(3e-3), wrt=nnx.Param)
-    for _ in range(200):
-      train_step(model, optimizer, images[:100], labels[:100], alpha)
+    train(function, model, images[:100], labels[:100])
     model.eval()
-    accuracy, penalty = evaluate(model, images[100:], labels[100:])
+    accuracy = jnp.mean(jnp.argmax(model(images[100:]), axis=1) == labels[100:])
+    _, penalties = bean_jax.penalties(loss_fn)(
+      model, images[100:], labels[100:]
+    )
+    penalty = sum(penalties.values())
     print(f"{name}: test accuracy {accuracy:.1%}, penalty {penalty:.4f}")
 
 

@@ -4,8 +4,8 @@
 
 trains on 500 handwritten digits without BEAN and with it, and shows the
 assemblies that form: the neurons that are wired together most, how differently
-they fire (all neurons: 1), and for which digits. The three statements that BEAN
-takes are marked `# BEAN`.
+they fire (all neurons: 1), and for which digits. First it prints all the dense
+layers that there are. The statement that BEAN takes is marked `# BEAN`.
 """
 
 from flax import linen as nn
@@ -15,7 +15,6 @@ import optax
 from sklearn import datasets
 
 import bean_jax
-from bean_jax import bean_penalty, linen  # BEAN
 
 
 class Block(nn.Module):
@@ -46,22 +45,25 @@ model = VisionTransformer()
 tx = optax.adam(1e-3)
 
 
-def loss_fn(params, images, labels, alpha):
-  logits, hidden = linen.capture(model, layers="*/ff2")(  # BEAN
-    {"params": params}, images
-  )
-  loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-  loss += alpha * bean_penalty(  # BEAN
-    hidden, linen.kernels(params, hidden), order=2, gamma=10.0
-  )
-  return loss, (logits, hidden)
+def loss_fn(params, images, labels):
+  logits = model.apply({"params": params}, images)
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-@jax.jit
-def train_step(params, opt_state, images, labels, alpha):
-  gradients, _ = jax.grad(loss_fn, has_aux=True)(params, images, labels, alpha)
-  updates, opt_state = tx.update(gradients, opt_state, params)
-  return optax.apply_updates(params, updates), opt_state
+def train(loss_fn, params, images, labels):
+  @jax.jit
+  def train_step(params, opt_state, images, labels):
+    gradients = jax.grad(loss_fn)(params, images, labels)
+    updates, opt_state = tx.update(gradients, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
+
+  opt_state, rng = tx.init(params), np.random.default_rng(0)
+  for _ in range(500):
+    rows = rng.choice(500, size=100, replace=False)
+    params, opt_state = train_step(
+      params, opt_state, images[rows], labels[rows]
+    )
+  return params
 
 
 def find_assemblies(hidden, kernel):
@@ -89,17 +91,17 @@ def main():
   images, labels = datasets.load_digits(return_X_y=True)
   images = np.float32(images / 16)
   initial = model.init(jax.random.key(0), images[:1])["params"]
-  for name, alpha in (("plain", 0.0), ("BEAN", 50.0)):
-    params, opt_state = initial, tx.init(initial)
-    rng = np.random.default_rng(0)
-    for _ in range(500):
-      rows = rng.choice(500, size=100, replace=False)
-      batch = images[rows], labels[rows]
-      params, opt_state = train_step(params, opt_state, *batch, alpha)
-    _, (logits, hidden) = loss_fn(params, images[500:], labels[500:], alpha)
+  print(bean_jax.find_layers(loss_fn, initial, images, labels))
+  bean_loss_fn = bean_jax.regularize(
+    loss_fn, alpha=50.0, layers="*/ff2/kernel", order=2, gamma=10.0
+  )  # BEAN
+  capture_fn = bean_jax.capture(model.apply, layers="*/ff2/kernel")
+  for name, function in (("plain", loss_fn), ("BEAN", bean_loss_fn)):
+    params = train(function, initial, images, labels)
+    logits, hidden, kernels = capture_fn({"params": params}, images[500:])
     accuracy = np.mean(logits.argmax(axis=1) == labels[500:])
     print(f"{name}: test accuracy {accuracy:.1%}")
-    for layer, kernel in linen.kernels(params, hidden).items():
+    for layer, kernel in kernels.items():
       assemblies, ratio = find_assemblies(hidden[layer], kernel)
       print(f"  {layer}: neurons of an assembly differ {ratio:.2f} x as much")
       for neurons in assemblies:

@@ -19,41 +19,66 @@ def _blocks(language: str) -> list[str]:
   return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_example_adds_the_penalty():
-  names = {}
-  exec(_blocks("python")[0], names)
-  keys = jax.random.split(jax.random.key(0), 3)
-  params = {
-    "fc1": jax.random.normal(keys[0], (6, 5)),
-    "fc2": jax.random.normal(keys[1], (5, 3)),
-  }
-  images = jax.random.normal(keys[2], (4, 6))
-  labels = jnp.array([0, 1, 2, 0])
-  plain, hidden = names["loss_fn"](params, images, labels)
-  (loss, aux), gradients = jax.jit(
-    jax.value_and_grad(names["bean_loss_fn"], has_aux=True)
-  )(params, images, labels)
-  penalty = bean_jax.layer_penalty(hidden["fc2"], params["fc2"])
-  assert penalty > 0
-  np.testing.assert_allclose(loss, plain + 10 * penalty, rtol=1e-5)
-  np.testing.assert_allclose(aux["fc2"], hidden["fc2"], rtol=1e-6)
-  assert jax.tree.all(jax.tree.map(lambda g: jnp.any(g != 0), gradients))
+class Attention(nn.Module):
+  """A projection, which the example leaves out."""
+
+  @nn.compact
+  def __call__(self, tokens):
+    return nn.Dense(5, name="out")(tokens)
 
 
-def test_example_with_flax_adds_the_penalty():
-  model = nn.Sequential([nn.Dense(5), nn.relu, nn.Dense(3)])
-  names = {"model": model, "optax": optax}
-  exec(_blocks("python")[1], names)
+class Net(nn.Module):
+  """Layers within one block, and a head."""
+
+  @nn.compact
+  def __call__(self, images):
+    hidden = nn.relu(nn.Dense(5, name="fc1")(images))
+    hidden = nn.tanh(Attention(name="attention")(hidden))
+    return nn.Dense(3, name="head")(hidden)
+
+
+class Wrapped(nn.Module):
+  """So that paths begin with the name of a block."""
+
+  @nn.compact
+  def __call__(self, images):
+    return Net(name="block")(images)
+
+
+def test_examples_add_the_penalty(capsys):
+  model = Wrapped()
   images = jax.random.normal(jax.random.key(0), (4, 6))
-  params = model.init(jax.random.key(1), images)["params"]
   labels = jnp.array([0, 1, 2, 0])
-  plain, activations = names["loss_fn"](params, images, labels)
-  loss, _ = names["bean_loss_fn"](params, images, labels)
-  penalties = [
-    bean_jax.layer_penalty(activations[layer], params[layer]["kernel"])
-    for layer in ("layers_0", "layers_2")
-  ]
-  np.testing.assert_allclose(loss, plain + 10 * sum(penalties), rtol=1e-5)
+  params = model.init(jax.random.key(1), images)["params"]
+  names = {"model": model, "optax": optax, "bean_jax": bean_jax}
+  names |= {"params": params, "images": images, "labels": labels}
+  short, shown, whole = _blocks("python")
+  exec(whole, names)
+  bean_loss_fn = names["bean_loss_fn"]
+  exec(short, names)
+  exec(shown, names)
+  assert "block/attention/out/kernel" in capsys.readouterr().out
+  _, activations, kernels = bean_jax.capture(model.apply)(
+    {"params": params}, images
+  )
+  plain = names["loss_fn"](params, images, labels)
+  penalties = {
+    path: bean_jax.layer_penalty(activations[path], kernel)
+    for path, kernel in kernels.items()
+  }
+  assert set(penalties) == {
+    "block/attention/out/kernel",
+    "block/head/kernel",
+  }
+  for function, expected in (
+    (names["bean_loss_fn"], sum(penalties.values())),
+    (bean_loss_fn, penalties["block/head/kernel"]),
+  ):
+    loss, gradients = jax.jit(jax.value_and_grad(function))(
+      params, images, labels
+    )
+    np.testing.assert_allclose(loss, plain + 10 * expected, rtol=1e-5)
+    assert jax.tree.all(jax.tree.map(lambda g: jnp.any(g != 0), gradients))
 
 
 def test_example_fits_the_first_screen():
