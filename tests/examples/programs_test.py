@@ -77,6 +77,7 @@ def test_all_are_there():
     "optimizers",
     "resnet",
     "schedule_and_log",
+    "some_rows",
     "vision_transformer",
   }
 
@@ -196,6 +197,19 @@ def test_penalties_are_logged_by_layer_and_fall_as_alpha_rises():
     assert penalties[-1] < 0.5 * penalties[1]
   losses = _numbers(text, r"loss ([\d.]+)")
   assert losses[-1] < 0.1 * losses[0]
+
+
+@pytest.mark.slow
+def test_some_rows_do_what_all_rows_do():
+  text = _run("some_rows")
+  silhouettes = _numbers(text, r"silhouette ([\d.]+)")
+  plain, *bean = silhouettes[:4]
+  assert plain < 0.3
+  assert min(bean) > 0.45
+  assert max(bean) - min(bean) < 0.1
+  accuracies = _accuracies(text)
+  assert min(accuracies[1:4]) > accuracies[0] - 0.5
+  assert min(accuracies[5:]) > accuracies[4] - 0.5
 
 
 @pytest.mark.slow

@@ -1,0 +1,81 @@
+"""BEAN by some rows of each batch: what is left of accuracy and assemblies.
+
+    python -m examples.some_rows
+
+trains a perceptron on handwritten digits, 1,000 of them and 50, in one batch,
+with 3 seeds: without BEAN, with BEAN by all rows of the batch, by 64 and by 16.
+It prints the test accuracy, and the silhouette of the last hidden layer's
+outgoing weights in ten clusters. The line that BEAN takes ends in `# BEAN`.
+"""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from sklearn import cluster, datasets, metrics
+
+import bean_jax
+
+model = nn.Sequential(
+  [nn.Dense(128), nn.relu, nn.Dense(64), nn.relu, nn.Dense(10)]
+)
+tx = optax.adam(3e-3)
+WAYS = {"all": None, "64": 64, "16": 16}
+
+
+def loss_fn(params, images, labels):
+  logits = model.apply({"params": params}, images)
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def train(loss_fn, params, images, labels):
+  def step(carry, order):
+    params, opt_state = carry
+    gradients = jax.grad(loss_fn)(params, images[order], labels[order])
+    updates, opt_state = tx.update(gradients, opt_state)
+    return (optax.apply_updates(params, updates), opt_state), None
+
+  # Which rows are looked at depends on their order, so it changes.
+  keys = jax.random.split(jax.random.key(0), 600)
+  orders = jax.vmap(lambda key: jax.random.permutation(key, len(images)))(keys)
+  return jax.lax.scan(step, (params, tx.init(params)), orders)[0][0]
+
+
+def silhouette(kernel):
+  # Clusters of directions, not of lengths.
+  rows = kernel / np.maximum(np.linalg.norm(kernel, axis=1), 1e-6)[:, None]
+  labels = cluster.KMeans(10, n_init=10, random_state=0).fit_predict(rows)
+  return metrics.silhouette_score(rows, labels)
+
+
+def main():
+  images, labels = datasets.load_digits(return_X_y=True)
+  images = np.float32(images / 16)
+  functions = {"plain": loss_fn}
+  for rows, samples in WAYS.items():
+    functions[f"BEAN, {rows} rows"] = bean_jax.regularize(
+      loss_fn, alpha=300.0, order=2, samples=samples
+    )  # BEAN
+  for count in (1000, 50):
+    for name, function in functions.items():
+      accuracies, silhouettes = [], []
+      for seed in range(3):
+        few = np.random.default_rng(seed).permutation(len(images))
+        few, rest = few[:count], few[count:]
+        params = model.init(jax.random.key(seed), images[:1])["params"]
+        params = jax.jit(train, static_argnums=0)(
+          function, params, images[few], jnp.asarray(labels[few])
+        )
+        logits = model.apply({"params": params}, images[rest])
+        accuracies.append(np.mean(logits.argmax(axis=1) == labels[rest]))
+        silhouettes.append(silhouette(params["layers_4"]["kernel"]))
+      print(
+        f"{count} images, {name}: test accuracy {np.mean(accuracies):.1%}, "
+        f"from {min(accuracies):.1%} to {max(accuracies):.1%}, "
+        f"silhouette {np.mean(silhouettes):.2f}"
+      )
+
+
+if __name__ == "__main__":
+  main()
