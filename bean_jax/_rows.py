@@ -10,7 +10,7 @@ import numpy as np
 _GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 
 
-def evenly_spaced(num_rows: int, at_most: int) -> np.ndarray:
+def evenly_spaced(num_rows: int, at_most: int, *, name: str) -> np.ndarray:
   """Returns the rows to take, in order, so that no position is preferred.
 
   They are the multiples of a step modulo the number of rows. As the step shares
@@ -18,6 +18,11 @@ def evenly_spaced(num_rows: int, at_most: int) -> np.ndarray:
   was joined into the rows: every position along every axis is taken equally
   often, but for one. A step near the golden section spaces them evenly.
   """
+  if not isinstance(num_rows, int):
+    raise ValueError(
+      f"{name}: samples needs a batch of known size, got {num_rows} rows; "
+      "export a batch of fixed size, or leave samples out"
+    )
   if num_rows <= at_most:
     return np.arange(num_rows)
   step = round(num_rows / _GOLDEN_RATIO)

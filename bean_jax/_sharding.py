@@ -23,7 +23,7 @@ def with_automatic_axes(fn: Callable[..., T], *arrays: jax.Array | None) -> T:
       if kind == AxisType.Explicit
     )
     if axes:
-      replicated = NamedSharding(mesh, PartitionSpec())  # type: ignore[no-untyped-call]
+      replicated = NamedSharding(mesh, PartitionSpec())
       automatic: Callable[..., T] = jax.sharding.auto_axes(
         fn, axes=axes, out_sharding=replicated
       )

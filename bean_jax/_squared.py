@@ -42,7 +42,8 @@ def energy(
   [N, N] matrices, which cost as much as 16 multiply-adds an entry. F may come
   transposed, [M, N]; the way that is a mere pass over F takes it as it is.
   """
-  num_samples, num_neurons = centred.shape
+  num_samples = divergence.size_to_choose_by(centred.shape[0])
+  num_neurons = centred.shape[1]
   num_next = strength.size // num_neurons
   pairs = num_neurons**2 * (num_next + num_samples + 16)
   if order == 1:
@@ -105,7 +106,7 @@ def _by_transposed_features(
 
 def _sum_of_outer_products(left: jax.Array, right: jax.Array) -> jax.Array:
   """Returns left @ right, of [N, K] and [K, M], with K = 2 + samples."""
-  if len(right) > _MOST_OUTER_PRODUCTS:
+  if divergence.size_to_choose_by(right.shape[0]) > _MOST_OUTER_PRODUCTS:
     return matmul(left, right)
   terms = (jnp.outer(left[:, k], row) for k, row in enumerate(right))
   return functools.reduce(operator.add, terms)

@@ -78,7 +78,7 @@ def centre(
   rows = activations.reshape(-1, num_neurons)
   num_samples: jax.Array | float
   if where is None:
-    num_samples = float(max(rows.shape[0], 1))
+    num_samples = float_of(rows.shape[0])
   else:
     mask = _checks.sample_mask(where, tuple(batch_shape), name=name)
     rows = jnp.where(mask[:, None], rows, 0)
@@ -102,7 +102,19 @@ def absolute_divergence(neuron: jax.Array, centred: jax.Array) -> jax.Array:
   return jnp.sum(jnp.abs(neuron[:, None] - centred), axis=0)
 
 
+def float_of(size: int) -> jax.Array | float:
+  """Returns a size of at least 1, which `jax.export` may leave open."""
+  if isinstance(size, int):
+    return float(max(size, 1))
+  return jnp.maximum(jnp.asarray(size, jnp.float32), 1)
+
+
+def size_to_choose_by(size: int) -> int:
+  """Returns a size, or a usual one where `jax.export` leaves it open."""
+  return size if isinstance(size, int) else 128
+
+
 def block_size(num_items: int, elements_per_item: int) -> int:
   """Returns how many items `jax.lax.map` may take at once."""
-  affordable = BLOCK_ELEMENTS // max(1, elements_per_item)
-  return max(1, min(affordable, num_items))
+  affordable = BLOCK_ELEMENTS // max(1, size_to_choose_by(elements_per_item))
+  return max(1, min(affordable, size_to_choose_by(num_items)))

@@ -297,7 +297,7 @@ def _penalties_of(
       else _rows.mask_of_rows(where, tuple(batch), name=name)
     )
     if samples is not None:
-      taken = _rows.evenly_spaced(len(rows), samples)
+      taken = _rows.evenly_spaced(rows.shape[0], samples, name=name)
       rows = rows[taken]
       mask = None if mask is None else mask[taken]
     value = penalty.checked_layer_penalty(
@@ -309,7 +309,7 @@ def _penalties_of(
       where=mask,
       name=name,
     )
-    count = len(rows) if mask is None else jnp.sum(mask)
+    count = rows.shape[0] if mask is None else jnp.sum(mask)
     return value, jnp.asarray(count, value.dtype)
 
   result, calls = _dense.measured(

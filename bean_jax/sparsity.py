@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
-from bean_jax import _checks, correlation
+from bean_jax import _checks, _ranking, correlation
 
 PyTree = Any
 
@@ -359,9 +359,8 @@ def _kept(sizes: jax.Array, fraction: ArrayLike) -> jax.Array:
   """Marks all but the least round(fraction * n) of n magnitudes."""
   count = sizes.shape[0]
   pruned = jnp.round(jnp.asarray(fraction, jnp.float32) * count)
-  order = jnp.argsort(sizes, stable=True)
-  ranks = jnp.zeros(count, jnp.int32).at[order].set(jnp.arange(count))
-  return ranks >= pruned.astype(jnp.int32)
+  _, ranking = _ranking.ranked(sizes)
+  return _ranking.ranks(ranking) >= pruned.astype(jnp.int32)
 
 
 def _num_units(layer: HiddenLayer, name: str) -> int:

@@ -13,7 +13,7 @@ import pytest
 import bean_jax
 from bean_jax import check
 
-NUM_CHECKS = 12
+NUM_CHECKS = 13
 
 
 def _run_python(*arguments):
@@ -71,6 +71,16 @@ def _unmasked(penalty):
   return lambda *layer, where=None, **kwargs: penalty(*layer, **kwargs)
 
 
+def _own_share(penalty):
+  # As if the gradient of the kernel had not been summed over devices.
+  def wrong(activations, kernel, **kwargs):
+    if "{V:" in str(jax.typeof(activations)):
+      kernel = (jax.lax.stop_gradient(kernel) + kernel) / 2
+    return penalty(activations, kernel, **kwargs)
+
+  return wrong
+
+
 PENALTIES = functools.partial(check._penalties, 1, "squared")
 BROKEN = {
   "scaled": (_scaled, PENALTIES),
@@ -79,6 +89,7 @@ BROKEN = {
   "kernel_without_slope": (_no_slope_of(1), PENALTIES),
   "coarse": (_coarse, PENALTIES),
   "unmasked": (_unmasked, check._masked),
+  "over_devices": (_own_share, check._over_devices),
   "compiled_samples": (_scaled_if_compiled, check._many_samples),
   "compiled_members": (_scaled_if_compiled, check._many_members),
 }
@@ -103,6 +114,12 @@ def test_a_check_that_raises_fails_by_the_name_of_the_error():
 
   line = check._line("one", 1.0, raises)
   assert line == (False, "one", "RuntimeError: no such kernel")
+
+
+def test_one_device_is_not_checked_against_another(monkeypatch):
+  monkeypatch.setattr(check, "_two_devices", lambda: [])
+  line = check._line("two", 1.0, check._over_devices)
+  assert line == (True, "two", "not checked: there is one device only")
 
 
 def _pretend(monkeypatch, version, device):
@@ -202,10 +219,12 @@ def test_a_wrong_library_fails_as_a_program():
   assert finished.returncode == 1, finished.stderr
   lines = finished.stdout.splitlines()
   passed = [line for line in lines if line.startswith("ok  ")]
-  # The others do not ask the function that was broken.
+  # The others do not ask the function that was broken, or compare it with
+  # itself.
   assert [line[6:].partition("  ")[0] for line in passed] == [
     "release",
     "regularize",
+    "jax.shard_map over two devices",
     f"{check._NUM_ROWS} rows, jax alone",
   ]
 

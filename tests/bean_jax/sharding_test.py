@@ -1,104 +1,253 @@
-"""Penalties of arrays that lie on several devices, by every kind of mesh."""
+"""Within `jax.shard_map`, two devices compute what one does.
+
+A number that differs between devices, but is typed as equal on all of them,
+makes gradients wrong without a word: they are not summed over devices.
+"""
+
+from collections.abc import Iterator
+import functools
 
 import jax
+from jax.extend import core
 import jax.numpy as jnp
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 import numpy as np
 import pytest
 
 import bean_jax
-from tests.bean_jax.layers import OPTIONS, name_of
+from bean_jax import assemblies, sparsity
+from tests import reference
+from tests.bean_jax.layers import DISTANCES, OPTIONS, draw_layer, name_of
 
-KINDS = (AxisType.Explicit, AxisType.Auto)
-
-
-def _init():
-  keys = jax.random.split(jax.random.key(0), 3)
-  params = {
-    "first": jax.random.normal(keys[0], (3, 6)),
-    "last": jax.random.normal(keys[1], (6, 4)),
-  }
-  return params, jax.random.normal(keys[2], (8, 5, 3))
+SPLIT, WHOLE = PartitionSpec("device"), PartitionSpec()
+# Shapes for which different closed forms are the cheapest.
+SHAPES = ((6, 20, 3), (2, 20, 4), (8, 4, 30))
 
 
-def _loss_fn(params, inputs):
-  hidden = jnp.tanh(jnp.einsum("bln,nm->blm", inputs, params["first"]))
-  return jnp.mean(jnp.einsum("bln,nm->blm", hidden, params["last"]) ** 2)
+def _sharded(function, in_specs, out_specs):
+  mesh = jax.make_mesh((2,), ("device",), axis_types=(AxisType.Auto,))
+  return jax.shard_map(
+    function, mesh=mesh, in_specs=in_specs, out_specs=out_specs
+  )
 
 
-def _assert_close(ours, expected):
-  for one, other in zip(
-    jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True
-  ):
+def _mean_over_devices(penalty_fn):
+  return lambda *arrays: jax.lax.pmean(penalty_fn(*arrays), "device")
+
+
+def _close(ours, expected):
+  for one, other in zip(ours, expected, strict=True):
+    largest = np.max(np.abs(other))
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=name_of)
+def test_samples_over_devices(options, shape):
+  layer = draw_layer(*shape)
+  penalty_fn = _mean_over_devices(
+    functools.partial(bean_jax.layer_penalty, **options)
+  )
+  outside = jax.value_and_grad(
+    _sharded(penalty_fn, (SPLIT, WHOLE), WHOLE), argnums=(0, 1)
+  )
+  inside = _sharded(
+    jax.value_and_grad(penalty_fn, argnums=(0, 1)),
+    (SPLIT, WHOLE),
+    (WHOLE, (SPLIT, WHOLE)),
+  )
+  expected = reference.layer_gradients(*layer, **options)
+  for value_and_grad in (outside, inside):
+    value, gradients = jax.jit(value_and_grad)(*layer)
     np.testing.assert_allclose(
-      np.asarray(one), np.asarray(other), rtol=1e-5, atol=1e-7
+      value, reference.layer_penalty(*layer, **options), rtol=1e-5
     )
-
-
-def _mesh(num_devices, kind):
-  devices = jax.devices()[:num_devices]
-  return jax.make_mesh((num_devices,), ("data",), (kind,), devices=devices)
-
-
-@pytest.fixture(
-  name="mesh", params=[(1, k) for k in KINDS] + [(2, k) for k in KINDS]
-)
-def _mesh_fixture(request):
-  num_devices, kind = request.param
-  return _mesh(num_devices, kind)
-
-
-def _place(mesh, array, *axes):
-  return jax.device_put(array, NamedSharding(mesh, PartitionSpec(*axes)))
-
-
-@pytest.mark.parametrize("in_context", (True, False))
-def test_found_layers(mesh, in_context):
-  params, inputs = _init()
-  where = np.arange(8) < 6
-  bean_loss_fn = bean_jax.regularize(
-    _loss_fn, alpha=3.0, where_fn=lambda params, inputs: where
-  )
-  value_and_grad = jax.value_and_grad(bean_loss_fn, argnums=(0, 1))
-  expected = value_and_grad(params, inputs)
-  placed = (
-    jax.tree.map(lambda leaf: _place(mesh, leaf), params),
-    _place(mesh, inputs, "data"),
-  )
-  if in_context:
-    with jax.set_mesh(mesh):
-      ours = jax.jit(value_and_grad)(*placed)
-  else:
-    ours = jax.jit(value_and_grad)(*placed)
-  _assert_close(ours, expected)
+    _close(gradients, expected)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=name_of)
-def test_layer_penalty(options):
-  mesh = _mesh(2, AxisType.Explicit)
-  params, inputs = _init()
-  hidden = jnp.tanh(jnp.einsum("bln,nm->blm", inputs, params["first"]))
+def test_masks_strengths_and_slopes_over_devices(options):
+  # Two layers, and all that can be differentiated. Devices have as many real
+  # samples each, so that the mean over devices is the mean over samples.
+  layers = {"a": draw_layer(8, 12, 3), "b": draw_layer(8, 3, 20)}
+  hidden = {name: layer[0] for name, layer in layers.items()}
+  kernels = {name: layer[1] for name, layer in layers.items()}
+  where = np.array([1, 0, 1, 1, 1, 1, 0, 1], bool)
 
-  def penalty(hidden, kernel, gamma):
-    return bean_jax.layer_penalty(hidden, kernel, gamma=gamma, **options)
+  def penalty_fn(hidden, kernels, alpha, gamma, where):
+    regularized_fn = bean_jax.regularize(
+      lambda kernels: (0.0, hidden),
+      lambda kernels, hidden: (hidden, kernels),
+      alpha=alpha,
+      gamma=gamma,
+      where_fn=lambda kernels, hidden: where,
+      **options,
+    )
+    return regularized_fn(kernels)[0]
 
-  value_and_grad = jax.value_and_grad(penalty, argnums=(0, 1))
-  expected = value_and_grad(hidden, params["last"], 2.0)
-  ours = jax.jit(value_and_grad)(
-    _place(mesh, hidden, "data"),
-    _place(mesh, params["last"], "data"),
-    _place(mesh, jnp.float32(2.0)),
+  sharded = _sharded(
+    _mean_over_devices(penalty_fn),
+    (SPLIT, WHOLE, WHOLE, WHOLE, SPLIT),
+    WHOLE,
   )
-  _assert_close(ours, expected)
-
-
-def test_bean_penalty():
-  mesh = _mesh(2, AxisType.Explicit)
-  params, inputs = _init()
-  hidden = jnp.tanh(jnp.einsum("bln,nm->blm", inputs, params["first"]))
-  expected = bean_jax.bean_penalty({"a": hidden}, {"a": params["last"]})
-  ours = bean_jax.bean_penalty(
-    {"a": _place(mesh, hidden, "data")},
-    {"a": _place(mesh, params["last"], None, "data")},
+  arguments = (hidden, kernels, {"a": 2.0, "b": 3.0}, 0.7, where)
+  ours, expected = (
+    jax.jit(jax.value_and_grad(function, argnums=(0, 1, 2, 3)))(*arguments)
+    for function in (sharded, penalty_fn)
   )
-  _assert_close(ours, expected)
+  _close(jax.tree.leaves(ours), jax.tree.leaves(expected))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=name_of)
+def test_members_over_devices(options, shape):
+  # A population: as many kernels as devices, on samples of their own or shared.
+  members = [draw_layer(*shape, seed=seed) for seed in range(2)]
+  activations, kernels = map(np.stack, zip(*members, strict=True))
+  penalty_fn = functools.partial(bean_jax.layer_penalty, **options)
+  expected = [reference.layer_gradients(*m, **options) for m in members]
+  own = _sharded(
+    jax.vmap(jax.grad(penalty_fn, argnums=(0, 1))), (SPLIT, SPLIT), SPLIT
+  )
+  _close(
+    jax.jit(own)(activations, kernels),
+    map(np.stack, zip(*expected, strict=True)),
+  )
+  shared = _sharded(
+    lambda h, w: jax.lax.psum(penalty_fn(h, w[0]), "device"),
+    (WHOLE, SPLIT),
+    WHOLE,
+  )
+  by_activations, _ = jax.jit(jax.grad(shared, argnums=(0, 1)))(
+    activations[0], kernels
+  )
+  both = [
+    reference.layer_gradients(activations[0], kernel, **options)[0]
+    for kernel in kernels
+  ]
+  _close([by_activations], [sum(both)])
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_divergence_over_devices(distance):
+  activations, _ = draw_layer(6, 9, 1)
+  divergence_fn = functools.partial(
+    bean_jax.coactivation_divergence, distance=distance
+  )
+  sharded = _sharded(_mean_over_devices(divergence_fn), (SPLIT,), WHOLE)
+  weights = np.random.default_rng(0).normal(size=(9, 9)).astype(np.float32)
+  ours, expected = (
+    jax.jit(jax.grad(lambda h, f=function: jnp.sum(weights * f(h))))(
+      activations
+    )
+    for function in (sharded, divergence_fn)
+  )
+  _close([sharded(activations), ours], [divergence_fn(activations), expected])
+
+
+HIDDEN, KERNEL = draw_layer(6, 5, 4)
+MATRIX = np.abs(KERNEL @ KERNEL.T)
+GROUPS = np.array([0, 1, 1, 0, -1])
+LAYER = sparsity.HiddenLayer(KERNEL.T, KERNEL[:, 0], KERNEL, KERNEL[0])
+FUNCTIONS = {
+  "neuron_correlation": (bean_jax.neuron_correlation, (KERNEL,)),
+  "class_profiles": (
+    functools.partial(assemblies.class_profiles, num_classes=2),
+    (HIDDEN, np.arange(6) % 2),
+  ),
+  "selectivity": (assemblies.selectivity, (HIDDEN,)),
+  "preferred_classes": (assemblies.preferred_classes, (HIDDEN,)),
+  "dead_neurons": (assemblies.dead_neurons, (HIDDEN, KERNEL)),
+  "assembly_masks": (
+    functools.partial(assemblies.assembly_masks, num_assemblies=2),
+    (GROUPS,),
+  ),
+  "ablate": (assemblies.ablate, (KERNEL, KERNEL[0], GROUPS < 0)),
+  "cohesion": (assemblies.cohesion, (MATRIX, GROUPS)),
+  "modularity": (assemblies.modularity, (MATRIX, GROUPS)),
+  "proximity": (assemblies.proximity, (np.abs(KERNEL),)),
+  "clustering_coefficient": (
+    assemblies.clustering_coefficient,
+    (np.abs(KERNEL),),
+  ),
+  "outgoing_variance": (assemblies.outgoing_variance, (KERNEL, GROUPS)),
+  "unit_scales": (assemblies.unit_scales, (KERNEL,)),
+  "rescale_units": (
+    assemblies.rescale_units,
+    (KERNEL.T, KERNEL[:, 0], KERNEL, np.ones(5, np.float32)),
+  ),
+  "gini_index": (sparsity.gini_index, (KERNEL,)),
+  "hoyer_sparsity": (sparsity.hoyer_sparsity, (KERNEL,)),
+  "small_fraction": (sparsity.small_fraction, (KERNEL,)),
+  "magnitude_masks": (sparsity.magnitude_masks, (KERNEL, np.float32(0.3))),
+  "unit_importance": (sparsity.unit_importance, (HIDDEN, KERNEL)),
+  "remove_units": (sparsity.remove_units, (LAYER, np.array([1, 3]))),
+  "merge_units": (
+    functools.partial(sparsity.merge_units, num_groups=2),
+    (LAYER, np.abs(GROUPS)),
+  ),
+}
+FUNCTIONS |= {
+  f"{name_of(options)} {shape}": (
+    jax.value_and_grad(
+      functools.partial(bean_jax.layer_penalty, **options), argnums=(0, 1)
+    ),
+    draw_layer(*shape),
+  )
+  for options in OPTIONS
+  for shape in SHAPES
+}
+
+
+def _equations(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
+  """Yields all equations, also those of inner programs."""
+  for equation in jaxpr.eqns:
+    yield equation
+    for inner in jax.tree.leaves(
+      list(equation.params.values()),
+      is_leaf=lambda x: isinstance(x, (core.Jaxpr, core.ClosedJaxpr)),
+    ):
+      if isinstance(inner, core.ClosedJaxpr):
+        inner = inner.jaxpr
+      if isinstance(inner, core.Jaxpr):
+        yield from _equations(inner)
+
+
+def _varies(variable) -> bool:
+  # As printed, "float32[5]{V:device}": attributes differ between releases.
+  return "{V:" in str(variable.aval)
+
+
+def _typed_as_equal(function, arguments) -> list[str]:
+  """Returns the primitives whose results are typed as equal, but are not.
+
+  One with an inner program may ignore an argument; that program is looked at.
+  """
+  traced = jax.make_jaxpr(_sharded(function, (SPLIT,) * len(arguments), SPLIT))(
+    *(jax.tree.map(lambda x: np.stack([x, x]), x) for x in arguments)
+  )
+  return [
+    str(equation.primitive)
+    for equation in _equations(traced.jaxpr)
+    if any(map(_varies, equation.invars))
+    and not all(map(_varies, equation.outvars))
+    and not any(
+      isinstance(x, (core.Jaxpr, core.ClosedJaxpr))
+      for x in equation.params.values()
+    )
+  ]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_what_differs_between_devices_is_typed_so(name):
+  function, arguments = FUNCTIONS[name]
+
+  def of_one(*arguments):
+    arguments = jax.tree.map(lambda x: x[0], arguments)
+    return jax.tree.map(lambda x: x[None], function(*arguments))
+
+  assert _typed_as_equal(of_one, arguments) == []
+
+
+def test_an_argsort_would_be_seen():
+  assert "sort" in _typed_as_equal(jnp.argsort, (KERNEL[:, 0],))
