@@ -322,7 +322,7 @@ def _bean(order: int, *, frozen: bool = False) -> Loss:
         order=order,
         gamma=options.gamma,
         distance=options.distance,
-        where_fn=lambda params, aux: aux.mask,
+        where_fn=lambda params, samples, mask, key: mask,
       )(params, *args)
 
     return regularized_fn
