@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 import bean_jax
+from bean_jax import correlation
 from experiments.architectures import models
 from experiments.learning import imitation, training
 
@@ -179,9 +180,10 @@ def _plus(
   penalty: Callable[[PyTree, training.Aux], jax.Array],
   hparams: training.Hparams,
   model: models.Model,
+  dropout_rate: float | None = None,
 ) -> training.LossFn:
   """Returns the cross-entropy plus the strength times a penalty."""
-  data_loss_fn = training.cross_entropy(model)
+  data_loss_fn = training.cross_entropy(model, dropout_rate)
 
   def loss_fn(params: PyTree, *args: Any) -> tuple[jax.Array, training.Aux]:
     loss, aux = data_loss_fn(params, *args)
@@ -290,8 +292,33 @@ def _decov(
   return _plus(penalty, hparams, model)
 
 
-def _bean(order: int, *, frozen: bool = False) -> Loss:
-  """Returns BEAN's loss, or that without a gradient through A."""
+def _mean_square(
+  hparams: training.Hparams, model: models.Model, options: Options
+) -> training.LossFn:
+  """Adds the mean square of activations, over samples and neurons of a layer.
+
+  Merity et al., `Revisiting Activation Regularization
+  <https://arxiv.org/abs/1708.01009>`_, 2017: AR, on the layers of BEAN.
+  """
+  layers = options.layers or model.layers
+
+  def penalty(params: PyTree, aux: training.Aux) -> jax.Array:
+    del params
+    return sum(
+      jnp.mean(jnp.mean(aux.hidden[layer] ** 2, axis=-1), where=aux.mask)
+      for layer in layers
+    )
+
+  return _plus(penalty, hparams, model)
+
+
+def _bean(
+  order: int, *, frozen: bool = False, dropout_rate: float | None = None
+) -> Loss:
+  """Returns BEAN's loss, or that without a gradient through A.
+
+  With dropout, the activations are those that enter the layers: dropped.
+  """
 
   def loss(
     hparams: training.Hparams, model: models.Model, options: Options
@@ -316,13 +343,13 @@ def _bean(order: int, *, frozen: bool = False) -> Loss:
         units=options.alpha_units,
       )
       return bean_jax.regularize(
-        training.cross_entropy(model),
+        training.cross_entropy(model, dropout_rate),
         layers_fn,
         alpha=alphas,
         order=order,
         gamma=options.gamma,
         distance=options.distance,
-        where_fn=lambda params, aux: aux.mask,
+        where_fn=lambda params, samples, mask, key: mask,
       )(params, *args)
 
     return regularized_fn
@@ -330,30 +357,62 @@ def _bean(order: int, *, frozen: bool = False) -> Loss:
   return loss
 
 
-def _bean_random(
-  hparams: training.Hparams, model: models.Model, options: Options
-) -> training.LossFn:
-  """Replaces BEAN-1's A by a random one that has nothing to do with wiring.
+# Maps (activations [batch, n], mask, number of the layer, options) to the mean
+# over samples and pairs of neurons of A times distance, A of mean 1.
+Divergence = Callable[[jax.Array, jax.Array | None, int, Options], jax.Array]
 
-  It is symmetric, the same for all members and steps but for a factor without
-  gradient that gives it the mean of the A which it replaces.
+
+def _bean_without_wiring(
+  divergence: Divergence, *, dropout_rate: float | None = None
+) -> Loss:
+  """Replaces BEAN-1's A by one that has nothing to do with wiring.
+
+  It is the same for all members and steps but for a factor without gradient
+  that gives it the mean of the A which it replaces.
   """
-  layers = options.layers or model.layers
 
-  def penalty(params: PyTree, aux: training.Aux) -> jax.Array:
-    kernels = jax.lax.stop_gradient(models.dense_kernels(params, layers))
-    alphas = layer_alphas(1.0, kernels, order=1, units=options.alpha_units)
-    total = 0.0
-    for layer, kernel in kernels.items():
-      differences = bean_jax.coactivation_divergence(
-        aux.hidden[layer], distance=options.distance, where=aux.mask
-      )
-      wiring = _random_correlation(model.layers.index(layer), kernel.shape[0])
-      mean = jnp.mean(bean_jax.neuron_correlation(kernel, gamma=options.gamma))
-      total += alphas[layer] * mean * jnp.mean(wiring * differences)
-    return total
+  def loss(
+    hparams: training.Hparams, model: models.Model, options: Options
+  ) -> training.LossFn:
+    layers = options.layers or model.layers
 
-  return _plus(penalty, hparams, model)
+    def penalty(params: PyTree, aux: training.Aux) -> jax.Array:
+      kernels = jax.lax.stop_gradient(models.dense_kernels(params, layers))
+      alphas = layer_alphas(1.0, kernels, order=1, units=options.alpha_units)
+      total = 0.0
+      for layer, kernel in kernels.items():
+        strength = correlation.relative_strength(kernel, options.gamma)
+        # The mean of F F' / M, which is not formed.
+        mean = jnp.mean(jnp.mean(strength, axis=0) ** 2)
+        total += (
+          alphas[layer]
+          * mean
+          * divergence(
+            aux.hidden[layer], aux.mask, model.layers.index(layer), options
+          )
+        )
+      return total
+
+    return _plus(penalty, hparams, model, dropout_rate)
+
+  return loss
+
+
+def _constant_divergence(
+  rows: jax.Array, mask: jax.Array | None, place: int, options: Options
+) -> jax.Array:
+  """All pairs alike: their mean squared difference is twice the variance."""
+  del place, options
+  return 2 * jnp.mean(jnp.var(rows, axis=-1), where=mask)
+
+
+def _random_divergence(
+  rows: jax.Array, mask: jax.Array | None, place: int, options: Options
+) -> jax.Array:
+  differences = bean_jax.coactivation_divergence(
+    rows, distance=options.distance, where=mask
+  )
+  return jnp.mean(_random_correlation(place, rows.shape[1]) * differences)
 
 
 @functools.cache
@@ -367,18 +426,28 @@ def _random_correlation(place: int, num_neurons: int) -> np.ndarray:
 
 _BEAN_OPTIONS = ("gamma", "distance", "alpha_units", "layers")
 _BEAN1_ALPHAS = (0.1, 1.0, 10.0, 30.0, 100.0)
+# Of constant A, whose distance is the squared one.
+_CONSTANT_OPTIONS = ("gamma", "alpha_units", "layers")
+# Beside a penalty; what the row of dropout chooses for most shots.
+_DROPOUT_RATE = 0.5
 
 
 def _bean_method(
-  title: str, order: int, grid: tuple[float, ...], *, frozen: bool = False
+  title: str,
+  order: int,
+  grid: tuple[float, ...],
+  *,
+  frozen: bool = False,
+  dropout_rate: float | None = None,
 ) -> Method:
   return Method(
     title,
     "alpha",
     grid,
     _BEAN_OPTIONS,
-    _bean(order, frozen=frozen),
+    _bean(order, frozen=frozen, dropout_rate=dropout_rate),
     step_cost=8 if order == 1 else 40,
+    baseline="vanilla" if dropout_rate is None else "dropout",
   )
 
 
@@ -437,8 +506,42 @@ METHODS = {
     "alpha",
     _BEAN1_ALPHAS,
     _BEAN_OPTIONS,
-    _bean_random,
+    _bean_without_wiring(_random_divergence),
     step_cost=30,
+  ),
+  "bean1_constant": Method(
+    "BEAN-1, A constant",
+    "alpha",
+    (0.01, 0.1, 1.0, 10.0, 100.0),
+    _CONSTANT_OPTIONS,
+    _bean_without_wiring(_constant_divergence),
+  ),
+  "mean_square": Method(
+    "Mean square of activations",
+    "activity",
+    (1e-4, 1e-3, 1e-2, 0.1, 1.0),
+    ("layers",),
+    _mean_square,
+  ),
+  "bean1_dropout": _bean_method(
+    "BEAN-1 and dropout",
+    1,
+    (0.01, 0.1, 1.0, 10.0, 100.0),
+    dropout_rate=_DROPOUT_RATE,
+  ),
+  "bean2_dropout": _bean_method(
+    "BEAN-2 and dropout",
+    2,
+    (0.1, 1.0, 10.0, 100.0, 1e3),
+    dropout_rate=_DROPOUT_RATE,
+  ),
+  "bean1_constant_dropout": Method(
+    "BEAN-1, A constant, and dropout",
+    "alpha",
+    (0.01, 0.1, 1.0, 10.0, 100.0),
+    _CONSTANT_OPTIONS,
+    _bean_without_wiring(_constant_divergence, dropout_rate=_DROPOUT_RATE),
+    baseline="dropout",
   ),
 }
 

@@ -245,5 +245,6 @@ class TestFlags:
     assert set(methods.DESCENDED) - {"decov"} <= {
       *("vanilla", "vanilla10", "dropout", "weight_decay", "l1"),
       *("group_lasso", "bean1", "bean2", "bean1_frozen", "bean2_frozen"),
-      "bean1_random",
+      *("bean1_random", "bean1_constant", "mean_square", "bean1_dropout"),
+      *("bean2_dropout", "bean1_constant_dropout"),
     }, methods.DESCENDED

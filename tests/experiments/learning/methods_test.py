@@ -11,13 +11,15 @@ import pytest
 
 from experiments import datasets
 from experiments.architectures import models
-from experiments.architectures.dropout import drop
+from experiments.architectures.dropout import Dropout, drop
 from experiments.learning import methods, training
 from experiments.records import results
 from tests.experiments import tiny
 
 ORDERS = {"bean1": 1, "bean2": 2}
-BEANS = ("bean1", "bean2", "bean1_frozen", "bean2_frozen", "bean1_random")
+WITHOUT_WIRING = ("bean1_random", "bean1_constant")
+BEANS = ("bean1", "bean2", "bean1_frozen", "bean2_frozen", *WITHOUT_WIRING)
+WITH_DROPOUT = ("bean1_dropout", "bean2_dropout", "bean1_constant_dropout")
 DIGITS = tiny.load_digits(20)
 
 every_method = pytest.mark.parametrize("name", list(methods.METHODS))
@@ -134,8 +136,11 @@ SHAPES = {
 }
 
 
-def forward(params, images, xp=np, dropout=None):
-  """A convolution and three dense layers, in NumPy or JAX; smooth."""
+def forward(params, images, xp=np, dropout=None, factors=(1, 1, 1)):
+  """A convolution and three dense layers, in NumPy or JAX; smooth.
+
+  `factors` are what drawn dropout multiplies the outputs of each layer with.
+  """
   places = [
     images[:, row : row + 2, column : column + 2]
     for row in range(3)
@@ -148,7 +153,7 @@ def forward(params, images, xp=np, dropout=None):
   for place, layer in enumerate(LAYERS):
     hidden[layer] = x
     outputs = x @ params[layer]["kernel"] + params[layer]["bias"]
-    x = drop(xp.tanh(outputs), dropout, place=place)
+    x = drop(xp.tanh(outputs) * factors[place], dropout, place=place)
   return outputs, hidden
 
 
@@ -246,16 +251,21 @@ def naive_decov(hidden):
   return total
 
 
-def naive_random(kernels, hidden):
-  """Code units: the mean of F F' instead of F F' / M."""
+def naive_without_wiring(kernels, hidden, wiring):
+  """Code units: the mean of F F' instead of F F' / M, times A of mean 1."""
   total = 0.0
   for place, layer in enumerate(LAYERS):
     weights = np.abs(np.tanh(kernels[layer]["kernel"]))
     rows = hidden[layer]
     distances = (rows[:, :, None] - rows[:, None, :]) ** 2
-    wiring = methods._random_correlation(place, rows.shape[1])
-    total += np.mean(weights @ weights.T) * np.mean(wiring * distances)
+    factors = wiring(place, rows.shape[1])
+    total += np.mean(weights @ weights.T) * np.mean(factors * distances)
   return total
+
+
+def constant(place, num_neurons):
+  del place
+  return np.ones((num_neurons, num_neurons))
 
 
 # Each maps (params, hidden, parameters without a gradient) to a number.
@@ -286,8 +296,33 @@ DEFINITIONS = {
   "bean2_frozen": lambda params, hidden, fixed: naive_penalty(
     (fixed, hidden), order=2
   ),
-  "bean1_random": lambda params, hidden, fixed: naive_random(fixed, hidden),
+  "bean1_random": lambda params, hidden, fixed: naive_without_wiring(
+    fixed, hidden, methods._random_correlation
+  ),
+  "bean1_constant": lambda params, hidden, fixed: naive_without_wiring(
+    fixed, hidden, constant
+  ),
+  "mean_square": lambda params, hidden, fixed: sum(
+    np.mean(rows**2) for rows in hidden.values()
+  ),
 }
+DEFINITIONS |= {
+  name: DEFINITIONS[name.removesuffix("_dropout")] for name in WITH_DROPOUT
+}
+
+
+def drawn_dropout(params):
+  """What the dropout of `added` multiplies outputs of each layer with."""
+  return [
+    np.asarray(
+      drop(
+        np.ones((len(IMAGES), len(params[layer]["bias"]))),
+        Dropout(methods._DROPOUT_RATE, jax.random.key(0)),
+        place=place,
+      )
+    )
+    for place, layer in enumerate(LAYERS)
+  ]
 
 
 @pytest.fixture(scope="module")
@@ -307,9 +342,14 @@ def masked(params):
 @pytest.mark.parametrize("name", DEFINITIONS)
 def test_penalty_and_gradient_are_those_of_the_definition(name, masked, params):
   fixed = jax.tree.map(np.float64, params)
+  factors = [np.ones(1)] * 3
+  if name in WITH_DROPOUT:
+    factors = [factor[MASK] for factor in drawn_dropout(params)]
+    assert {*factors[0].flat} == {*factors[1].flat} == {0, 2}
 
   def definition(params):
-    _, hidden = forward(params, IMAGES[MASK].astype(np.float64))
+    images = IMAGES[MASK].astype(np.float64)
+    _, hidden = forward(params, images, factors=factors)
     return 3.0 * DEFINITIONS[name](params, hidden, fixed)
 
   value, grads = masked[name]
@@ -338,6 +378,35 @@ def test_strength_0_is_vanilla(params):
   outcomes = run(params, 0.0)
   for name in names:
     assert_close(outcomes[name], outcomes["vanilla"], rtol=1e-5, atol=1e-7)
+
+
+def test_strength_0_beside_dropout_is_dropout(params):
+  @jax.jit
+  def run(params):
+    expected = loss_and_grads("dropout", params, strength=0.5)
+    return expected, {
+      name: loss_and_grads(name, params, strength=0.0) for name in WITH_DROPOUT
+    }
+
+  expected, outcomes = run(params)
+  for outcome in outcomes.values():
+    assert_close(outcome, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_constant_a_is_the_variance_over_neurons(lenet5):
+  """And it is BEAN-1 where all neurons are wired alike."""
+  params, hidden = lenet5
+  alike = {
+    layer: {"kernel": np.full_like(leaves["kernel"], 0.5)}
+    for layer, leaves in params.items()
+  }
+  expected = sum(
+    2 * np.tanh(0.5) ** 2 * width * np.float64(hidden[layer]).var(axis=1).mean()
+    for layer, width in (("fc1", 120), ("fc2", 84), ("fc3", 10))
+  )
+  for name in ("bean1_constant", "bean1"):
+    value = penalty(name, (alike, hidden))
+    np.testing.assert_allclose(value, expected, rtol=1e-5, err_msg=name)
 
 
 @every_loss
@@ -517,7 +586,7 @@ def test_a_without_a_gradient_acts_through_activations_alone(params):
     # What made the activations is pulled.
     for layer in ("conv1", "fc1"):
       assert np.abs(grads[layer]["kernel"]).max() > 1e-2
-    if name != "bean1_random":
+    if name not in WITHOUT_WIRING:
       bean_value, bean_grads = outcomes[name.partition("_")[0]]
       np.testing.assert_allclose(value, bean_value, rtol=1e-6)
       for layer in ("conv1", "fc1"):
@@ -543,7 +612,7 @@ def test_layers_restrict_bean(params):
   @jax.jit
   def run(params):
     outcomes = {}
-    for name in BEANS:
+    for name in (*BEANS, "mean_square"):
       loss_fn = make_loss(name, strength=10.0, layers=("fc3", "fc1"))
       loss, aux = loss_fn(params, SAMPLES, None, jax.random.key(0))
       assert set(aux.hidden) == set(LAYERS)
