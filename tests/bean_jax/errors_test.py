@@ -28,7 +28,7 @@ def _regularized(hidden, kernels, *, where=None, **options):
   regularized_fn = bean_jax.regularize(
     lambda kernels: (jnp.float32(0), hidden),
     lambda kernels, hidden: (hidden, kernels),
-    where_fn=None if where is None else lambda kernels, hidden: where,
+    where_fn=None if where is None else lambda kernels: where,
     **{"alpha": 1.0, **options},
   )
   return regularized_fn(kernels)[0]

@@ -1,4 +1,7 @@
-"""The loss transform, alone and under optimizers and transformations."""
+"""The loss transform, alone and under optimizers and transformations.
+
+Of layers that the user names by `layers_fn`, and of those that are found.
+"""
 
 import functools
 import inspect
@@ -56,6 +59,23 @@ def _layers_fn(params, aux):
   return aux["hidden"], {name: params[name]["kernel"] for name in params}
 
 
+def _by_layers_fn(loss_fn, **options):
+  return bean_jax.regularize(loss_fn, _layers_fn, **options)
+
+
+def _found(loss_fn, *, alpha, **options):
+  """Regularizes the same layers; that of raw data is asked for by its path."""
+  if isinstance(alpha, dict):
+    alpha = {f"{name}/kernel": value for name, value in alpha.items()}
+  paths = [f"{name}/kernel" for name in SIZES]
+  return bean_jax.regularize(loss_fn, layers=paths, alpha=alpha, **options)
+
+
+@pytest.fixture(name="regularize", params=(_by_layers_fn, _found))
+def _regularize(request):
+  return request.param
+
+
 def _penalties(params, batch, **options):
   """Returns the oracle's penalty of each penalized layer."""
   _, aux = _loss_fn(params, batch)
@@ -109,21 +129,17 @@ def _batch():
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=name_of)
-def test_adds_the_penalty(params, batch, options):
-  regularized_fn = bean_jax.regularize(
-    _loss_fn, _layers_fn, alpha=3.0, gamma=2.0, **options
-  )
+def test_adds_the_penalty(regularize, params, batch, options):
+  regularized_fn = regularize(_loss_fn, alpha=3.0, gamma=2.0, **options)
   loss, _ = jax.jit(regularized_fn)(params, batch)
   plain, _ = _loss_fn(params, batch)
   penalty = sum(_penalties(params, batch, gamma=2.0, **options).values())
   np.testing.assert_allclose(loss, plain + 3 * penalty, rtol=1e-5)
 
 
-def test_gradient_is_the_sum_of_both(params, batch):
+def test_gradient_is_the_sum_of_both(regularize, params, batch):
   options = {"gamma": 2.0, "order": 2, "distance": "absolute"}
-  regularized_fn = bean_jax.regularize(
-    _loss_fn, _layers_fn, alpha=3.0, **options
-  )
+  regularized_fn = regularize(_loss_fn, alpha=3.0, **options)
   gradient, expected = (
     jax.jit(jax.grad(loss_fn, has_aux=True))(params, batch)[0]
     for loss_fn in (
@@ -134,10 +150,10 @@ def test_gradient_is_the_sum_of_both(params, batch):
   _assert_trees_close(gradient, expected)
 
 
-def test_gradient_flows_through_the_activations(params, batch):
+def test_gradient_flows_through_the_activations(regularize, params, batch):
   # A layer is penalized by way of its kernel and of all layers before it.
   alpha = {"fc1": 0.0, "fc2": 3.0}
-  regularized_fn = bean_jax.regularize(_loss_fn, _layers_fn, alpha=alpha)
+  regularized_fn = regularize(_loss_fn, alpha=alpha)
   gradient, plain = (
     jax.jit(jax.grad(loss_fn, has_aux=True))(params, batch)[0]
     for loss_fn in (regularized_fn, _loss_fn)
@@ -147,23 +163,14 @@ def test_gradient_flows_through_the_activations(params, batch):
     assert jnp.max(jnp.abs(difference)) > 1e-3
 
 
-def test_aux_is_handed_on_untouched(params, batch):
-  aux_seen = []
-
-  def loss_fn(params, batch):
-    loss, aux = _loss_fn(params, batch)
-    aux_seen.append(aux)
-    return loss, aux
-
-  _, aux = bean_jax.regularize(loss_fn, _layers_fn, alpha=1.0)(params, batch)
-  assert aux is aux_seen[0]
-  regularized_fn = bean_jax.regularize(_loss_fn, _layers_fn, alpha=1.0)
+def test_aux_is_handed_on_untouched(regularize, params, batch):
+  regularized_fn = regularize(_loss_fn, alpha=1.0)
   _, jitted_aux = jax.jit(regularized_fn)(params, batch)
   _assert_trees_equal(jitted_aux, jax.jit(_loss_fn)(params, batch)[1])
 
 
-def test_signature_is_that_of_the_loss(params, batch):
-  regularized_fn = bean_jax.regularize(_loss_fn, _layers_fn, alpha=2.0)
+def test_signature_is_that_of_the_loss(regularize, params, batch):
+  regularized_fn = regularize(_loss_fn, alpha=2.0)
   assert inspect.signature(regularized_fn) == inspect.signature(_loss_fn)
   penalty = 2 * sum(_penalties(params, batch).values())
   for arguments, keywords in (
@@ -176,11 +183,11 @@ def test_signature_is_that_of_the_loss(params, batch):
 
 
 @pytest.mark.parametrize("alpha", (0, np.float32(0), {"fc1": 0.0, "fc2": 0.0}))
-def test_alpha_zero_leaves_every_bit(params, batch, alpha):
+def test_alpha_zero_leaves_every_bit(regularize, params, batch, alpha):
   def gradient_fn(loss_fn):
     return jax.value_and_grad(loss_fn, has_aux=True)
 
-  regularized_fn = bean_jax.regularize(_loss_fn, _layers_fn, alpha=alpha)
+  regularized_fn = regularize(_loss_fn, alpha=alpha)
   _assert_trees_equal(
     gradient_fn(regularized_fn)(params, batch),
     gradient_fn(_loss_fn)(params, batch),
@@ -192,18 +199,18 @@ def test_alpha_zero_leaves_every_bit(params, batch, alpha):
 
 
 @pytest.mark.parametrize("options", OPTIONS[::3], ids=name_of)
-def test_traced_alpha_zero_leaves_every_bit(params, batch, options):
+def test_traced_alpha_zero_leaves_every_bit(regularize, params, batch, options):
   def gradients(alpha, params, batch):
-    regularized_fn = bean_jax.regularize(
-      _loss_fn, _layers_fn, alpha=alpha, **options
-    )
+    regularized_fn = regularize(_loss_fn, alpha=alpha, **options)
     return jax.value_and_grad(regularized_fn, has_aux=True)(params, batch)
 
   plain = jax.jit(jax.value_and_grad(_loss_fn, has_aux=True))(params, batch)
   _assert_trees_equal(jax.jit(gradients)(0.0, params, batch), plain)
 
 
-def test_alpha_zero_switches_off_a_penalty_that_overflows(params, batch):
+def test_alpha_zero_switches_off_a_penalty_that_overflows(
+  regularize, params, batch
+):
   def layers_fn(params, aux):
     activations, kernels = _layers_fn(params, aux)
     return {name: 1e30 * activations[name] for name in activations}, kernels
@@ -214,30 +221,24 @@ def test_alpha_zero_switches_off_a_penalty_that_overflows(params, batch):
   _assert_trees_equal(gradient, expected)
 
 
-def test_alpha_by_layer(params, batch):
+def test_alpha_by_layer(regularize, params, batch):
   alphas = {"fc1": 0.5, "fc2": 20.0}
   penalties = _penalties(params, batch)
-  regularized_fn = bean_jax.regularize(_loss_fn, _layers_fn, alpha=alphas)
+  regularized_fn = regularize(_loss_fn, alpha=alphas)
   loss, _ = regularized_fn(params, batch)
   plain, _ = _loss_fn(params, batch)
   expected = plain + sum(alphas[name] * penalties[name] for name in alphas)
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
-def test_mask_of_real_samples(params, batch):
+def test_mask_of_real_samples(regularize, params, batch):
   where = np.arange(NUM_SAMPLES) < 7
 
-  def loss_fn(params, batch):
-    losses, aux = _loss_fn(params, batch)
-    return losses, {**aux, "where": batch["where"]}
-
-  def where_fn(params, aux):
+  def where_fn(params, batch):
     assert set(params) == set(SIZES)
-    return aux["where"]
+    return batch["where"]
 
-  regularized_fn = bean_jax.regularize(
-    loss_fn, _layers_fn, alpha=4.0, where_fn=where_fn
-  )
+  regularized_fn = regularize(_loss_fn, alpha=4.0, where_fn=where_fn)
   loss, _ = jax.jit(regularized_fn)(params, {**batch, "where": where})
   plain, _ = _loss_fn(params, batch)
   real = {name: array[where] for name, array in batch.items()}
@@ -246,24 +247,24 @@ def test_mask_of_real_samples(params, batch):
 
 
 @pytest.mark.parametrize("dtype", (jnp.bfloat16, jnp.float32))
-def test_loss_keeps_its_dtype(params, batch, dtype):
+def test_loss_keeps_its_dtype(regularize, params, batch, dtype):
   def loss_fn(params, batch):
     loss, aux = _loss_fn(params, batch)
     return loss.astype(dtype), aux
 
-  regularized_fn = bean_jax.regularize(loss_fn, _layers_fn, alpha=1.0)
+  regularized_fn = regularize(loss_fn, alpha=1.0)
   loss, _ = regularized_fn(params, batch)
   assert loss.dtype == dtype
   with jax.enable_x64(True):
-    loss, _ = bean_jax.regularize(
-      loss_fn, _layers_fn, alpha=np.float64(1), gamma=np.float64(1)
-    )(params, batch)
+    loss, _ = regularize(loss_fn, alpha=np.float64(1), gamma=np.float64(1))(
+      params, batch
+    )
   assert loss.dtype == dtype
 
 
-def test_vmap_over_alphas_and_seeds_equals_loop(batch):
+def test_vmap_over_alphas_and_seeds_equals_loop(regularize, batch):
   def gradient_of(alpha, seed):
-    regularized_fn = bean_jax.regularize(_loss_fn, _layers_fn, alpha=alpha)
+    regularized_fn = regularize(_loss_fn, alpha=alpha)
     params = _init(jax.random.key(seed))
     (loss, _), gradient = jax.value_and_grad(regularized_fn, has_aux=True)(
       params, batch
@@ -282,7 +283,7 @@ def test_vmap_over_alphas_and_seeds_equals_loop(batch):
       )
 
 
-def test_scheduled_alpha_is_traced_once(params, batch):
+def test_scheduled_alpha_is_traced_once(regularize, params, batch):
   schedule = optax.schedules.linear_schedule(0.0, 10.0, transition_steps=8)
   tx = optax.sgd(0.1)
   num_traces = 0
@@ -291,9 +292,7 @@ def test_scheduled_alpha_is_traced_once(params, batch):
   def train_step(params, opt_state, step):
     nonlocal num_traces
     num_traces += 1
-    regularized_fn = bean_jax.regularize(
-      _loss_fn, _layers_fn, alpha=schedule(step)
-    )
+    regularized_fn = regularize(_loss_fn, alpha=schedule(step))
     (loss, _), gradient = jax.value_and_grad(regularized_fn, has_aux=True)(
       params, batch
     )
@@ -310,9 +309,9 @@ def test_scheduled_alpha_is_traced_once(params, batch):
   assert num_traces == 1
 
 
-def test_training_in_scan_lowers_the_penalty(params, batch):
+def test_training_in_scan_lowers_the_penalty(regularize, params, batch):
   def train(alpha):
-    regularized_fn = bean_jax.regularize(_loss_fn, _layers_fn, alpha=alpha)
+    regularized_fn = regularize(_loss_fn, alpha=alpha)
     tx = optax.adam(1e-2)
 
     def step(carry, _):
@@ -331,7 +330,7 @@ def test_training_in_scan_lowers_the_penalty(params, batch):
   assert with_bean < 0.2 * without
 
 
-def test_lbfgs(params, batch):
+def test_lbfgs(regularize, params, batch):
   solver = optax.lbfgs()
 
   def minimize(loss_fn):
@@ -352,7 +351,7 @@ def test_lbfgs(params, batch):
     _, values = jax.lax.scan(step, start, length=8)
     return values
 
-  regularized_fn = bean_jax.regularize(_loss_fn, _layers_fn, alpha=2.0)
+  regularized_fn = regularize(_loss_fn, alpha=2.0)
   by_hand = functools.partial(_by_hand, alpha=2.0)
   values, expected = jax.jit(
     lambda: (minimize(regularized_fn), minimize(by_hand))
@@ -363,7 +362,7 @@ def test_lbfgs(params, batch):
   assert values[-1] < 0.5 * values[0]
 
 
-def test_sharpness_aware_minimization(params, batch):
+def test_sharpness_aware_minimization(regularize, params, batch):
   def train(loss_fn):
     grad_fn = jax.grad(lambda params: loss_fn(params, batch)[0])
     tx = optax.contrib.sam(
@@ -382,7 +381,7 @@ def test_sharpness_aware_minimization(params, batch):
     (trained, _), _ = jax.lax.scan(step, (params, tx.init(params)), length=5)
     return trained
 
-  regularized_fn = bean_jax.regularize(_loss_fn, _layers_fn, alpha=2.0)
+  regularized_fn = regularize(_loss_fn, alpha=2.0)
   ours = jax.jit(lambda: train(regularized_fn))()
   expected = jax.jit(lambda: train(functools.partial(_by_hand, alpha=2.0)))()
   _assert_trees_close(ours, expected, rtol=1e-4, atol=1e-6)
@@ -394,11 +393,9 @@ def test_sharpness_aware_minimization(params, batch):
 
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_accumulated_micro_batches_equal_the_full_batch(
-  params, batch, distance
+  regularize, params, batch, distance
 ):
-  regularized_fn = bean_jax.regularize(
-    _loss_fn, _layers_fn, alpha=2.0, distance=distance
-  )
+  regularized_fn = regularize(_loss_fn, alpha=2.0, distance=distance)
 
   def train(tx, batches):
     @jax.jit

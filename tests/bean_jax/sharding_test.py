@@ -80,7 +80,7 @@ def test_masks_strengths_and_slopes_over_devices(options):
       lambda kernels, hidden: (hidden, kernels),
       alpha=alpha,
       gamma=gamma,
-      where_fn=lambda kernels, hidden: where,
+      where_fn=lambda kernels: where,
       **options,
     )
     return regularized_fn(kernels)[0]
