@@ -178,6 +178,59 @@ def run(options: settings.Settings) -> cases.Case:
   )
 
 
+def layouts(options: settings.Settings) -> cases.Case:
+  """Times a dense layer whose kernel is kept as [N, M], and as [M, N].
+
+  Args:
+    options: Of the run.
+  """
+  size, num_samples = (64, 16) if options.quick else (1024, 256)
+  rng = np.random.default_rng(0)
+  hidden = jnp.asarray(rng.standard_normal((num_samples, size), np.float32))
+  kernel = jnp.asarray(rng.standard_normal((size, size), np.float32) / 32)
+  rates = floors.measure(quick=options.quick)
+  rows = []
+  for name, axis in (("[N, M]", 0), ("[M, N]", 1)):
+
+    def loss_fn(
+      params: PyTree, inputs: jax.Array, axis: int = axis
+    ) -> jax.Array:
+      # Times a parameter, so that inputs are neurons.
+      hidden = jnp.tanh(inputs * params["slope"])
+      outputs = jax.lax.dot_general(
+        hidden, params["kernel"], (((1,), (axis,)), ((), ()))
+      )
+      return jnp.mean(jnp.tanh(outputs) ** 2)
+
+    params = {"slope": jnp.float32(1.0), "kernel": kernel}
+    contenders = [
+      timing.Contender(f"{name}, {way}", _gradient(function, params, hidden))
+      for way, function in (
+        ("plain", loss_fn),
+        ("BEAN-1", bean_jax.regularize(loss_fn, alpha=1.0)),
+      )
+    ]
+    timings = timing.alternate(contenders, repeats=options.repeats * 3)
+    plain = timings[contenders[0].name]
+    for contender in contenders:
+      row = timing.row(contender, timings[contender.name], rates)
+      row["times_own_plain_step"] = timing.ratio(timings[contender.name], plain)
+      rows.append(row)
+  return cases.Case(
+    title=f"Gradient of a dense layer, {size} x {size}, {num_samples} samples",
+    unit="s",
+    rates=rates,
+    rows=rows,
+  )
+
+
+def _gradient(
+  loss_fn: Callable[..., jax.Array], params: PyTree, inputs: jax.Array
+) -> Callable[[], Any]:
+  grad_fn = jax.jit(jax.grad(loss_fn))
+  return lambda: jax.block_until_ready(grad_fn(params, inputs))
+
+
 def _loss(
   model: nn.Module, params: PyTree, inputs: jax.Array, labels: jax.Array
 ) -> jax.Array:

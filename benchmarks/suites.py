@@ -32,6 +32,7 @@ SUITES: dict[str, dict[str, Callable[[settings.Settings], cases.Case]]] = {
     # A fifth of MNIST's training images: the time is in proportion.
     "epoch_lenet5": functools.partial(epochs.lenet5, 10_000),
     "programs": programs.run,
+    "layouts": programs.layouts,
     "processes": processes.run,
     "startup": startup.run,
   },

@@ -34,3 +34,14 @@ def test_programs_penalize_all_layers_but_those_of_raw_data(index):
   raw = {} if model.__class__ is programs.LanguageModel else {"Dense_0/kernel"}
   assert {layer.path for layer in found} == set(kernels)
   assert {layer.path for layer in found if layer.left_out} == set(raw)
+
+
+def test_layouts_are_the_same_layer():
+  case = programs.layouts(QUICK)
+  assert [row["name"] for row in case.rows] == [
+    "[N, M], plain",
+    "[N, M], BEAN-1",
+    "[M, N], plain",
+    "[M, N], BEAN-1",
+  ]
+  assert all(row["median"] > 0 for row in case.rows)
