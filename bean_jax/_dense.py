@@ -256,7 +256,7 @@ def measured(
     traced: The function.
     groups: The layers, whose stacks are measured as a whole.
     measure: What to compute of a layer's name, its activations [..., N], its
-      kernel [N, M] and what all layers share.
+      kernel [N, M], whether that comes transposed, and what all layers share.
     *shared: Arrays that all layers share.
 
   Returns:
@@ -276,13 +276,15 @@ def measured(
     def of_arrays(
       left: jax.Array, right: jax.Array, *shared: jax.Array | None
     ) -> PyTree:
+      inputs, kernels, transposed = operands_of(call, (left, right))
+
       def of_one(activations: jax.Array, kernel: jax.Array) -> PyTree:
-        return measure(group.name, activations, kernel, *shared)
+        return measure(group.name, activations, kernel, transposed, *shared)
 
       of_stack = of_one
       for _ in call.stacked_batch:
         of_stack = jax.vmap(of_stack)
-      return of_stack(*operands_of(call, (left, right)))
+      return of_stack(inputs, kernels)
 
     return _sharding.with_automatic_axes(of_arrays, *operands, *shared)
 
@@ -308,8 +310,12 @@ def measured(
 
 def operands_of(
   call: Product, operands: Sequence[jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-  """Returns activations [stack..., ..., N] and kernels [stack..., N, M]."""
+) -> tuple[jax.Array, jax.Array, bool]:
+  """Returns activations [stack..., ..., N] and kernels [stack..., N, M].
+
+  A kernel that lies as [M, N] comes so, and the last value says it: a copy
+  would take as long as the layer.
+  """
   kernel, inputs = operands[call.kernel], operands[1 - call.kernel]
   in_stack = [call.batch[0][i] for i in call.stacked_batch]
   summed = call.contracted[0]
@@ -328,11 +334,16 @@ def operands_of(
     for axis in range(kernel.ndim)
     if axis not in (*in_stack, *repeated, *summed)
   ]
-  kernel = jnp.transpose(kernel, (*repeated, *in_stack, *summed, *others))
-  kernel = kernel[(0,) * len(repeated)]
+  transposed = [*repeated, *in_stack, *others, *summed]
+  # Of the kernel before the program transposed it, if it did.
+  places = call.kind.axes or range(kernel.ndim)
+  lies_so = [places[axis] for axis in transposed] == list(range(kernel.ndim))
+  order = transposed if lies_so else [*repeated, *in_stack, *summed, *others]
+  kernel = jnp.transpose(kernel, order)[(0,) * len(repeated)]
   num_neurons, num_next = call.sizes
+  shape = (num_next, num_neurons) if lies_so else (num_neurons, num_next)
   inputs = inputs.reshape(*lead, num_neurons)
-  kernel = kernel.reshape(*kernel.shape[: len(in_stack)], num_neurons, num_next)
+  kernel = kernel.reshape(*kernel.shape[: len(in_stack)], *shape)
   if not jnp.issubdtype(inputs.dtype, jnp.inexact):
     inputs = inputs.astype(kernel.dtype)
-  return inputs, kernel
+  return inputs, kernel, lies_so

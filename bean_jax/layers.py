@@ -119,9 +119,7 @@ def capture(
     traced = _tracing.trace(_tracing.call_of(fn, args, kwargs))
     choice = _dense.choose(traced, traced.first(), layers, convolutions=False)
     _dense.require(choice)
-    output, calls = _dense.measured(
-      traced, choice.groups, lambda _, *operands: operands
-    )
+    output, calls = _dense.measured(traced, choice.groups, _operands)
     return (
       output,
       {path: _joined([x for x, _ in calls[path]]) for path in choice.paths},
@@ -129,6 +127,13 @@ def capture(
     )
 
   return capturing_fn
+
+
+def _operands(
+  name: str, activations: jax.Array, kernel: jax.Array, transposed: bool
+) -> tuple[jax.Array, jax.Array]:
+  del name
+  return activations, kernel.T if transposed else kernel
 
 
 def _joined(inputs: list[jax.Array]) -> jax.Array:

@@ -285,6 +285,7 @@ def _penalties_of(
     name: str,
     activations: jax.Array,
     kernel: jax.Array,
+    transposed: bool,
     gamma: jax.Array,
     where: jax.Array | None,
   ) -> tuple[jax.Array, jax.Array]:
@@ -308,6 +309,7 @@ def _penalties_of(
       distance=distance,
       where=mask,
       name=name,
+      transposed=transposed,
     )
     count = rows.shape[0] if mask is None else jnp.sum(mask)
     return value, jnp.asarray(count, value.dtype)
