@@ -361,7 +361,7 @@ def _found() -> list[float]:
 
   bean_loss_fn = jax.jit(bean_jax.regularize(loss_fn, alpha=3.0, order=2))
   ours = bean_loss_fn(params, hidden.astype(np.float32))
-  penalty = np.float64(0)
+  penalty = np.zeros(())
   for kernel in kernels:
     penalty += _definition((hidden, kernel), 2, "squared")
     hidden = np.tanh(hidden @ kernel)

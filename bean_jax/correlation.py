@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from bean_jax import _checks
+from bean_jax import _checks, _sharding
 
 # tanh x = x P(x^2) / Q(x^2) for x in [0, 9], to a relative error of 4e-8 and
 # rounding. Highest powers first. From least squares, its weights raised where
@@ -109,8 +109,13 @@ def neuron_correlation(
   order = _checks.order_of_correlation(order)
   gamma = _checks.nonnegative_scalar("gamma", gamma)
   kernel = _checks.kernel_matrix(kernel, name="neuron_correlation")
-  strength = relative_strength(kernel, gamma)
-  return rows_of_correlation(strength, strength, order)
+
+  def of_arrays(kernel: jax.Array, gamma: jax.Array) -> jax.Array:
+    strength = relative_strength(kernel, gamma)
+    return rows_of_correlation(strength, strength, order)
+
+  gamma = jnp.asarray(gamma, kernel.dtype)
+  return _sharding.with_automatic_axes(of_arrays, kernel, gamma)
 
 
 def rows_of_correlation(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from bean_jax import _checks
+from bean_jax import _checks, _sharding
 from bean_jax.correlation import matmul
 
 # Elements of the largest temporary that a block of neurons or samples may take
@@ -51,18 +51,23 @@ def coactivation_divergence(
   distance = _checks.known_distance(distance)
   name = "coactivation_divergence"
   rows = _checks.activation_rows(activations, name=name)
-  centred, num_samples = centre(rows, where, name=name)
-  if distance == "squared":
-    pairs = squared_divergence(centred, num_samples)
-  else:
-    rows = jax.lax.map(
-      jax.checkpoint(lambda neuron: absolute_divergence(neuron, centred)),
-      centred.T,
-      batch_size=block_size(centred.shape[1], centred.size),
-    )
-    pairs = rows / num_samples
-  # Fused, both sides of a difference may be rounded differently.
-  return jnp.where(jnp.eye(len(pairs), dtype=bool), 0, pairs)
+
+  def of_arrays(rows: jax.Array, where: jax.Array | None) -> jax.Array:
+    centred, num_samples = centre(rows, where, name=name)
+    if distance == "squared":
+      pairs = squared_divergence(centred, num_samples)
+    else:
+      sums = jax.lax.map(
+        jax.checkpoint(lambda neuron: absolute_divergence(neuron, centred)),
+        centred.T,
+        batch_size=block_size(centred.shape[1], centred.size),
+      )
+      pairs = sums / num_samples
+    # Fused, both sides of a difference may be rounded differently.
+    return jnp.where(jnp.eye(len(pairs), dtype=bool), 0, pairs)
+
+  mask = None if where is None else jnp.asarray(where)
+  return _sharding.with_automatic_axes(of_arrays, rows, mask)
 
 
 def centre(

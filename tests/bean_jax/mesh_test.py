@@ -102,3 +102,21 @@ def test_bean_penalty():
     {"a": _place(mesh, params["last"], None, "data")},
   )
   _assert_close(ours, expected)
+
+
+def test_the_two_matrices():
+  mesh = _mesh(2, AxisType.Explicit)
+  params, inputs = _init()
+  hidden = jnp.tanh(jnp.einsum("bln,nm->blm", inputs, params["first"]))
+  where = np.arange(8) < 5
+  mask = np.broadcast_to(where[:, None], (8, 5))
+  placed = _place(mesh, hidden, "data")
+  for distance in ("squared", "absolute"):
+    _assert_close(
+      bean_jax.coactivation_divergence(placed, distance=distance, where=mask),
+      bean_jax.coactivation_divergence(hidden, distance=distance, where=mask),
+    )
+  _assert_close(
+    bean_jax.neuron_correlation(_place(mesh, params["last"], "data")),
+    bean_jax.neuron_correlation(params["last"]),
+  )
