@@ -518,7 +518,7 @@ METHODS = {
   "mean_square": Method(
     "Mean square of activations",
     "activity",
-    (1e-4, 1e-3, 1e-2, 0.1, 1.0),
+    (1e-3, 1e-2, 0.1, 1.0, 10.0),
     ("layers",),
     _mean_square,
   ),
