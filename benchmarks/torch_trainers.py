@@ -35,9 +35,9 @@ def one_by_one(penalty: Penalty | None) -> Callable[..., Callable]:
     networks = [
       torch_lenet5.to_torch(problem.params, i) for i in range(num_members)
     ]
-    optimizers = [_adam(list(network.parameters())) for network in networks]
-    images, labels = _data(problem)
-    loss_fn = _make_loss(method, penalty, problems.STRENGTHS[method])
+    optimizers = [adam(list(network.parameters())) for network in networks]
+    images, labels = images_and_labels(problem)
+    loss_fn = make_loss(method, penalty, problems.STRENGTHS[method])
 
     def run() -> np.ndarray:
       losses = []
@@ -48,7 +48,7 @@ def one_by_one(penalty: Penalty | None) -> Callable[..., Callable]:
           rows = slice(start, start + batch_size)
           loss, data_loss = loss_fn(
             network,
-            _weights(network),
+            dense_weights(network),
             images[member, rows],
             labels[member, rows],
           )
@@ -77,8 +77,8 @@ def vectorized(
   """
   num_images = problem.labels.shape[1]
   params = _stacked(problem)
-  optimizer = _adam(list(params.values()))
-  images, labels = _data(problem)
+  optimizer = adam(list(params.values()))
+  images, labels = images_and_labels(problem)
   gradients = _make_vectorized_gradients(method, problems.STRENGTHS[method])
 
   def run() -> np.ndarray:
@@ -117,13 +117,13 @@ def loss_and_gradients(
   Returns:
     Losses [members], and gradients in the form of `problem.params`.
   """
-  loss_fn = _make_loss(method, penalty, strength)
-  images, labels = _data(problem)
+  loss_fn = make_loss(method, penalty, strength)
+  images, labels = images_and_labels(problem)
   losses, grads = [], []
   for member in range(len(problem.labels)):
     network = torch_lenet5.to_torch(problem.params, member)
     loss, _ = loss_fn(
-      network, _weights(network), images[member], labels[member]
+      network, dense_weights(network), images[member], labels[member]
     )
     loss.backward()
     losses.append(torch_lenet5.to_numpy(loss))
@@ -141,7 +141,7 @@ def vectorized_loss_and_gradients(
   """Computes the same by torch.func.vmap."""
   with torch.no_grad():
     grads, (losses, _) = _make_vectorized_gradients(method, strength)(
-      _stacked(problem), *_data(problem)
+      _stacked(problem), *images_and_labels(problem)
     )
   members = [
     torch_lenet5.from_torch({name: grad[i] for name, grad in grads.items()})
@@ -183,11 +183,15 @@ def with_threads(run: Callable[[], Any], count: int) -> Callable[[], Any]:
   return run_with_threads
 
 
-def _adam(params: Sequence[torch.Tensor]) -> torch.optim.Optimizer:
+def adam(params: Sequence[torch.Tensor]) -> torch.optim.Optimizer:
+  """Returns the optimizer of every trainer."""
   return torch.optim.Adam(params, lr=problems.LEARNING_RATE, fused=True)
 
 
-def _data(problem: problems.Problem) -> tuple[torch.Tensor, torch.Tensor]:
+def images_and_labels(
+  problem: problems.Problem,
+) -> tuple[torch.Tensor, torch.Tensor]:
+  """Returns a problem's images, from 0 to 1, and labels on the device."""
   images = torch.tensor(problem.images[:, :, None, :, :, 0]).to(
     torch_lenet5.device()
   )
@@ -197,13 +201,25 @@ def _data(problem: problems.Problem) -> tuple[torch.Tensor, torch.Tensor]:
   return images.to(torch.float32) / 255, labels
 
 
-def _weights(network: torch_lenet5.LeNet5) -> tuple[torch.Tensor, ...]:
+def dense_weights(network: torch_lenet5.LeNet5) -> tuple[torch.Tensor, ...]:
+  """Returns the weights that the inputs of dense layers enter, in order."""
   return network.fc1.weight, network.fc2.weight, network.fc3.weight
 
 
-def _make_loss(
+def make_loss(
   method: str, penalty: Penalty | None, alpha: float
 ) -> Callable[..., tuple]:
+  """Makes the loss of a method.
+
+  Args:
+    method: Name in `methods.METHODS`.
+    penalty: How BEAN is computed; None where it is not.
+    alpha: Strength of BEAN.
+
+  Returns:
+    A function of (network, weights of dense layers, images, labels) that
+    returns (loss, cross-entropy).
+  """
   order = problems.ORDERS[method]
 
   def loss_fn(
@@ -235,7 +251,7 @@ def _make_vectorized_gradients(
 ) -> Callable[..., tuple]:
   """Returns a function of (params, images, labels), all stacked."""
   network = torch_lenet5.LeNet5().to(torch_lenet5.device())
-  loss_fn = _make_loss(method, torch_lenet5.closed_form, alpha)
+  loss_fn = make_loss(method, torch_lenet5.closed_form, alpha)
 
   def of_member(
     params: dict[str, torch.Tensor],

@@ -447,7 +447,6 @@ def _bean_method(
     _BEAN_OPTIONS,
     _bean(order, frozen=frozen, dropout_rate=dropout_rate),
     step_cost=8 if order == 1 else 40,
-    baseline="vanilla" if dropout_rate is None else "dropout",
   )
 
 
@@ -519,7 +518,7 @@ METHODS = {
   "mean_square": Method(
     "Mean square of activations",
     "activity",
-    (1e-4, 1e-3, 1e-2, 0.1, 1.0),
+    (1e-3, 1e-2, 0.1, 1.0, 10.0),
     ("layers",),
     _mean_square,
   ),
@@ -541,7 +540,6 @@ METHODS = {
     (0.01, 0.1, 1.0, 10.0, 100.0),
     _CONSTANT_OPTIONS,
     _bean_without_wiring(_constant_divergence, dropout_rate=_DROPOUT_RATE),
-    baseline="dropout",
   ),
 }
 

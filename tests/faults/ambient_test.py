@@ -12,7 +12,7 @@ import jax
 import matplotlib
 import pytest
 
-from benchmarks import profile_step, run as benchmarks_run
+from benchmarks import profile_step, run as benchmarks_run, same_training
 from experiments import few_shot, report
 from experiments.architectures import models
 from experiments.command import jax_options, parsing
@@ -299,7 +299,7 @@ def test_devices_that_are_not_there(named, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
   "script",
-  (*here.ALL.values(), report, benchmarks_run, profile_step),
+  (*here.ALL.values(), report, benchmarks_run, profile_step, same_training),
   ids=lambda script: script.__name__,
 )
 def test_every_script_pins_the_options(script, monkeypatch):

@@ -1,0 +1,243 @@
+"""The same few-shot training twice: in JAX, and in PyTorch as published.
+
+    python -m benchmarks.same_training
+
+trains LeNet-5 on the shots of each seed with the program of the experiments,
+and again in PyTorch with BEAN's tensor [N, N, S], from the same initial
+parameters and through the images in the same order. It prints both accuracies
+on the test images after the last epoch, and their difference. Needs the extra
+`bench`, and 2 minutes for each method with BEAN on a CPU core.
+"""
+
+from collections.abc import Sequence
+import importlib.util
+from typing import Any
+
+from absl import flags
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import problems
+from experiments import datasets
+from experiments.architectures import models
+from experiments.command import flag_groups, parsing, scripts
+from experiments.learning import training
+from experiments.tables import markdown, stats
+
+PyTree = Any
+
+# Its own, so that scripts can be imported together.
+FLAGS = flags.FlagValues()
+
+_DATASET = flags.DEFINE_enum(
+  "dataset",
+  "mnist",
+  ["digits", "mnist", "fashion_mnist"],
+  "images to learn from",
+  flag_values=FLAGS,
+)
+flag_groups.define_path(
+  FLAGS,
+  "data_dir",
+  None,
+  "TensorFlow Datasets folder; by default TFDS_DATA_DIR of the environment, "
+  "else ~/tensorflow_datasets",
+)
+flag_groups.define_methods(
+  FLAGS, known=list(problems.ORDERS), default=list(problems.ORDERS)
+)
+flag_groups.define_seeds(FLAGS, default="20")
+_SHOTS = flags.DEFINE_integer(
+  "shots", 1, "training images of each class", flag_values=FLAGS
+)
+_EPOCHS = flags.DEFINE_integer(
+  "epochs", 200, "passes over the training images", flag_values=FLAGS
+)
+
+
+def draw(
+  dataset: datasets.Dataset, *, shots: int, seeds: Sequence[int]
+) -> tuple[jax.Array, problems.Problem]:
+  """Draws what the experiments train for these seeds.
+
+  Args:
+    dataset: Images to draw the shots from.
+    shots: Training images of each class.
+    seeds: One for each network.
+
+  Returns:
+    The keys [members], and initial parameters and shots.
+  """
+  keys = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))
+  init = training.make_init(problems.recipe(models.LENET5, "vanilla"))
+  params = init(keys, problems.hparams(len(seeds), 0.0)).params
+  labels = dataset.train.labels
+  rows = np.stack(
+    [datasets.draw_shots(labels, num_shots=shots, seed=seed) for seed in seeds]
+  )
+  return keys, problems.Problem(
+    jax.device_get(params), dataset.train.images[rows], labels[rows]
+  )
+
+
+def train_jax(
+  problem: problems.Problem, keys: jax.Array, method: str, num_epochs: int
+) -> PyTree:
+  """Trains with batches of one image by the program of the experiments.
+
+  Args:
+    problem: Networks and images.
+    keys: Keys [members], which initial parameters and orders come from.
+    method: Name in `methods.METHODS`, at the strength of `problems`.
+    num_epochs: Passes over the images.
+
+  Returns:
+    Parameters in the form of `problem.params`.
+  """
+  recipe = problems.recipe(models.LENET5, method)
+  hparams = problems.hparams(len(problem.labels), problems.STRENGTHS[method])
+  run_epochs = training.make_run_epochs(
+    recipe, batch_size=1, num_epochs=num_epochs, validate_every=num_epochs
+  )
+  # Validation cannot be left out; so few images cost little.
+  validation = training.Samples(problem.images[0], problem.labels[0])
+  state, _ = jax.jit(run_epochs)(
+    training.make_init(recipe)(keys, hparams),
+    jnp.int32(0),
+    keys,
+    hparams,
+    problems.samples(problem),
+    validation,
+  )
+  return jax.device_get(state.params)
+
+
+def train_torch(
+  problem: problems.Problem, keys: jax.Array, method: str, num_epochs: int
+) -> PyTree:
+  """Trains the same in PyTorch, BEAN as published; see `train_jax`."""
+  # Only here, as PyTorch need not be installed.
+  from benchmarks import torch_lenet5, torch_trainers
+
+  loss_fn = torch_trainers.make_loss(
+    method, torch_lenet5.pairwise, problems.STRENGTHS[method]
+  )
+  images, labels = torch_trainers.images_and_labels(problem)
+  orders = _orders(keys, problem.labels.shape[1], num_epochs)
+  trained = []
+  for member, order in enumerate(orders):
+    network = torch_lenet5.to_torch(problem.params, member)
+    weights = torch_trainers.dense_weights(network)
+    optimizer = torch_trainers.adam(list(network.parameters()))
+    for row in order:
+      batch = slice(row, row + 1)
+      loss, _ = loss_fn(
+        network, weights, images[member, batch], labels[member, batch]
+      )
+      optimizer.zero_grad(set_to_none=True)
+      loss.backward()
+      optimizer.step()
+    trained.append(torch_lenet5.from_torch(dict(network.named_parameters())))
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *trained)
+
+
+def _orders(keys: jax.Array, num_images: int, num_epochs: int) -> np.ndarray:
+  """Returns which image the experiments take in each step [members, steps]."""
+
+  def of_epoch(key: jax.Array, epoch: jax.Array) -> jax.Array:
+    key = jax.random.fold_in(jax.random.fold_in(key, training.SHUFFLE), epoch)
+    rows, _ = training.batches(key, num_images, 1)
+    return rows[:, 0]
+
+  of_epochs = jax.vmap(of_epoch, in_axes=(None, 0))
+  orders = jax.jit(jax.vmap(of_epochs, in_axes=(0, None)))(
+    keys, jnp.arange(num_epochs)
+  )
+  return np.asarray(orders).reshape(len(keys), -1)
+
+
+def table(
+  method: str,
+  seeds: Sequence[int],
+  ours: Sequence[float],
+  theirs: Sequence[float],
+) -> str:
+  """Sets two implementations' accuracies side by side.
+
+  Args:
+    method: Name in `methods.METHODS`.
+    seeds: Seed of each network.
+    ours: Its accuracy in percent, trained in JAX.
+    theirs: Its accuracy in percent, trained in PyTorch.
+
+  Returns:
+    A table in Markdown, with the mean difference and its 95 % bootstrap
+    interval in the last row.
+
+  Example:
+    >>> print(table("bean1", [7, 9], [50.0, 50.0], [49.0, 49.0]))
+    | bean1, seed | bean_jax | PyTorch | difference           |
+    | ----------- | -------- | ------- | -------------------- |
+    | 7           | 50.00    | 49.00   | +1.00                |
+    | 9           | 50.00    | 49.00   | +1.00                |
+    | mean        | 50.00    | 49.00   | +1.00 [+1.00, +1.00] |
+  """
+  rows = [
+    [str(seed), f"{a:.2f}", f"{b:.2f}", f"{a - b:+.2f}"]
+    for seed, a, b in zip(seeds, ours, theirs, strict=True)
+  ]
+  mean, low, high = stats.paired_difference(ours, theirs).interval
+  rows.append(
+    [
+      "mean",
+      f"{np.mean(ours):.2f}",
+      f"{np.mean(theirs):.2f}",
+      f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]",
+    ]
+  )
+  head = [f"{method}, seed", "bean_jax", "PyTorch", "difference"]
+  return markdown.table(head, rows)
+
+
+def compare() -> None:
+  """Trains every method twice and prints its table.
+
+  Raises:
+    parsing.ConfigError: If a flag has a value that cannot be used, or PyTorch
+      is not installed.
+    datasets.DatasetError: If the data cannot be had or has too few images.
+  """
+  for flag in (_SHOTS, _EPOCHS):
+    parsing.number(flag.name, flag.value, low=1)
+  names = parsing.names("methods", FLAGS.methods, list(problems.ORDERS))
+  seeds = parsing.seeds("seeds", FLAGS.seeds)
+  if importlib.util.find_spec("torch") is None:
+    raise parsing.ConfigError(
+      "PyTorch is not installed; pip install '.[bench]'"
+    )
+  dataset = datasets.load(_DATASET.value, data_dir=FLAGS.data_dir)
+  keys, problem = draw(dataset, shots=_SHOTS.value, seeds=seeds)
+  count_correct = training.make_count_correct(models.LENET5)
+  test = training.Samples(*dataset.test)
+  for method in names:
+    # Both are evaluated by the same program.
+    ours, theirs = (
+      100
+      * np.asarray(count_correct(params, test), np.float64)
+      / len(test.labels)
+      for params in (
+        train(problem, keys, method, _EPOCHS.value)
+        for train in (train_jax, train_torch)
+      )
+    )
+    markdown.show(table(method, seeds, ours, theirs) + "\n")
+
+
+def main(argv: Sequence[str]) -> int | None:
+  """Runs the script; returns the exit status."""
+  return scripts.run(argv, compare)
+
+
+if __name__ == "__main__":
+  scripts.start(main, FLAGS)
