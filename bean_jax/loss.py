@@ -47,7 +47,7 @@ def regularize(
 
   Returns:
     A function of `(params, *args, **kwargs)` that returns (loss, aux), the loss
-    in its own dtype.
+    in its own dtype, or in that of the penalty if it is no float.
 
   Raises:
     TypeError: While tracing, if `loss_fn` returns no pair.
@@ -101,6 +101,9 @@ def regularize(
       distance=distance,
       where=None if where_fn is None else where_fn(params, aux),
     )
+    if not jnp.issubdtype(loss.dtype, jnp.inexact):
+      # Such as 0, for the penalty alone.
+      loss = loss.astype(term.dtype)
     return loss + term.astype(loss.dtype), aux
 
   return regularized_fn

@@ -88,8 +88,8 @@ def bean_penalty(
     activations: Tree, usually a dict by layer, of activations [..., N_l].
     kernels: Tree of the same structure, of kernels [N_l, M_l].
     alpha: Strength, a scalar for all layers or a tree of the same structure
-      with a scalar a layer; may be traced. A layer whose alpha is the Python
-      number 0 is not computed at all.
+      with a scalar a layer; may be traced. A layer whose alpha is 0, and not
+      traced, is not computed at all.
     order: 1 (BEAN-1) or 2 (BEAN-2), static.
     gamma: Slope in A, a scalar in units of 1 / weight; may be traced.
     distance: "squared" or "absolute", static.
@@ -144,7 +144,7 @@ def bean_penalty(
       name=name,
     )
     if isinstance(weight, float) and weight == 0:
-      # A literal 0 switches the layer off even where its penalty overflows.
+      # A known 0 switches the layer off even where its penalty overflows.
       total += jnp.zeros_like(term)
     else:
       total += jnp.asarray(weight, term.dtype) * term
