@@ -1,5 +1,7 @@
 """How differently two neurons fire: the co-activation divergence of Eq. 1."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -10,6 +12,8 @@ from bean_jax.correlation import matmul
 # Elements of the largest temporary that a block of neurons or samples may take
 # beyond the size of the inputs: 4 MiB in float32, so that it stays in cache.
 BLOCK_ELEMENTS = 2**20
+# d(s x, s y) is s to this power times d(x, y).
+POWERS = {"squared": 2, "absolute": 1}
 
 
 def coactivation_divergence(
@@ -52,6 +56,11 @@ def coactivation_divergence(
   name = "coactivation_divergence"
   rows = _checks.activation_rows(activations, name=name)
   centred, num_samples = centre(rows, where, name=name)
+  scale = scale_of_mean(len(centred), POWERS[distance])
+  centred, num_samples = (
+    scale * centred,
+    num_samples * scale ** POWERS[distance],
+  )
   if distance == "squared":
     pairs = squared_divergence(centred, num_samples)
   else:
@@ -86,6 +95,15 @@ def centre(
   # The result does not depend on the shift, so neither does any derivative.
   shift = jax.lax.stop_gradient(jnp.mean(rows, axis=1, keepdims=True))
   return rows - shift, num_samples
+
+
+def scale_of_mean(num_terms: int, power: int) -> float:
+  """Returns the factor of activations that makes a sum of d about its mean.
+
+  A sum of so many squares may overflow where their mean does not. A power of
+  two, so that no digit changes.
+  """
+  return 2.0 ** -round(math.log2(max(num_terms, 1)) / power)
 
 
 def squared_divergence(

@@ -170,9 +170,9 @@ def _layer_penalty(
     hidden.astype(dtype), where, name=name
   )
   strength = correlation.relative_strength(kernel.astype(dtype), gamma)
-  if distance == "squared":
-    energy = _squared.energy(centred, strength, order)
-  else:
-    energy = _absolute.energy(centred, strength, order)
-  # As floats: S N^2, as one integer, may pass 2^31.
-  return energy / num_samples / float(centred.shape[1]) ** 2
+  num_rows, num_neurons = centred.shape
+  power = divergence.POWERS[distance]
+  scale = divergence.scale_of_mean(num_rows * num_neurons**2, power)
+  form = _squared if distance == "squared" else _absolute
+  energy = form.energy(scale * centred, strength, order)
+  return energy / (num_samples * (scale**power * float(num_neurons) ** 2))
