@@ -1,5 +1,6 @@
 """What every public function asks of its arguments, checked at trace time."""
 
+from collections.abc import Iterator
 import math
 import operator
 from typing import Any
@@ -10,6 +11,7 @@ from jax.typing import ArrayLike
 import numpy as np
 
 DISTANCES = ("squared", "absolute")
+_NUMPY = (np.ndarray, np.generic)
 
 
 def order_of_correlation(order: int) -> int:
@@ -49,16 +51,23 @@ def count_or_none(name: str, value: int | None) -> int | None:
 
 def nonnegative_scalar(name: str, value: ArrayLike) -> ArrayLike:
   """Returns `value`; a number known while tracing must be finite and >= 0."""
-  if isinstance(value, (bool, int, float, np.number)):
-    if not math.isfinite(value) or value < 0:
-      raise ValueError(f"{name} must be finite and not negative, got {value!r}")
-    return float(value)
-  array = _as_array(name, value)
-  if array.ndim != 0 or not _is_real(array.dtype):
-    raise ValueError(
-      f"{name} must be a real scalar, got {array.dtype}{list(array.shape)}"
-    )
-  return array
+  if isinstance(value, (bool, int, float)):
+    number = float(value)
+  else:
+    array = _as_array(name, value)
+    if array.ndim != 0 or not _is_real(array.dtype):
+      raise ValueError(
+        f"{name} must be a real scalar, got {array.dtype}{list(array.shape)}"
+      )
+    if isinstance(array, jax.core.Tracer) or not array.is_fully_addressable:
+      return array
+    # NumPy's own may have more digits. JAX's are asked for explicitly, so that
+    # jax_transfer_guard lets them pass.
+    known = value if isinstance(value, _NUMPY) else jax.device_get(array)
+    number = float(known)
+  if not math.isfinite(number) or number < 0:
+    raise ValueError(f"{name} must be finite and not negative, got {number}")
+  return number
 
 
 def kernel_matrix(kernel: ArrayLike, *, name: str) -> jax.Array:
@@ -125,12 +134,30 @@ def same_structure(expected: Any, got: Any, *, names: tuple[str, str]) -> None:
     {jax.tree_util.keystr(path) for path, _ in leaves}
     for leaves in map(jax.tree.leaves_with_path, (expected, got))
   )
+  kinds = zip(*map(_containers, structures), strict=False)
+  unequal = [(one, other) for one, other in kinds if one != other]
+  if wanted == found and unequal:
+    raise ValueError(
+      f"{names[0]} and {names[1]} must be trees of the same structure; their "
+      f"layers have the same names, but where {names[0]} has a "
+      f"{unequal[0][0]}, {names[1]} has a {unequal[0][1]}: make one like the "
+      "other"
+    )
   raise ValueError(
     f"{names[0]} and {names[1]} must be trees of the same structure; only in "
     f"{names[0]}: {sorted(wanted - found)}, only in {names[1]}: "
     f"{sorted(found - wanted)} (structures {structures[0]} and "
     f"{structures[1]})"
   )
+
+
+def _containers(structure: Any) -> Iterator[str]:
+  """Yields the type of each container of a tree, from the root on."""
+  node = structure.node_data()
+  if node is not None:
+    yield node[0].__name__
+  for child in structure.children():
+    yield from _containers(child)
 
 
 def _as_array(name: str, value: ArrayLike) -> jax.Array:

@@ -77,8 +77,8 @@ def _by_features(
   returned = matmul(features, sums.T)
   degree, attraction = returned[:, :1], returned[:, 2:]
   scale = 2 / float(features.shape[1])
-  value = jnp.sum(sums[0] * sums[1]) - jnp.sum(sums[2:] ** 2)
-  return scale * value, (
+  value = jnp.sum(scale * sums[0] * sums[1]) - jnp.sum(scale * sums[2:] ** 2)
+  return value, (
     2 * scale * (degree * centred.T - attraction).T,
     scale * _sum_of_outer_products(right, sums),
   )
@@ -97,8 +97,8 @@ def _by_transposed_features(
   returned = product(sums, features, (1, 0))
   degree, attraction = returned[:1], returned[2:]
   scale = 2 / float(features.shape[0])
-  value = jnp.sum(sums[0] * sums[1]) - jnp.sum(sums[2:] ** 2)
-  return scale * value, (
+  value = jnp.sum(scale * sums[0] * sums[1]) - jnp.sum(scale * sums[2:] ** 2)
+  return value, (
     2 * scale * (degree * centred - attraction),
     scale * _sum_of_outer_products(sums.T, right),
   )
@@ -129,16 +129,16 @@ def _by_features_of_samples(
   """
   num_neurons, num_next = strength.shape
   left, right = map(_as_columns, _scales(centred))
-  scaled = left[:, :, None] * strength[:, None, :]
+  scale = 2 / float(num_next) ** 2
+  scaled = (scale * left)[:, :, None] * strength[:, None, :]
   overlap = matmul(strength.T, scaled.reshape(num_neurons, -1))
   returned = matmul(strength, overlap).reshape(num_neurons, -1, num_next)
   rows = jnp.sum(returned * strength[:, None, :], axis=2)
   degree, attraction = rows[:, :1], rows[:, 2:]
-  scale = 2 / float(num_next) ** 2
   value = jnp.sum(degree * left[:, 1:2]) - jnp.sum(centred.T * attraction)
-  return scale * value, (
-    2 * scale * (degree * centred.T - attraction).T,
-    2 * scale * jnp.sum(right[:, :, None] * returned, axis=1),
+  return value, (
+    2 * (degree * centred.T - attraction).T,
+    2 * jnp.sum(right[:, :, None] * returned, axis=1),
   )
 
 

@@ -1,5 +1,7 @@
 """How differently two neurons fire: the co-activation divergence of Eq. 1."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -10,6 +12,8 @@ from bean_jax.correlation import matmul
 # Elements of the largest temporary that a block of neurons or samples may take
 # beyond the size of the inputs: 4 MiB in float32, so that it stays in cache.
 BLOCK_ELEMENTS = 2**20
+# d(s x, s y) is s to this power times d(x, y).
+POWERS = {"squared": 2, "absolute": 1}
 
 
 def coactivation_divergence(
@@ -54,6 +58,9 @@ def coactivation_divergence(
 
   def of_arrays(rows: jax.Array, where: jax.Array | None) -> jax.Array:
     centred, num_samples = centre(rows, where, name=name)
+    power = POWERS[distance]
+    scale = scale_of_mean(centred.shape[0], power)
+    centred, num_samples = scale * centred, num_samples * scale**power
     if distance == "squared":
       pairs = squared_divergence(centred, num_samples)
     else:
@@ -91,6 +98,16 @@ def centre(
   # The result does not depend on the shift, so neither does any derivative.
   shift = jax.lax.stop_gradient(jnp.mean(rows, axis=1, keepdims=True))
   return rows - shift, num_samples
+
+
+def scale_of_mean(num_terms: int, power: int) -> float:
+  """Returns the factor of activations that makes a sum of d about its mean.
+
+  A sum of so many squares may overflow where their mean does not. A power of
+  two, so that no digit changes.
+  """
+  num_terms = max(size_to_choose_by(num_terms), 1)
+  return 2.0 ** -round(math.log2(num_terms) / power)
 
 
 def squared_divergence(

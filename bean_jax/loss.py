@@ -70,7 +70,7 @@ def regularize(
 
   Returns:
     A function of `(params, *args, **kwargs)` that returns what `loss_fn` does,
-    the loss in its own dtype.
+    the loss in its own dtype, or in that of the penalty if it is no float.
 
   Raises:
     TypeError: While tracing, if `loss_fn` returns no scalar or pair, or an

@@ -95,8 +95,8 @@ def bean_penalty(
     activations: Tree, usually a dict by layer, of activations [..., N_l].
     kernels: Tree of the same structure, of kernels [N_l, M_l].
     alpha: Strength, a scalar for all layers or a tree of the same structure
-      with a scalar a layer; may be traced. A layer whose alpha is the Python
-      number 0 is not computed at all.
+      with a scalar a layer; may be traced. A layer whose alpha is 0, and not
+      traced, is not computed at all.
     order: 1 (BEAN-1) or 2 (BEAN-2), static.
     gamma: Slope in A, a scalar in units of 1 / weight; may be traced.
     distance: "squared" or "absolute", static.
@@ -151,7 +151,7 @@ def bean_penalty(
       name=name,
     )
     if isinstance(weight, float) and weight == 0:
-      # A literal 0 switches the layer off even where its penalty overflows.
+      # A known 0 switches the layer off even where its penalty overflows.
       total += jnp.zeros_like(term)
     else:
       total += jnp.asarray(weight, term.dtype) * term
@@ -186,13 +186,16 @@ def checked_layer_penalty(
   ) -> jax.Array:
     centred, num_samples = divergence.centre(hidden, where, name=name)
     strength = correlation.relative_strength(kernel, gamma)
+    num_rows, num_neurons = centred.shape
+    power = divergence.POWERS[distance]
+    scale = divergence.scale_of_mean(num_rows * num_neurons**2, power)
+    centred = scale * centred
     if distance == "squared":
       energy = _squared.energy(centred, strength, order, transposed=transposed)
     else:
       strength = strength.T if transposed else strength
       energy = _absolute.energy(centred, strength, order)
-    # As floats: S N^2, as one integer, may pass 2^31.
-    return energy / num_samples / float(centred.shape[1]) ** 2
+    return energy / (num_samples * (scale**power * float(num_neurons) ** 2))
 
   return _sharding.with_automatic_axes(
     of_arrays,

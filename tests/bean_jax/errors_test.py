@@ -1,5 +1,8 @@
 """Bad input: what is refused, when, and what the message says."""
 
+from collections import OrderedDict
+
+from flax.core import FrozenDict
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,6 +102,9 @@ NOT_A_STRENGTH = (
   -np.float32(2),
   np.float64("nan"),
   np.int32(-3),
+  np.array(-1.0),
+  jnp.float32("nan"),
+  jnp.asarray(-2, jnp.bfloat16),
 )
 
 
@@ -247,6 +253,39 @@ def test_unequal_trees(function, case):
     "activations",
     "kernels",
     layer,
+    error=ValueError,
+  )
+
+
+OTHER_CONTAINERS = {
+  "dict, FrozenDict": ({"fc1": HIDDEN}, FrozenDict({"fc1": KERNEL})),
+  "list, tuple": ([HIDDEN], (KERNEL,)),
+  "OrderedDict, dict": (OrderedDict(fc1=HIDDEN), {"fc1": KERNEL}),
+  "FrozenDict, dict": (
+    {"head": FrozenDict({"fc1": HIDDEN})},
+    {"head": {"fc1": KERNEL}},
+  ),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_CONTAINERS)
+@pytest.mark.parametrize("function", (bean_jax.bean_penalty, _regularized))
+def test_trees_of_other_containers(function, case):
+  ours, theirs = case.split(", ")
+  message = _refuses(
+    lambda: function(*OTHER_CONTAINERS[case]),
+    f"where activations has a {ours}, kernels has a {theirs}",
+    error=ValueError,
+  )
+  assert "[]" not in message
+
+
+def test_a_layer_of_none_is_named_by_the_structures():
+  _refuses(
+    lambda: bean_jax.bean_penalty(
+      {"fc1": HIDDEN, "fc2": None}, {"fc1": KERNEL}
+    ),
+    "'fc2': None",
     error=ValueError,
   )
 

@@ -12,7 +12,6 @@ import bean_jax
 from tests import reference
 from tests.bean_jax.layers import (
   OPTIONS,
-  ORDERS,
   draw_layer,
   jitted_gradients,
   jitted_penalty,
@@ -70,9 +69,9 @@ def test_derivatives_equal_finite_differences(shape):
 @pytest.mark.parametrize(
   "shape", ((20, 2, 20), (1, 20, 2), (5, 20, 2), (2, 5, 20)), ids=str
 )
-@pytest.mark.parametrize("order", ORDERS)
-def test_second_derivatives_equal_differences_of_oracle(order, shape):
-  penalty = functools.partial(bean_jax.layer_penalty, order=order)
+@each_option
+def test_second_derivatives_equal_differences_of_oracle(options, shape):
+  penalty = functools.partial(bean_jax.layer_penalty, **options)
   layer = draw_layer(*shape, dtype=np.float64)
   direction = draw_layer(*shape, dtype=np.float64, seed=1)
   with jax.enable_x64(True):
@@ -85,7 +84,7 @@ def test_second_derivatives_equal_differences_of_oracle(order, shape):
   ahead, behind = (
     reference.layer_gradients(
       *(x + sign * step * d for x, d in zip(layer, direction, strict=True)),
-      order=order,
+      **options,
     )
     for sign in (1, -1)
   )
@@ -145,8 +144,8 @@ def test_extremes_have_finite_value_and_gradient(case, options):
   assert np.isfinite(jitted_penalty(**options)(activations, kernel))
   gradients = jitted_gradients(**options)(activations, kernel)
   assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
-  # A pair (i, j) pulls at i and j alike, whatever subgradient is taken at a
-  # tie, and never by more than A_ij times the largest slope of d.
+  # A pair (i, j) pulls at i and j alike, and never by more than A_ij times the
+  # largest slope of d.
   pull = np.asarray(gradients[0], np.float64)
   hidden = np.asarray(activations, np.float64)
   correlation = reference.neuron_correlation(kernel, order=options["order"])
@@ -159,6 +158,67 @@ def test_extremes_have_finite_value_and_gradient(case, options):
   bound = bound * (1 + 1e-5) / (len(hidden) * len(kernel) ** 2) + 1e-37
   assert np.all(np.abs(pull) <= bound)
   assert np.all(np.abs(pull.sum(axis=1)) <= 1e-5 * np.max(bound) * len(kernel))
+
+
+def _tied_layer(shape):
+  """Returns a layer as ReLU makes them: 0 often, and some levels shared."""
+  activations, kernel = draw_layer(*shape)
+  return np.maximum(np.round(2 * activations - 2) / 2, 0), kernel
+
+
+# Shapes for which different closed forms are the cheapest.
+TIED = ((1, 20, 2), (5, 20, 2), (30, 9, 1), (5, 4, 20), (20, 5, 9))
+
+
+@each_option
+@pytest.mark.parametrize("shape", TIED, ids=str)
+def test_gradients_equal_oracle_where_neurons_tie(shape, options):
+  layer = _tied_layer(shape)
+  expected = reference.layer_gradients(*layer, **options)
+  gradients = jitted_gradients(**options)(*layer)
+  for ours, oracle in zip(gradients, expected, strict=True):
+    np.testing.assert_allclose(
+      ours, oracle, rtol=0, atol=1e-5 * np.max(np.abs(oracle))
+    )
+
+
+@each_option
+def test_tied_neurons_by_hand(options):
+  # Three neurons at 0 are wired like those at 1 and 2, by A = f^2 or f^4. Each
+  # is below two others, so that its slope is -2 A 2 / 25.
+  activations = np.float32([[0, 0, 0, 1, 2]])
+  kernel = np.full((5, 1), np.arctanh(0.5), np.float32)
+  correlation = 0.25 ** options["order"]
+  slopes = {
+    "absolute": [-2, -2, -2, 2, 4],
+    "squared": [-6, -6, -6, 4, 14],
+  }[options["distance"]]
+  expected = 2 * correlation * np.array([slopes]) / 25
+  by_activations, _ = jitted_gradients(**options)(activations, kernel)
+  np.testing.assert_allclose(by_activations, expected, rtol=1e-5)
+
+
+@each_option
+@pytest.mark.parametrize("shape", TIED, ids=str)
+def test_derivatives_do_not_depend_on_the_order_of_tied_neurons(shape, options):
+  activations, kernel = _tied_layer(shape)
+  direction = draw_layer(*shape, seed=1)
+  neurons = np.random.default_rng(0).permutation(shape[1])
+
+  @jax.jit
+  def derivatives(layer, direction):
+    return jax.jvp(jitted_gradients(**options), layer, direction)
+
+  ours = derivatives((activations, kernel), direction)
+  permuted = derivatives(
+    (activations[:, neurons], kernel[neurons]),
+    (direction[0][:, neurons], direction[1][neurons]),
+  )
+  for (by_activations, by_kernel), others in zip(ours, permuted, strict=True):
+    expected = by_activations[:, neurons], by_kernel[neurons]
+    for one, other in zip(others, expected, strict=True):
+      largest = np.max(np.abs(other))
+      np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * largest)
 
 
 @each_option
@@ -213,7 +273,7 @@ def test_without_real_samples_gradients_are_zero(options):
 @pytest.mark.parametrize("dtype", (jnp.bfloat16, jnp.float16))
 def test_gradients_have_the_dtype_of_their_arguments(options, dtype):
   _, kernel = draw_layer(6, 20, 4)
-  # Distinct in 8 bits too, since a tie has no gradient of its own.
+  # Exact in 8 bits, so that rounding makes no ties.
   levels = np.tile(np.arange(20) / 8, (6, 1))
   activations = np.random.default_rng(0).permuted(levels, axis=1)
   low = [jnp.asarray(array, dtype) for array in (activations, kernel)]

@@ -110,6 +110,47 @@ def test_nearly_coactive_assemblies(order):
   assert difference <= 1e-4 * np.linalg.norm(oracle[0])
 
 
+# Sizes for which different closed forms are the cheapest, of order 2 too.
+ALL_FORMS = ((50, 30, 3), (2, 30, 4), (50, 30, 9), (5, 4, 60), (300, 20, 2))
+
+
+@pytest.mark.parametrize("masked", (False, True))
+@pytest.mark.parametrize("level", (1e-10, 1e18, 9e18))
+@pytest.mark.parametrize("sizes", ALL_FORMS, ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=name_of)
+def test_activations_whose_squares_are_finite(options, sizes, level, masked):
+  activations, kernel = draw_layer(*sizes)
+  activations = activations - activations.mean()
+  activations *= np.float32(level / np.abs(activations).max())
+  where = np.arange(sizes[0]) % 5 != 1 if masked else np.ones(sizes[0], bool)
+  expected = (
+    reference.layer_penalty(activations[where], kernel, **options),
+    *reference.layer_gradients(activations[where], kernel, **options),
+  )
+  activations[~where] = np.finfo(np.float32).max
+  penalty = jitted_penalty(**options)(activations, kernel, where=where)
+  gradients = jitted_gradients(**options)(activations, kernel, where=where)
+  ours = penalty, gradients[0][where], gradients[1]
+  for one, other in zip(ours, expected, strict=True):
+    largest = np.max(np.abs(other))
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("level", (1e-10, 1e18, 9e18))
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_divergence_of_activations_whose_squares_are_finite(distance, level):
+  activations, _ = draw_layer(50, 12, 1)
+  activations = activations - activations.mean()
+  activations *= np.float32(level / np.abs(activations).max())
+  divergence = jax.jit(
+    functools.partial(bean_jax.coactivation_divergence, distance=distance)
+  )(activations)
+  expected = reference.coactivation_divergence(activations, distance=distance)
+  np.testing.assert_allclose(
+    divergence, expected, rtol=0, atol=1e-6 * np.max(expected)
+  )
+
+
 def test_jit_is_right_beyond_32768_rows():
   def squared_norm(row):
     return jnp.sum((jnp.eye(3) @ row) ** 2)

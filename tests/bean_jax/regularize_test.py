@@ -262,6 +262,33 @@ def test_loss_keeps_its_dtype(regularize, params, batch, dtype):
   assert loss.dtype == dtype
 
 
+def test_a_loss_of_zero_leaves_the_penalty_alone(regularize, params, batch):
+  def value_and_grad(loss_fn, params):
+    return jax.value_and_grad(lambda params: loss_fn(params, batch)[0])(params)
+
+  @jax.jit
+  def all_of_them(params):
+    sums = value_and_grad(functools.partial(_by_hand, alpha=3.0), params)
+    loss = value_and_grad(_loss_fn, params)
+    alone = [
+      value_and_grad(
+        regularize(
+          lambda params, batch, zero=zero: (zero, _loss_fn(params, batch)[1]),
+          alpha=3.0,
+        ),
+        params,
+      )
+      for zero in (0, 0.0, False, np.int8(0), jnp.zeros((), jnp.int32))
+    ]
+    return jax.tree.map(jnp.subtract, sums, loss), alone
+
+  expected, alone = all_of_them(params)
+  assert expected[0] > 0
+  for each in alone:
+    assert each[0].dtype == jnp.float32
+    _assert_trees_close(each, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_vmap_over_alphas_and_seeds_equals_loop(regularize, batch):
   def gradient_of(alpha, seed):
     regularized_fn = regularize(_loss_fn, alpha=alpha)
