@@ -302,16 +302,14 @@ class Program:
     self, eqn: core.JaxprEqn, operands: list[Kind], context: _Context
   ) -> Kind:
     """Returns the kind of a matrix product, and notes it if it is a layer."""
-    excess = [_kinds.excess(kind) for kind in operands]
-    kernel = 0 if excess[0] < excess[1] else 1
+    ranks = [(_kinds.excess(kind), not kind.parameter) for kind in operands]
+    kernel = int(ranks[0] >= ranks[1])
     (result,) = self._operation(eqn, operands)
     kind, inputs = operands[kernel], operands[1 - kernel]
     both_made = kind.parameter and inputs.parameter
-    if kind.parameter is None or not excess[1 - kernel]:
+    if kind.parameter is None or (both_made and not _kinds.excess(inputs)):
       return result
-    unclear = excess[0] == excess[1]
-    if unclear and not both_made:
-      return result
+    unclear = ranks[0] == ranks[1]
     contracted, batch = (
       (pair[1 - kernel], pair[kernel])
       for pair in eqn.params["dimension_numbers"]
@@ -340,7 +338,10 @@ class Program:
     """Returns the kind of a convolution, and notes it."""
     (result,) = self._operation(eqn, operands)
     inputs, kind = operands
-    if kind.parameter is None or _kinds.excess(inputs) <= _kinds.excess(kind):
+    is_made = inputs.parameter and (
+      _kinds.excess(inputs) <= _kinds.excess(kind)
+    )
+    if kind.parameter is None or is_made:
       return result
     axes = eqn.params["dimension_numbers"]
     groups = max(

@@ -118,23 +118,24 @@ def trace(call: Call) -> Traced:
     result, structure = jax.tree.flatten(fn(params, *args, **kwargs))
     state, structure_of_state = jax.tree.flatten(parts.state_of(call))
     is_output = [isinstance(leaf, jax.Array) for leaf in result]
-    outcome[:] = result, is_output, structure, structure_of_state
+    others = [None if isinstance(x, jax.Array) else x for x in result]
+    outcome[:] = others, is_output, structure, structure_of_state
     return [leaf for leaf in result if isinstance(leaf, jax.Array)] + state
 
   arrays = [parts.leaves[index] for index in traced]
   jaxpr = jax.make_jaxpr(of_arrays)(*arrays)
-  result, is_output, structure, structure_of_state = outcome
+  others, is_output, structure, structure_of_state = outcome
   num_results = sum(is_output)
 
   def result_of(outputs: Sequence[Any]) -> Any:
     state = outputs[num_results:]
     parts.update(jax.tree.unflatten(structure_of_state, state))
-    rest = iter(outputs)
+    arrays = iter(outputs)
     return jax.tree.unflatten(
       structure,
       [
-        next(rest) if is_array else leaf
-        for leaf, is_array in zip(result, is_output, strict=True)
+        next(arrays) if is_array else leaf
+        for leaf, is_array in zip(others, is_output, strict=True)
       ],
     )
 
