@@ -18,8 +18,8 @@ _jit = functools.partial(
 )
 
 
-def assert_close(ours: Any, expected: Any) -> None:
-  """Asserts that trees of floats agree, up to 1e-6 of their largest entry."""
+def assert_close(ours: Any, expected: Any, tolerance: float = 1e-6) -> None:
+  """Asserts that floats agree, up to so much of the largest of a tree."""
   assert jax.tree.structure(ours) == jax.tree.structure(expected)
   pairs = [
     (np.float64(one), np.float64(other))
@@ -30,7 +30,7 @@ def assert_close(ours: Any, expected: Any) -> None:
   ]
   largest = max(np.max(np.abs(other), initial=0) for _, other in pairs)
   for one, other in pairs:
-    np.testing.assert_allclose(one, other, rtol=0, atol=1e-6 * largest)
+    np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * largest)
 
 
 def assert_equal(ours: Any, expected: Any) -> None:
@@ -56,6 +56,7 @@ def check(
   value_and_grad: Callable[..., Any] = jax.value_and_grad,
   copy: Callable[[Any], Any] = lambda params: params,
   to_the_bit: bool = True,
+  tolerance: float = 1e-6,
 ) -> None:
   """Asserts that BEAN is added to a model's loss as one would by hand.
 
@@ -73,6 +74,7 @@ def check(
     copy: What copies parameters that change when they are used.
     to_the_bit: Whether loss, aux and state are equal to the bit. The compiler
       fuses operations within nested loops in another way.
+    tolerance: Of gradients, relative to the largest.
   """
   sizes = {}
 
@@ -110,7 +112,7 @@ def check(
   (_, (expected_result, expected_terms)), expected_gradient = by_hand_too
   assert min(map(float, expected_terms.values())) > 0
   assert_close(terms, expected_terms)
-  assert_close(gradient, expected_gradient)
+  assert_close(gradient, expected_gradient, tolerance)
   same = assert_equal if to_the_bit else assert_close
   same(result, expected_result)
   same(one, other)

@@ -1,0 +1,775 @@
+"""Models of Flax Linen, against layers that are written out by hand."""
+
+from collections.abc import Callable
+import functools
+
+import flax
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bean_jax
+from tests.bean_jax.models.checks import assert_equal, check
+
+DIM = 4
+NUM_STEPS = 3
+INPUTS = jax.random.normal(jax.random.key(1), (6, DIM))
+TOKENS = jax.random.normal(jax.random.key(2), (2, 5, DIM))
+DENSE = functools.partial(nn.Dense, bias_init=nn.initializers.normal())
+
+
+def _dense(layer, inputs):
+  return inputs @ layer["kernel"] + jnp.broadcast_to(
+    layer["bias"], (*inputs.shape[:-1], layer["bias"].shape[-1])
+  )
+
+
+def _at(layer, step, axis=0):
+  return jax.tree.map(lambda leaf: jnp.take(leaf, step, axis), layer)
+
+
+def _loss(outputs):
+  return jnp.mean(jnp.tanh(outputs.astype(jnp.float32) - 0.3) ** 2)
+
+
+def _check(model, by_hand, *inputs, **options):
+  """Checks a model whose only variables are parameters."""
+  params = model.init(jax.random.key(0), *inputs)["params"]
+
+  def loss_fn(params, *inputs):
+    outputs = model.apply({"params": params}, *inputs)
+    return _loss(jax.tree.leaves(outputs)[0]), outputs
+
+  check(loss_fn, params, *inputs, by_hand=by_hand, **options)
+
+
+class Block(nn.Module):
+  """A layer with something nonlinear before it."""
+
+  @nn.compact
+  def __call__(self, inputs, _=None):
+    return DENSE(DIM, name="fc")(jnp.tanh(inputs)), None
+
+
+class Lifted(nn.Module):
+  """Two blocks with a lifted one, of a class, between them."""
+
+  lift: Callable
+
+  @nn.compact
+  def __call__(self, inputs):
+    hidden, _ = Block(name="first")(inputs)
+    hidden, _ = self.lift(Block)(name="lifted")(hidden, None)
+    return nn.Dense(2, name="last")(hidden)
+
+
+class Shared(nn.Module):
+  """One layer that is called twice, and one that never is."""
+
+  def setup(self):
+    self.fc = DENSE(DIM)
+    self.unused = DENSE(DIM)
+
+  def __call__(self, inputs):
+    if self.is_initializing():
+      self.unused(inputs)
+    return self.fc(jnp.tanh(self.fc(inputs)))
+
+
+class Methods(nn.Module):
+  """Two layers called by a function, which `kind` of transformation lifts."""
+
+  kind: str = "none"
+
+  def setup(self):
+    self.fc1 = DENSE(DIM)
+    self.fc2 = DENSE(DIM)
+
+  def both(self, inputs):
+    return self.fc2(jnp.tanh(self.fc1(inputs)))
+
+  def __call__(self, inputs):
+    if self.is_initializing() or self.kind == "none":
+      return self.both(inputs)
+    return getattr(self, self.kind)(inputs)
+
+  def remat(self, inputs):
+    return nn.remat(Methods.both)(self, inputs)
+
+  def jit(self, inputs):
+    return nn.jit(Methods.both)(self, inputs)
+
+  def grad(self, inputs):
+    return nn.value_and_grad(
+      lambda module, inputs: jnp.sum(module.both(inputs) ** 2), self, inputs
+    )
+
+  def plain_vmap(self, inputs):
+    return jax.vmap(self.both)(inputs)
+
+  def plain_remat(self, inputs):
+    return jax.checkpoint(self.both)(inputs)
+
+  def plain_jit(self, inputs):
+    return jax.jit(self.both)(inputs)
+
+  def cond(self, inputs):
+    branches = (Methods.both, lambda module, inputs: module.fc1(inputs))
+    return nn.cond(jnp.sum(inputs) > 0, *branches, self, inputs)
+
+  def while_loop(self, inputs):
+    return nn.while_loop(
+      lambda _, carry: jnp.sum(carry) > 1e3, Methods.both, self, inputs
+    )
+
+  def custom_vjp(self, inputs):
+    def forward(module, inputs):
+      return nn.vjp(Methods.both, module, inputs)
+
+    return nn.custom_vjp(
+      Methods.both, forward, lambda vjp_fn, tangent: vjp_fn(tangent)
+    )(self, inputs)
+
+
+def _scan(block, axis=0, out_axes=0):
+  return nn.scan(
+    block,
+    variable_axes={"params": axis},
+    split_rngs={"params": True},
+    out_axes=out_axes,
+    length=NUM_STEPS,
+  )
+
+
+def _share_in_scan(block):
+  return nn.scan(
+    block,
+    variable_broadcast="params",
+    split_rngs={"params": False},
+    length=NUM_STEPS,
+  )
+
+
+def _vmap(block):
+  return nn.vmap(
+    block,
+    variable_axes={"params": 0},
+    split_rngs={"params": True},
+    in_axes=None,
+    out_axes=-1,
+    axis_size=NUM_STEPS,
+  )
+
+
+def _vmap_of_own_inputs(block):
+  """Each block of a stack sees rows of its own."""
+  return nn.vmap(
+    block,
+    variable_axes={"params": 0},
+    split_rngs={"params": True},
+    in_axes=(0, None),
+    axis_size=len(INPUTS),
+  )
+
+
+def _share_in_vmap(block):
+  return nn.vmap(
+    block,
+    variable_axes={"params": None},
+    split_rngs={"params": False},
+    in_axes=(0, None),
+  )
+
+
+def _layers_of_lifted(params, inputs, middle):
+  """Returns the layers of `Lifted`, whose lifted block `middle` is."""
+  first, lifted, last = (params[name] for name in ("first", "lifted", "last"))
+  hidden, found = middle(lifted["fc"], _dense(first["fc"], jnp.tanh(inputs)))
+  return {
+    **{f"lifted/fc/kernel{key}": layer for key, layer in found.items()},
+    "last/kernel": (hidden, last["kernel"]),
+  }
+
+
+def _once(layer, inputs):
+  inputs = jnp.tanh(inputs)
+  return _dense(layer, inputs), {"": (inputs, layer["kernel"])}
+
+
+def _one_after_another(layers, inputs, axis=0):
+  found = {}
+  for step in range(NUM_STEPS):
+    inputs, layers_of_step = _once(_at(layers, step, axis), inputs)
+    found[f"[{step}]"] = layers_of_step[""]
+  return inputs, found
+
+
+def _again_and_again(layer, inputs):
+  rows = []
+  for _ in range(NUM_STEPS):
+    inputs, found = _once(layer, inputs)
+    rows.append(found[""][0])
+  return inputs, {"": (jnp.concatenate(rows), layer["kernel"])}
+
+
+def _side_by_side(layers, inputs):
+  """All see the same rows: to the neurons, they are one wide layer."""
+  kernels = jnp.moveaxis(layers["kernel"], 0, 1).reshape(DIM, -1)
+  inputs = jnp.tanh(inputs)
+  outputs = inputs @ kernels + jnp.broadcast_to(
+    layers["bias"].reshape(-1), (len(inputs), kernels.shape[1])
+  )
+  outputs = outputs.reshape(len(inputs), NUM_STEPS, DIM)
+  return jnp.moveaxis(outputs, 1, -1), {"": (inputs, kernels)}
+
+
+def _each_its_own_rows(layers, inputs):
+  inputs = jnp.tanh(inputs)
+  outputs = jnp.einsum("en,enm->em", inputs, layers["kernel"]) + layers["bias"]
+  return outputs, {
+    f"[{i}]": (inputs[i][None], layers["kernel"][i]) for i in range(len(inputs))
+  }
+
+
+def _layers_of_methods(params, inputs):
+  hidden = jnp.tanh(_dense(params["fc1"], inputs))
+  return {"fc2/kernel": (hidden, params["fc2"]["kernel"])}
+
+
+def _layers_of_shared(params, inputs):
+  hidden = jnp.tanh(_dense(params["fc"], inputs))
+  return {"fc/kernel": (hidden, params["fc"]["kernel"])}
+
+
+LIFTED = {
+  "nested": (lambda block: block, _once),
+  "remat": (nn.remat, _once),
+  "jit": (nn.jit, _once),
+  "scan": (_scan, _one_after_another),
+  "scan_of_other_axis": (
+    functools.partial(_scan, axis=1),
+    functools.partial(_one_after_another, axis=1),
+  ),
+  "scan_of_remat": (lambda block: _scan(nn.remat(block)), _one_after_another),
+  "scan_of_shared": (_share_in_scan, _again_and_again),
+  "vmap": (_vmap, _side_by_side),
+  "vmap_of_own_inputs": (_vmap_of_own_inputs, _each_its_own_rows),
+  "vmap_of_shared": (_share_in_vmap, _once),
+}
+
+
+@pytest.mark.parametrize("name", LIFTED)
+def test_lifted_blocks(name):
+  lift, middle = LIFTED[name]
+  _check(
+    Lifted(lift),
+    functools.partial(_layers_of_lifted, middle=middle),
+    INPUTS,
+    raw=["first/fc/kernel"],
+  )
+
+
+@pytest.mark.parametrize(
+  "kind", ("remat", "jit", "grad", "plain_vmap", "plain_remat", "plain_jit")
+)
+def test_lifted_methods(kind):
+  _check(Methods(kind), _layers_of_methods, INPUTS, raw=["fc1/kernel"])
+
+
+def test_layer_that_is_called_twice():
+  # The call on raw data is not one of neurons.
+  _check(Shared(), _layers_of_shared, INPUTS)
+
+
+def test_stacks_of_stacks_in_remat_scan():
+  class Tanh(nn.Module):
+    @nn.compact
+    def __call__(self, inputs):
+      return DENSE(DIM, name="fc")(jnp.tanh(inputs))
+
+  class Stacks(nn.Module):
+    @nn.compact
+    def __call__(self, inputs):
+      hidden = DENSE(DIM, name="first")(inputs)
+      return nn.remat_scan(Tanh, lengths=(2, 2))(name="stacks")(hidden)
+
+  def by_hand(params, inputs):
+    layers, hidden = {}, _dense(params["first"], inputs)
+    for i, j in np.ndindex(2, 2):
+      layer = _at(_at(params["stacks"]["fc"], i), j)
+      hidden, found = _once(layer, hidden)
+      layers[f"stacks/fc/kernel[{i}][{j}]"] = found[""]
+    return layers
+
+  _check(Stacks(), by_hand, INPUTS, raw=["first/kernel"], to_the_bit=False)
+
+
+class Encoder(nn.Module):
+  """A block of a transformer, with dropout."""
+
+  @nn.compact
+  def __call__(self, tokens, _):
+    normed = nn.LayerNorm(name="norm1")(tokens)
+    attended = nn.MultiHeadDotProductAttention(
+      2, dropout_rate=0.5, deterministic=False, name="attention"
+    )(normed)
+    tokens += attended
+    hidden = nn.gelu(nn.Dense(6, name="ff1")(tokens))
+    hidden = nn.Dropout(0.5, deterministic=False)(hidden)
+    outputs = tokens + nn.Dense(DIM, name="ff2")(hidden)
+    return outputs, (normed, attended, tokens, hidden)
+
+
+def test_scanned_transformer_with_dropout():
+  model = nn.scan(
+    nn.remat(Encoder),
+    variable_axes={"params": 0},
+    split_rngs={"params": True, "dropout": True},
+    length=2,
+  )()
+  params = model.init(
+    {"params": jax.random.key(1), "dropout": jax.random.key(2)}, TOKENS, None
+  )["params"]
+  bits = jax.random.key_data(jax.random.key(2))
+
+  def loss_fn(params, tokens, bits):
+    rngs = {"dropout": jax.random.wrap_key_data(bits)}
+    outputs, inner = model.apply({"params": params}, tokens, None, rngs=rngs)
+    return _loss(outputs), inner
+
+  layers = bean_jax.find_layers(loss_fn, params, TOKENS, bits)
+  names = ("ff1", "ff2", *(f"attention/{n}" for n in ("query", "key", "value")))
+  assert {layer.path for layer in layers if not layer.left_out} == {
+    f"{name}/kernel[{step}]"
+    for name in (*names, "attention/out")
+    for step in range(2)
+  }
+  (_, inner), activations, kernels = jax.jit(bean_jax.capture(loss_fn))(
+    params, TOKENS, bits
+  )
+  normed, attended, tokens, hidden = inner
+  for step in range(2):
+    for name, expected in (
+      ("attention/query", normed),
+      ("attention/value", normed),
+      ("ff1", tokens),
+      ("ff2", hidden),
+    ):
+      path = f"{name}/kernel[{step}]"
+      np.testing.assert_array_equal(activations[path], expected[step])
+      array = functools.reduce(dict.get, name.split("/"), params)["kernel"]
+      np.testing.assert_array_equal(
+        kernels[path], array[step].reshape(kernels[path].shape)
+      )
+    path = f"attention/out/kernel[{step}]"
+    output = activations[path] @ kernels[path]
+    np.testing.assert_allclose(output, attended[step], rtol=1e-5, atol=1e-6)
+
+
+class After(nn.Module):
+  """A layer of neurons: one more is before it."""
+
+  layer: nn.Module
+
+  @nn.compact
+  def __call__(self, *inputs):
+    hidden, *others = [
+      jnp.tanh(DENSE(x.shape[-1], name=f"before{i}")(x))
+      for i, x in enumerate(inputs)
+    ]
+    return self.layer(hidden, *others)
+
+
+def _check_after(layer, by_hand, *inputs):
+  """Checks a layer, of which `by_hand` takes params and inputs."""
+
+  def layers_of(params, *inputs):
+    hidden = [
+      jnp.tanh(_dense(params[f"before{i}"], x)) for i, x in enumerate(inputs)
+    ]
+    found = by_hand(params["layer"], *hidden)
+    return {f"layer/{path}": layer for path, layer in found.items()}
+
+  raw = [f"before{i}/kernel" for i in range(len(inputs))]
+  _check(After(layer), layers_of, *inputs, raw=raw)
+
+
+@pytest.mark.parametrize(
+  "layer, shape, axes",
+  (
+    (nn.DenseGeneral((5, 3)), (2, 3, 4), (2,)),
+    (nn.DenseGeneral(5, axis=(-1, 1)), (2, 3, 7, 4), (3, 1)),
+    (nn.DenseGeneral((2, 5), axis=(-2, -1)), (2, 3, 4), (1, 2)),
+    (nn.Einsum((4, 3), "abc,cd->abd"), (2, 3, 4), (2,)),
+    (nn.Einsum((3, 4, 2), "abc,bcd->ad"), (2, 3, 4), (1, 2)),
+  ),
+  ids=("features", "unordered_axes", "axes", "einsum", "einsum_of_two"),
+)
+def test_layers_of_several_axes(layer, shape, axes):
+  def by_hand(params, inputs):
+    others = [i for i in range(inputs.ndim) if i not in axes]
+    # The axes are summed over in the order of the kernel.
+    summed = axes if isinstance(layer, nn.Einsum) else sorted(axes)
+    rows = jnp.transpose(inputs, (*others, *summed))
+    size = int(np.prod([shape[i] for i in axes]))
+    kernel = params["kernel"].reshape(size, -1)
+    return {"kernel": (rows.reshape(-1, size), kernel)}
+
+  inputs = jax.random.normal(jax.random.key(0), shape)
+  _check_after(layer, by_hand, inputs)
+
+
+def test_batch_dims_are_layers_of_a_stack():
+  def by_hand(params, inputs):
+    return {f"kernel[{i}]": (inputs[i], params["kernel"][i]) for i in range(2)}
+
+  _check_after(nn.DenseGeneral(3, batch_dims=(0,)), by_hand, TOKENS)
+
+
+def test_cross_attention():
+  def by_hand(params, inputs, others):
+    def projected(name, inputs):
+      layer = params[name]
+      return jnp.einsum("bsd,dhk->bshk", inputs, layer["kernel"])
+
+    query, key, value = (
+      projected(name, x)
+      for name, x in (("query", inputs), ("key", others), ("value", others))
+    )
+    mixed = nn.dot_product_attention(query, key, value)
+    return {
+      **{
+        f"{name}/kernel": (x, params[name]["kernel"].reshape(DIM, -1))
+        for name, x in (("query", inputs), ("key", others), ("value", others))
+      },
+      "out/kernel": (
+        mixed.reshape(*mixed.shape[:2], -1),
+        params["out"]["kernel"].reshape(-1, DIM),
+      ),
+    }
+
+  layer = nn.MultiHeadDotProductAttention(2, qkv_features=6, use_bias=False)
+  _check_after(layer, by_hand, TOKENS, -TOKENS)
+
+
+def test_simple_recurrent_cell():
+  def by_hand(params, inputs):
+    params = params["cell"]
+    hidden = jnp.zeros((len(inputs), 3))
+    before = []
+    for step in range(inputs.shape[1]):
+      before.append(hidden)
+      hidden = jnp.tanh(
+        _dense(params["i"], inputs[:, step]) + hidden @ params["h"]["kernel"]
+      )
+    return {
+      "cell/i/kernel": (inputs, params["i"]["kernel"]),
+      "cell/h/kernel": (jnp.concatenate(before), params["h"]["kernel"]),
+    }
+
+  _check_after(nn.RNN(nn.SimpleCell(3)), by_hand, TOKENS)
+
+
+@pytest.mark.parametrize(
+  "cell, inner, outer",
+  (
+    (nn.LSTMCell, ("hi", "hf", "hg", "ho"), ("ii", "if", "ig", "io")),
+    (nn.OptimizedLSTMCell, ("hi", "hf", "hg", "ho"), ("ii", "if", "ig", "io")),
+    (nn.GRUCell, ("hr", "hz", "hn"), ("ir", "iz", "in")),
+  ),
+)
+def test_gated_cells(cell, inner, outer):
+  """The kernels of a fused cell are joined, and found as what they are."""
+  model = After(nn.RNN(cell(3)))
+  params = model.init(jax.random.key(0), TOKENS)["params"]
+
+  def loss_fn(params, inputs):
+    outputs = model.apply({"params": params}, inputs)
+    return _loss(outputs), outputs
+
+  found = bean_jax.find_layers(loss_fn, params, TOKENS)
+  chosen = {layer.path: layer for layer in found if not layer.left_out}
+  (_, outputs), activations, kernels = jax.jit(bean_jax.capture(loss_fn))(
+    params, TOKENS
+  )
+  before = jnp.moveaxis(outputs, 1, 0)[:-1]
+  cell_params = params["layer"]["cell"]
+  if cell == nn.OptimizedLSTMCell:
+    # All gates are one product, named after the largest of its parameters.
+    inner, outer = inner[:1], outer[:1]
+  assert set(chosen) == {
+    f"layer/cell/{name}/kernel" for name in (*inner, *outer)
+  }
+  for name in inner:
+    path = f"layer/cell/{name}/kernel"
+    np.testing.assert_array_equal(activations[path][1:], before)
+    np.testing.assert_array_equal(
+      kernels[path][:, :3], cell_params[name]["kernel"]
+    )
+
+
+class Training(nn.Module):
+  """Everything that has a state or draws, and the operands of its layers."""
+
+  dtype: type = jnp.float32
+
+  @nn.compact
+  def __call__(self, inputs, *, train):
+    hidden = DENSE(5, dtype=self.dtype, name="fc1")(inputs)
+    hidden = nn.BatchNorm(
+      use_running_average=not train, dtype=self.dtype, name="norm"
+    )(hidden)
+    self.sow("intermediates", "mine", hidden)
+    hidden = nn.Dropout(0.5, deterministic=not train)(nn.relu(hidden))
+    layer = nn.Dense(3, dtype=self.dtype, name="fc2")
+    logits = layer(hidden)
+    kernel = layer.variables["params"]["kernel"].astype(self.dtype)
+    return logits, {"fc2/kernel": (hidden, kernel)}
+
+
+@pytest.mark.parametrize("dtype", (jnp.float32, jnp.bfloat16))
+def test_state_and_draws_of_training(dtype):
+  model = Training(dtype)
+  variables = model.init(jax.random.key(0), INPUTS, train=False)
+  bits = jax.random.key_data(jax.random.key(2))
+
+  def loss_fn(params, inputs, statistics, bits):
+    (logits, layers), state = model.apply(
+      {"params": params, "batch_stats": statistics},
+      inputs,
+      train=True,
+      rngs={"dropout": jax.random.wrap_key_data(bits)},
+      mutable=["batch_stats", "intermediates"],
+    )
+    return _loss(logits), (layers, state)
+
+  check(
+    loss_fn,
+    variables["params"],
+    INPUTS,
+    variables["batch_stats"],
+    bits,
+    by_hand=lambda *args: loss_fn(*args)[1][0],
+    raw=["fc1/kernel"],
+    # Sums in half precision depend on their order.
+    tolerance=1e-6 if dtype == jnp.float32 else 1e-2,
+  )
+
+
+def test_apply_of_all_variables():
+  # Of the collections that apply takes, "params" alone are parameters.
+  model = Training()
+  variables = model.init(jax.random.key(0), INPUTS, train=False)
+  apply_fn = functools.partial(model.apply, train=False)
+  found = bean_jax.find_layers(apply_fn, variables, INPUTS)
+  assert [(layer.path, layer.left_out) for layer in found] == [
+    ("fc1/kernel", "its inputs are raw data"),
+    ("fc2/kernel", ""),
+  ]
+  frozen = flax.core.freeze(variables)
+  assert bean_jax.find_layers(apply_fn, frozen, INPUTS) == found
+  (_, layers), activations, kernels = jax.jit(bean_jax.capture(apply_fn))(
+    variables, INPUTS
+  )
+  captured = {p: (activations[p], kernels[p]) for p in activations}
+  assert_equal(captured, layers)
+
+
+@pytest.mark.parametrize("norm", ("weight", "spectral"))
+def test_kernels_are_those_that_a_normalization_computes_with(norm):
+  class Normed(nn.Module):
+    @nn.compact
+    def __call__(self, inputs):
+      hidden = jnp.tanh(DENSE(DIM, name="before")(inputs))
+      layer = nn.Dense(3, use_bias=False, name="fc")
+      if norm == "weight":
+        return nn.WeightNorm(layer)(hidden), hidden
+      return nn.SpectralNorm(layer)(hidden, update_stats=True), hidden
+
+  model = Normed()
+  variables = dict(model.init(jax.random.key(0), INPUTS))
+  params = jax.tree.map(lambda leaf: 2 * leaf, variables.pop("params"))
+
+  def loss_fn(params, inputs):
+    (outputs, hidden), _ = model.apply(
+      {"params": params, **variables}, inputs, mutable=["batch_stats"]
+    )
+    return _loss(outputs), (outputs, hidden)
+
+  found = bean_jax.find_layers(loss_fn, params, INPUTS)
+  assert [layer.path for layer in found if not layer.left_out] == ["fc/kernel"]
+  (_, (outputs, hidden)), activations, kernels = jax.jit(
+    bean_jax.capture(loss_fn)
+  )(params, INPUTS)
+  np.testing.assert_array_equal(activations["fc/kernel"], hidden)
+  assert np.any(kernels["fc/kernel"] != params["fc"]["kernel"])
+  np.testing.assert_allclose(
+    hidden @ kernels["fc/kernel"], outputs, rtol=1e-5, atol=1e-6
+  )
+
+
+def test_boxed_params():
+  layer = nn.Dense(
+    3,
+    kernel_init=nn.with_partitioning(
+      nn.initializers.lecun_normal(), (None, "model")
+    ),
+  )
+
+  def by_hand(params, inputs):
+    return {"kernel": (inputs, params["kernel"].value)}
+
+  _check_after(layer, by_hand, INPUTS)
+
+
+class Halved(nn.Dense):
+  """A subclass, which changes its inputs before it is a dense layer."""
+
+  def __call__(self, inputs):
+    return super().__call__(inputs / 2)
+
+
+class Monotone(nn.Dense):
+  """A subclass with a call of its own, and a field named axis."""
+
+  axis: int = 0
+
+  @nn.compact
+  def __call__(self, inputs):
+    kernel = self.param("kernel", self.kernel_init, (DIM, self.features))
+    return inputs @ jax.nn.softplus(kernel)
+
+
+class Own(nn.Module):
+  """A dense class of one's own."""
+
+  def setup(self):
+    self.weights = self.param("w", nn.initializers.normal(1.0), (3, DIM))
+
+  def __call__(self, inputs):
+    return jnp.einsum("bn,mn->bm", inputs, self.weights)
+
+
+@pytest.mark.parametrize(
+  "layer, by_hand",
+  (
+    (Halved(3), lambda p, x: {"kernel": (x / 2, p["kernel"])}),
+    (Monotone(3), lambda p, x: {"kernel": (x, jax.nn.softplus(p["kernel"]))}),
+    (Own(), lambda p, x: {"w": (x, p["w"].T)}),
+  ),
+  ids=("halved", "monotone", "own"),
+)
+def test_classes_of_ones_own(layer, by_hand):
+  _check_after(layer, by_hand, INPUTS)
+
+
+def test_layer_whose_name_is_that_of_a_stack():
+  class Heads(nn.Module):
+    @nn.compact
+    def __call__(self, inputs):
+      return nn.Dense(3, name="head[1]")(inputs)
+
+  def by_hand(params, inputs):
+    return {"head[1]/kernel": (inputs, params["head[1]"]["kernel"])}
+
+  _check_after(Heads(), by_hand, INPUTS)
+
+
+def test_head_that_is_tied_to_the_embedding_by_apply():
+  class Tied(nn.Module):
+    @nn.compact
+    def __call__(self, tokens):
+      embed = nn.Embed(7, DIM, name="embed")
+      hidden = jnp.tanh(nn.Dense(DIM, name="fc")(embed(tokens)))
+      kernel = embed.variables["params"]["embedding"].T
+      head = nn.Dense(7, use_bias=False)
+      return head.apply({"params": {"kernel": kernel}}, hidden), hidden
+
+  model = Tied()
+  tokens = jnp.array([[0, 3], [6, 2]])
+  params = model.init(jax.random.key(0), tokens)["params"]
+
+  def loss_fn(params, tokens):
+    logits, hidden = model.apply({"params": params}, tokens)
+    table = params["embed"]["embedding"]
+    return _loss(logits), {
+      "fc/kernel": (table[tokens], params["fc"]["kernel"]),
+      "embed/embedding": (hidden, table.T),
+    }
+
+  check(loss_fn, params, tokens)
+
+
+def test_model_that_runs_another_and_reads_its_intermediates():
+  inner = Shared()
+
+  class Outer(nn.Module):
+    @nn.compact
+    def __call__(self, inputs):
+      variables = self.param("inner", lambda key: inner.init(key, inputs))
+      outputs, state = inner.apply(
+        variables, inputs, capture_intermediates=True
+      )
+      first, _ = state["intermediates"]["fc"]["__call__"]
+      return nn.Dense(2, name="head")(outputs + first), outputs + first
+
+  model = Outer()
+  params = model.init(jax.random.key(0), INPUTS)["params"]
+
+  def loss_fn(params, inputs):
+    outputs, hidden = model.apply({"params": params}, inputs)
+    inner = params["inner"]["params"]
+    return _loss(outputs), {
+      "inner/params/fc/kernel": _layers_of_shared(inner, inputs)["fc/kernel"],
+      "head/kernel": (hidden, params["head"]["kernel"]),
+    }
+
+  check(loss_fn, params, INPUTS)
+
+
+def test_method_that_is_called_by_its_name():
+  model = Methods("cond")
+  variables = model.init(jax.random.key(0), INPUTS)
+  apply_fn = bean_jax.capture(functools.partial(model.apply, method="both"))
+  _, activations, _ = apply_fn(variables, INPUTS)
+  assert list(activations) == ["fc2/kernel"]
+
+
+@pytest.mark.parametrize(
+  "kind, reason",
+  (
+    ("cond", "jax.lax.cond"),
+    ("while_loop", "jax.lax.while_loop"),
+    ("custom_vjp", "jax.custom_vjp"),
+  ),
+)
+def test_what_cannot_be_had_is_named(kind, reason):
+  model = Lifted(lambda _: functools.partial(Wrapped, kind))
+  params = model.init(jax.random.key(0), INPUTS)
+
+  def loss_fn(params, inputs):
+    return _loss(model.apply(params, inputs))
+
+  paths = ["lifted/methods/fc1/kernel", "lifted/methods/fc2/kernel"]
+  found = bean_jax.find_layers(loss_fn, params, INPUTS)
+  left_out = {layer.path: layer.left_out for layer in found}
+  for path in paths:
+    assert reason in left_out[path]
+  with pytest.raises(ValueError, match="cannot be had") as caught:
+    bean_jax.regularize(loss_fn, alpha=1.0)(params, INPUTS)
+  pattern = [f"!{path}" for path in paths]
+  assert f"layers={pattern}" in str(caught.value)
+  _, activations, _ = bean_jax.capture(loss_fn, layers=pattern)(params, INPUTS)
+  assert list(activations) == ["last/kernel"]
+
+
+class Wrapped(nn.Module):
+  """Two layers within a transformation, called as a block is."""
+
+  kind: str
+
+  @nn.compact
+  def __call__(self, inputs, _):
+    return Methods(self.kind, name="methods")(inputs), None
