@@ -211,7 +211,7 @@ def _regularized_by_hand(
 
   @functools.wraps(loss_fn)
   def regularized_fn(params: PyTree, *args: Any, **kwargs: Any) -> Any:
-    result = loss_fn(params, *args, **kwargs)
+    result = _checked(loss_fn(params, *args, **kwargs))
     if not isinstance(result, tuple) or len(result) != 2:
       raise TypeError(
         "with layers_fn, loss_fn must return (loss, aux), where aux holds the "
@@ -230,20 +230,27 @@ def _regularized_by_hand(
   return regularized_fn
 
 
+def _checked(result: Any) -> Any:
+  """Returns what a loss function returned, if it is a loss or (loss, aux)."""
+  pair = isinstance(result, tuple)
+  loss = result[0] if pair and len(result) == 2 else result
+  if not jax.tree_util.all_leaves([loss]):
+    got = f"a tuple of {len(result)}" if pair else type(loss).__name__
+    raise TypeError(
+      f"loss_fn must return a scalar loss or (loss, aux), got {got}"
+    )
+  if jnp.ndim(loss) != 0:
+    raise ValueError(
+      f"loss_fn must return a scalar loss, got shape {list(jnp.shape(loss))}; "
+      "take the mean over samples first"
+    )
+  return result
+
+
 def _with_penalty(result: Any, term: jax.Array | int) -> Any:
   """Returns loss plus penalty, in the form of `result`."""
   pair = isinstance(result, tuple)
-  if pair and len(result) != 2:
-    raise TypeError(
-      "loss_fn must return a scalar loss or (loss, aux), got a tuple of "
-      f"{len(result)}"
-    )
   loss = jnp.asarray(result[0] if pair else result)
-  if loss.ndim != 0:
-    raise ValueError(
-      f"loss_fn must return a scalar loss, got shape {list(loss.shape)}; "
-      "take the mean over samples first"
-    )
   term = jnp.asarray(term)
   if jnp.issubdtype(loss.dtype, jnp.inexact):
     term = term.astype(loss.dtype)
@@ -261,7 +268,9 @@ def _penalties_of(
   gamma = _checks.nonnegative_scalar("gamma", options.gamma)
   distance = _checks.known_distance(options.distance)
   samples = _checks.count_or_none("samples", options.samples)
-  traced = _tracing.trace(call)
+  traced = _tracing.trace(
+    call._replace(fn=lambda *args, **kwargs: _checked(call.fn(*args, **kwargs)))
+  )
   choice = _dense.choose(
     traced, traced.first(1), options.layers, options.convolutions
   )
