@@ -1,5 +1,7 @@
 """The BEAN penalty of Eq. 1, of one layer and of a network."""
 
+import functools
+import operator
 from typing import Any
 
 import jax
@@ -128,7 +130,7 @@ def bean_penalty(
     alphas = jax.tree.leaves(alpha)
   else:
     alphas = [alpha] * len(layers)
-  total: jax.Array | float = 0.0
+  terms = []
   for (path, hidden), kernel, weight in zip(
     layers, jax.tree.leaves(kernels), alphas, strict=True
   ):
@@ -145,10 +147,11 @@ def bean_penalty(
     )
     if isinstance(weight, float) and weight == 0:
       # A known 0 switches the layer off even where its penalty overflows.
-      total += jnp.zeros_like(term)
+      terms.append(jnp.zeros_like(term))
     else:
-      total += jnp.asarray(weight, term.dtype) * term
-  return jnp.asarray(total)
+      terms.append(jnp.asarray(weight, term.dtype) * term)
+  dtype = _checks.widest(*(term.dtype for term in terms))
+  return functools.reduce(operator.add, (term.astype(dtype) for term in terms))
 
 
 def _layer_penalty(
@@ -165,7 +168,7 @@ def _layer_penalty(
   hidden = _checks.activation_rows(activations, name=name)
   kernel = _checks.kernel_matrix(kernel, name=name)
   _checks.same_neurons(hidden, kernel, name=name)
-  dtype = jnp.promote_types(hidden.dtype, kernel.dtype)
+  dtype = _checks.widest(hidden.dtype, kernel.dtype)
   centred, num_samples = divergence.centre(
     hidden.astype(dtype), where, name=name
   )
