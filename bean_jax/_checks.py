@@ -180,4 +180,13 @@ def float_array(name: str, value: ArrayLike) -> jax.Array:
       f"{name} must be floating point, got {array.dtype}{list(array.shape)}"
     )
   # Sums over samples and neurons lose everything in 8 or 11 bits of mantissa.
-  return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+  return array.astype(widest(array.dtype, jnp.dtype(jnp.float32)))
+
+
+def widest(*dtypes: jnp.dtype) -> jnp.dtype:
+  """Returns the floating dtype of most bits, the first of equals.
+
+  `jnp.promote_types` refuses float8 and float4, and under
+  jax_numpy_dtype_promotion=strict any two that differ.
+  """
+  return max(dtypes, key=lambda dtype: jnp.finfo(dtype).bits)

@@ -9,7 +9,7 @@ float64 with NumPy:
 
 and gradients over two devices with those of one. It prints versions, device,
 and one line a check with the largest relative error, in a few seconds. The exit
-status is 0 if all checks pass and 1 if not.
+status is 0 if all checks pass, 1 if not, and 2 if JAX finds no device.
 """
 
 import argparse
@@ -120,7 +120,9 @@ def run() -> list[Line]:
     (f"{_NUM_ROWS} samples, jit and eager", 1e-4, _many_samples),
     (f"{_NUM_ROWS} members, jit and eager", 1e-4, _many_members),
   ]
-  return [release(), *(_line(*check) for check in checks)]
+  # NumPy's numbers are handed to JAX here, and JAX's to NumPy.
+  with jax.transfer_guard("allow"):
+    return [release(), *(_line(*check) for check in checks)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -131,17 +133,22 @@ def main(argv: Sequence[str] | None = None) -> int:
       process. There are none but --help.
 
   Returns:
-    0 if all checks pass, 1 if not.
+    0 if all checks pass, 1 if not, 2 if there is no device to check.
   """
   argparse.ArgumentParser(
     prog="python -m bean_jax.check",
     description=(
       "Tells whether BEAN is computed correctly here, by this jax on this "
-      "device; takes a few seconds. Exit status: 0 if so, 1 if not."
+      "device; takes a few seconds. Exit status: 0 if so, 1 if not, 2 if JAX "
+      "finds no device."
     ),
   ).parse_args(argv)
   _make_two_cpu_devices()
-  print(_environment(), flush=True)
+  try:
+    print(_environment(), flush=True)
+  except (AssertionError, RuntimeError) as missing:  # As JAX reports it.
+    print(_no_device(missing), file=sys.stderr)
+    return 2
   lines = run()
   width = max(len(line.name) for line in lines)
   for line in lines:
@@ -149,10 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{mark}  {line.name:{width}}  {line.text}")
   num_failed = sum(not line.passed for line in lines)
   if num_failed:
-    print(
-      f"{num_failed} of {len(lines)} checks failed: do not trust what this "
-      "installation computes; try another release of jax"
-    )
+    print(f"{num_failed} of {len(lines)} checks failed: {_advice()}")
     return 1
   print(f"all {len(lines)} checks passed: BEAN is computed correctly here")
   return 0
@@ -168,6 +172,39 @@ def _make_two_cpu_devices() -> None:
   # Where JAX has looked for devices already, it is too late.
   with contextlib.suppress(RuntimeError):
     jax.config.update("jax_num_cpu_devices", 2)
+
+
+def _no_device(missing: Exception) -> str:
+  platforms = jax.config.values["jax_platforms"]
+  if not platforms:
+    return f"expected a device, but JAX finds none: {_first_line(missing)}"
+  return (
+    f"expected a device of JAX_PLATFORMS={platforms}, but JAX finds none; "
+    "unset JAX_PLATFORMS to take what there is, or install what JAX needs for "
+    "it, such as jax[cuda13]"
+  )
+
+
+def _advice() -> str:
+  """Returns what to do about checks that failed."""
+  settings = [
+    f"{name}={value}"
+    for name, value in sorted(os.environ.items())
+    if name.startswith("JAX_") or name == "XLA_FLAGS"
+    if name != "JAX_PLATFORMS"
+  ]
+  if not settings:
+    return (
+      "do not trust what this installation computes; try another release of jax"
+    )
+  return (
+    f"check again without {' '.join(settings)}, which may be the cause; if "
+    "checks fail then too, try another release of jax"
+  )
+
+
+def _first_line(error: Exception) -> str:
+  return str(error).strip().partition("\n")[0]
 
 
 def _environment() -> str:
@@ -212,8 +249,8 @@ def _line(name: str, allowed: float, check: Callable[[], list[float]]) -> Line:
   try:
     errors = check()
   except Exception as broken:  # Whatever a broken installation raises.
-    reason = str(broken).strip().partition("\n")[0]
-    return Line(False, name, f"{type(broken).__name__}: {reason}")
+    text = f"{type(broken).__name__}: {_first_line(broken)}"
+    return Line(False, name, text)
   if not errors:
     return Line(True, name, "not checked: there is one device only")
   error = float(np.max(errors))

@@ -104,11 +104,14 @@ def regularize(
   def regularized_fn(*args: Any, **kwargs: Any) -> Any:
     call = _tracing.call_of(loss_fn, args, kwargs)
     result, terms, alphas = _penalties_of(call, alpha, options)
-    total = sum(
+    weighted = [
       jnp.asarray(alphas[path], term.dtype) * term
       for path, term in terms.items()
-    )
-    return _with_penalty(result, total)
+    ]
+    if not weighted:
+      return _with_penalty(result, 0)
+    dtype = _checks.widest(*(term.dtype for term in weighted))
+    return _with_penalty(result, sum(term.astype(dtype) for term in weighted))
 
   return regularized_fn
 

@@ -1,5 +1,7 @@
 """The BEAN penalty of Eq. 1, of one layer and of a network."""
 
+import functools
+import operator
 from typing import Any
 
 import jax
@@ -135,7 +137,7 @@ def bean_penalty(
     alphas = jax.tree.leaves(alpha)
   else:
     alphas = [alpha] * len(layers)
-  total: jax.Array | float = 0.0
+  terms = []
   for (path, hidden), kernel, weight in zip(
     layers, jax.tree.leaves(kernels), alphas, strict=True
   ):
@@ -152,10 +154,11 @@ def bean_penalty(
     )
     if isinstance(weight, float) and weight == 0:
       # A known 0 switches the layer off even where its penalty overflows.
-      total += jnp.zeros_like(term)
+      terms.append(jnp.zeros_like(term))
     else:
-      total += jnp.asarray(weight, term.dtype) * term
-  return jnp.asarray(total)
+      terms.append(jnp.asarray(weight, term.dtype) * term)
+  dtype = _checks.widest(*(term.dtype for term in terms))
+  return functools.reduce(operator.add, (term.astype(dtype) for term in terms))
 
 
 def checked_layer_penalty(
@@ -176,7 +179,7 @@ def checked_layer_penalty(
   hidden = _checks.activation_rows(activations, name=name)
   kernel = _checks.kernel_matrix(kernel, name=name)
   _checks.same_neurons(hidden, kernel.T if transposed else kernel, name=name)
-  dtype = jnp.promote_types(hidden.dtype, kernel.dtype)
+  dtype = _checks.widest(hidden.dtype, kernel.dtype)
 
   def of_arrays(
     hidden: jax.Array,

@@ -182,6 +182,8 @@ def magnitude_masks(
     raise ValueError("magnitude_masks: expected at least one kernel, got none")
   if scope == "global":
     ends = np.cumsum([size.shape[0] for size in sizes])[:-1]
+    dtype = _checks.widest(*(size.dtype for size in sizes))
+    sizes = [size.astype(dtype) for size in sizes]
     masks = jnp.split(_kept(jnp.concatenate(sizes), fraction), ends)
   else:
     masks = [_kept(size, fraction) for size in sizes]

@@ -16,14 +16,14 @@ from bean_jax import check
 NUM_CHECKS = 13
 
 
-def _run_python(*arguments):
+def _run_python(*arguments, **environment):
   return subprocess.run(
     [sys.executable, "-W", "error", *arguments],
     capture_output=True,
     text=True,
     check=False,
     timeout=120,
-    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
   )
 
 
@@ -181,6 +181,36 @@ def test_one_line_a_check_and_the_exit_status(monkeypatch, capsys, passed):
   assert printed[2] == "ok    one  fine"
   assert printed[3] == ("ok    two  hm" if passed else "FAIL  two  hm")
   assert printed[4].startswith("all 2" if passed else "1 of 2 checks failed")
+
+
+def test_settings_are_named_before_the_installation_is_blamed(
+  monkeypatch, capsys
+):
+  for name in list(os.environ):
+    if name.startswith("JAX_") or name == "XLA_FLAGS":
+      monkeypatch.delenv(name)
+  monkeypatch.setattr(check, "run", lambda: [check.Line(False, "one", "hm")])
+  assert check.main([]) == 1
+  assert "do not trust" in capsys.readouterr().out
+  monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+  monkeypatch.setenv("JAX_AUTO_PCAST", "0")
+  assert check.main([]) == 1
+  verdict = capsys.readouterr().out.splitlines()[-1]
+  assert "check again without JAX_AUTO_PCAST=0," in verdict
+  assert "do not trust" not in verdict
+
+
+@pytest.mark.parametrize("platforms", ("cuda", "nonsense"))
+def test_a_device_that_is_not_there_is_one_line(platforms):
+  finished = _run_python(
+    "-m", "bean_jax.check", JAX_PLATFORMS=platforms, CUDA_VISIBLE_DEVICES=""
+  )
+  assert finished.returncode == 2
+  (line,) = finished.stderr.splitlines()[-1:]
+  assert f"JAX_PLATFORMS={platforms}" in line
+  assert "unset JAX_PLATFORMS" in line
+  assert "Traceback" not in finished.stderr
+  assert finished.stdout == ""
 
 
 def test_imports_nothing_but_jax_and_numpy():

@@ -290,6 +290,34 @@ def test_gradients_have_the_dtype_of_their_arguments(options, dtype):
     )
 
 
+LOWEST = (jnp.float8_e4m3fn, jnp.float8_e5m2, jnp.float4_e2m1fn)
+
+
+@each_option
+@pytest.mark.parametrize("dtype", LOWEST, ids=lambda dtype: dtype.dtype.name)
+def test_layers_in_8_and_4_bits(options, dtype):
+  # Rounded so coarsely that neurons tie and weights are 0.
+  low = [jnp.asarray(array, dtype) for array in draw_layer(6, 20, 4)]
+  exact = [np.asarray(array, np.float64) for array in low]
+  value, gradients = jax.jit(
+    jax.value_and_grad(
+      lambda layer: bean_jax.bean_penalty(*layer, alpha=32.0, **options)
+    )
+  )([[array] for array in low])
+  expected = 32 * reference.layer_penalty(*exact, **options)
+  assert value.dtype == jnp.float32
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  oracle = reference.layer_gradients(*exact, **options)
+  for (ours,), slope in zip(gradients, oracle, strict=True):
+    assert ours.dtype == dtype
+    np.testing.assert_allclose(
+      np.asarray(ours, np.float64),
+      32 * slope,
+      rtol=float(jnp.finfo(dtype).eps),
+      atol=float(jnp.finfo(dtype).smallest_subnormal),
+    )
+
+
 @each_option
 def test_gradient_by_alpha_is_the_penalty_of_the_layer(options):
   layers = {"a": draw_layer(8, 3, 2), "b": draw_layer(8, 5, 6)}

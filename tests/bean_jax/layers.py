@@ -15,6 +15,8 @@ OPTIONS = tuple(
   {"order": order, "distance": distance}
   for order, distance in itertools.product(ORDERS, DISTANCES)
 )
+# S, N and M for which different closed forms are the cheapest.
+SHAPES = ((6, 20, 3), (2, 20, 4), (8, 4, 30))
 
 
 def draw_layer(

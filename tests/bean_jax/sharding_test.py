@@ -15,13 +15,17 @@ import numpy as np
 import pytest
 
 import bean_jax
-from bean_jax import assemblies, sparsity
 from tests import reference
-from tests.bean_jax.layers import DISTANCES, OPTIONS, draw_layer, name_of
+from tests.bean_jax.functions import ANALYSES
+from tests.bean_jax.layers import (
+  DISTANCES,
+  OPTIONS,
+  SHAPES,
+  draw_layer,
+  name_of,
+)
 
 SPLIT, WHOLE = PartitionSpec("device"), PartitionSpec()
-# Shapes for which different closed forms are the cheapest.
-SHAPES = ((6, 20, 3), (2, 20, 4), (8, 4, 30))
 
 
 def _sharded(function, in_specs, out_specs):
@@ -145,49 +149,7 @@ def test_divergence_over_devices(distance):
   _close([sharded(activations), ours], [divergence_fn(activations), expected])
 
 
-HIDDEN, KERNEL = draw_layer(6, 5, 4)
-MATRIX = np.abs(KERNEL @ KERNEL.T)
-GROUPS = np.array([0, 1, 1, 0, -1])
-LAYER = sparsity.HiddenLayer(KERNEL.T, KERNEL[:, 0], KERNEL, KERNEL[0])
-FUNCTIONS = {
-  "neuron_correlation": (bean_jax.neuron_correlation, (KERNEL,)),
-  "class_profiles": (
-    functools.partial(assemblies.class_profiles, num_classes=2),
-    (HIDDEN, np.arange(6) % 2),
-  ),
-  "selectivity": (assemblies.selectivity, (HIDDEN,)),
-  "preferred_classes": (assemblies.preferred_classes, (HIDDEN,)),
-  "dead_neurons": (assemblies.dead_neurons, (HIDDEN, KERNEL)),
-  "assembly_masks": (
-    functools.partial(assemblies.assembly_masks, num_assemblies=2),
-    (GROUPS,),
-  ),
-  "ablate": (assemblies.ablate, (KERNEL, KERNEL[0], GROUPS < 0)),
-  "cohesion": (assemblies.cohesion, (MATRIX, GROUPS)),
-  "modularity": (assemblies.modularity, (MATRIX, GROUPS)),
-  "proximity": (assemblies.proximity, (np.abs(KERNEL),)),
-  "clustering_coefficient": (
-    assemblies.clustering_coefficient,
-    (np.abs(KERNEL),),
-  ),
-  "outgoing_variance": (assemblies.outgoing_variance, (KERNEL, GROUPS)),
-  "unit_scales": (assemblies.unit_scales, (KERNEL,)),
-  "rescale_units": (
-    assemblies.rescale_units,
-    (KERNEL.T, KERNEL[:, 0], KERNEL, np.ones(5, np.float32)),
-  ),
-  "gini_index": (sparsity.gini_index, (KERNEL,)),
-  "hoyer_sparsity": (sparsity.hoyer_sparsity, (KERNEL,)),
-  "small_fraction": (sparsity.small_fraction, (KERNEL,)),
-  "magnitude_masks": (sparsity.magnitude_masks, (KERNEL, np.float32(0.3))),
-  "unit_importance": (sparsity.unit_importance, (HIDDEN, KERNEL)),
-  "remove_units": (sparsity.remove_units, (LAYER, np.array([1, 3]))),
-  "merge_units": (
-    functools.partial(sparsity.merge_units, num_groups=2),
-    (LAYER, np.abs(GROUPS)),
-  ),
-}
-FUNCTIONS |= {
+FUNCTIONS = ANALYSES | {
   f"{name_of(options)} {shape}": (
     jax.value_and_grad(
       functools.partial(bean_jax.layer_penalty, **options), argnums=(0, 1)
@@ -250,4 +212,4 @@ def test_what_differs_between_devices_is_typed_so(name):
 
 
 def test_an_argsort_would_be_seen():
-  assert "sort" in _typed_as_equal(jnp.argsort, (KERNEL[:, 0],))
+  assert "sort" in _typed_as_equal(jnp.argsort, (np.arange(5.0),))
