@@ -13,6 +13,8 @@ import pytest
 import bean_jax
 from bean_jax import check
 
+pytestmark = pytest.mark.optimized
+
 NUM_CHECKS = 13
 
 

@@ -14,6 +14,8 @@ import bean_jax
 from tests import reference
 from tests.bean_jax.layers import DISTANCES, OPTIONS, draw_layer, name_of
 
+pytestmark = pytest.mark.optimized
+
 # What a block of a blockwise sum may take beyond the size of the arguments.
 BLOCK = 2**22
 # Of no common factor, so that one size is never the product of others. Where

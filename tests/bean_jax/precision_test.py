@@ -19,6 +19,8 @@ from tests.bean_jax.layers import (
   name_of,
 )
 
+pytestmark = pytest.mark.optimized
+
 # One row more than jaxlib 0.10.2 computes rightly on a CPU, in float32.
 NUM_ROWS = 32_769
 CURE = (
