@@ -204,7 +204,15 @@ def _take_apart(call: _Arguments) -> _Parts:
   if modules:
     nnx = sys.modules["flax.nnx"]
     originals = [leaf for _, leaf in modules]
-    graph, *states = nnx.split(originals, nnx.Param, ...)
+    states_of_flax = (
+      nnx.BatchStat,
+      nnx.Cache,
+      nnx.Intermediate,
+      nnx.Perturbation,
+      nnx.RngState,
+    )
+    parameters = nnx.All(nnx.Variable, nnx.Not(nnx.Any(*states_of_flax)))
+    graph, *states = nnx.split(originals, parameters, ...)
   of_modules, structure_of_states = jax.tree.flatten_with_path(tuple(states))
 
   def merge(leaves: Sequence[Any]) -> _Arguments:

@@ -1,11 +1,8 @@
-"""Models of Equinox, whole: functions among their leaves, kernels [M, N].
-
-Every loss function here returns, by path, the inputs [..., N] and the kernel
-[N, M] of each of its layers of neurons.
-"""
+"""Models of Equinox, against layers that are written out by hand."""
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,201 +11,252 @@ import pytest
 import bean_jax
 from tests.bean_jax.models.checks import check
 
-eqx = pytest.importorskip("equinox")
-
 DIM = 4
-INPUTS = np.float32(np.random.default_rng(0).normal(size=(5, DIM)))
-TOKENS = np.float32(np.random.default_rng(1).normal(size=(2, 3, DIM)))
+INPUTS = jax.random.normal(jax.random.key(1), (5, DIM))
 
 
-def _value_and_grad(fn, **options):
-  """Differentiates by arrays alone; the rest of a model has no gradient."""
-
-  def value_and_grad(model, *args):
-    arrays, rest = eqx.partition(model, eqx.is_inexact_array)
-    return jax.value_and_grad(
-      lambda arrays: fn(eqx.combine(arrays, rest), *args), **options
-    )(arrays)
-
-  return value_and_grad
+def _keys(count):
+  return jax.random.split(jax.random.key(0), count)
 
 
-def _jit(fn):
-  def jitted(model, *args):
-    arrays, rest = eqx.partition(model, eqx.is_array)
-
-    @jax.jit
-    def of_arrays(arrays, *args):
-      value, gradient, _ = fn(eqx.combine(arrays, rest), *args)
-      return value, gradient
-
-    return *of_arrays(arrays, *args), ((), ())
-
-  return jitted
-
-
-check_equinox = functools.partial(
-  check, jit=_jit, value_and_grad=_value_and_grad
+_check = functools.partial(
+  check, jit=eqx.filter_jit, value_and_grad=eqx.filter_value_and_grad
 )
 
 
 def _loss(outputs):
-  return jnp.mean(jnp.tanh(outputs) ** 2)
+  return jnp.mean(jnp.tanh(outputs - 0.3) ** 2)
 
 
-def mlp(model, inputs):
-  hidden = inputs
-  layers = {}
-  for index, layer in enumerate(model.layers):
-    layers[f"layers/{index}/weight"] = (hidden, layer.weight.T)
-    hidden = jnp.tanh(jax.vmap(layer)(hidden))
-  del layers["layers/0/weight"]
-  return _loss(jax.vmap(model)(inputs)), layers
+def _loss_of_batch(model, inputs):
+  """Returns the loss of a whole model, functions among its leaves included."""
+  outputs = jax.vmap(model)(inputs)
+  return _loss(outputs), outputs
 
 
-def attention(model, tokens):
-  """The projections are called in a vmap of their own, within another."""
-  embed, part = model
-  hidden = jnp.tanh(jax.vmap(jax.vmap(embed))(tokens))
-  outputs = jax.vmap(lambda x: part(x, x, x))(hidden)
-  projections = ("query_proj", "key_proj", "value_proj")
-  query, key, value = (
-    jnp.einsum("bsd,md->bsm", hidden, getattr(part, name).weight).reshape(
-      2, 3, 2, -1
+def _linear(layer, inputs):
+  return inputs @ layer.weight.T + jnp.broadcast_to(
+    layer.bias, (len(inputs), len(layer.bias))
+  )
+
+
+def test_perceptron():
+  model = eqx.nn.MLP(
+    DIM, 3, 6, depth=2, activation=jax.nn.gelu, key=jax.random.key(0)
+  )
+
+  def by_hand(model, inputs):
+    layers, hidden = {}, inputs
+    for index, layer in enumerate(model.layers):
+      layers[f"layers/{index}/weight"] = (hidden, layer.weight.T)
+      hidden = jax.nn.gelu(_linear(layer, hidden))
+    del layers["layers/0/weight"]
+    return layers
+
+  raw = ["layers/0/weight"]
+  _check(_loss_of_batch, model, INPUTS, by_hand=by_hand, raw=raw)
+
+
+def test_parameters_that_are_partitioned():
+  model = eqx.nn.MLP(DIM, 3, 6, depth=1, key=jax.random.key(0))
+  params, static = eqx.partition(model, eqx.is_inexact_array)
+
+  def loss_fn(params, inputs):
+    return _loss_of_batch(eqx.combine(params, static), inputs)
+
+  def by_hand(params, inputs):
+    hidden = jax.nn.relu(_linear(params.layers[0], inputs))
+    return {"layers/1/weight": (hidden, params.layers[1].weight.T)}
+
+  check(loss_fn, params, INPUTS, by_hand=by_hand, raw=["layers/0/weight"])
+
+
+class Attention(eqx.Module):
+  """Attention after a layer, over samples as a sequence."""
+
+  before: eqx.nn.Linear
+  attention: eqx.nn.MultiheadAttention
+
+  def __call__(self, tokens):
+    hidden = jnp.tanh(jax.vmap(self.before)(tokens))
+    return self.attention(hidden, hidden, hidden)
+
+
+def test_attention():
+  model = Attention(
+    eqx.nn.Linear(DIM, 6, key=jax.random.key(0)),
+    eqx.nn.MultiheadAttention(2, 6, key=jax.random.key(1)),
+  )
+  tokens = jnp.stack([INPUTS, -INPUTS])
+
+  def by_hand(model, tokens):
+    hidden = jnp.tanh(jax.vmap(lambda x: _linear(model.before, x))(tokens))
+    names = ("query", "key", "value")
+    kernels = {
+      name: getattr(model.attention, f"{name}_proj").weight.T for name in names
+    }
+    query, key, value = (
+      (hidden @ kernels[name]).reshape(2, 5, 2, 3) for name in names
     )
-    for name in projections
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / jnp.sqrt(3.0)
+    mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), value)
+    return {
+      **{
+        f"attention/{name}_proj/weight": (hidden, kernels[name])
+        for name in names
+      },
+      "attention/output_proj/weight": (
+        mixed.reshape(2, 5, 6),
+        model.attention.output_proj.weight.T,
+      ),
+    }
+
+  raw = ["before/weight"]
+  _check(_loss_of_batch, model, tokens, by_hand=by_hand, raw=raw)
+
+
+class Recurrent(eqx.Module):
+  """A cell that a scan calls, and a head."""
+
+  cell: eqx.Module
+  head: eqx.nn.Linear
+
+  def __call__(self, sequence):
+    def step(state, inputs):
+      return self.cell(inputs, state), state
+
+    start = jnp.zeros(3)
+    if isinstance(self.cell, eqx.nn.LSTMCell):
+      start = (start, start)
+    last, before = jax.lax.scan(step, start, sequence)
+    if isinstance(self.cell, eqx.nn.LSTMCell):
+      (last, _), (before, _) = last, before
+    return self.head(last), (last, before)
+
+
+@pytest.mark.parametrize("cell", (eqx.nn.GRUCell, eqx.nn.LSTMCell))
+def test_cells_within_a_scan(cell):
+  model = Recurrent(
+    cell(DIM, 3, key=jax.random.key(0)),
+    eqx.nn.Linear(3, 2, key=jax.random.key(1)),
   )
-  scores = jnp.einsum("bshk,bthk->bhst", query, key) / np.sqrt(
-    query.shape[-1], dtype=np.float32
-  )
-  mixed = jnp.einsum("bhst,bthk->bshk", jax.nn.softmax(scores), value)
-  layers = {
-    f"1/{name}/weight": (hidden, getattr(part, name).weight.T)
-    for name in projections
-  }
-  layers["1/output_proj/weight"] = (
-    mixed.reshape(2, 3, -1),
-    part.output_proj.weight.T,
-  )
-  return _loss(outputs), layers
+  sequences = jnp.stack([INPUTS, -INPUTS])
+
+  def loss_fn(model, sequences):
+    outputs, (last, before) = jax.vmap(model)(sequences)
+    return _loss(outputs), {
+      "cell/weight_hh": (before, model.cell.weight_hh.T),
+      "head/weight": (last, model.head.weight.T),
+    }
+
+  _check(loss_fn, model, sequences, raw=["cell/weight_ih"])
 
 
-def recurrent(model, tokens):
-  """A fused cell of three gates, whose steps share a kernel."""
-  cell, head = model
+class Reading(eqx.Module):
+  """Reads attributes of its layers, and shares the weight of one."""
 
-  def of_sequence(sequence):
-    def step(state, token):
-      new = cell(token, state)
-      return new, (state, new)
+  shared: eqx.nn.Shared
+  fc: eqx.nn.Linear
 
-    return jax.lax.scan(step, jnp.zeros(3), sequence)[1]
+  def __init__(self):
+    embedding = eqx.nn.Embedding(7, DIM, key=jax.random.key(0))
+    head = eqx.nn.Linear(DIM, 7, use_bias=False, key=jax.random.key(1))
+    self.shared = eqx.nn.Shared(
+      (embedding, head),
+      where=lambda pair: pair[1].weight,
+      get=lambda pair: pair[0].weight,
+    )
+    self.fc = eqx.nn.Linear(DIM, DIM, key=jax.random.key(2))
 
-  before, states = jax.vmap(of_sequence)(tokens)
-  outputs = jax.vmap(jax.vmap(head))(states)
-  return _loss(outputs), {
-    "0/weight_hh": (before, cell.weight_hh.T),
-    "1/weight": (states, head.weight.T),
-  }
-
-
-class Shared(eqx.Module):
-  """A layer that is called twice, and of which an attribute is read."""
-
-  embed: eqx.nn.Linear
-  layer: eqx.nn.Linear
-  activation: object = jnp.tanh
-  name: str = "shared"
-
-  def __call__(self, inputs):
-    hidden = self.activation(self.embed(inputs))
-    hidden_2 = self.activation(self.layer(hidden) * self.layer.weight[0, 0])
-    return hidden, hidden_2, self.layer(hidden_2)
+  def __call__(self, token):
+    embedding, head = self.shared()
+    embedded = embedding(token)
+    hidden = jnp.tanh(self.fc(embedded)) / self.fc.out_features
+    return head(hidden), (embedded, hidden)
 
 
-def shared(model, inputs):
-  hidden, hidden_2, outputs = jax.vmap(model)(inputs)
-  rows = jnp.concatenate([hidden, hidden_2])
-  return _loss(outputs), {"layer/weight": (rows, model.layer.weight.T)}
+def test_attributes_and_shared_weights():
+  def loss_fn(model, tokens):
+    outputs, (embedded, hidden) = jax.vmap(model)(tokens)
+    embedding, _ = model.shared()
+    return _loss(outputs), {
+      "fc/weight": (embedded, model.fc.weight.T),
+      "shared/pytree/0/weight": (hidden, embedding.weight.T),
+    }
+
+  _check(loss_fn, Reading(), jnp.array([0, 3, 3, 6]))
 
 
-def checkpointed(model, inputs):
-  first, second = model
+def test_stacked_layers_by_filter_vmap():
+  @eqx.filter_vmap
+  def make(key):
+    return eqx.nn.Linear(DIM, DIM, key=key)
 
-  def of_one(row):
-    hidden = jnp.tanh(first(row))
-    return hidden, jax.checkpoint(lambda layer, x: layer(x))(second, hidden)
+  model = {"first": make(_keys(1)), "deep": make(_keys(3))}
 
-  hidden, outputs = jax.vmap(of_one)(inputs)
-  return _loss(outputs), {"1/weight": (hidden, second.weight.T)}
-
-
-def _linear(key, inputs, outputs):
-  return eqx.nn.Linear(inputs, outputs, key=jax.random.key(key))
-
-
-CASES = {
-  mlp: (
-    eqx.nn.MLP(DIM, 3, 6, 2, activation=jnp.tanh, key=jax.random.key(0)),
-    INPUTS,
-    "layers/0/weight",
-  ),
-  attention: (
-    (
-      _linear(0, DIM, 6),
-      eqx.nn.MultiheadAttention(2, 6, key=jax.random.key(1)),
-    ),
-    TOKENS,
-    "0/weight",
-  ),
-  recurrent: (
-    (eqx.nn.GRUCell(DIM, 3, key=jax.random.key(0)), _linear(1, 3, 2)),
-    TOKENS,
-    "0/weight_ih",
-  ),
-  shared: (
-    Shared(_linear(0, DIM, 6), _linear(1, 6, 6)),
-    INPUTS,
-    "embed/weight",
-  ),
-  checkpointed: ((_linear(0, DIM, 6), _linear(1, 6, 3)), INPUTS, "0/weight"),
-}
-
-
-@pytest.mark.parametrize("loss_fn", CASES, ids=lambda fn: fn.__name__)
-def test_layers_are_those_by_hand(loss_fn):
-  model, inputs, raw = CASES[loss_fn]
-  # The attention by hand is that of Equinox but for the rounding.
-  check_equinox(loss_fn, model, inputs, raw=[raw])
-
-
-def test_filtered_checkpoint():
   def loss_fn(model, inputs):
-    hidden = jnp.tanh(jax.vmap(model[0])(inputs))
-    return _loss(jax.vmap(eqx.filter_checkpoint(model[1]))(hidden))
+    first = jax.tree.map(lambda leaf: leaf[0], model["first"])
+    hidden = jnp.tanh(jax.vmap(first)(inputs))
+    dynamic, static = eqx.partition(model["deep"], eqx.is_array)
 
-  model, inputs, raw = CASES[checkpointed]
-  found = bean_jax.find_layers(loss_fn, model, inputs)
-  assert [layer.path for layer in found] == [raw, "1/weight"]
-  expected = bean_jax.penalties(checkpointed)(model, inputs)[1]
-  ours = bean_jax.penalties(loss_fn)(model, inputs)[1]
-  np.testing.assert_allclose(ours["1/weight"], expected["1/weight"], rtol=1e-6)
+    def step(hidden, layer):
+      layer = eqx.combine(layer, static)
+      return jnp.tanh(jax.vmap(layer)(hidden)), hidden
+
+    outputs, before = jax.lax.scan(step, hidden, dynamic)
+    return _loss(outputs), {
+      f"deep/weight[{i}]": (before[i], dynamic.weight[i].T) for i in range(3)
+    }
+
+  _check(loss_fn, model, INPUTS, raw=["first/weight"])
 
 
-def test_under_the_wrappers_of_equinox():
-  model, inputs, _ = CASES[mlp]
-  bean_loss_fn = bean_jax.regularize(lambda *args: mlp(*args)[0], alpha=3.0)
-  loss, gradient = eqx.filter_jit(eqx.filter_value_and_grad(bean_loss_fn))(
-    model, inputs
+def test_norms_and_dropout_with_state():
+  class Network(eqx.Module):
+    fc1: eqx.nn.Linear
+    norm: eqx.nn.BatchNorm
+    dropout: eqx.nn.Dropout
+    fc2: eqx.nn.Linear
+
+    def __init__(self):
+      self.fc1 = eqx.nn.Linear(DIM, 5, key=jax.random.key(0))
+      self.norm = eqx.nn.BatchNorm(5, axis_name="batch", mode="batch")
+      self.dropout = eqx.nn.Dropout(0.5)
+      self.fc2 = eqx.nn.Linear(5, 3, key=jax.random.key(1))
+
+    def __call__(self, inputs, state, key):
+      hidden, state = self.norm(self.fc1(inputs), state)
+      hidden = self.dropout(jnp.tanh(hidden), key=key)
+      return self.fc2(hidden), hidden, state
+
+  model, state = eqx.nn.make_with_state(Network)()
+  bits = jax.random.key_data(jax.random.key(3))
+
+  def loss_fn(model, inputs, state, bits):
+    keys = jax.random.split(jax.random.wrap_key_data(bits), len(inputs))
+    outputs, hidden, state = jax.vmap(
+      model, axis_name="batch", in_axes=(0, None, 0), out_axes=(0, 0, None)
+    )(inputs, state, keys)
+    return _loss(outputs), (state, hidden)
+
+  def by_hand(model, inputs, state, bits):
+    _, (_, hidden) = loss_fn(model, inputs, state, bits)
+    return {"fc2/weight": (hidden, model.fc2.weight.T)}
+
+  raw = ["fc1/weight"]
+  _check(loss_fn, model, INPUTS, state, bits, by_hand=by_hand, raw=raw)
+
+
+def test_models_are_captured_by_the_line_that_errors_name():
+  model = eqx.nn.MLP(DIM, 3, 6, depth=1, key=jax.random.key(0))
+  with pytest.raises(ValueError, match="lambda model, inputs"):
+    bean_jax.capture(model)(INPUTS[0])
+  output, activations, kernels = eqx.filter_jit(
+    bean_jax.capture(lambda model, inputs: jax.vmap(model)(inputs))
+  )(model, INPUTS)
+  np.testing.assert_array_equal(
+    output, eqx.filter_jit(eqx.filter_vmap(model))(INPUTS)
   )
-  plain, layers = mlp(model, inputs)
-  penalty = sum(bean_jax.layer_penalty(*layer) for layer in layers.values())
-  np.testing.assert_allclose(loss, plain + 3 * penalty, rtol=1e-5)
-  assert gradient.activation is None
-  assert np.any(gradient.layers[1].weight)
-
-
-def test_a_model_that_is_called_itself_says_what_works():
-  model, inputs, _ = CASES[mlp]
-  with pytest.raises(ValueError, match="lambda model, inputs: model"):
-    bean_jax.capture(model)(inputs[0])
+  assert list(activations) == ["layers/1/weight"]
+  expected = model.layers[1].weight.T
+  np.testing.assert_array_equal(kernels["layers/1/weight"], expected)

@@ -1,341 +1,728 @@
-"""Modules of Flax NNX: what is found is what they say of themselves.
+"""Models of Flax NNX, against layers that are written out by hand."""
 
-Every module here returns its outputs and, by path, the inputs [..., N] and the
-kernel [N, M] of each of its layers of neurons.
-"""
-
+from collections.abc import Callable
 import functools
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import bean_jax
-from tests.bean_jax.models.checks import check
+from tests.bean_jax.models.checks import assert_close, assert_equal, check
 
 DIM = 4
-INPUTS = np.float32(np.random.default_rng(0).normal(size=(5, DIM)))
-TOKENS = np.float32(np.random.default_rng(1).normal(size=(2, 3, DIM)))
-
-check_nnx = functools.partial(
-  check, jit=nnx.jit, value_and_grad=nnx.value_and_grad, copy=nnx.clone
-)
-
-
-def loss_fn(model, inputs):
-  outputs, layers = model(inputs)
-  return jnp.mean(jnp.tanh(outputs) ** 2), layers
+NUM_STEPS = 3
+INPUTS = jax.random.normal(jax.random.key(1), (6, DIM))
+TOKENS = jax.random.normal(jax.random.key(2), (2, 5, DIM))
+SHARED = nnx.StateAxes({...: None})
+OWN = nnx.StateAxes({...: 0})
 
 
-def kernel_of(layer):
-  """Returns the kernel of a layer as it is now."""
-  return layer.kernel.get_value()
+def _loss(outputs):
+  return jnp.mean(jnp.tanh(outputs.astype(jnp.float32) - 0.3) ** 2)
 
 
-class Base(nnx.Module):
-  """A first layer, of raw data, a second, of neurons, and a head."""
-
-  def __init__(self):
-    rngs = nnx.Rngs(0, dropout=1)
-    self.fc1 = nnx.Linear(DIM, 6, rngs=rngs)
-    self.fc2 = nnx.Linear(6, 6, rngs=rngs)
-    self.head = nnx.Linear(6, 3, rngs=rngs)
-
-  def of_fc2(self, hidden):
-    return self.fc2(hidden)
-
-  def __call__(self, inputs):
-    hidden = jnp.tanh(self.fc1(inputs))
-    hidden_2 = jnp.tanh(self.of_fc2(hidden))
-    return self.head(hidden_2), {
-      "fc2/kernel": (hidden, kernel_of(self.fc2)),
-      "head/kernel": (hidden_2, kernel_of(self.head)),
-    }
+def _dense(layer, inputs):
+  return inputs @ layer["kernel"] + jnp.broadcast_to(
+    layer["bias"], (*inputs.shape[:-1], layer["bias"].shape[-1])
+  )
 
 
-class Checkpointed(Base):
-  def of_fc2(self, hidden):
-    return jax.checkpoint(lambda layer, x: layer(x))(self.fc2, hidden)
+def _value_and_grad(fn, **options):
+  """Differentiates by the pure state, as a tree of arrays."""
+
+  def value_and_grad(model, *args):
+    value, gradient = nnx.value_and_grad(fn, **options)(model, *args)
+    return value, nnx.to_pure_dict(gradient)
+
+  return value_and_grad
 
 
-class Jitted(Base):
-  def of_fc2(self, hidden):
-    return jax.jit(lambda layer, x: layer(x))(self.fc2, hidden)
+def _jit(fn):
+  """Compiles a function that also returns modules, of which the states."""
 
-
-class VmappedByJax(Base):
-  def of_fc2(self, hidden):
-    return jax.vmap(lambda layer, x: layer(x), (None, 0))(self.fc2, hidden)
-
-
-class VmappedByNnx(Base):
-  def of_fc2(self, hidden):
-    return nnx.vmap(lambda layer, x: layer(x), in_axes=(None, 0))(
-      self.fc2, hidden
+  def states(model, *args):
+    *results, modules = fn(model, *args)
+    return *results, tuple(
+      nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.RngKey)))
+      for module in modules
     )
 
-
-class Unbound(Base):
-  def of_fc2(self, hidden):
-    return nnx.remat(nnx.Linear.__call__)(self.fc2, hidden)
+  return nnx.jit(states)
 
 
-class SplitAndMerged(Base):
-  def of_fc2(self, hidden):
-    return nnx.merge(*nnx.split(self.fc2))(hidden)
+def _check(model, by_hand, *inputs, **options):
+  """Checks a model; `by_hand` takes its parameters as dicts of arrays."""
+
+  def loss_fn(model, *inputs):
+    outputs = model(*inputs)
+    return _loss(jax.tree.leaves(outputs)[0]), outputs
+
+  def layers_of(model, *inputs):
+    return by_hand(nnx.to_pure_dict(nnx.state(model, nnx.Param)), *inputs)
+
+  check(
+    loss_fn,
+    model,
+    *inputs,
+    by_hand=layers_of,
+    jit=_jit,
+    value_and_grad=_value_and_grad,
+    copy=nnx.clone,
+    **options,
+  )
 
 
-class Cloned(Base):
-  def of_fc2(self, hidden):
-    return nnx.clone(self.fc2)(hidden)
+class Block(nnx.Module):
+  """A layer with something nonlinear before it."""
 
-
-class ByHand(Base):
-  def of_fc2(self, hidden):
-    return hidden @ self.fc2.kernel + self.fc2.bias[None]
-
-
-class WithState(Base):
-  """Normalization and dropout, whose state changes."""
-
-  def __init__(self):
-    super().__init__()
-    self.norm = nnx.BatchNorm(6, rngs=nnx.Rngs(0))
-    self.dropout = nnx.Dropout(0.5, rngs=nnx.Rngs(2))
-
-  def __call__(self, inputs):
-    hidden = jnp.tanh(self.norm(self.fc1(inputs)))
-    hidden_2 = self.dropout(jnp.tanh(self.fc2(hidden)))
-    return self.head(hidden_2), {
-      "fc2/kernel": (hidden, kernel_of(self.fc2)),
-      "head/kernel": (hidden_2, kernel_of(self.head)),
-    }
-
-
-class LowRank(Base):
-  """A layer beside one of low rank."""
-
-  def __init__(self):
-    super().__init__()
-    self.lora = nnx.LoRA(
-      6, 2, 6, rngs=nnx.Rngs(3), b_initializer=nnx.initializers.normal(1.0)
+  def __init__(self, rngs):
+    self.fc = nnx.Linear(
+      DIM, DIM, bias_init=nnx.initializers.normal(), rngs=rngs
     )
 
-  def of_fc2(self, hidden):
-    return self.fc2(hidden) + self.lora(hidden)
-
   def __call__(self, inputs):
-    outputs, layers = super().__call__(inputs)
-    hidden, _ = layers["fc2/kernel"]
-    a, b = self.lora.lora_a.get_value(), self.lora.lora_b.get_value()
-    return outputs, {
-      **layers,
-      "lora/lora_a": (hidden, a),
-      "lora/lora_b": (hidden @ a, b),
-    }
+    return self.fc(jnp.tanh(inputs))
 
 
-class WeightNormalized(Base):
-  """Layers that compute with another kernel than their parameter."""
+class Lifted(nnx.Module):
+  """Two layers, between which `lift` calls a block, or a stack of blocks."""
 
-  def __init__(self):
-    super().__init__()
-    self.fc2 = nnx.WeightNorm(self.fc2, rngs=nnx.Rngs(4))
-
-  def __call__(self, inputs):
-    hidden = jnp.tanh(self.fc1(inputs))
-    weight = kernel_of(self.fc2.layer_instance)
-    outputs = self.fc2(hidden)
-    norm = jnp.sqrt(jnp.sum(weight**2, axis=0, keepdims=True) + 1e-12)
-    return outputs, {"fc2/layer_instance/kernel": (hidden, weight / norm)}
-
-
-class Attention(nnx.Module):
-  def __init__(self):
+  def __init__(self, lift: Callable, *, stacked: bool = False):
     rngs = nnx.Rngs(0)
-    self.embed = nnx.Linear(DIM, 6, rngs=rngs)
-    self.attention = nnx.MultiHeadAttention(2, 6, rngs=rngs, decode=False)
+    self.first = Block(rngs)
+    if stacked:
+      make = nnx.split_rngs(splits=NUM_STEPS)(nnx.vmap(Block))
+      self.lifted = make(rngs)
+    else:
+      self.lifted = Block(rngs)
+    self.last = nnx.Linear(DIM, 2, rngs=rngs)
+    self.unused = nnx.Linear(DIM, 2, rngs=rngs)
+    self.lift = lift
 
-  def __call__(self, tokens):
-    hidden = jnp.tanh(self.embed(tokens))
-    part = self.attention
-    heads = nnx.dot_product_attention(
-      part.query(hidden), part.key(hidden), part.value(hidden)
+  def __call__(self, inputs):
+    hidden = self.lift(self.lifted, self.first(inputs))
+    return self.last(hidden)
+
+
+def _call(block, inputs):
+  return block(inputs)
+
+
+def _twice(block, inputs):
+  return block(block(inputs))
+
+
+def _scan(block, inputs, call=_call):
+  return nnx.scan(call, in_axes=(0, nnx.Carry), out_axes=nnx.Carry)(
+    block, inputs
+  )
+
+
+def _plain_scan(block, inputs):
+  """A scan of jax over the split stack."""
+  graph, state = nnx.split(block)
+
+  def step(inputs, state):
+    return nnx.merge(graph, state)(inputs), None
+
+  return jax.lax.scan(step, inputs, state)[0]
+
+
+def _share_in_scan(block, inputs):
+  return nnx.scan(
+    _call, in_axes=(SHARED, nnx.Carry), out_axes=nnx.Carry, length=NUM_STEPS
+  )(block, inputs)
+
+
+def _vmap(block, inputs):
+  return nnx.vmap(_call, in_axes=(0, None), out_axes=-1)(block, inputs)[..., 1]
+
+
+def _vmap_of_own_inputs(block, inputs):
+  rows = inputs.reshape(NUM_STEPS, -1, DIM)
+  return nnx.vmap(_call)(block, rows).reshape(-1, DIM)
+
+
+def _share_in_vmap(block, inputs):
+  return nnx.vmap(_call, in_axes=(SHARED, 0))(block, inputs)
+
+
+def _merged(block, inputs):
+  return nnx.merge(*nnx.split(block))(inputs)
+
+
+def _cloned(block, inputs):
+  return nnx.clone(block)(inputs)
+
+
+def _unbound_remat(block, inputs):
+  return nnx.remat(nnx.Linear.__call__)(block.fc, jnp.tanh(inputs))
+
+
+def _plain_remat(block, inputs):
+  return jax.checkpoint(lambda block, inputs: block(inputs))(block, inputs)
+
+
+def _plain_jit(block, inputs):
+  return jax.jit(lambda block, inputs: block(inputs))(block, inputs)
+
+
+def _plain_vmap(block, inputs):
+  return jax.vmap(block)(inputs)
+
+
+def _once(layer, inputs):
+  inputs = jnp.tanh(inputs)
+  return _dense(layer, inputs), {"": (inputs, layer["kernel"])}
+
+
+def _at(layers, step):
+  return jax.tree.map(lambda leaf: leaf[step], layers)
+
+
+def _one_after_another(layers, inputs):
+  found = {}
+  for step in range(NUM_STEPS):
+    inputs, layer = _once(_at(layers, step), inputs)
+    found[f"[{step}]"] = layer[""]
+  return inputs, found
+
+
+def _again_and_again(layer, inputs, *, times):
+  rows = []
+  for _ in range(times):
+    inputs, found = _once(layer, inputs)
+    rows.append(found[""][0])
+  return inputs, {"": (jnp.concatenate(rows), layer["kernel"])}
+
+
+def _side_by_side(layers, inputs):
+  """All see the same rows: to the neurons, they are one wide layer."""
+  inputs = jnp.tanh(inputs)
+  kernels = jnp.concatenate(list(layers["kernel"]), axis=1)
+  return _dense(_at(layers, 1), inputs), {"": (inputs, kernels)}
+
+
+def _each_its_own_rows(layers, inputs):
+  rows = inputs.reshape(NUM_STEPS, -1, DIM)
+  steps = [_once(_at(layers, step), rows[step]) for step in range(NUM_STEPS)]
+  return jnp.concatenate([outputs for outputs, _ in steps]), {
+    f"[{i}]": found[""] for i, (_, found) in enumerate(steps)
+  }
+
+
+# How the block is called, whether it is a stack, and the same by hand.
+SITUATIONS = {
+  "nested": (_call, False, _once),
+  "remat": (nnx.remat(_call), False, _once),
+  "jit": (nnx.jit(_call), False, _once),
+  "shared": (_twice, False, functools.partial(_again_and_again, times=2)),
+  "scan": (_scan, True, _one_after_another),
+  "scan_of_remat": (
+    functools.partial(_scan, call=nnx.remat(_call)),
+    True,
+    _one_after_another,
+  ),
+  "scan_of_shared": (
+    _share_in_scan,
+    False,
+    functools.partial(_again_and_again, times=NUM_STEPS),
+  ),
+  "vmap": (_vmap, True, _side_by_side),
+  "vmap_of_own_inputs": (_vmap_of_own_inputs, True, _each_its_own_rows),
+  "vmap_of_shared": (_share_in_vmap, False, _once),
+  "plain_remat": (_plain_remat, False, _once),
+  "plain_jit": (_plain_jit, False, _once),
+  "plain_vmap": (_plain_vmap, False, _once),
+  "plain_scan": (_plain_scan, True, _one_after_another),
+  "merged": (_merged, False, _once),
+  "cloned": (_cloned, False, _once),
+  "unbound_remat": (_unbound_remat, False, _once),
+}
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_lifted_blocks(name):
+  lift, stacked, middle = SITUATIONS[name]
+
+  def by_hand(params, inputs):
+    hidden, found = middle(
+      params["lifted"]["fc"], _dense(params["first"]["fc"], jnp.tanh(inputs))
     )
-    layers = {
-      f"attention/{name}/kernel": (
-        hidden,
-        kernel_of(getattr(part, name)).reshape(6, -1),
-      )
+    return {
+      **{f"lifted/fc/kernel{key}": layer for key, layer in found.items()},
+      "last/kernel": (hidden, params["last"]["kernel"]),
+    }
+
+  model = Lifted(lift, stacked=stacked)
+  _check(model, by_hand, INPUTS, raw=["first/fc/kernel"])
+
+
+class After(nnx.Module):
+  """A layer of neurons: one more is before it."""
+
+  def __init__(self, layer):
+    self.before = nnx.Linear(DIM, DIM, rngs=nnx.Rngs(7))
+    self.layer = layer
+
+  def __call__(self, inputs):
+    return self.layer(jnp.tanh(self.before(inputs)))
+
+
+def _check_after(layer, by_hand, inputs):
+  """Checks a layer, of which `by_hand` takes params and inputs."""
+
+  def layers_of(params, inputs):
+    hidden = jnp.tanh(_dense(params["before"], inputs))
+    found = by_hand(params["layer"], hidden)
+    return {f"layer/{path}": layer for path, layer in found.items()}
+
+  _check(After(layer), layers_of, inputs, raw=["before/kernel"])
+
+
+@pytest.mark.parametrize(
+  "in_features, out_features, axis",
+  ((4, (5, 3), -1), ((5, 4), 3, (-1, 1)), ((5, 4), (2, 3), (-2, -1))),
+  ids=("features", "unordered_axes", "axes"),
+)
+def test_layers_of_several_axes(in_features, out_features, axis):
+  layer = nnx.LinearGeneral(
+    in_features, out_features, axis=axis, rngs=nnx.Rngs(0)
+  )
+
+  def by_hand(params, inputs):
+    size = DIM if axis == -1 else 5 * DIM
+    return {
+      "kernel": (inputs.reshape(-1, size), params["kernel"].reshape(size, -1))
+    }
+
+  _check_after(layer, by_hand, TOKENS)
+
+
+def test_layers_of_a_batch_axis():
+  layer = nnx.LinearGeneral(DIM, 3, batch_axis={0: 2}, rngs=nnx.Rngs(0))
+  _check_after(
+    layer,
+    lambda params, inputs: {
+      f"kernel[{i}]": (inputs[i], params["kernel"][i]) for i in range(2)
+    },
+    TOKENS,
+  )
+
+
+def test_einsum():
+  layer = nnx.Einsum("abc,dc->abd", (3, DIM), rngs=nnx.Rngs(0))
+  _check_after(layer, lambda p, x: {"kernel": (x, p["kernel"].T)}, TOKENS)
+
+
+def test_low_rank_adaptation():
+  layer = nnx.LoRALinear(
+    DIM,
+    3,
+    lora_rank=2,
+    b_initializer=nnx.initializers.normal(1.0),
+    rngs=nnx.Rngs(0),
+  )
+
+  def by_hand(params, inputs):
+    first, second = (params["lora"][f"lora_{name}"] for name in "ab")
+    return {
+      "kernel": (inputs, params["kernel"]),
+      "lora/lora_a": (inputs, first),
+      "lora/lora_b": (inputs @ first, second),
+    }
+
+  _check_after(layer, by_hand, INPUTS)
+
+
+def test_attention():
+  layer = nnx.MultiHeadAttention(
+    2, DIM, qkv_features=6, decode=False, use_bias=False, rngs=nnx.Rngs(0)
+  )
+
+  def by_hand(params, inputs):
+    heads = {
+      name: jnp.einsum("bsd,dhk->bshk", inputs, params[name]["kernel"])
       for name in ("query", "key", "value")
     }
-    layers["attention/out/kernel"] = (
-      heads.reshape(*heads.shape[:-2], -1),
-      kernel_of(part.out).reshape(-1, 6),
-    )
-    return part.out(heads), layers
-
-
-class Einsum(nnx.Module):
-  def __init__(self):
-    rngs = nnx.Rngs(0)
-    self.embed = nnx.Linear(DIM, 6, rngs=rngs)
-    self.mix = nnx.Einsum("bln,nm->blm", (6, 3), (3,), rngs=rngs)
-
-  def __call__(self, tokens):
-    hidden = jnp.tanh(self.embed(tokens))
-    return self.mix(hidden), {"mix/kernel": (hidden, kernel_of(self.mix))}
-
-
-class Stacked(nnx.Module):
-  """Layers whose kernels a scan goes over."""
-
-  def __init__(self):
-    self.embed = nnx.Linear(DIM, 6, rngs=nnx.Rngs(0))
-
-    @nnx.split_rngs(splits=2)
-    @nnx.vmap(in_axes=(0,), out_axes=0)
-    def make(rngs):
-      return nnx.Linear(6, 6, rngs=rngs)
-
-    self.blocks = make(nnx.Rngs(1))
-
-  def scanned(self, hidden):
-    @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=(nnx.Carry, 0))
-    def step(hidden, block):
-      return jnp.tanh(block(hidden)), hidden
-
-    return step(hidden, self.blocks)
-
-  def __call__(self, inputs):
-    outputs, hidden = self.scanned(jnp.tanh(self.embed(inputs)))
-    kernels = kernel_of(self.blocks)
-    return outputs, {
-      f"blocks/kernel[{i}]": (hidden[i], kernels[i]) for i in range(2)
+    mixed = nnx.dot_product_attention(*heads.values())
+    return {
+      **{
+        f"{name}/kernel": (inputs, params[name]["kernel"].reshape(DIM, -1))
+        for name in heads
+      },
+      "out/kernel": (
+        mixed.reshape(*mixed.shape[:2], -1),
+        params["out"]["kernel"].reshape(-1, DIM),
+      ),
     }
 
-
-class StackedByJax(Stacked):
-  """The same by a scan of JAX over modules."""
-
-  def scanned(self, hidden):
-    def step(hidden, block):
-      return jnp.tanh(block(hidden)), hidden
-
-    return jax.lax.scan(step, hidden, self.blocks)
+  _check_after(layer, by_hand, TOKENS)
 
 
-class Recurrent(nnx.Module):
-  """A recurrent cell: the steps share a kernel."""
+def test_simple_recurrent_cell():
+  layer = nnx.RNN(nnx.SimpleCell(DIM, 3, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))
 
-  def __init__(self):
-    self.cell = nnx.SimpleCell(DIM, 3, rngs=nnx.Rngs(0))
-    self.head = nnx.Linear(3, 2, rngs=nnx.Rngs(1))
-
-  def __call__(self, tokens):
-    states = nnx.RNN(self.cell)(tokens)
-    before = jnp.pad(states[:, :-1], ((0, 0), (1, 0), (0, 0)))
-    return self.head(states), {
-      "cell/dense_h/kernel": (before, kernel_of(self.cell.dense_h)),
-      "head/kernel": (states, kernel_of(self.head)),
+  def by_hand(params, inputs):
+    cell = params["cell"]
+    hidden = jnp.zeros((len(inputs), 3))
+    before = []
+    for step in range(inputs.shape[1]):
+      before.append(hidden)
+      hidden = jnp.tanh(
+        _dense(cell["dense_i"], inputs[:, step])
+        + hidden @ cell["dense_h"]["kernel"]
+      )
+    return {
+      "cell/dense_i/kernel": (inputs, cell["dense_i"]["kernel"]),
+      "cell/dense_h/kernel": (
+        jnp.concatenate(before),
+        cell["dense_h"]["kernel"],
+      ),
     }
 
+  _check_after(layer, by_hand, TOKENS)
 
-MODELS = (
-  Base,
-  ByHand,
-  Checkpointed,
-  Cloned,
-  Jitted,
-  LowRank,
-  SplitAndMerged,
-  Unbound,
-  VmappedByJax,
-  VmappedByNnx,
-  WithState,
+
+@pytest.mark.parametrize(
+  "cell, paths",
+  (
+    (nnx.GRUCell, ["dense_h/kernel", "dense_i/kernel"]),
+    (nnx.OptimizedLSTMCell, ["dense_h/kernel", "dense_i/kernel"]),
+    (
+      nnx.LSTMCell,
+      [f"h{x}/kernel" for x in "fgio"]
+      + [f"i{x}/kernel" for x in ("f_", "g", "i", "o")],
+    ),
+  ),
 )
+def test_gated_cells(cell, paths):
+  model = After(nnx.RNN(cell(DIM, 3, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0)))
+  outputs, activations, kernels = bean_jax.capture(nnx.jit(_call))(
+    model, TOKENS
+  )
+  assert sorted(activations) == [f"layer/cell/{path}" for path in paths]
+  before = jnp.moveaxis(outputs, 1, 0)[:-1]
+  for path, rows in activations.items():
+    name, _ = path.removeprefix("layer/cell/").split("/")
+    expected = getattr(model.layer.cell, name).kernel[...]
+    np.testing.assert_array_equal(kernels[path], expected)
+    if name.startswith(("h", "dense_h")):
+      np.testing.assert_array_equal(rows[1:], before)
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_models(model):
-  check_nnx(loss_fn, model(), INPUTS, raw=["fc1/kernel"])
+@pytest.mark.parametrize("make", (nnx.WeightNorm, nnx.SpectralNorm))
+def test_kernels_are_those_that_a_normalization_computes_with(make):
+  layer = nnx.Linear(DIM, 3, use_bias=False, rngs=nnx.Rngs(0))
+  original = layer.kernel[...]
+  model = After(make(layer, rngs=nnx.Rngs(1)))
+  expected = nnx.clone(model)(INPUTS)
+  output, activations, kernels = bean_jax.capture(model)(INPUTS)
+  assert list(kernels) == ["layer/layer_instance/kernel"]
+  (kernel,), (rows,) = kernels.values(), activations.values()
+  np.testing.assert_array_equal(output, expected)
+  assert np.any(kernel != original)
+  np.testing.assert_allclose(rows @ kernel, output, rtol=1e-5, atol=1e-6)
 
 
-def test_weight_normalization():
-  # Its layer is given the kernel that it computes, rounded as that is fused.
-  check_nnx(
-    loss_fn,
-    WeightNormalized(),
+class Encoder(nnx.Module):
+  """A block of a transformer, with dropout."""
+
+  def __init__(self, rngs):
+    self.attention = nnx.MultiHeadAttention(
+      2, DIM, dropout_rate=0.5, deterministic=False, decode=False, rngs=rngs
+    )
+    self.dropout = nnx.Dropout(0.5, rngs=rngs)
+    self.ff1 = nnx.Linear(DIM, 6, rngs=rngs)
+    self.ff2 = nnx.Linear(6, DIM, rngs=rngs)
+
+  def __call__(self, tokens):
+    tokens += self.dropout(self.attention(tokens))
+    hidden = nnx.gelu(self.ff1(tokens))
+    return tokens + self.ff2(hidden), hidden
+
+
+class Encoders(nnx.Module):
+  """Blocks in a scan, each with a kernel and a mask of its own."""
+
+  def __init__(self):
+    make = nnx.split_rngs(splits=2)(nnx.vmap(Encoder))
+    self.blocks = make(nnx.Rngs(0))
+
+  def __call__(self, tokens):
+    lifted = nnx.scan(
+      nnx.remat(_call), in_axes=(0, nnx.Carry), out_axes=(nnx.Carry, 0)
+    )
+    return lifted(self.blocks, tokens)
+
+
+def test_scanned_transformer_with_dropout():
+  model, plain = Encoders(), Encoders()
+
+  @nnx.jit
+  def steps(model, plain, tokens):
+    for _ in range(2):
+      captured = bean_jax.capture(model)(tokens)
+      expected = plain(tokens)
+    return captured, expected
+
+  ((output, hidden), activations, kernels), expected = steps(
+    model, plain, TOKENS
+  )
+  np.testing.assert_allclose(output, expected[0], rtol=1e-5, atol=1e-6)
+  names = ("query", "key", "value", "out")
+  assert set(activations) == {
+    f"blocks/{name}/kernel[{step}]"
+    for name in ("ff1", "ff2", *(f"attention/{name}" for name in names))
+    for step in range(2)
+  }
+  for step in range(2):
+    path = f"blocks/ff2/kernel[{step}]"
+    np.testing.assert_array_equal(activations[path], hidden[step])
+    expected = model.blocks.ff2.kernel[...][step]
+    np.testing.assert_array_equal(kernels[path], expected)
+  counts, expected_counts = (
+    nnx.to_pure_dict(nnx.state(m, nnx.RngCount)) for m in (model, plain)
+  )
+  assert_equal(counts, expected_counts)
+  assert all(np.all(count == 2) for count in jax.tree.leaves(counts))
+
+
+class Training(nnx.Module):
+  """Everything that has a state or draws, and the operands of its layers."""
+
+  def __init__(self, *, dtype=jnp.float32):
+    rngs = nnx.Rngs(0)
+    self.fc1 = nnx.Linear(DIM, 5, dtype=dtype, rngs=rngs)
+    self.norm = nnx.BatchNorm(5, dtype=dtype, rngs=rngs)
+    self.dropout = nnx.Dropout(0.5, rngs=rngs)
+    self.fc2 = nnx.Linear(5, 3, dtype=dtype, rngs=rngs)
+    self.dtype = dtype
+
+  def encode(self, inputs):
+    return nnx.relu(self.norm(self.fc1(inputs)))
+
+  def __call__(self, inputs, *, scale=1.0):
+    hidden = self.dropout(self.encode(scale * inputs))
+    kernel = self.fc2.kernel[...].astype(self.dtype)
+    return self.fc2(hidden), {"fc2/kernel": (hidden, kernel)}
+
+
+def _training_loss(model, inputs):
+  logits, layers = model(inputs)
+  return _loss(logits), layers
+
+
+@pytest.mark.parametrize("dtype", (jnp.float32, jnp.bfloat16))
+def test_state_and_draws_are_those_of_the_model(dtype):
+  check(
+    _training_loss,
+    Training(dtype=dtype),
     INPUTS,
     raw=["fc1/kernel"],
-    to_the_bit=False,
+    jit=_jit,
+    value_and_grad=_value_and_grad,
+    copy=nnx.clone,
+    tolerance=1e-6 if dtype == jnp.float32 else 1e-2,
   )
 
 
-@pytest.mark.parametrize("model", (Attention, Einsum))
-def test_models_of_tokens(model):
-  check_nnx(loss_fn, model(), TOKENS, raw=["embed/kernel"])
+def test_training_updates_all_state():
+  models = Training(), Training()
+  bean_loss_fn = bean_jax.regularize(_training_loss, alpha=0.0 * jnp.ones(()))
+  counts = [0, 0]
 
+  def train_step(which, model, optimizer, inputs):
+    counts[which] += 1
+    loss_fn = (bean_loss_fn, _training_loss)[which]
+    (loss, _), gradient = nnx.value_and_grad(loss_fn, has_aux=True)(
+      model, inputs
+    )
+    optimizer.update(model, gradient)
+    return loss
 
-@pytest.mark.parametrize("model", (Stacked, StackedByJax))
-def test_stacks(model):
-  check_nnx(loss_fn, model(), INPUTS, raw=["embed/kernel"])
-
-
-def test_recurrent():
-  check_nnx(loss_fn, Recurrent(), TOKENS, raw=["cell/dense_i/kernel"])
-
-
-def test_state_changes_as_without_bean():
-  plain, bean = WithState(), WithState()
-  bean_loss_fn = bean_jax.regularize(loss_fn, alpha=1.0)
-  for _ in range(2):
-    nnx.jit(nnx.grad(loss_fn, has_aux=True))(plain, INPUTS)
-    nnx.jit(nnx.grad(bean_loss_fn, has_aux=True))(bean, INPUTS)
-  state = (nnx.BatchStat, nnx.RngCount)
-  ours, expected, before = (
-    nnx.to_pure_dict(nnx.state(model, nnx.Any(*state)))
-    for model in (bean, plain, WithState())
+  for which, model in enumerate(models):
+    optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
+    step = nnx.jit(functools.partial(train_step, which))
+    for _ in range(3):
+      step(model, optimizer, INPUTS)
+    assert model.dropout.rngs.count[...] == 3
+  assert counts == [1, 1]
+  ours, expected = (
+    nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngKey))) for model in models
   )
-  jax.tree.map(np.testing.assert_array_equal, ours, expected)
-  assert expected["dropout"]["rngs"]["count"] == 2
-  assert not np.array_equal(expected["norm"]["mean"], before["norm"]["mean"])
+  assert_close(ours, expected)
+  assert np.any(ours["norm"]["mean"] != 0)
 
 
-@pytest.mark.parametrize("of_module", (True, False))
-def test_capture_takes_modules_and_methods(of_module):
-  model = Base()
-  fn = model if of_module else model.__call__
-  (outputs, layers), activations, kernels = bean_jax.capture(fn)(INPUTS)
-  np.testing.assert_allclose(outputs, Base()(INPUTS)[0], rtol=1e-6)
-  assert set(activations) == set(kernels) == set(layers)
-  for path, (hidden, kernel) in layers.items():
-    np.testing.assert_array_equal(activations[path], hidden)
-    np.testing.assert_array_equal(kernels[path], kernel)
+def test_training_within_scan_lowers_the_penalty():
+  model = Lifted(_scan, stacked=True)
+  optimizer = nnx.Optimizer(model, optax.adam(1e-2), wrt=nnx.Param)
 
+  def loss_fn(model, inputs):
+    return jnp.mean((model(inputs) - 1) ** 2)
 
-def test_branches_are_refused_by_name():
-  class Branching(Base):
-    def of_fc2(self, hidden):
-      return nnx.cond(
-        jnp.sum(hidden) > 0,
-        lambda layer, x: layer(x),
-        lambda layer, x: x,
-        self.fc2,
-        hidden,
-      )
+  def step(carry, _):
+    model, optimizer = carry
+    gradient = nnx.grad(bean_jax.regularize(loss_fn, alpha=10.0))(model, INPUTS)
+    optimizer.update(model, gradient)
+    return carry, 0
 
-  bean_loss_fn = bean_jax.regularize(loss_fn, alpha=1.0)
-  with pytest.raises(ValueError, match="'fc2/kernel': .*cond"):
-    nnx.grad(bean_loss_fn, has_aux=True)(Branching(), INPUTS)
+  @nnx.jit
+  def penalty(model):
+    return sum(bean_jax.penalties(loss_fn)(model, INPUTS)[1].values())
 
-
-def test_a_module_that_is_closed_over_is_no_parameter():
-  model = Base()
-  closing_fn = bean_jax.regularize(
-    lambda scale, inputs: scale * loss_fn(model, inputs)[0], alpha=1.0
+  before = penalty(model)
+  axes = (nnx.Carry, 0)
+  nnx.jit(nnx.scan(step, in_axes=axes, out_axes=axes))(
+    (model, optimizer), jnp.arange(30)
   )
-  with pytest.raises(ValueError, match="closed over"):
-    closing_fn(jnp.float32(1), INPUTS)
+  assert penalty(model) < 0.5 * before
+
+
+def test_modules_and_methods_are_captured_where_they_are():
+  model = Training()
+  model.eval()
+  (output, layers), activations, kernels = bean_jax.capture(model)(
+    INPUTS, scale=2.0
+  )
+  expected, _ = model(INPUTS, scale=2.0)
+  np.testing.assert_array_equal(output, expected)
+  captured = {path: (activations[path], kernels[path]) for path in activations}
+  assert_equal(captured, layers)
+  (found,) = bean_jax.find_layers(model.encode, INPUTS)
+  assert (found.path, found.left_out) == (
+    "fc1/kernel",
+    "its inputs are raw data",
+  )
+  _, activations, _ = bean_jax.capture(model.encode, layers="fc1/kernel")(
+    INPUTS
+  )
+  np.testing.assert_array_equal(activations["fc1/kernel"], INPUTS)
+
+
+def test_model_is_left_as_it_was():
+  model = Lifted(_scan, stacked=True)
+  graph, state = nnx.split(model)
+  bean_jax.find_layers(model, INPUTS)
+  bean_jax.capture(model)(INPUTS)
+  with pytest.raises(TypeError):
+    bean_jax.capture(model)(jnp.ones((2, DIM + 1)))
+  assert nnx.graphdef(model) == graph
+  assert_equal(nnx.state(model), state)
+
+
+def test_transformations_of_jax_with_the_model_merged_inside():
+  graph, state = nnx.split(Lifted(_call))
+
+  def loss_fn(state, inputs):
+    return _loss(nnx.merge(graph, state)(inputs))
+
+  def penalties(state):
+    return bean_jax.penalties(loss_fn)(state, INPUTS)[1]
+
+  members = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), state)
+  of_all = jax.jit(jax.vmap(penalties))(members)
+  assert set(of_all) == {"lifted/fc/kernel", "last/kernel"}
+  for index in range(2):
+    one = jax.jit(penalties)(_at(members, index))
+    assert_close(_at(of_all, index), one)
+
+
+def test_several_modules_among_the_arguments():
+  def loss_fn(models, teacher, inputs):
+    hidden = jnp.tanh(models["body"](inputs))
+    return _loss(models["head"](hidden) - teacher(inputs)), hidden
+
+  models = {
+    name: nnx.Linear(DIM, DIM, rngs=nnx.Rngs(i))
+    for i, name in enumerate(("body", "head"))
+  }
+  teacher = nnx.Linear(DIM, DIM, rngs=nnx.Rngs(2))
+  (_, hidden), activations, kernels = bean_jax.capture(loss_fn)(
+    models, teacher, INPUTS
+  )
+  assert list(kernels) == ["head/kernel"]
+  np.testing.assert_array_equal(activations["head/kernel"], hidden)
+  np.testing.assert_array_equal(
+    kernels["head/kernel"], models["head"].kernel[...]
+  )
+
+
+def test_variables_of_ones_own_are_parameters():
+  class Weight(nnx.Variable):
+    pass
+
+  class Own(nnx.Module):
+    def __init__(self):
+      self.fc1 = Weight(jnp.ones((DIM, 3)))
+      self.fc2 = Weight(jnp.ones((3, 2)))
+
+    def __call__(self, inputs):
+      return jnp.tanh(inputs @ self.fc1[...]) @ self.fc2[...]
+
+  found = bean_jax.find_layers(Own(), INPUTS)
+  assert [layer.path for layer in found] == ["fc1", "fc2"]
+  assert [bool(layer.left_out) for layer in found] == [True, False]
+
+
+def test_bridges_to_linen():
+  from flax import linen as nn
+  from flax.nnx import bridge
+
+  model = bridge.ToNNX(nn.Dense(3), rngs=nnx.Rngs(0))
+  bridge.lazy_init(model, INPUTS)
+  after = After(model)
+  hidden = jnp.tanh(after.before(INPUTS))
+  _, activations, kernels = bean_jax.capture(after)(INPUTS)
+  assert list(kernels) == ["layer/kernel"]
+  np.testing.assert_array_equal(activations["layer/kernel"], hidden)
+  np.testing.assert_array_equal(kernels["layer/kernel"], model.kernel[...])
+
+  back = bridge.to_linen(nnx.Linear, DIM, 3)
+  variables = back.init(jax.random.key(0), INPUTS)
+
+  def loss_fn(params, inputs):
+    inputs = jnp.tanh(inputs * params["scale"])
+    return _loss(back.apply({**variables, "params": params["net"]}, inputs))
+
+  params = {"net": variables["params"], "scale": jnp.float32(2)}
+  (found,) = bean_jax.find_layers(loss_fn, params, INPUTS)
+  assert (found.path, found.left_out) == ("net/kernel", "")
+
+
+def _while_loop(block, inputs):
+  return nnx.while_loop(
+    lambda carry: carry[1] < 2,
+    lambda carry: (carry[0], carry[1] + 1, carry[0](carry[2])),
+    (block, 0, inputs),
+  )[2]
+
+
+def _cond(block, inputs):
+  return nnx.cond(jnp.sum(inputs) > 0, _call, lambda _, x: x, block, inputs)
+
+
+@pytest.mark.parametrize(
+  "lift, reason",
+  ((_while_loop, "jax.lax.while_loop"), (_cond, "jax.lax.cond")),
+)
+def test_what_cannot_be_had_is_named(lift, reason):
+  model = Lifted(lift)
+  with pytest.raises(ValueError, match=reason) as caught:
+    bean_jax.capture(model)(INPUTS)
+  assert "layers=['!lifted/fc/kernel']" in str(caught.value)
+  expected = model(INPUTS)
+  output, activations, _ = bean_jax.capture(model, layers="!lifted/*")(INPUTS)
+  np.testing.assert_array_equal(output, expected)
+  assert list(activations) == ["last/kernel"]
+
+
+def test_model_from_outside_of_the_trace():
+  model = Lifted(_call)
+  with pytest.raises(ValueError, match="not closed over"):
+    bean_jax.regularize(lambda inputs: _loss(model(inputs)), alpha=1.0)(INPUTS)
