@@ -248,7 +248,7 @@ def remove_units(
     The layer with n units, in the order of `keep`.
 
   Raises:
-    TypeError: If `keep` does not hold integers.
+    TypeError: If `keep` does not hold integers, or the layer no floats.
     ValueError: If the shapes do not fit.
 
   Example:
@@ -261,10 +261,11 @@ def remove_units(
   """
   num_units = _num_units(layer, "remove_units")
   keep = _indices("keep", keep, "remove_units")
-  next_bias = jnp.asarray(layer.next_bias)
-  outgoing = jnp.asarray(layer.outgoing)
+  layer = HiddenLayer(*map(jnp.asarray, layer))
+  next_bias = layer.next_bias
   if means is not None:
-    shift = jnp.asarray(means, outgoing.dtype)
+    wide = _widened(layer, "remove_units")
+    shift = jnp.asarray(means, wide.outgoing.dtype)
     if shift.shape != (num_units,):
       raise ValueError(
         f"remove_units: means must have shape [{num_units}], one entry a unit, "
@@ -272,12 +273,10 @@ def remove_units(
       )
     # Not a difference of two sums, which would cancel.
     shift = shift.at[keep].set(0)
-    next_bias = next_bias + correlation.matmul(shift, outgoing)
+    total = wide.next_bias + correlation.matmul(shift, wide.outgoing)
+    next_bias = total.astype(next_bias.dtype)
   return HiddenLayer(
-    jnp.asarray(layer.incoming)[:, keep],
-    jnp.asarray(layer.bias)[keep],
-    outgoing[keep],
-    next_bias,
+    layer.incoming[:, keep], layer.bias[keep], layer.outgoing[keep], next_bias
   )
 
 
@@ -309,7 +308,7 @@ def merge_units(
     one that is 0 and leads nowhere.
 
   Raises:
-    TypeError: If `groups` does not hold integers.
+    TypeError: If `groups` does not hold integers, or the layer no floats.
     ValueError: If the shapes do not fit.
 
   Example:
@@ -331,15 +330,29 @@ def merge_units(
       f"merge_units: groups must have shape [{num_units}], one entry a unit, "
       f"got {list(groups.shape)}"
     )
-  incoming = jnp.asarray(layer.incoming)
-  members = jax.nn.one_hot(groups, num_groups, dtype=incoming.dtype)
+  layer = HiddenLayer(*map(jnp.asarray, layer))
+  wide = _widened(layer, "merge_units")
+  members = jax.nn.one_hot(groups, num_groups, dtype=wide.incoming.dtype)
   weights = members / jnp.maximum(jnp.sum(members, axis=0, keepdims=True), 1)
-  return HiddenLayer(
-    correlation.matmul(incoming, weights),
-    correlation.matmul(jnp.asarray(layer.bias), weights),
-    correlation.matmul(members.T, jnp.asarray(layer.outgoing)),
-    jnp.asarray(layer.next_bias),
+  merged = HiddenLayer(
+    correlation.matmul(wide.incoming, weights),
+    correlation.matmul(wide.bias, weights),
+    correlation.matmul(members.T, wide.outgoing),
+    wide.next_bias,
   )
+  return HiddenLayer(
+    *(new.astype(old.dtype) for new, old in zip(merged, layer, strict=True))
+  )
+
+
+def _widened(layer: HiddenLayer, name: str) -> HiddenLayer:
+  """Returns the arrays in the widest dtype among them, float32 at least."""
+  arrays = [
+    _checks.float_array(f"{name}: {field}", array)
+    for field, array in zip(layer._fields, layer, strict=True)
+  ]
+  dtype = _checks.widest(*(array.dtype for array in arrays))
+  return HiddenLayer(*(array.astype(dtype) for array in arrays))
 
 
 def _magnitudes(weights: ArrayLike, name: str, *, least: int = 1) -> jax.Array:

@@ -43,9 +43,17 @@ ANALYSES = {
   "gini_index": (sparsity.gini_index, (KERNEL,)),
   "hoyer_sparsity": (sparsity.hoyer_sparsity, (KERNEL,)),
   "small_fraction": (sparsity.small_fraction, (KERNEL,)),
+  "magnitude_masks of two": (
+    lambda *kernels: sparsity.magnitude_masks(kernels, 0.3),
+    (KERNEL, HIDDEN),
+  ),
   "magnitude_masks": (sparsity.magnitude_masks, (KERNEL, np.float32(0.3))),
   "unit_importance": (sparsity.unit_importance, (HIDDEN, KERNEL)),
   "remove_units": (sparsity.remove_units, (LAYER, np.array([1, 3], np.int32))),
+  "remove_units with means": (
+    lambda layer, keep, means: sparsity.remove_units(layer, keep, means=means),
+    (LAYER, np.array([1, 3], np.int32), HIDDEN[0]),
+  ),
   "merge_units": (
     functools.partial(sparsity.merge_units, num_groups=2),
     (LAYER, np.abs(GROUPS)),

@@ -34,6 +34,8 @@ SETTINGS = {
 OFF_AND_ON = sorted(
   {name for name, value in jax.config.values.items() if type(value) is bool}
   - {"jax_no_execution", "jax_no_tracing", "jax_enable_recoverability"}
+  # A scan without derivatives, and profiles of GPUs.
+  - {"jax_scan3", "jax_enable_pgle"}
   - {name for settings in SETTINGS.values() for name in settings}
 )
 
@@ -127,6 +129,38 @@ def test_dtypes_that_differ_need_no_promotion(promotion, dtypes):
     ours, expected = _penalties([jnp.dtype(name) for name in dtypes])
   coarsest = max(float(jnp.finfo(name).eps) for name in dtypes)
   _close(ours, expected, coarsest)
+
+
+@pytest.mark.parametrize(
+  "dtype, promotion, odd",
+  (
+    ("bfloat16", "strict", 0),
+    ("bfloat16", "strict", 1),
+    ("float8_e4m3fn", "standard", 0),
+    ("float4_e2m1fn", "strict", 1),
+  ),
+)
+def test_analyses_of_other_dtypes(dtype, promotion, odd):
+  # Every other array keeps float32; all are compared with float32 of the same.
+  for name, (function, arguments) in ANALYSES.items():
+    leaves, structure = jax.tree.flatten(arguments)
+    mixed = [
+      jnp.asarray(array, dtype)
+      if array.dtype == np.float32 and place % 2 == odd
+      else jnp.asarray(array)
+      for place, array in enumerate(leaves)
+    ]
+    exact = [
+      array.astype(np.float32) if array.dtype == dtype else array
+      for array in mixed
+    ]
+    with jax.numpy_dtype_promotion(promotion):
+      ours, expected = (
+        jax.tree.leaves(function(*jax.tree.unflatten(structure, each)))
+        for each in (mixed, exact)
+      )
+    for one, other in zip(ours, expected, strict=True):
+      np.testing.assert_array_equal(one, other.astype(one.dtype), err_msg=name)
 
 
 @pytest.mark.slow
