@@ -23,10 +23,8 @@ SPLIT, WHOLE = PartitionSpec("device"), PartitionSpec()
 def _init(seed=0, sizes=(5, 6, 6, 3)):
   keys = jax.random.split(jax.random.key(seed), len(NAMES))
   return {
-    name: 0.7 * jax.random.normal(key, size)
-    for name, key, size in zip(
-      NAMES, keys, zip(sizes, sizes[1:], strict=False), strict=True
-    )
+    name: 0.7 * jax.random.normal(keys[i], sizes[i : i + 2])
+    for i, name in enumerate(NAMES)
   }
 
 
@@ -35,7 +33,7 @@ def _draw_inputs(num_samples=8, seed=1):
 
 
 def _layer(inputs, kernel):
-  return jnp.tanh(inputs @ kernel)
+  return jnp.tanh(checkpoint_name(inputs @ kernel, "product"))
 
 
 def _loss_and_hidden(params, inputs, layer=_layer):
@@ -52,21 +50,17 @@ def _loss_fn(params, inputs, layer=_layer):
   return _loss_and_hidden(params, inputs, layer)[0]
 
 
-def _found(params, inputs, *, alpha=2.0, layer=_layer, **options):
+def _found(params, inputs, *, alpha=2.0, layer=_layer):
   loss_fn = functools.partial(_loss_fn, layer=layer)
-  return bean_jax.regularize(loss_fn, alpha=alpha, **options)(params, inputs)
+  return bean_jax.regularize(loss_fn, alpha=alpha)(params, inputs)
 
 
-def _by_hand(params, inputs, *, alpha=2.0, layer=_layer, **options):
-  def layers_fn(params, hidden):
-    return tuple(
-      {name: tree[name] for name in NAMES[1:]} for tree in (hidden, params)
-    )
-
-  loss_fn = functools.partial(_loss_and_hidden, layer=layer)
-  return bean_jax.regularize(loss_fn, layers_fn, alpha=alpha, **options)(
-    params, inputs
-  )[0]
+def _by_hand(params, inputs, *, alpha=2.0, layer=_layer):
+  loss, hidden = _loss_and_hidden(params, inputs, layer)
+  return loss + sum(
+    alpha * bean_jax.layer_penalty(hidden[name], params[name])
+    for name in NAMES[1:]
+  )
 
 
 def _assert_trees_close(ours, expected):
@@ -78,8 +72,9 @@ def _assert_trees_close(ours, expected):
     np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6 * largest)
 
 
-def _mesh():
-  return jax.make_mesh((2,), ("device",), axis_types=(AxisType.Auto,))
+def _over_devices(fn, in_specs, out_specs):
+  mesh = jax.make_mesh((2,), ("device",), axis_types=(AxisType.Auto,))
+  return jax.shard_map(fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
 
 
 # Errors.
@@ -87,8 +82,7 @@ def _mesh():
 
 def _within_while(inputs, kernel):
   def step(carry):
-    index, outputs = carry
-    return index + 1, _layer(outputs, kernel)
+    return carry[0] + 1, _layer(carry[1], kernel)
 
   return jax.lax.while_loop(lambda carry: carry[0] < 2, step, (0, inputs))[1]
 
@@ -99,59 +93,41 @@ def _within_cond(inputs, kernel):
   )
 
 
-@jax.custom_jvp
-def _within_custom_jvp(inputs, kernel):
-  return _layer(inputs, kernel)
-
-
-@_within_custom_jvp.defjvp
-def _jvp(primals, tangents):
-  return jax.jvp(_layer, primals, tangents)
-
-
-@jax.custom_vjp
-def _within_custom_vjp(inputs, kernel):
-  return _layer(inputs, kernel)
-
-
-_within_custom_vjp.defvjp(
-  lambda inputs, kernel: jax.vjp(_layer, inputs, kernel),
+_within_jvp = jax.custom_jvp(_layer)
+_within_jvp.defjvp(lambda *call: jax.jvp(_layer, *call))
+_within_vjp = jax.custom_vjp(_layer)
+_within_vjp.defvjp(
+  lambda *call: jax.vjp(_layer, *call),
   lambda vjp_fn, gradient: vjp_fn(gradient),
 )
-
-
-def _within_shard_map(inputs, kernel):
-  return jax.shard_map(
-    _layer, mesh=_mesh(), in_specs=(SPLIT, WHOLE), out_specs=SPLIT
-  )(inputs, kernel)
 
 
 def _within_pallas(inputs, kernel):
   def product(inputs_ref, kernel_ref, outputs_ref):
     outputs_ref[...] = _layer(inputs_ref[...], kernel_ref[...])
 
-  return pl.pallas_call(
-    product,
-    out_shape=jax.ShapeDtypeStruct(inputs.shape, inputs.dtype),
-    interpret=True,
-  )(inputs, kernel)
+  shape = jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)
+  return pl.pallas_call(product, shape, interpret=True)(inputs, kernel)
 
 
 CONTAINERS = {
   "jax.lax.while_loop": _within_while,
   "jax.lax.cond or switch": _within_cond,
-  "jax.custom_jvp": _within_custom_jvp,
-  "jax.custom_vjp": _within_custom_vjp,
-  "jax.shard_map": _within_shard_map,
+  "jax.custom_jvp": _within_jvp,
+  "jax.custom_vjp": _within_vjp,
+  "jax.shard_map": lambda *call: _over_devices(_layer, (SPLIT, WHOLE), SPLIT)(
+    *call
+  ),
   "a Pallas kernel": _within_pallas,
 }
 
 
 def test_all_that_cannot_be_reached_is_named_at_once():
-  keys = jax.random.split(jax.random.key(0), 2 + len(CONTAINERS))
+  names = ("first", *CONTAINERS, "last")
+  keys = jax.random.split(jax.random.key(0), len(names))
   params = {
     name: jax.random.normal(key, (5, 5))
-    for name, key in zip(("first", *CONTAINERS, "last"), keys, strict=True)
+    for name, key in zip(names, keys, strict=True)
   }
   inputs = _draw_inputs()
 
@@ -162,8 +138,7 @@ def test_all_that_cannot_be_reached_is_named_at_once():
     return outputs
 
   def loss_fn(params, inputs):
-    hidden = hidden_fn(params, inputs)
-    return jnp.mean(_layer(hidden, params["last"]) ** 2)
+    return jnp.mean(_layer(hidden_fn(params, inputs), params["last"]) ** 2)
 
   with pytest.raises(ValueError, match="cannot be had") as info:
     bean_jax.regularize(loss_fn, alpha=1.0)(params, inputs)
@@ -175,199 +150,127 @@ def test_all_that_cannot_be_reached_is_named_at_once():
   assert suggested
   layers = ast.literal_eval(suggested[1])
   _, penalties = bean_jax.penalties(loss_fn, layers=layers)(params, inputs)
-  assert list(penalties) == ["last"]
-  np.testing.assert_allclose(
-    penalties["last"],
-    bean_jax.layer_penalty(hidden_fn(params, inputs), params["last"]),
-    rtol=1e-6,
-  )
+  expected = bean_jax.layer_penalty(hidden_fn(params, inputs), params["last"])
+  _assert_trees_close(penalties, {"last": expected})
 
 
-def test_parameters_that_are_closed_over():
-  params = _init()
-  bean_loss_fn = bean_jax.regularize(
-    lambda _, inputs: _loss_fn(params, inputs), alpha=1.0
-  )
-  with pytest.raises(ValueError, match="no matrix product .* not closed over"):
-    bean_loss_fn(params, _draw_inputs())
+def _closed_over(_, inputs):
+  return _loss_fn(_init(), inputs)
 
 
-def test_convolutions_alone():
-  def loss_fn(params, images):
-    return jnp.mean(jax.lax.conv(images, params["conv"], (1, 1), "SAME"))
+def _convolved(params, inputs):
+  kernel = params["middle"].reshape(6, 6, 1, 1)
+  images = jnp.broadcast_to(jnp.sum(inputs), (1, 6, 4, 4))
+  return jnp.mean(jax.lax.conv(images, kernel, (1, 1), "SAME"))
 
-  bean_loss_fn = bean_jax.regularize(loss_fn, alpha=1.0)
-  with pytest.raises(ValueError, match=r"must have .* 'conv' \(a convolution"):
-    bean_loss_fn({"conv": jnp.ones((3, 2, 1, 1))}, jnp.ones((1, 2, 4, 4)))
+
+def _with_kernels_that_differ(params, inputs):
+  masked = {**params, "last": params["middle"] * jnp.tri(6)}
+  return _loss_fn(params, inputs) + _loss_fn(masked, inputs)
+
+
+def _returning(make):
+  return {"loss_fn": lambda *call: make(_loss_fn(*call))}
+
+
+WRONG_LAYERS = "layers must be None, a path or a pattern"
+WRONG = (
+  ({"loss_fn": _closed_over}, "no matrix product with a .* not closed over"),
+  ({"loss_fn": _convolved}, r"must have .* 'middle' \(a convolution\)"),
+  ({"loss_fn": _with_kernels_that_differ}, "'middle': .* kernels that differ"),
+  ({"layers": "a*"}, r"for \['a\*'\], .* there are \['first', 'middle', 'la"),
+  ({"layers": ["last", "a", "!b"]}, r"asks for \['a', '!b'\], which are no "),
+  *[({"layers": each}, WRONG_LAYERS) for each in (3, [3], b"a", np.ones(2))],
+  ({"alpha": {"middle": 1.0}}, r"without one are \['last'\]"),
+  ({"alpha": {"*": 1.0, "first": 1.0}}, r"without a layer \['first'\]"),
+  ({"alpha": lambda path: path}, "alpha of layer 'middle' must be an array"),
+  (_returning(lambda loss: (loss, 1.0, 2.0)), "got a tuple of 3"),
+  (_returning(lambda loss: {"loss": loss}), "scalar loss .* got dict"),
+  (_returning(lambda loss: None), "scalar loss .* got NoneType"),
+  (_returning(lambda loss: loss[None]), r"scalar loss, got shape \[1\]"),
+)
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG)
+def test_error_says_what_is_wrong(options, message):
+  options = {"loss_fn": _loss_fn, "alpha": 1.0, **options}
+  with pytest.raises((TypeError, ValueError), match=message):
+    bean_jax.regularize(**options)(_init(), _draw_inputs())
+
+
+def test_linen_module_instead_of_its_apply():
+  with pytest.raises(TypeError, match="pass model.apply"):
+    bean_jax.capture(nn.Dense(3))({"params": {}}, _draw_inputs())
 
 
 def test_constant_loss_gives_the_penalty_alone():
   params, inputs = _init(), _draw_inputs()
   bean_loss_fn = bean_jax.regularize(
-    lambda *call: (0.0, _loss_fn(*call)), alpha=3.0
+    lambda *call: (0.0, _loss_fn(*call)), alpha=2.0
   )
-  penalty, loss = bean_loss_fn(params, inputs)
-  plain, hidden = _loss_and_hidden(params, inputs)
-  assert loss == plain
-  expected = sum(
-    3.0 * bean_jax.layer_penalty(hidden[name], params[name])
-    for name in NAMES[1:]
+  penalty, loss = jax.jit(bean_loss_fn)(params, inputs)
+  plain, with_bean = (
+    jax.jit(fn)(params, inputs) for fn in (_loss_fn, _by_hand)
   )
-  np.testing.assert_allclose(penalty, expected, rtol=1e-6)
-
-
-def test_kernels_that_differ():
-  params = _init()
-
-  def loss_fn(params, inputs):
-    halved = {**params, "last": params["middle"] * jnp.tri(6)}
-    return _loss_fn(params, inputs) + _loss_fn(halved, inputs)
-
-  bean_loss_fn = bean_jax.regularize(loss_fn, alpha=1.0)
-  with pytest.raises(ValueError, match="'middle': .* kernels that differ"):
-    bean_loss_fn(params, _draw_inputs())
+  np.testing.assert_allclose((loss, penalty + loss), (plain, with_bean), 1e-6)
 
 
 @pytest.mark.parametrize(
-  ("layers", "unknown"),
-  (
-    ("head*", ["head*"]),
-    (["last", "head*", "!tail"], ["head*", "!tail"]),
-  ),
-)
-def test_patterns_that_match_nothing(layers, unknown):
-  bean_loss_fn = bean_jax.regularize(_loss_fn, layers=layers, alpha=1.0)
-  message = f"asks for {unknown}, .* there are {list(NAMES)}"
-  with pytest.raises(
-    ValueError, match=re.escape(message).replace(r"\.\*", ".*")
-  ):
-    bean_loss_fn(_init(), _draw_inputs())
-
-
-@pytest.mark.parametrize("layers", (3, [3], b"last", jnp.ones(2)))
-def test_layers_of_a_wrong_type(layers):
-  bean_loss_fn = bean_jax.regularize(_loss_fn, layers=layers, alpha=1.0)
-  with pytest.raises(TypeError, match="layers must be None, a path or a "):
-    bean_loss_fn(_init(), _draw_inputs())
-
-
-@pytest.mark.parametrize(
-  "alpha",
-  (
-    {"middle": 2.0, "last": 0.5},
-    {"mid*": 2.0, "*": 0.5},
-    {"middle": 2.0, "l*t": 0.5},
-    {"middle": 2.0, "last": 0.5}.get,
-  ),
+  "alpha", ({"mid*": 2.0, "*": 0.5}, {"middle": 2.0, "last": 0.5}.get)
 )
 def test_alpha_by_path(alpha):
   params, inputs = _init(), _draw_inputs()
-  loss = bean_jax.regularize(_loss_fn, alpha=alpha)(params, inputs)
   plain, by_layer = bean_jax.penalties(_loss_fn)(params, inputs)
   expected = plain + 2.0 * by_layer["middle"] + 0.5 * by_layer["last"]
-  np.testing.assert_allclose(loss, expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-  ("alpha", "message"),
-  (
-    ({"middle": 1.0}, r"without one are \['last'\]"),
-    ({"*": 1.0, "first": 1.0}, r"without a layer \['first'\]"),
-    ({"*": 1.0, "last": 1.0}, r"without a layer \['last'\]"),
-  ),
-)
-def test_alpha_that_does_not_fit(alpha, message):
-  bean_loss_fn = bean_jax.regularize(_loss_fn, alpha=alpha)
-  with pytest.raises(ValueError, match=message):
-    bean_loss_fn(_init(), _draw_inputs())
-
-
-@pytest.mark.parametrize(
-  ("result_of", "error", "message"),
-  (
-    (lambda loss: (loss, 1.0, 2.0), TypeError, "got a tuple of 3"),
-    (lambda loss: loss[None], ValueError, r"scalar loss, got shape \[1\]"),
-    (lambda loss: {"loss": loss}, TypeError, r"\(loss, aux\), got dict"),
-    (lambda loss: None, TypeError, "got NoneType"),
-  ),
-)
-def test_loss_of_a_wrong_form(result_of, error, message):
-  bean_loss_fn = bean_jax.regularize(
-    lambda *call: result_of(_loss_fn(*call)), alpha=1.0
-  )
-  with pytest.raises(error, match=message):
-    bean_loss_fn(_init(), _draw_inputs())
-
-
-@pytest.mark.parametrize(
-  "find",
-  (
-    lambda module, *call: bean_jax.capture(module)(*call),
-    bean_jax.find_layers,
-  ),
-)
-def test_linen_module_instead_of_its_apply(find):
-  module, inputs = nn.Dense(3), _draw_inputs()
-  variables = module.init(jax.random.key(0), inputs)
-  with pytest.raises(TypeError, match="pass model.apply"):
-    find(module, variables, inputs)
+  _assert_trees_close(_found(params, inputs, alpha=alpha), expected)
 
 
 # Transformations: each makes of a loss function of parameters and inputs a
 # function of these.
 
 
-def _over_seeds_and_alphas(loss_fn):
-  def of_seed(alpha, seed, inputs):
-    return jax.value_and_grad(loss_fn)(_init(seed), inputs, alpha=alpha)
+def _over_alphas_and_members(loss_fn):
+  def of_one(alpha, params, inputs):
+    return jax.value_and_grad(loss_fn)(params, inputs, alpha=alpha)
 
   def of_all(params, inputs):
-    del params
-    over_seeds = jax.vmap(of_seed, in_axes=(None, 0, None))
-    over_both = jax.vmap(over_seeds, in_axes=(0, None, None))
-    return over_both(jnp.array([0.0, 0.5, 20.0]), jnp.arange(2), inputs)
+    members = jax.tree.map(lambda leaf: jnp.stack([leaf, -2 * leaf]), params)
+    over_members = jax.vmap(of_one, in_axes=(None, 0, None))
+    over_all = jax.vmap(over_members, in_axes=(0, None, None))
+    return over_all(jnp.array([0.0, 0.5, 20.0]), members, inputs)
 
-  return jax.jit(of_all)
+  return of_all
 
 
-def _over_kernels(name):
-  def transform(loss_fn):
-    def of_kernel(kernel, params, inputs):
-      return jax.value_and_grad(loss_fn)({**params, name: kernel}, inputs)
+def _over_one_kernel(loss_fn):
+  def of_one(kernel, params, inputs):
+    return jax.value_and_grad(loss_fn)({**params, "last": kernel}, inputs)
 
-    return lambda params, inputs: jax.vmap(of_kernel, in_axes=(2, None, None))(
-      jnp.stack([params[name], -2 * params[name]], axis=2), params, inputs
-    )
-
-  return transform
+  return lambda params, inputs: jax.vmap(of_one, in_axes=(2, None, None))(
+    jnp.stack([params["last"], -2 * params["last"]], axis=2), params, inputs
+  )
 
 
 def _trained_in_scan(loss_fn):
   def train(params, inputs):
     def step(params, alpha):
       loss, gradient = jax.value_and_grad(loss_fn)(params, inputs, alpha=alpha)
-      after = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
-      return after, loss
+      return _descended(params, gradient), loss
 
     return jax.lax.scan(step, params, jnp.linspace(0.0, 5.0, 4))
 
-  return jax.jit(train)
+  return train
 
 
-def _rematerialized(policy):
-  return lambda loss_fn: jax.jit(
-    jax.value_and_grad(jax.checkpoint(loss_fn, policy=policy))
-  )
+def _descended(params, gradient):
+  return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
 
 
-def _over_devices(loss_fn):
+def _with_samples_over_devices(loss_fn):
   def on_one(params, inputs):
     return jax.lax.pmean(loss_fn(params, inputs), "device")
 
-  sharded = jax.shard_map(
-    on_one, mesh=_mesh(), in_specs=(WHOLE, SPLIT), out_specs=WHOLE
-  )
-  return jax.jit(jax.value_and_grad(sharded))
+  return jax.value_and_grad(_over_devices(on_one, (WHOLE, SPLIT), WHOLE))
 
 
 def _on_each_device(loss_fn):
@@ -375,10 +278,10 @@ def _on_each_device(loss_fn):
   return lambda params, inputs: mapped(params, inputs.reshape(2, -1, 5))
 
 
-def _of_closed_over_data(loss_fn):
-  return lambda params, inputs: jax.value_and_grad(
-    lambda params: loss_fn(params, inputs)
-  )(params)
+def _rematerialized(policy):
+  return lambda loss_fn: jax.value_and_grad(
+    jax.checkpoint(loss_fn, policy=policy)
+  )
 
 
 POLICIES = {
@@ -387,27 +290,25 @@ POLICIES = {
   "names": jax.checkpoint_policies.save_only_these_names("product"),
 }
 TRANSFORMATIONS = {
-  "value and gradient": jax.value_and_grad,
-  "jit": lambda loss_fn: jax.jit(jax.value_and_grad(loss_fn)),
-  "forward mode": lambda loss_fn: jax.jit(jax.jacfwd(loss_fn)),
-  "Hessian": lambda loss_fn: jax.jit(jax.hessian(loss_fn)),
-  "vmap over seeds and alphas": _over_seeds_and_alphas,
-  "vmap over a first kernel": _over_kernels("first"),
-  "vmap over a last kernel": _over_kernels("last"),
+  "reverse mode": jax.value_and_grad,
+  "forward mode": jax.jacfwd,
+  "Hessian": jax.hessian,
+  "vmap over alphas and members": _over_alphas_and_members,
+  "vmap over one kernel": _over_one_kernel,
   "scan of training steps": _trained_in_scan,
-  "shard_map": _over_devices,
+  "shard_map": _with_samples_over_devices,
   "pmap": _on_each_device,
-  "closed-over data": _of_closed_over_data,
   **{f"save {name}": _rematerialized(p) for name, p in POLICIES.items()},
 }
 
 
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
 def test_transformed_as_by_hand(name):
-  transform = TRANSFORMATIONS[name]
-  params, inputs = _init(), _draw_inputs()
-  ours = transform(_found)(params, inputs)
-  _assert_trees_close(ours, transform(_by_hand)(params, inputs))
+  call = _init(), _draw_inputs()
+  ours, expected = (
+    jax.jit(TRANSFORMATIONS[name](fn))(*call) for fn in (_found, _by_hand)
+  )
+  _assert_trees_close(ours, expected)
 
 
 @jax.custom_jvp
@@ -418,15 +319,11 @@ def _bent(inputs):
 _bent.defjvps(lambda tangent, outputs, _: 3.0 * tangent * (1 - outputs**2))
 
 
-def _named(inputs, kernel):
-  return jnp.tanh(checkpoint_name(inputs @ kernel, "product"))
-
-
 INSIDE = {
   "jit": jax.jit(_layer),
   "custom_jvp beside": lambda inputs, kernel: _bent(inputs @ kernel),
   **{
-    f"save {name}": jax.checkpoint(_named, policy=policy)
+    f"save {name}": jax.checkpoint(_layer, policy=policy)
     for name, policy in POLICIES.items()
   },
 }
@@ -434,59 +331,68 @@ INSIDE = {
 
 @pytest.mark.parametrize("name", INSIDE)
 def test_transformed_inside_as_by_hand(name):
-  params, inputs = _init(), _draw_inputs()
+  call = _init(), _draw_inputs()
   ours, expected = (
-    jax.jit(jax.value_and_grad(functools.partial(loss_fn, layer=INSIDE[name])))(
-      params, inputs
+    jax.jit(jax.value_and_grad(functools.partial(fn, layer=INSIDE[name])))(
+      *call
     )
-    for loss_fn in (_found, _by_hand)
+    for fn in (_found, _by_hand)
   )
   _assert_trees_close(ours, expected)
 
 
-def test_prints_once(capfd):
-  def loss_fn(params, inputs):
-    loss = _loss_fn(params, inputs)
-    jax.debug.print("loss {}", loss, ordered=True)
-    return loss
+def test_data_that_is_closed_over():
+  @jax.jit
+  def value_and_grad_fn(params, inputs):
+    bean_loss_fn = bean_jax.regularize(
+      lambda params: _loss_fn(params, inputs), alpha=2.0
+    )
+    return jax.value_and_grad(bean_loss_fn)(params)
 
   params, inputs = _init(), _draw_inputs()
-  bean_loss_fn = bean_jax.regularize(loss_fn, alpha=2.0)
-  ours = jax.jit(jax.value_and_grad(bean_loss_fn))(params, inputs)
-  jax.effects_barrier()
-  assert capfd.readouterr().out.count("loss") == 1
-  _assert_trees_close(ours, jax.value_and_grad(_by_hand)(params, inputs))
+  expected = jax.jit(jax.value_and_grad(_by_hand))(params, inputs)
+  _assert_trees_close(value_and_grad_fn(params, inputs), expected)
 
 
-def test_one_trace_for_steps_that_donate():
+def test_policy_inside_decides_what_is_saved():
+  asked = set()
+
+  def policy(primitive, *_, **__):
+    asked.add(primitive.name)
+    return True
+
+  layer = jax.checkpoint(_layer, policy=policy)
+  gradient_fn = jax.grad(functools.partial(_found, layer=layer))
+  jax.eval_shape(gradient_fn, _init(), _draw_inputs())
+  assert {"dot_general", "tanh"} <= asked
+
+
+def test_one_trace_for_steps_that_donate_and_print(capfd):
   num_traces = 0
 
   def loss_fn(params, inputs):
     nonlocal num_traces
     num_traces += 1
-    return _loss_fn(params, inputs)
+    loss = _loss_fn(params, inputs)
+    jax.debug.print("loss {}", loss)
+    return loss
 
-  def step(params, inputs, alpha, *, bean_loss_fn):
-    gradient = jax.grad(bean_loss_fn)(params, inputs, alpha)
-    return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
-
-  def found(params, inputs, alpha):
-    return bean_jax.regularize(loss_fn, alpha=alpha)(params, inputs)
-
-  def by_hand(params, inputs, alpha):
-    return _by_hand(params, inputs, alpha=alpha)
+  @functools.partial(jax.jit, donate_argnums=0)
+  def step(params, inputs, alpha):
+    bean_loss_fn = bean_jax.regularize(loss_fn, alpha=alpha)
+    return _descended(params, jax.grad(bean_loss_fn)(params, inputs))
 
   ours, expected = _init(), _init()
-  our_step, by_hand_step = (
-    jax.jit(functools.partial(step, bean_loss_fn=fn), donate_argnums=0)
-    for fn in (found, by_hand)
-  )
-  for index in range(4):
+  gradient_fn = jax.jit(jax.grad(_by_hand))
+  for index in range(3):
     inputs, before = _draw_inputs(seed=index), ours
-    ours = our_step(ours, inputs, float(index))
+    ours = step(ours, inputs, float(index))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
-    expected = by_hand_step(expected, inputs, float(index))
+    gradient = gradient_fn(expected, inputs, alpha=float(index))
+    expected = _descended(expected, gradient)
   _assert_trees_close(ours, expected)
+  jax.effects_barrier()
+  assert capfd.readouterr().out.count("loss") == 3
   assert num_traces == 1
 
 
@@ -495,10 +401,12 @@ def test_exported_for_batches_of_any_size(distance):
   params = _init()
   (size,) = export.symbolic_shape("b")
   inputs = jax.ShapeDtypeStruct((size, 5), jnp.float32)
-  value_and_grad_fn = jax.value_and_grad(
-    functools.partial(_found, distance=distance)
+  value_and_grad_fn = jax.jit(
+    jax.value_and_grad(
+      bean_jax.regularize(_loss_fn, alpha=2.0, distance=distance)
+    )
   )
-  exported = export.export(jax.jit(value_and_grad_fn))(params, inputs)
+  exported = export.export(value_and_grad_fn)(params, inputs)
   for num_samples in (1, 8):
     inputs = _draw_inputs(num_samples)
     _assert_trees_close(
@@ -507,30 +415,83 @@ def test_exported_for_batches_of_any_size(distance):
 
 
 def test_products_of_a_backward_pass_are_no_layers():
-  def loss_and_hidden(params, inputs):
-    # How much each input matters to the loss; smooth in the parameters.
-    (loss, hidden), saliency = jax.value_and_grad(
-      _loss_and_hidden, argnums=1, has_aux=True
-    )(params, inputs)
-    return loss + jnp.sum(saliency**2), hidden
+  def salient(loss_fn, penalized_fn):
+    def salient_loss_fn(params, inputs):
+      saliency = jax.grad(loss_fn, argnums=1)(params, inputs)
+      return penalized_fn(params, inputs) + jnp.sum(saliency**2)
 
-  def loss_fn(params, inputs):
-    return loss_and_hidden(params, inputs)[0]
+    return salient_loss_fn
 
-  def by_hand(params, inputs):
-    loss, hidden = loss_and_hidden(params, inputs)
-    return loss + sum(
-      2.0 * bean_jax.layer_penalty(hidden[name], params[name])
-      for name in NAMES[1:]
-    )
-
-  params, inputs = _init(), _draw_inputs()
-  found = bean_jax.find_layers(loss_fn, params, inputs)
-  assert [(layer.path, layer.num_calls) for layer in found] == [
-    (name, 1) for name in NAMES
-  ]
+  call = _init(), _draw_inputs()
+  loss_fn = salient(_loss_fn, _loss_fn)
   ours, expected = (
-    jax.jit(jax.value_and_grad(fn))(params, inputs)
-    for fn in (bean_jax.regularize(loss_fn, alpha=2.0), by_hand)
+    jax.jit(jax.value_and_grad(fn))(*call)
+    for fn in (
+      bean_jax.regularize(loss_fn, alpha=2.0),
+      salient(_loss_fn, _by_hand),
+    )
   )
   _assert_trees_close(ours, expected)
+
+
+# What it costs.
+
+
+def test_operations_and_bytes_are_those_by_hand():
+  params, inputs = _init(sizes=(5, 64, 32, 3)), _draw_inputs(32)
+  ours, expected = (
+    jax.jit(jax.value_and_grad(fn)).lower(params, inputs).compile()
+    for fn in (_found, _by_hand)
+  )
+  for name in ("flops", "bytes accessed"):
+    assert ours.cost_analysis()[name] == expected.cost_analysis()[name], name
+
+
+def _normalized(inputs):
+  centred = inputs - jnp.mean(inputs, axis=-1, keepdims=True)
+  return centred * jax.lax.rsqrt(jnp.mean(centred**2, -1, keepdims=True) + 1e-6)
+
+
+def _block(inputs, kernels):
+  """A block of a transformer, of pre-normalized attention and perceptron."""
+  samples, tokens, width = inputs.shape
+  projected = (_normalized(inputs) @ kernels["qkv"]).reshape(
+    samples, tokens, 4, 3 * width // 4
+  )
+  attended = jax.nn.dot_product_attention(*jnp.split(projected, 3, axis=-1))
+  inputs = inputs + attended.reshape(inputs.shape) @ kernels["out"]
+  hidden = jax.nn.gelu(_normalized(inputs) @ kernels["up"])
+  return inputs + hidden @ kernels["down"], None
+
+
+def test_rematerialized_transformer_keeps_its_memory():
+  width, inputs = 64, jax.ShapeDtypeStruct((8, 64, 16), jnp.float32)
+  sizes = {"qkv": (1, 3), "out": (1, 1), "up": (1, 4), "down": (4, 1)}
+  params = {
+    "embed": jax.ShapeDtypeStruct((16, width), jnp.float32),
+    "blocks": {
+      name: jax.ShapeDtypeStruct((12, n * width, m * width), jnp.float32)
+      for name, (n, m) in sizes.items()
+    },
+  }
+
+  def loss_fn(params, inputs):
+    hidden = inputs @ params["embed"]
+    hidden, _ = jax.lax.scan(jax.checkpoint(_block), hidden, params["blocks"])
+    return jnp.mean(hidden**2)
+
+  bean_loss_fn = bean_jax.regularize(loss_fn, alpha=10.0)
+  found = bean_jax.find_layers(loss_fn, params, inputs)
+  chosen = [layer for layer in found if not layer.left_out]
+  assert len(chosen) == 12 * len(sizes)
+  plain, with_bean = (
+    jax.jit(jax.value_and_grad(fn))
+    .lower(params, inputs)
+    .compile()
+    .memory_analysis()
+    .temp_size_in_bytes
+    for fn in (loss_fn, bean_loss_fn)
+  )
+  # What enters the layers would take 12 x 8 x 64 x 7 x 64 x 4 bytes.
+  assert plain < 11e6
+  assert with_bean < 1.4 * plain
