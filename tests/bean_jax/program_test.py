@@ -437,6 +437,7 @@ def test_products_of_a_backward_pass_are_no_layers():
 # What it costs.
 
 
+@pytest.mark.optimized
 def test_operations_and_bytes_are_those_by_hand():
   params, inputs = _init(sizes=(5, 64, 32, 3)), _draw_inputs(32)
   ours, expected = (
@@ -464,6 +465,7 @@ def _block(inputs, kernels):
   return inputs + hidden @ kernels["down"], None
 
 
+@pytest.mark.optimized
 def test_rematerialized_transformer_keeps_its_memory():
   width, inputs = 64, jax.ShapeDtypeStruct((8, 64, 16), jnp.float32)
   sizes = {"qkv": (1, 3), "out": (1, 1), "up": (1, 4), "down": (4, 1)}
