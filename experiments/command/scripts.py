@@ -69,7 +69,7 @@ def start(
   def parse(argv: Sequence[str]) -> list[str]:
     if set(argv[1:]) & _HELP:
       # From the source, since python -OO takes docstrings away.
-      source = inspect.getsource(sys.modules["__main__"])
+      source = inspect.getsource(sys.modules[main.__module__])
       print(ast.get_docstring(ast.parse(source), clean=False))
       print(values.get_help())
       sys.exit(0)
