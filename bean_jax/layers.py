@@ -90,7 +90,8 @@ def capture(
     A function of the same arguments that returns (output, activations,
     kernels): what `fn` returns, and two dicts by path, of the inputs [..., N]
     and the kernels [N, M] of each layer. If a layer is called several times,
-    its inputs are joined along the batch, [S, N].
+    its inputs are joined along the batch, [S, N]. A kernel that data change,
+    such as one that is adapted to each task, is [..., N, M].
 
   Raises:
     TypeError: If `fn` is no function of its parameters, or `layers` is nothing
@@ -122,10 +123,20 @@ def capture(
     output, calls = _dense.measured(
       traced, choice.groups, lambda _, *operands: operands
     )
+    varying = {
+      path
+      for group in choice.groups
+      for path in group.paths
+      if any(call.kind.varies for call in group.calls.values())
+    }
+    kernels = {path: calls[path][0][1] for path in choice.paths}
     return (
       output,
       {path: _joined([x for x, _ in calls[path]]) for path in choice.paths},
-      {path: _shared(calls[path][0][1]) for path in choice.paths},
+      {
+        path: kernel if path in varying else _shared(kernel)
+        for path, kernel in kernels.items()
+      },
     )
 
   return capturing_fn
