@@ -123,20 +123,10 @@ def capture(
     output, calls = _dense.measured(
       traced, choice.groups, lambda _, *operands: operands
     )
-    varying = {
-      path
-      for group in choice.groups
-      for path in group.paths
-      if any(call.kind.varies for call in group.calls.values())
-    }
-    kernels = {path: calls[path][0][1] for path in choice.paths}
     return (
       output,
       {path: _joined([x for x, _ in calls[path]]) for path in choice.paths},
-      {
-        path: kernel if path in varying else _shared(kernel)
-        for path, kernel in kernels.items()
-      },
+      _kernels(choice, calls),
     )
 
   return capturing_fn
@@ -149,6 +139,18 @@ def _joined(inputs: list[jax.Array]) -> jax.Array:
   return jnp.concatenate([x.reshape(-1, x.shape[-1]) for x in inputs])
 
 
-def _shared(kernels: jax.Array) -> jax.Array:
-  """Returns the kernel [N, M] that all steps of scans have in common."""
-  return kernels[(0,) * (kernels.ndim - 2)]
+def _kernels(
+  choice: _dense.Choice, calls: dict[str, list[Any]]
+) -> dict[str, jax.Array]:
+  """Returns the kernel of each layer, or all if data make them differ."""
+  kernels = {path: calls[path][0][1] for path in choice.paths}
+  varying = {
+    path
+    for group in choice.groups
+    for path in group.paths
+    if any(call.kind.varies for call in group.calls.values())
+  }
+  return {
+    path: kernel if path in varying else kernel[(0,) * (kernel.ndim - 2)]
+    for path, kernel in kernels.items()
+  }
