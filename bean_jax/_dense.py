@@ -282,7 +282,7 @@ def measured(
         return measure(group.name, activations, kernel, transposed, *shared)
 
       of_stack = of_one
-      for _ in call.stacked_batch:
+      for _ in call.batch_of_kernels:
         of_stack = jax.vmap(of_stack)
       return of_stack(inputs, kernels)
 
@@ -296,7 +296,7 @@ def measured(
     stack = [
       i for i, (scan, _) in enumerate(call.scans) if scan in call.kind.steps
     ]
-    batch = range(len(call.scans), len(call.scans) + len(call.stacked_batch))
+    batch = [len(call.scans) + place for place in call.batch_of_layers]
     axes = (*stack, *batch)
     in_front = jax.tree.map(
       lambda leaf, axes=axes: jnp.moveaxis(leaf, axes, range(len(axes))),
@@ -317,7 +317,7 @@ def operands_of(
   would take as long as the layer.
   """
   kernel, inputs = operands[call.kernel], operands[1 - call.kernel]
-  in_stack = [call.batch[0][i] for i in call.stacked_batch]
+  in_stack = [call.batch[0][i] for i in call.batch_of_kernels]
   summed = call.contracted[0]
   rows = [
     axis
@@ -326,7 +326,7 @@ def operands_of(
   ]
   inputs = jnp.transpose(inputs, (*in_stack, *rows, *summed))
   lead = inputs.shape[: len(in_stack) + len(rows)]
-  in_stack = [call.batch[1][i] for i in call.stacked_batch]
+  in_stack = [call.batch[1][i] for i in call.batch_of_kernels]
   repeated = [axis for axis in call.batch[1] if axis not in in_stack]
   summed = call.contracted[1]
   others = [

@@ -63,7 +63,10 @@ class Kind(NamedTuple):
     parameter: The largest parameter that it is made of; None if of none.
     axes: For each axis, that of the value with this number; None if in order.
     steps: The scans from step to step of which it changes.
-    repeated: The axes along which it repeats itself; None if not known.
+    repeated: The axes along which it repeats itself, or the parameter that it
+      is made of; None if not known.
+    varies: Whether data make entries differ that repeat a parameter.
+    is_slope: Whether it is made by differentiation.
     looked_up: Whether data chose it from among several.
   """
 
@@ -74,6 +77,8 @@ class Kind(NamedTuple):
   axes: tuple[int, ...] | None = None
   steps: frozenset[Place] = frozenset()
   repeated: frozenset[int] | None = frozenset()
+  varies: bool = False
+  is_slope: bool = False
   looked_up: bool = False
 
 
@@ -114,6 +119,8 @@ def joined(kinds: Sequence[Kind], number: int, steps: frozenset[Place]) -> Kind:
     parameter=None if is_activity else _largest(kinds),
     steps=steps.union(*(kind.steps for kind in kinds)),
     repeated=repeated.pop() if len(repeated) == 1 else None,
+    varies=any(kind.varies for kind in kinds),
+    is_slope=all(kind.is_slope for kind in kinds),
     looked_up=any(kind.looked_up for kind in kinds),
   )
 
@@ -122,33 +129,65 @@ def made(
   operands: Sequence[Kind],
   shapes: Sequence[tuple[int, ...]],
   shape: tuple[int, ...],
+  *,
+  scales: bool = False,
 ) -> Kind:
   """Returns the kind of an array of some shape that is made of operands.
 
   A parameter that is repeated to the size of something else, such as a bias
-  that is added to a batch, becomes activity with it; a kernel times a mask, or
-  over its norm, remains a kernel.
+  that is added to a batch, becomes activity with it. A kernel remains one: a
+  kernel times a mask, over its norm, with each of its rows scaled anew for
+  every sample, or minus a step along a gradient for every task.
+
+  Args:
+    operands: What it is made of.
+    shapes: Their shapes.
+    shape: Of the result.
+    scales: Whether operands are multiplied.
   """
-  made = [
+  spread = [
     _repeats(kind, size, shape)
     for kind, size in zip(operands, shapes, strict=True)
-    if kind.parameter
   ]
-  has_activity = any(
-    excess(kind) > Source.DATA and math.prod(size) != 1
-    for kind, size in zip(operands, shapes, strict=True)
+  of_parameters = [
+    axes for kind, axes in zip(operands, spread, strict=True) if kind.parameter
+  ]
+  activity = [
+    (kind, axes)
+    for kind, size, axes in zip(operands, shapes, spread, strict=True)
+    if excess(kind) > Source.DATA and math.prod(size) != 1
+  ]
+  known = [axes for axes in of_parameters if axes is not None]
+  repeated = None if of_parameters else frozenset[int]()
+  if known and (len(known) == len(of_parameters) or frozenset() in known):
+    repeated = known[0].intersection(*known[1:])
+  own = {
+    axis
+    for axis, size in enumerate(shape)
+    if size != 1 and repeated is not None and axis not in repeated
+  }
+  is_activity = repeated != frozenset() and any(
+    not kind.is_slope
+    and not (scales and len(own) > 1 and not own.isdisjoint(axes or ()))
+    for kind, axes in activity
   )
-  is_activity = has_activity and all(axes != frozenset() for axes in made)
-  known = [axes for axes in made if axes is not None]
+  is_made = bool(of_parameters) and not is_activity
   return Kind(
     source=max((kind.source for kind in operands), default=Source.NOTHING),
     depends=any(kind.depends for kind in operands),
     number=0,
-    parameter=None if is_activity else _largest(operands),
-    steps=frozenset[Place]().union(*(kind.steps for kind in operands)),
-    repeated=known[0].intersection(*known[1:])
-    if len(known) == len(made) > 0 or frozenset() in known
-    else (None if made else frozenset()),
+    parameter=_largest(operands) if is_made else None,
+    steps=frozenset[Place]().union(
+      *(
+        kind.steps
+        for kind in operands
+        if not is_made or excess(kind) <= Source.DATA
+      )
+    ),
+    repeated=repeated,
+    varies=is_made
+    and (bool(activity) or any(kind.varies for kind in operands)),
+    is_slope=bool(activity) and all(kind.is_slope for kind, _ in activity),
     looked_up=any(kind.looked_up for kind in operands),
   )
 

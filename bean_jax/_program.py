@@ -33,6 +33,7 @@ _NAMES_OF_CONTAINERS = {
 }
 _LOOKED_UP = "data chooses its kernel from among several"
 _REPEATED = "its kernel is repeated in a way that cannot be followed"
+_SUM = "it is written as a sum of products, and not as a matrix product"
 _UNCLEAR = (
   "both of its factors are made of parameters and of data, so that neither is "
   "known to be the kernel"
@@ -66,17 +67,31 @@ class Product(NamedTuple):
   trouble: str = ""
 
   @property
-  def stacked_batch(self) -> tuple[int, ...]:
-    """Which pairs of batch axes have a kernel for each place."""
-    repeated = self.kind.repeated or frozenset()
+  def batch_of_kernels(self) -> tuple[int, ...]:
+    """Which pairs of batch axes have another kernel at each place."""
     return tuple(
-      i for i, axis in enumerate(self.batch[1]) if axis not in repeated
+      i
+      for i, axis in enumerate(self.batch[1])
+      if self.kind.varies or not self._is_repeated(axis)
     )
+
+  @property
+  def batch_of_layers(self) -> tuple[int, ...]:
+    """Which of these are of layers of their own, and not of data."""
+    return tuple(
+      place
+      for place, i in enumerate(self.batch_of_kernels)
+      if not self._is_repeated(self.batch[1][i])
+    )
+
+  def _is_repeated(self, axis: int) -> bool:
+    return axis in (self.kind.repeated or ())
 
   @property
   def stack(self) -> tuple[int, ...]:
     """Sizes of the stack of kernels, scans first."""
-    batch = tuple(self.shape[self.batch[1][i]] for i in self.stacked_batch)
+    pairs = [self.batch_of_kernels[place] for place in self.batch_of_layers]
+    batch = tuple(self.shape[self.batch[1][i]] for i in pairs)
     return tuple(n for s, n in self.scans if s in self.kind.steps) + batch
 
   @property
@@ -172,6 +187,8 @@ class Program:
         or "transpose(" in str(eqn.source_info.name_stack),
       )
       outputs = self._equation(eqn, list(map(kind_of, eqn.invars)), here)
+      if here.is_derivative:
+        outputs = [kind._replace(is_slope=True) for kind in outputs]
       known.update(zip(eqn.outvars, outputs, strict=True))
     return list(map(kind_of, jaxpr.jaxpr.outvars))
 
@@ -192,6 +209,8 @@ class Program:
       return [self._dot_general(eqn, operands, context)]
     if name == "conv_general_dilated":
       return [self._convolution(eqn, operands, context)]
+    if name == "reduce_sum":
+      return [self._sum(eqn, operands[0], context)]
     bodies = list(_jaxpr.bodies(eqn))
     if bodies or name in _OPAQUE:
       within = f"it is called within {_NAMES_OF_CONTAINERS.get(name, name)}"
@@ -366,6 +385,30 @@ class Program:
       context,
     )
 
+  def _sum(self, eqn: core.JaxprEqn, kind: Kind, context: _Context) -> Kind:
+    """Returns the kind of a sum, and notes that of a kernel times activity."""
+    (result,) = self._operation(eqn, [kind])
+    shape = shape_of(eqn.invars[0])
+    own = {
+      axis
+      for axis, size in enumerate(shape)
+      if size != 1 and axis not in (kind.repeated or ())
+    }
+    summed = own.intersection(eqn.params["axes"])
+    if not (kind.parameter and kind.varies and kind.repeated and summed):
+      return result
+    if not context.is_derivative and summed != own:
+      self.products[context.place] = Product(
+        0,
+        kind,
+        ((), tuple(sorted(summed))),
+        ((), tuple(sorted(kind.repeated))),
+        shape,
+        kind.depends,
+        trouble=context.trouble or _SUM,
+      )
+    return result._replace(parameter=None, source=Source.DATA)
+
   def _layer(
     self,
     eqn: core.JaxprEqn,
@@ -408,7 +451,9 @@ class Program:
     shapes = [shape_of(atom) for atom in eqn.invars]
     results = []
     for index, var in enumerate(eqn.outvars):
-      kind = _kinds.made(operands, shapes, shape_of(var))
+      kind = _kinds.made(
+        operands, shapes, shape_of(var), scales=name in ("mul", "div")
+      )
       if name in _kinds.NOISE:
         kind = Kind(Source.NOTHING, False, 0, steps=kind.steps)
       elif name == "gather":

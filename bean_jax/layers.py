@@ -90,7 +90,8 @@ def capture(
     A function of the same arguments that returns (output, activations,
     kernels): what `fn` returns, and two dicts by path, of the inputs [..., N]
     and the kernels [N, M] of each layer. If a layer is called several times,
-    its inputs are joined along the batch, [S, N].
+    its inputs are joined along the batch, [S, N]. A kernel that data change,
+    such as one that is adapted to each task, is [..., N, M].
 
   Raises:
     TypeError: If `fn` is no function of its parameters, or `layers` is nothing
@@ -123,7 +124,7 @@ def capture(
     return (
       output,
       {path: _joined([x for x, _ in calls[path]]) for path in choice.paths},
-      {path: _shared(calls[path][0][1]) for path in choice.paths},
+      _kernels(choice, calls),
     )
 
   return capturing_fn
@@ -143,6 +144,18 @@ def _joined(inputs: list[jax.Array]) -> jax.Array:
   return jnp.concatenate([x.reshape(-1, x.shape[-1]) for x in inputs])
 
 
-def _shared(kernels: jax.Array) -> jax.Array:
-  """Returns the kernel [N, M] that all steps of scans have in common."""
-  return kernels[(0,) * (kernels.ndim - 2)]
+def _kernels(
+  choice: _dense.Choice, calls: dict[str, list[Any]]
+) -> dict[str, jax.Array]:
+  """Returns the kernel of each layer, or all if data make them differ."""
+  kernels = {path: calls[path][0][1] for path in choice.paths}
+  varying = {
+    path
+    for group in choice.groups
+    for path in group.paths
+    if any(call.kind.varies for call in group.calls.values())
+  }
+  return {
+    path: kernel if path in varying else kernel[(0,) * (kernel.ndim - 2)]
+    for path, kernel in kernels.items()
+  }

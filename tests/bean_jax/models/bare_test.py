@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.bean_jax.models.checks import check
+import bean_jax
+from tests.bean_jax.models.checks import assert_close, check
 
 DIM = 4
 NUM_SAMPLES = 5
@@ -636,6 +637,65 @@ CASES = {
     ["fc1"],
   ),
 }
+
+
+def _adapted_loss(params, task):
+  """Returns the loss after a step on a task, and the operands of fc2."""
+  gradient = jax.grad(lambda p: _loss(_two_layers(p, task)[1]))(params)
+  adapted = jax.tree.map(lambda p, g: p - 0.5 * g, params, gradient)
+  hidden, outputs = _two_layers(adapted, -task)
+  return _loss(outputs), (hidden, adapted["fc2"])
+
+
+def _modulated_loss(params, row):
+  """Returns the loss of a kernel whose rows a sample scales."""
+  hidden = jnp.tanh(row[None] @ params["fc1"])
+  kernel = params["fc2"] * jax.nn.sigmoid(hidden.T)
+  return _loss(hidden @ kernel), (hidden, kernel)
+
+
+@pytest.mark.parametrize("loss_of_one", (_adapted_loss, _modulated_loss))
+@pytest.mark.parametrize("loop", ("vmap", "map"))
+def test_kernels_that_data_change(loss_of_one, loop):
+  # The penalty is the mean over tasks, or samples, with a kernel each.
+  data = jnp.stack([INPUTS, 2 * INPUTS])
+  data = data if loss_of_one == _adapted_loss else INPUTS[:2]
+
+  def loss_fn(params, data):
+    of_one = functools.partial(loss_of_one, params)
+    losses, operands = (
+      jax.vmap(of_one)(data) if loop == "vmap" else lax.map(of_one, data)
+    )
+    return jnp.mean(losses), operands
+
+  def by_hand(params, data):
+    _, operands = loss_fn(params, data)
+    return jnp.mean(jax.vmap(bean_jax.layer_penalty)(*operands))
+
+  def ours(params, data):
+    result, terms = bean_jax.penalties(loss_fn)(params, data)
+    assert list(terms) == ["fc2"]
+    return terms["fc2"], result
+
+  (penalty, _), gradient = jax.jit(jax.value_and_grad(ours, has_aux=True))(
+    _MLP, data
+  )
+  expected = jax.jit(jax.value_and_grad(by_hand))(_MLP, data)
+  assert_close((penalty, gradient), expected)
+  (_, operands), activations, kernels = jax.jit(bean_jax.capture(loss_fn))(
+    _MLP, data
+  )
+  assert_close((activations["fc2"], kernels["fc2"]), operands)
+
+
+def test_sums_that_are_written_as_no_product_are_named():
+  def loss_fn(params, inputs):
+    hidden = jnp.tanh(inputs @ params["fc1"])
+    return _loss(jnp.sum(hidden[:, :, None] * params["fc2"][None], axis=1))
+
+  *_, layer = bean_jax.find_layers(loss_fn, _MLP, INPUTS)
+  assert layer[:3] == ("fc2", 6, 3)
+  assert "not as a matrix product" in layer.left_out
 
 
 def test_integers_and_keys_among_parameters():
