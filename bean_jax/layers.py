@@ -44,7 +44,8 @@ def find_layers(
   Args:
     fn: Function of `(params, *args, **kwargs)`, such as a loss function or the
       `apply` of a model.
-    *args: What it is called with, params first; or `jax.ShapeDtypeStruct`s.
+    *args: What it is called with, params first; each `jax.ShapeDtypeStruct`
+      stands for an array.
     **kwargs: What else it is called with.
 
   Returns:
