@@ -1,6 +1,6 @@
 """Dense layers of a traced function: their names, their choice, their calls."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 import re
 from typing import Any, NamedTuple
 
@@ -160,8 +160,11 @@ def _patterns(layers: Layers) -> list[str]:
   if layers is None or callable(layers):
     return []
   patterns = [layers] if isinstance(layers, str) else layers
-  if not isinstance(patterns, Collection) or not all(
-    isinstance(pattern, str) for pattern in patterns
+  is_collection = isinstance(patterns, Collection)
+  if (
+    not is_collection
+    or isinstance(patterns, Mapping)
+    or not all(isinstance(pattern, str) for pattern in patterns)
   ):
     raise TypeError(
       "layers must be None, a path or a pattern such as 'encoder/*', a "

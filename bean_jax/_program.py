@@ -16,11 +16,14 @@ from bean_jax._kinds import Kind, Parameter, Source
 _OPAQUE = {
   "custom_partitioning",
   "ffi_call",
+  "io_callback",
   "pallas_call",
+  "pure_callback",
   "ragged_dot",
   "ragged_dot_general",
   "scaled_dot",
   "scaled_matmul",
+  "triangular_solve",
 }
 _NAMES_OF_CONTAINERS = {
   "cond": "jax.lax.cond or switch",
