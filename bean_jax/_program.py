@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Iterable, Sequence
 import itertools
 import math
+import re
 from typing import Any, NamedTuple
 
 from jax.extend import core
@@ -12,6 +13,8 @@ from bean_jax import _jaxpr, _kinds
 from bean_jax._jaxpr import Place, dtype_of, shape_of
 from bean_jax._kinds import Kind, Parameter, Source
 
+# What JAX calls the backward pass of what it differentiates.
+_BACKWARD = re.compile(r"transpose\((\w+\()*jvp\(")
 # Products whose operands cannot be told apart by their equation.
 _OPAQUE = {
   "custom_partitioning",
@@ -30,7 +33,9 @@ _NAMES_OF_CONTAINERS = {
   "custom_jvp_call": "jax.custom_jvp",
   "custom_vjp_call": "jax.custom_vjp",
   "custom_vjp_call_jaxpr": "jax.custom_vjp",
+  "io_callback": "jax.experimental.io_callback",
   "pallas_call": "a Pallas kernel",
+  "pure_callback": "jax.pure_callback",
   "shard_map": "jax.shard_map",
   "while": "jax.lax.while_loop",
 }
@@ -187,7 +192,7 @@ class Program:
       here = context._replace(
         place=(*context.place, index),
         is_derivative=context.is_derivative
-        or "transpose(" in str(eqn.source_info.name_stack),
+        or bool(_BACKWARD.search(str(eqn.source_info.name_stack))),
       )
       outputs = self._equation(eqn, list(map(kind_of, eqn.invars)), here)
       if here.is_derivative:

@@ -488,6 +488,14 @@ def scattered(params, inputs, index):
   return _loss(hidden @ kernel), {"fc2": (hidden, kernel)}
 
 
+def transposed_by_jax(params, inputs):
+  """A decoder that is the transpose of a linear function."""
+  hidden = jnp.tanh(inputs @ params["fc1"])
+  shape = jax.ShapeDtypeStruct((len(hidden), 3), hidden.dtype)
+  decode = jax.linear_transpose(lambda rows: rows @ params["fc2"].T, shape)
+  return _loss(decode(hidden)[0]), {"fc2": (hidden, params["fc2"])}
+
+
 def index_of_a_loop(params, inputs):
   """Each step of a loop takes its kernel by its own number."""
   start = jnp.tanh(inputs @ params["fc1"])
@@ -631,6 +639,7 @@ CASES = {
   ),
   normalized_by_power_iteration: (_MLP, (INPUTS, _draw(3)), ["fc1"]),
   scattered: (_MLP, (INPUTS, jnp.array([1, 2])), ["fc1"]),
+  transposed_by_jax: (_MLP, (INPUTS,), ["fc1"]),
   index_of_a_loop: (
     {"fc1": _draw(DIM, 6), "deep": _draw(2, 6, 6)},
     (INPUTS,),
@@ -696,6 +705,18 @@ def test_sums_that_are_written_as_no_product_are_named():
   *_, layer = bean_jax.find_layers(loss_fn, _MLP, INPUTS)
   assert layer[:3] == ("fc2", 6, 3)
   assert "not as a matrix product" in layer.left_out
+
+
+def test_kernels_that_are_handed_to_callbacks_are_named():
+  def loss_fn(params, inputs):
+    hidden = jnp.tanh(inputs @ params["fc1"])
+    shape = jax.ShapeDtypeStruct((NUM_SAMPLES, 3), hidden.dtype)
+    outputs = jax.pure_callback(np.matmul, shape, hidden, params["fc2"])
+    return _loss(outputs)
+
+  *_, layer = bean_jax.find_layers(loss_fn, _MLP, INPUTS)
+  assert layer.path == "fc2"
+  assert "jax.pure_callback" in layer.left_out
 
 
 def test_integers_and_keys_among_parameters():
