@@ -58,6 +58,27 @@ class Block(nn.Module):
     return tokens + nn.Dense(width)(hidden)
 
 
+class Encoder(nn.Module):
+  """Positions, and blocks one after another.
+
+  Attributes:
+    num_blocks: Of attention and dense layers.
+    is_causal: Whether a token sees those before it alone.
+  """
+
+  num_blocks: int
+  is_causal: bool
+
+  @nn.compact
+  def __call__(self, tokens: jax.Array) -> jax.Array:
+    """Returns normalized tokens [S, L, width]."""
+    place = (1, *tokens.shape[1:])
+    tokens += self.param("position", nn.initializers.normal(0.02), place)
+    for _ in range(self.num_blocks):
+      tokens = Block(self.is_causal)(tokens)
+    return nn.LayerNorm()(tokens)
+
+
 class VisionTransformer(nn.Module):
   """Classifies images [S, L, pixels of a patch].
 
@@ -73,11 +94,8 @@ class VisionTransformer(nn.Module):
   def __call__(self, patches: jax.Array) -> jax.Array:
     """Returns logits [S, 10]."""
     tokens = nn.Dense(self.width)(patches)
-    place = (1, tokens.shape[1], self.width)
-    tokens += self.param("position", nn.initializers.normal(0.02), place)
-    for _ in range(self.num_blocks):
-      tokens = Block(is_causal=False)(tokens)
-    return nn.Dense(10)(nn.LayerNorm()(tokens).mean(axis=1))
+    tokens = Encoder(self.num_blocks, is_causal=False)(tokens)
+    return nn.Dense(10)(tokens.mean(axis=1))
 
 
 class LanguageModel(nn.Module):
@@ -95,11 +113,8 @@ class LanguageModel(nn.Module):
   def __call__(self, characters: jax.Array) -> jax.Array:
     """Returns logits [S, L, characters]."""
     tokens = nn.Embed(NUM_CHARACTERS, self.width)(characters)
-    place = (1, tokens.shape[1], self.width)
-    tokens += self.param("position", nn.initializers.normal(0.02), place)
-    for _ in range(self.num_blocks):
-      tokens = Block(is_causal=True)(tokens)
-    return nn.Dense(NUM_CHARACTERS)(nn.LayerNorm()(tokens))
+    tokens = Encoder(self.num_blocks, is_causal=True)(tokens)
+    return nn.Dense(NUM_CHARACTERS)(tokens)
 
 
 def programs(quick: bool) -> dict[str, tuple[nn.Module, Any, Any]]:
