@@ -23,3 +23,11 @@ def _free_compiled_programs() -> Iterator[None]:
   """
   yield
   jax.clear_caches()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _settings_are_left_as_they_were() -> Iterator[None]:
+  """Fails the file that changed JAX's settings for those that run after it."""
+  before = jax.config.values
+  yield
+  assert jax.config.values == before

