@@ -10,13 +10,14 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import agreement, cases, floors, problems, settings, timing
 from experiments.architectures import networks
-from experiments.learning import devices, full_training, methods, training
-from experiments.runs import full_simulations
+from experiments.learning import methods
+from experiments.learning.learner import Hparams, Samples, Schedule
+from experiments.learning.streams import Whole
+from experiments.population import devices, program
 
 PyTree = Any
 
@@ -80,7 +81,7 @@ def _case(
   labels = np.random.default_rng(1).integers(
     0, 10, jobs[0].num_images, np.int32
   )
-  samples = training.Samples(images, labels)
+  samples = Samples(images, labels)
   contenders = []
   for name in names:
     title = methods.METHODS[name].title
@@ -119,24 +120,25 @@ def _case(
 
 @functools.cache
 def _network(job: Job) -> networks.Network:
-  return networks.make(job.network, job.image_shape)
+  return networks.make(networks.Spec(job.network), job.image_shape)
 
 
 def _ours(
-  job: Job, method: str, samples: training.Samples, batch_size: int
+  job: Job, method: str, samples: Samples, batch_size: int
 ) -> Callable[[], None]:
   """Returns what trains all members for an epoch; the next call goes on."""
-  program = full_simulations.make_program(
-    full_training.Setting(_network(job), method, batch_size=batch_size)
+  stream = Whole()
+  learner = problems.learner(
+    _network(job), method, Schedule(1, batch_size), stream
   )
+  programs = program.make(learner, stream, 1)
   num_devices = devices.mesh().size
   width = num_devices * -(-job.num_members // num_devices)
-  keys, hparams, epochs, active = devices.place(
+  keys, hparams, active = devices.place(
     (
       problems.keys_of(width),
       problems.hparams(width, problems.STRENGTHS[method]),
-      jnp.zeros(width, jnp.int32),
-      jnp.ones(width, bool),
+      np.ones(width, bool),
     ),
     devices.MEMBERS,
   )
@@ -144,12 +146,12 @@ def _ours(
   few = devices.place(
     jax.tree.map(lambda leaf: leaf[:10], samples), devices.SHARED
   )
-  state = program.init(keys, hparams)
+  carry = programs.init(keys, hparams, train)
 
   def run() -> None:
-    nonlocal state
-    state, metrics = program.run_epoch(
-      state, epochs, keys, hparams, active, train, few
+    nonlocal carry
+    carry, metrics = programs.run(
+      carry, np.int32(0), keys, hparams, active, train, few
     )
     jax.block_until_ready(metrics)
 
@@ -157,7 +159,7 @@ def _ours(
 
 
 def _peers(
-  job: Job, method: str, samples: training.Samples, batch_size: int
+  job: Job, method: str, samples: Samples, batch_size: int
 ) -> list[timing.Contender]:
   # Only here, as PyTorch need not be installed.
   from benchmarks import torch_epochs
@@ -188,7 +190,7 @@ def _peers(
 def loss_and_gradients(
   network: networks.Network,
   variables: networks.Variables,
-  samples: training.Samples,
+  samples: Samples,
   method: str,
 ) -> tuple[jax.Array, PyTree]:
   """Computes what the first step descends, and its gradients.
@@ -202,15 +204,8 @@ def loss_and_gradients(
   Returns:
     The loss, and gradients in the form of the parameters.
   """
-
-  def loss_fn(params: PyTree) -> jax.Array:
-    def apply(params: PyTree, images: jax.Array, dropout: Any = None):
-      bound = networks.Variables(params, variables.batch_stats)
-      return network.apply(bound, images, dropout)[0]
-
-    model = networks.as_model(network, apply)
-    hparams = training.Hparams(0.0, problems.STRENGTHS[method])
-    loss_fn = problems.recipe(model, method).loss(hparams)
-    return loss_fn(params, samples, None, jax.random.key(0))[0]
-
-  return jax.jit(jax.value_and_grad(loss_fn))(variables.params)
+  hparams = Hparams(problems.LEARNING_RATE, problems.STRENGTHS[method])
+  prepared = samples._replace(inputs=network.prepare(samples.inputs))
+  return jax.jit(
+    problems.loss_and_gradients(network, method, variables.batch_stats)
+  )(variables.params, prepared, hparams)

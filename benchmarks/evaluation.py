@@ -3,8 +3,8 @@
 import numpy as np
 
 from benchmarks import agreement, cases, floors, problems, settings, timing
-from experiments.architectures import models
-from experiments.learning import devices
+from experiments.architectures.networks import Variables
+from experiments.population import devices
 
 # Activations of fewer images stay in cache, more make fewer calls.
 PEER_BATCHES = (500, 100)
@@ -24,12 +24,12 @@ def run(options: settings.Settings) -> cases.Case:
   images = problems.draw_images(num_images)
   work = floors.evaluation(num_members, num_images)
   predict = devices.spread(
-    models.LENET5.predict,
+    problems.LENET5.predict,
     takes=(devices.MEMBERS, devices.SHARED),
     gives=devices.MEMBERS,
   )
   on_device = (
-    devices.place(params, devices.MEMBERS),
+    devices.place(Variables(params, {}), devices.MEMBERS),
     devices.place(images, devices.SHARED),
   )
   contenders = [

@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.architectures import models
-from experiments.learning import methods, training
+from experiments.architectures import networks
+from experiments.learning import learner as learners, methods
+from experiments.learning.learner import Hparams, Learner, Samples, Schedule
+from experiments.learning.streams import Batch, Shots, Stream
+from experiments.population import program
 
 PyTree = Any
 
@@ -19,6 +22,9 @@ STRENGTHS = {"vanilla": 0.0, "bean1": 1.0, "bean2": 100.0}
 # Strengths at which BEAN is not small beside the cross-entropy, for checks.
 GREAT_STRENGTHS = {"vanilla": 0.0, "bean1": 1e3, "bean2": 1e5}
 ORDERS = {"vanilla": 0, "bean1": 1, "bean2": 2}
+LENET5 = networks.make(networks.Spec())
+# Members have images of their own; how many does not matter here.
+OWN = Shots(1)
 
 
 class Problem(NamedTuple):
@@ -50,9 +56,16 @@ def draw(num_members: int, num_images: int) -> Problem:
   shape = (num_members, num_images)
   labels = np.random.default_rng(1).integers(0, 10, shape, dtype=np.int32)
   keys = keys_of(num_members)
-  init = training.make_init(recipe(models.LENET5, "vanilla"))
-  state = jax.jit(init)(keys, hparams(num_members, 0.0))
-  return Problem(jax.device_get(state.params), draw_images(*shape), labels)
+  return Problem(initial_params(keys), draw_images(*shape), labels)
+
+
+def initial_params(keys: jax.Array) -> PyTree:
+  """Draws the parameters that the experiments begin with, NumPy arrays."""
+
+  def init(key: jax.Array) -> PyTree:
+    return LENET5.init(jax.random.fold_in(key, learners.INIT)).params
+
+  return jax.device_get(jax.jit(jax.vmap(init))(keys))
 
 
 def draw_images(*shape: int) -> np.ndarray:
@@ -67,56 +80,86 @@ def keys_of(num_members: int) -> jax.Array:
   return jax.vmap(jax.random.key)(jnp.arange(num_members, dtype=jnp.uint32))
 
 
-def hparams(num_members: int, strength: float) -> training.Hparams:
+def hparams(num_members: int, strength: float) -> Hparams:
   """Returns the same hyper-parameters for all members."""
-  return training.Hparams(
+  return Hparams(
     learning_rate=jnp.full(num_members, LEARNING_RATE, jnp.float32),
     strength=jnp.full(num_members, strength, jnp.float32),
   )
 
 
-def recipe(model: models.Model, method: str) -> training.Recipe:
+def learner(
+  network: networks.Network,
+  method: str,
+  schedule: Schedule,
+  stream: Stream = OWN,
+) -> Learner:
   """Returns how a method trains a member.
 
   Args:
-    model: The network.
+    network: The network.
     method: Name in `methods.METHODS`.
+    schedule: How long and in which steps.
+    stream: What it sees.
   """
-  return methods.recipe(method, model, methods.Options())
+  return methods.learner(method, network, stream, schedule, methods.Options())
 
 
-def samples(
-  problem: Problem, model: models.Model = models.LENET5
-) -> training.Samples:
+def samples(problem: Problem, network: networks.Network = LENET5) -> Samples:
   """Returns all members' images, prepared for a network, and labels."""
-  prepare = jax.jit(jax.vmap(model.prepare))
-  return training.Samples(
+  prepare = jax.jit(jax.vmap(network.prepare))
+  return Samples(
     prepare(jnp.asarray(problem.images)), jnp.asarray(problem.labels)
+  )
+
+
+def begin(params: PyTree, learning: Learner, *arguments: Any) -> program.Carry:
+  """Returns what members carry that begin with these parameters.
+
+  Args:
+    params: Parameters [members, ...].
+    learning: How they are trained.
+    *arguments: Keys, hyper-parameters and data as it was.
+  """
+  carry = program.make(learning, OWN, 1).init(*arguments)
+  # Copies of their own, as what is carried is consumed.
+  first, second = (
+    jax.tree.map(jnp.array, networks.Variables(params, {})) for _ in range(2)
+  )
+  return carry._replace(
+    state=carry.state._replace(variables=first), best=second
   )
 
 
 @functools.cache
 def make_loss_and_gradients(
-  model: models.Model, method: str
+  network: networks.Network, method: str
 ) -> Callable[..., tuple[jax.Array, PyTree]]:
   """Makes the loss that is descended, and its gradients, of all members.
 
   Args:
-    model: The network.
+    network: The network.
     method: Name in `methods.METHODS`.
 
   Returns:
     A function of (params, `Samples`, hparams), all with an axis of members,
     that returns (losses [members], gradients).
   """
+  return jax.jit(jax.vmap(loss_and_gradients(network, method)))
+
+
+def loss_and_gradients(
+  network: networks.Network, method: str, batch_stats: PyTree | None = None
+) -> Callable[..., tuple[jax.Array, PyTree]]:
+  """Makes the same of one member, not compiled."""
+  objective = learner(network, method, Schedule(1)).objective
+  gradient = jax.value_and_grad(objective, has_aux=True)
 
   def of_member(
-    params: PyTree, batch: training.Samples, member: training.Hparams
+    params: PyTree, batch: Samples, hparams: Hparams
   ) -> tuple[jax.Array, PyTree]:
-    loss_fn = recipe(model, method).loss(member)
-    (loss, _), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-      params, batch, None, jax.random.key(0)
-    )
+    seen = Batch(batch, None, jax.random.key(0))
+    (loss, _), grads = gradient(params, batch_stats or {}, seen, hparams)
     return loss, grads
 
-  return jax.jit(jax.vmap(of_member))
+  return of_member

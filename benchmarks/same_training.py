@@ -20,9 +20,11 @@ import numpy as np
 
 from benchmarks import problems
 from experiments import datasets
-from experiments.architectures import models
+from experiments.architectures.networks import Variables
 from experiments.command import flag_groups, parsing, scripts
-from experiments.learning import training
+from experiments.learning import learner as learners, streams
+from experiments.learning.learner import Samples, Schedule
+from experiments.population import program
 from experiments.tables import markdown, stats
 
 PyTree = Any
@@ -70,14 +72,12 @@ def draw(
     The keys [members], and initial parameters and shots.
   """
   keys = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))
-  init = training.make_init(problems.recipe(models.LENET5, "vanilla"))
-  params = init(keys, problems.hparams(len(seeds), 0.0)).params
   labels = dataset.train.labels
   rows = np.stack(
     [datasets.draw_shots(labels, num_shots=shots, seed=seed) for seed in seeds]
   )
   return keys, problems.Problem(
-    jax.device_get(params), dataset.train.images[rows], labels[rows]
+    problems.initial_params(keys), dataset.train.images[rows], labels[rows]
   )
 
 
@@ -95,22 +95,22 @@ def train_jax(
   Returns:
     Parameters in the form of `problem.params`.
   """
-  recipe = problems.recipe(models.LENET5, method)
-  hparams = problems.hparams(len(problem.labels), problems.STRENGTHS[method])
-  run_epochs = training.make_run_epochs(
-    recipe, batch_size=1, num_epochs=num_epochs, validate_every=num_epochs
-  )
-  # Validation cannot be left out; so few images cost little.
-  validation = training.Samples(problem.images[0], problem.labels[0])
-  state, _ = jax.jit(run_epochs)(
-    training.make_init(recipe)(keys, hparams),
+  # Validation cannot be left out, but for once.
+  schedule = Schedule(num_epochs, batch_size=1, validate_every=num_epochs)
+  learner = problems.learner(problems.LENET5, method, schedule)
+  hparams = problems.hparams(len(keys), problems.STRENGTHS[method])
+  data = Samples(problem.images, problem.labels)
+  run = program.make_run(learner, problems.OWN, 1)
+  carry, _ = jax.jit(run)(
+    program.make_init(learner, problems.OWN)(keys, hparams, data),
     jnp.int32(0),
     keys,
     hparams,
+    np.ones(len(keys), bool),
     problems.samples(problem),
-    validation,
+    jax.tree.map(lambda leaf: leaf[0], data),
   )
-  return jax.device_get(state.params)
+  return jax.device_get(carry.state.variables.params)
 
 
 def train_torch(
@@ -146,8 +146,8 @@ def _orders(keys: jax.Array, num_images: int, num_epochs: int) -> np.ndarray:
   """Returns which image the experiments take in each step [members, steps]."""
 
   def of_epoch(key: jax.Array, epoch: jax.Array) -> jax.Array:
-    key = jax.random.fold_in(jax.random.fold_in(key, training.SHUFFLE), epoch)
-    rows, _ = training.batches(key, num_images, 1)
+    key = jax.random.fold_in(jax.random.fold_in(key, learners.SHUFFLE), epoch)
+    rows, _ = streams.batches(key, num_images, 1)
     return rows[:, 0]
 
   of_epochs = jax.vmap(of_epoch, in_axes=(None, 0))
@@ -218,19 +218,20 @@ def compare() -> None:
     )
   dataset = datasets.load(_DATASET.value, data_dir=FLAGS.data_dir)
   keys, problem = draw(dataset, shots=_SHOTS.value, seeds=seeds)
-  count_correct = training.make_count_correct(models.LENET5)
-  test = training.Samples(*dataset.test)
+  predict = jax.jit(problems.LENET5.predict)
   for method in names:
     # Both are evaluated by the same program.
     ours, theirs = (
-      100
-      * np.asarray(count_correct(params, test), np.float64)
-      / len(test.labels)
-      for params in (
-        train(problem, keys, method, _EPOCHS.value)
-        for train in (train_jax, train_torch)
+      np.asarray(
+        predict(
+          Variables(train(problem, keys, method, _EPOCHS.value), {}),
+          dataset.test.images,
+        )
       )
+      == dataset.test.labels
+      for train in (train_jax, train_torch)
     )
+    ours, theirs = (100 * right.mean(axis=1) for right in (ours, theirs))
     markdown.show(table(method, seeds, ours, theirs) + "\n")
 
 

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import cases, problems, settings, timing
-from experiments.architectures import models
-from experiments.learning import programs, training
+from experiments.learning.learner import Samples, Schedule
+from experiments.population import program
 
 _IMPORT = """
 import json, time
@@ -80,28 +80,29 @@ def compile_seconds(
     num_validation: Images they are validated on.
     num_epochs: Epochs in a call.
   """
-  model = models.LENET5
-  recipe = problems.recipe(model, method)
-  program = programs.make(recipe, batch_size=1, num_epochs=num_epochs)
+  learner = problems.learner(problems.LENET5, method, Schedule(num_epochs))
   images = jax.ShapeDtypeStruct((num_members, num_images, 28, 28, 1), jnp.uint8)
+  labels = jax.ShapeDtypeStruct((num_members, num_images), jnp.int32)
+  data = Samples(images, labels)
   keys = jax.eval_shape(lambda: problems.keys_of(num_members))
   hparams = jax.eval_shape(lambda: problems.hparams(num_members, 1.0))
   arguments = (
-    jax.eval_shape(training.make_init(recipe), keys, hparams),
+    jax.eval_shape(
+      program.make_init(learner, problems.OWN), keys, hparams, data
+    ),
     jax.ShapeDtypeStruct((), jnp.int32),
     keys,
     hparams,
-    training.Samples(
-      jax.eval_shape(jax.vmap(model.prepare), images),
-      jax.ShapeDtypeStruct((num_members, num_images), jnp.int32),
-    ),
-    training.Samples(
+    jax.ShapeDtypeStruct((num_members,), bool),
+    jax.eval_shape(jax.vmap(learner.prepare), data),
+    Samples(
       jax.ShapeDtypeStruct((num_validation, 28, 28, 1), jnp.uint8),
       jax.ShapeDtypeStruct((num_validation,), jnp.int32),
     ),
   )
+  run = program.make(learner, problems.OWN, num_epochs).run
   started = time.perf_counter()
-  program.run_epochs.lower(*arguments).compile()
+  run.lower(*arguments).compile()
   return time.perf_counter() - started
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks import problems, torch_lenet5
-from experiments.learning import training
+from experiments.learning.learner import Samples
 
 PyTree = Any
 
@@ -85,7 +85,7 @@ def _conv(inputs: int, features: int, size: int, stride: int) -> nn.Conv2d:
 def loss_and_gradients(
   network: str,
   params: PyTree,
-  samples: training.Samples,
+  samples: Samples,
   order: int,
   strength: float,
 ) -> tuple[np.ndarray, PyTree]:
@@ -121,7 +121,7 @@ def loss_and_gradients(
 def make_epoch(
   network: str,
   params: PyTree,
-  samples: training.Samples,
+  samples: Samples,
   batch_size: int,
   order: int,
   strength: float,
@@ -174,9 +174,7 @@ def _loss(
   return loss
 
 
-def _data(
-  network: str, samples: training.Samples
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _data(network: str, samples: Samples) -> tuple[torch.Tensor, torch.Tensor]:
   device = torch_lenet5.device()
   images = torch.tensor(samples.inputs.transpose(0, 3, 1, 2).copy())
   labels = torch.tensor(samples.labels.astype(np.int64))

@@ -10,16 +10,16 @@ from collections.abc import Callable
 import functools
 from typing import Any
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from benchmarks import problems
-from experiments.architectures import models
-from experiments.architectures.dropout import Dropout
-from experiments.learning import devices, programs, training
+from experiments.architectures import models, networks
+from experiments.learning.learner import Hparams, Learner, Samples, Schedule
+from experiments.learning.streams import Batch
+from experiments.population import devices, program
 
 PyTree = Any
 
@@ -30,9 +30,9 @@ _NUM_VALIDATION = 10
 
 
 def population(
-  width: int, model: models.Model = models.LENET5, unroll: int = 1
+  width: int, network: networks.Network = problems.LENET5, unroll: int = 1
 ) -> Trainer:
-  """Makes the trainer of `experiments.learning.training`, chunk after chunk.
+  """Makes the trainer of `experiments.population`, chunk after chunk.
 
   Its steps include all that those of an experiment do: the order of samples,
   picking them, Adam, the check for failures, the epochs' validation (of a few
@@ -40,7 +40,7 @@ def population(
 
   Args:
     width: Members that a device trains at once, or fewer if there are no more.
-    model: LeNet-5, however it is computed.
+    network: LeNet-5, however it is computed.
     unroll: Steps in a turn of the loop.
   """
 
@@ -56,27 +56,25 @@ def population(
         "whole epochs of whole batches are timed, got "
         f"{num_steps} steps of {batch_size} of {num_images} images"
       )
-    program = programs.make(
-      problems.recipe(model, method),
-      batch_size=batch_size,
-      num_epochs=num_epochs,
-      unroll=unroll,
-    )
-    chunks = _chunks(problem, method, at_once, program, model)
-    states = [state for state, _ in chunks]
+    # One validation for all of them.
+    schedule = Schedule(num_epochs, batch_size, num_epochs, unroll)
+    learner = problems.learner(network, method, schedule)
+    run_laps = program.make(learner, problems.OWN, 1).run
+    chunks = _chunks(problem, method, at_once, learner)
+    carries = [carry for carry, _ in chunks]
     validation = jax.tree.map(
       lambda leaf: leaf[0, :1].repeat(_NUM_VALIDATION, axis=0),
-      training.Samples(problem.images, problem.labels),
+      Samples(problem.images, problem.labels),
     )
     validation = devices.place(validation, devices.SHARED)
 
     def run() -> np.ndarray:
       losses = []
       for index, (_, arguments) in enumerate(chunks):
-        states[index], metrics = program.run_epochs(
-          states[index], jnp.int32(0), *arguments, validation
+        carries[index], metrics = run_laps(
+          carries[index], np.int32(0), *arguments, validation
         )
-        losses.append(jax.device_get(metrics.train_loss))
+        losses.append(jax.device_get(metrics["train_loss"]))
       # Without the members that only fill the last chunk up.
       return np.concatenate(losses, axis=1)[:, :num_members]
 
@@ -86,42 +84,32 @@ def population(
 
 
 def _chunks(
-  problem: problems.Problem,
-  method: str,
-  width: int,
-  program: programs.Program,
-  model: models.Model,
-) -> list[tuple[training.State, tuple]]:
-  """Returns the initial state and (keys, hparams, samples) of each chunk."""
+  problem: problems.Problem, method: str, width: int, learner: Learner
+) -> list[tuple[program.Carry, tuple]]:
+  """Returns what each chunk carries at first, and the arguments of its laps."""
   num_members = problem.labels.shape[0]
   chunks = []
   for start in range(0, num_members, width):
     part = problem.members(start, start + width)
-    hparams = problems.hparams(width, problems.STRENGTHS[method])
-    arguments = devices.place(
-      (problems.keys_of(width), hparams, problems.samples(part, model)),
+    keys, hparams, data, active = devices.place(
+      (
+        problems.keys_of(width),
+        problems.hparams(width, problems.STRENGTHS[method]),
+        Samples(part.images, part.labels),
+        np.ones(width, bool),
+      ),
       devices.MEMBERS,
     )
-    state = program.init(*arguments[:2])
-    # Copies of their own, as the state is consumed.
-    state = state._replace(
-      params=devices.place(part.params, devices.MEMBERS),
-      best_params=devices.place(part.params, devices.MEMBERS),
-    )
-    chunks.append((state, arguments))
+    prepared = program.make(learner, problems.OWN, 1).prepare(data)
+    params = devices.place(part.params, devices.MEMBERS)
+    carry = problems.begin(params, learner, keys, hparams, data)
+    chunks.append((carry, (keys, hparams, active, prepared)))
   return chunks
 
 
-def _linen_apply(
-  params: PyTree, images: jax.Array, dropout: Dropout | None = None
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  module: nn.Module = models.LeNet5()
-  return module.apply({"params": params}, images, dropout)
-
-
-# `models.LENET5` without what makes it fit for populations.
-LINEN = models.LENET5._replace(
-  prepare=lambda images: images, apply=_linen_apply
+# LeNet-5 without what makes it fit for populations.
+LINEN = networks.from_linen(
+  models.LeNet5(), (28, 28, 1), problems.LENET5.layers
 )
 
 
@@ -165,10 +153,8 @@ def one_by_one(
 @functools.cache
 def _make_step(method: str, batch_size: int) -> Callable[..., tuple]:
   optimizer = optax.adam(problems.LEARNING_RATE)
-  strength = problems.STRENGTHS[method]
-  loss_fn = problems.recipe(LINEN, method).loss(
-    training.Hparams(problems.LEARNING_RATE, strength)
-  )
+  objective = problems.learner(LINEN, method, Schedule(1)).objective
+  hparams = Hparams(problems.LEARNING_RATE, problems.STRENGTHS[method])
 
   def step(
     state: tuple[PyTree, optax.OptState],
@@ -177,12 +163,13 @@ def _make_step(method: str, batch_size: int) -> Callable[..., tuple]:
     start: jax.Array,
   ) -> tuple[tuple[PyTree, optax.OptState], jax.Array]:
     params, opt_state = state
-    batch = training.Samples(
+    samples = Samples(
       jax.lax.dynamic_slice_in_dim(images, start, batch_size),
       jax.lax.dynamic_slice_in_dim(labels, start, batch_size),
     )
-    (_, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-      params, batch, None, jax.random.key(0)
+    batch = Batch(samples, None, jax.random.key(0))
+    (_, aux), grads = jax.value_and_grad(objective, has_aux=True)(
+      params, {}, batch, hparams
     )
     updates, opt_state = optimizer.update(grads, opt_state)
     params = optax.apply_updates(params, updates)
@@ -204,7 +191,7 @@ def loss_and_gradients(
   Returns:
     Losses [members], and gradients in the form of `problem.params`.
   """
-  return _loss_and_gradients(models.LENET5, problem, method, strength)
+  return _loss_and_gradients(problems.LENET5, problem, method, strength)
 
 
 def linen_loss_and_gradients(
@@ -215,13 +202,13 @@ def linen_loss_and_gradients(
 
 
 def _loss_and_gradients(
-  model: models.Model,
+  network: networks.Network,
   problem: problems.Problem,
   method: str,
   strength: float,
 ) -> tuple[jax.Array, PyTree]:
-  return problems.make_loss_and_gradients(model, method)(
+  return problems.make_loss_and_gradients(network, method)(
     problem.params,
-    problems.samples(problem, model),
+    problems.samples(problem, network),
     problems.hparams(problem.labels.shape[0], strength),
   )

@@ -27,7 +27,7 @@ import pathlib
 from absl import flags
 
 from experiments import datasets
-from experiments.architectures import models
+from experiments.architectures import networks
 from experiments.command import (
   distributed,
   flag_groups,
@@ -36,8 +36,9 @@ from experiments.command import (
   scripts,
 )
 from experiments.learning import methods
+from experiments.learning.streams import Shots
+from experiments.population import cells, runs
 from experiments.records import results
-from experiments.runs import cells, simulations
 from experiments.tables import markdown, summary
 
 # Its own, so that scripts can be imported together.
@@ -49,7 +50,7 @@ _DATASET = flags.DEFINE_enum(
 _MODEL = flags.DEFINE_enum(
   "model",
   "lenet5",
-  sorted(models.MODELS),
+  networks.GRAY,
   "network to train",
   flag_values=FLAGS,
 )
@@ -68,8 +69,8 @@ flag_groups.define_few_shot(FLAGS)
 flag_groups.define_imitation(FLAGS)
 _INITIALIZER = flags.DEFINE_enum(
   "initializer",
-  models.INITIALIZERS[0],
-  models.INITIALIZERS,
+  networks.Spec().initializer,
+  list(networks.INITIALIZERS),
   "initial parameters",
   flag_values=FLAGS,
 )
@@ -83,9 +84,7 @@ _EPOCHS = flags.DEFINE_list(
 _BATCH_SIZE = flags.DEFINE_integer(
   "batch_size", 1, "images in a step; 0 takes all at once", flag_values=FLAGS
 )
-_LEARNING_RATE = flags.DEFINE_float(
-  "learning_rate", 5e-4, "Adam's learning rate", flag_values=FLAGS
-)
+flag_groups.define_learning_rate(FLAGS)
 _VALIDATE_EVERY = flags.DEFINE_integer(
   "validate_every",
   1,
@@ -95,19 +94,7 @@ _VALIDATE_EVERY = flags.DEFINE_integer(
 )
 flag_groups.define_run(FLAGS, output_dir="outputs/few_shot")
 distributed.define_flags(FLAGS)
-_CHECKPOINT_DIR = flag_groups.define_path(
-  FLAGS,
-  "checkpoint_dir",
-  None,
-  "folder where the trained networks are kept; by default none are",
-)
-_RESUME = flags.DEFINE_bool(
-  "resume",
-  True,
-  "skip the cells that --output_dir already holds; --noresume trains them "
-  "again and replaces their records",
-  flag_values=FLAGS,
-)
+flag_groups.define_checkpoints(FLAGS, default="none are")
 
 
 def run(config: cells.Config) -> None:
@@ -121,12 +108,12 @@ def run(config: cells.Config) -> None:
     results.ResultError: If the folder holds a record of another configuration
       or cannot be written. Nothing has been trained then.
   """
-  missing = cells.missing(config)
+  missing = runs.missing(config)
   with progress.bar(
-    total=cells.work(missing) if missing.cells else 0,
+    total=runs.work(missing),
     skipped=len(config.cells) - len(missing.cells),
   ) as bar:
-    records = cells.train(config, bar)
+    records = runs.train(config, bar)
   if not distributed.is_first():
     return
   results.tell_versions(records)
@@ -155,55 +142,48 @@ def parse_config() -> cells.Config:
       f"--epochs: expected one number or {len(shots)}, one for each of "
       f"--shots, got {len(epochs)}"
     )
-  names = parsing.names("methods", FLAGS.methods, list(methods.METHODS))
-  protocol = simulations.Protocol(
-    model=_MODEL.value,
-    options=flag_groups.options(FLAGS, models.MODELS[_MODEL.value]),
-    seeds=parsing.seeds("seeds", FLAGS.seeds),
-    batch_size=parsing.number("batch_size", _BATCH_SIZE.value, low=0),
-    # With less, float32 parameters would stay what they are.
-    learning_rate=parsing.number(
-      "learning_rate", _LEARNING_RATE.value, low=1e-30
-    ),
-    members_per_chunk=parsing.number(
-      "members_per_chunk", FLAGS.members_per_chunk, low=0
-    ),
-    validate_every=parsing.number(
-      "validate_every", _VALIDATE_EVERY.value, low=0
-    ),
-    initializer=_INITIALIZER.value,
+  validate_every = parsing.number(
+    "validate_every", _VALIDATE_EVERY.value, low=0
   )
   for number in epochs:
-    if protocol.validate_every and number % protocol.validate_every:
+    if validate_every and number % validate_every:
       raise parsing.ConfigError(
         f"--validate_every: expected a divisor of all --epochs, got "
-        f"{protocol.validate_every} for {number}"
+        f"{validate_every} for {number}"
       )
   if _DATASET.value == "cifar10":
     raise parsing.ConfigError(
       f"--dataset=cifar10: {_MODEL.value} takes gray images of 28 x 28; "
       "choose digits, mnist or fashion_mnist"
     )
+  names = parsing.names("methods", FLAGS.methods, list(methods.METHODS))
+  tried = flag_groups.strengths(FLAGS, names)
+  rates = flag_groups.learning_rates(FLAGS, names)
+  spec = networks.Spec(_MODEL.value, _INITIALIZER.value)
+  folder = FLAGS.checkpoint_dir
   return cells.Config(
     experiment="few_shot",
     dataset=_DATASET.value,
     data_dir=FLAGS.data_dir,
     output_dir=pathlib.Path(FLAGS.output_dir),
-    resume=_RESUME.value,
-    protocol=protocol,
-    checkpoint_dir=(
-      pathlib.Path(_CHECKPOINT_DIR.value) if _CHECKPOINT_DIR.value else None
+    resume=FLAGS.resume,
+    protocol=cells.Protocol(
+      spec,
+      parsing.seeds("seeds", FLAGS.seeds),
+      flag_groups.options(FLAGS, networks.make(spec)),
+      parsing.number("batch_size", _BATCH_SIZE.value, low=0),
+      validate_every,
+      flag_groups.members_per_chunk(FLAGS),
+    ),
+    checkpoint_dir=pathlib.Path(folder) if folder else None,
+    checkpoint_seconds=parsing.number(
+      "checkpoint_seconds", FLAGS.checkpoint_seconds, low=0
     ),
     cells=tuple(
-      simulations.Cell(
-        num_shots,
-        name,
-        strength,
-        methods.num_epochs(name, num_epochs, protocol.options),
-      )
+      cells.Cell(Shots(num_shots), name, strength, num_epochs, rates[name])
       for num_shots, num_epochs in sorted(zip(shots, epochs, strict=True))
       for name in names
-      for strength in flag_groups.strengths(FLAGS, name)
+      for strength in tried[name]
     ),
   )
 

@@ -39,11 +39,18 @@ import jax
 
 from experiments import datasets
 from experiments.architectures import networks
-from experiments.command import distributed, flag_groups, parsing, scripts
-from experiments.learning import full_training, methods
+from experiments.command import (
+  distributed,
+  flag_groups,
+  parsing,
+  progress,
+  scripts,
+)
+from experiments.learning import methods
+from experiments.learning.streams import Augmentation, Whole
+from experiments.population import cells, runs
 from experiments.records import results
-from experiments.runs import full_cells, full_simulations
-from experiments.tables import full_summary, markdown
+from experiments.tables import markdown, summary
 
 # Its own, so that scripts can be imported together.
 FLAGS = flags.FlagValues()
@@ -55,9 +62,9 @@ _MODEL = flags.DEFINE_enum(
   "model", "lenet5", networks.NAMES, "network to train", flag_values=FLAGS
 )
 flag_groups.define_methods(
-  FLAGS, known=methods.DESCENDED, default=["vanilla", "bean1", "bean2"]
+  FLAGS, known=methods.OF_ANY_SIZE, default=["vanilla", "bean1", "bean2"]
 )
-flag_groups.define_alphas(FLAGS, known=methods.DESCENDED)
+flag_groups.define_alphas(FLAGS, known=methods.OF_ANY_SIZE)
 flag_groups.define_bean(FLAGS)
 flag_groups.define_seeds(FLAGS, default="5")
 _EPOCHS = flags.DEFINE_integer(
@@ -79,9 +86,7 @@ _TOLERANCE = flags.DEFINE_float(
 _BATCH_SIZE = flags.DEFINE_integer(
   "batch_size", 100, "images in a step; 0 takes all at once", flag_values=FLAGS
 )
-_LEARNING_RATE = flags.DEFINE_float(
-  "learning_rate", 5e-4, "Adam's learning rate", flag_values=FLAGS
-)
+flag_groups.define_learning_rate(FLAGS)
 _BFLOAT16 = flags.DEFINE_bool(
   "bfloat16",
   False,
@@ -104,28 +109,10 @@ _DATA_PARALLEL = flags.DEFINE_bool(
 )
 flag_groups.define_run(FLAGS, output_dir="outputs/full_data")
 distributed.define_flags(FLAGS)
-_CHECKPOINT_DIR = flag_groups.define_path(
-  FLAGS,
-  "checkpoint_dir",
-  None,
-  "folder of the trained networks; by default checkpoints in --output_dir",
-)
-_CHECKPOINT_SECONDS = flags.DEFINE_float(
-  "checkpoint_seconds",
-  30.0,
-  "least time between checkpoints of a simulation",
-  flag_values=FLAGS,
-)
-_RESUME = flags.DEFINE_bool(
-  "resume",
-  True,
-  "use the results and checkpoints that are there; --noresume trains all cells "
-  "again and replaces their files",
-  flag_values=FLAGS,
-)
+flag_groups.define_checkpoints(FLAGS, default="checkpoints in --output_dir")
 
 
-def run(config: full_cells.Config) -> None:
+def run(config: cells.Config) -> None:
   """Trains what is missing and writes checkpoints, records and a table.
 
   The table has all cells of the folder that were trained in the same way.
@@ -138,28 +125,31 @@ def run(config: full_cells.Config) -> None:
     results.ResultError: If a folder holds a file of another configuration or
       cannot be written. Nothing has been trained then.
   """
-  full_cells.train(config)
+  missing = runs.missing(config)
+  with progress.bar(
+    total=runs.work(missing),
+    skipped=len(config.cells) - len(missing.cells),
+  ) as bar:
+    runs.train(config, bar)
   if not distributed.is_first():
     return
-  records = full_cells.comparable_records(config)
+  records = runs.comparable_records(config)
   results.tell_versions(records)
-  text = full_summary.table(records)
-  if note := results.mixed_versions(records):
-    text += f"\n\n{note}"
   title = (
-    f"## {config.dataset}, {config.protocol.model}, at most "
-    f"{config.protocol.epochs} epochs"
+    f"## {config.dataset}, {config.protocol.network.name}, at most "
+    f"{config.cells[0].epochs} epochs"
   )
-  whole = f"{title}\n\n{text}\n"
-  results.write_bytes(config.output_dir / "table.md", whole.encode())
-  markdown.show(text)
+  summary.write(records, config.output_dir, title=title)
+  # Before the figures, which are worth less than the numbers.
+  markdown.show(summary.table(records))
+  summary.draw(records, config.output_dir)
   print(
     f"* chosen on validation images; files in {config.output_dir}, networks in "
     f"{config.checkpoint_dir}"
   )
 
 
-def parse_config() -> full_cells.Config:
+def parse_config() -> cells.Config:
   """Builds the configuration from flags.
 
   Returns:
@@ -168,85 +158,73 @@ def parse_config() -> full_cells.Config:
   Raises:
     parsing.ConfigError: If a flag has a value that cannot be used.
   """
-  if _MODEL.value != "resnet18" and _DATASET.value == "cifar10":
+  if _MODEL.value in networks.GRAY and _DATASET.value == "cifar10":
     raise parsing.ConfigError(
       f"--dataset=cifar10: {_MODEL.value} takes gray images of 28 x 28; "
       "choose --model=resnet18"
     )
-  if _MODEL.value != "resnet18" and _BFLOAT16.value:
+  if _MODEL.value in networks.GRAY and _BFLOAT16.value:
     raise parsing.ConfigError(
       f"--bfloat16: only resnet18 computes in it, got --model={_MODEL.value}"
     )
   output_dir = pathlib.Path(FLAGS.output_dir)
-  names = parsing.names("methods", FLAGS.methods, methods.DESCENDED)
-  protocol = _parse_protocol()
-  for name in names:
-    least = methods.METHODS[name].batch
-    if 0 < protocol.batch_size < least:
-      raise parsing.ConfigError(
-        f"--batch_size: expected 0 or at least {least}, which {name} needs, "
-        f"got {protocol.batch_size}"
-      )
-  if protocol.data_parallel:
-    _check_data_parallel(names, protocol.batch_size)
-  return full_cells.Config(
+  folder = FLAGS.checkpoint_dir
+  names = parsing.names("methods", FLAGS.methods, methods.OF_ANY_SIZE)
+  batch_size = parsing.number("batch_size", _BATCH_SIZE.value, low=0)
+  num_shards = 1
+  if _DATA_PARALLEL.value:
+    num_shards = _parse_num_shards(names, batch_size)
+  stream = Whole(
+    # A mirrored digit is no digit.
+    Augmentation(flip=_DATASET.value == "cifar10", crop=_CROP.value),
+    num_shards,
+    parsing.number("patience", _PATIENCE.value, low=0),
+    parsing.number("tolerance", _TOLERANCE.value, low=0, below=1),
+  )
+  epochs = parsing.number("epochs", _EPOCHS.value, low=1)
+  tried = flag_groups.strengths(FLAGS, names)
+  rates = flag_groups.learning_rates(FLAGS, names)
+  return cells.Config(
+    experiment="full_data",
     dataset=_DATASET.value,
     data_dir=FLAGS.data_dir,
     output_dir=output_dir,
-    checkpoint_dir=pathlib.Path(
-      _CHECKPOINT_DIR.value or output_dir / "checkpoints"
+    resume=FLAGS.resume,
+    protocol=cells.Protocol(
+      networks.Spec(_MODEL.value, bfloat16=_BFLOAT16.value),
+      parsing.seeds("seeds", FLAGS.seeds),
+      flag_groups.options(FLAGS),
+      batch_size,
+      members_per_chunk=flag_groups.members_per_chunk(FLAGS),
     ),
+    checkpoint_dir=pathlib.Path(folder or output_dir / "checkpoints"),
+    needs_networks=folder is not None,
     checkpoint_seconds=parsing.number(
-      "checkpoint_seconds", _CHECKPOINT_SECONDS.value, low=0
+      "checkpoint_seconds", FLAGS.checkpoint_seconds, low=0
     ),
-    resume=_RESUME.value,
-    protocol=protocol,
     cells=tuple(
-      full_simulations.Cell(name, strength)
+      cells.Cell(stream, name, strength, epochs, rates[name])
       for name in names
-      for strength in flag_groups.strengths(FLAGS, name)
+      for strength in tried[name]
     ),
   )
 
 
-def _parse_protocol() -> full_simulations.Protocol:
-  return full_simulations.Protocol(
-    model=_MODEL.value,
-    seeds=parsing.seeds("seeds", FLAGS.seeds),
-    options=flag_groups.options(FLAGS),
-    epochs=parsing.number("epochs", _EPOCHS.value, low=1),
-    patience=parsing.number("patience", _PATIENCE.value, low=0),
-    tolerance=parsing.number("tolerance", _TOLERANCE.value, low=0, below=1),
-    batch_size=parsing.number("batch_size", _BATCH_SIZE.value, low=0),
-    # With less, float32 parameters would stay what they are.
-    learning_rate=parsing.number(
-      "learning_rate", _LEARNING_RATE.value, low=1e-30
-    ),
-    bfloat16=_BFLOAT16.value,
-    augmentation=full_training.Augmentation(
-      # A mirrored digit is no digit.
-      flip=_DATASET.value == "cifar10",
-      crop=_CROP.value,
-    ),
-    members_per_chunk=parsing.number(
-      "members_per_chunk", FLAGS.members_per_chunk, low=0
-    ),
-    data_parallel=_DATA_PARALLEL.value,
-  )
-
-
-def _check_data_parallel(names: Sequence[str], batch_size: int) -> None:
+def _parse_num_shards(names: Sequence[str], batch_size: int) -> int:
+  """Returns how many devices share a batch."""
   number = jax.local_device_count()
   if batch_size == 0 or batch_size % number:
     raise parsing.ConfigError(
       f"--batch_size: expected a multiple of the {number} devices that share "
       f"a batch by --data_parallel, got {batch_size}"
     )
-  if "decov" in names:
-    raise parsing.ConfigError(
-      "--data_parallel: decov takes covariances over a whole batch, which no "
-      "device has; leave one of them out"
-    )
+  for name in names:
+    if methods.METHODS[name].whole_batch:
+      raise parsing.ConfigError(
+        f"--data_parallel: {name} needs a whole batch, which no device has; "
+        "leave one of them out"
+      )
+  return number
 
 
 def main(argv: Sequence[str]) -> int | None:

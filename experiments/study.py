@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from experiments import table1
+from experiments.architectures import networks
 from experiments.command import (
   distributed,
   flag_groups,
@@ -28,8 +29,9 @@ from experiments.command import (
   scripts,
 )
 from experiments.learning import methods
+from experiments.learning.streams import Shots
+from experiments.population import cells, runs
 from experiments.records import results
-from experiments.runs import cells, simulations
 from experiments.tables import (
   canvas,
   comparison,
@@ -76,7 +78,9 @@ class Variant(NamedTuple):
     meaning: What differs.
     alphas: Values of alpha to try, by method.
     options: Fields of `methods.Options` that differ.
-    protocol: Fields of `simulations.Protocol` that differ.
+    batch_size: Images in a step.
+    initializer: Initial parameters, one of `networks.INITIALIZERS`.
+    learning_rate: Adam's.
     epochs: What the usual number of epochs is multiplied with.
     with_vanilla: Whether training without BEAN differs too.
   """
@@ -84,7 +88,9 @@ class Variant(NamedTuple):
   meaning: str
   alphas: Mapping[str, tuple[float, ...]]
   options: Mapping[str, Any] = {}
-  protocol: Mapping[str, Any] = {}
+  batch_size: int = 1
+  initializer: str = "pytorch_uniform"
+  learning_rate: float = 5e-4
   epochs: float = 1
   with_vanilla: bool = False
 
@@ -156,32 +162,32 @@ VARIANTS = {
   "batch_full": Variant(
     "all images in a step, as many epochs",
     _ALPHAS,
-    protocol={"batch_size": 0},
+    batch_size=0,
     with_vanilla=True,
   ),
   "batch_full_steps": Variant(
     "all images in a step, as many steps",
     _LOW_ALPHAS,
-    protocol={"batch_size": 0},
+    batch_size=0,
     epochs=10,
     with_vanilla=True,
   ),
   "initializer_lecun": Variant(
     "LeCun normal initial parameters",
     _LOW_ALPHAS,
-    protocol={"initializer": "lecun_normal"},
+    initializer="lecun_normal",
     with_vanilla=True,
   ),
   "rate_0.0001": Variant(
     "learning rate 0.0001",
     _ALPHAS,
-    protocol={"learning_rate": 1e-4},
+    learning_rate=1e-4,
     with_vanilla=True,
   ),
   "rate_0.002": Variant(
     "learning rate 0.002",
     _LOW_ALPHAS,
-    protocol={"learning_rate": 2e-3},
+    learning_rate=2e-3,
     with_vanilla=True,
   ),
   "epochs_quarter": Variant(
@@ -240,24 +246,28 @@ def _make_config(name: str, shots: int) -> cells.Config:
     )
   tried = {"vanilla": (0.0,)} if variant.with_vanilla else {}
   tried |= variant.alphas
-  protocol = simulations.Protocol(
-    model="lenet5",
-    options=methods.Options(**variant.options),
-    seeds=parsing.seeds("seeds", FLAGS.seeds),
-    members_per_chunk=parsing.number(
-      "members_per_chunk", FLAGS.members_per_chunk, low=0
-    ),
-    validate_every=int(epochs) // _VALIDATIONS.value,
-  )
   return cells.Config(
     experiment="study",
     dataset=_DATASET.value,
     data_dir=FLAGS.data_dir,
     output_dir=pathlib.Path(FLAGS.output_dir) / name,
     resume=True,
-    protocol=protocol._replace(**variant.protocol),
+    protocol=cells.Protocol(
+      networks.Spec(initializer=variant.initializer),
+      parsing.seeds("seeds", FLAGS.seeds),
+      methods.Options(**variant.options),
+      batch_size=variant.batch_size,
+      validate_every=int(epochs) // _VALIDATIONS.value,
+      members_per_chunk=flag_groups.members_per_chunk(FLAGS),
+    ),
     cells=tuple(
-      simulations.Cell(shots, method, alpha, int(epochs))
+      cells.Cell(
+        Shots(shots),
+        method,
+        alpha,
+        int(epochs),
+        variant.learning_rate,
+      )
       for method, alphas in tried.items()
       for alpha in alphas
     ),
@@ -569,17 +579,17 @@ def run() -> None:
     results.ResultError: If a folder holds a record of another configuration or
       cannot be written.
   """
-  runs = make_runs()
-  missing = {name: cells.missing(config) for name, config in runs.items()}
+  variants = make_runs()
+  missing = {name: runs.missing(config) for name, config in variants.items()}
   done = sum(
     len(config.cells) - len(missing[name].cells)
-    for name, config in runs.items()
+    for name, config in variants.items()
   )
   with progress.bar(
-    total=sum(cells.work(config) for config in missing.values()),
+    total=sum(runs.work(config) for config in missing.values()),
     skipped=done,
   ) as bar:
-    records = {name: cells.train(config, bar) for name, config in runs.items()}
+    records = {n: runs.train(config, bar) for n, config in variants.items()}
   if not distributed.is_first():
     return
   directory = pathlib.Path(FLAGS.output_dir)

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from absl import flags
 
+from experiments.architectures import networks
 from experiments.command import (
   distributed,
   flag_groups,
@@ -33,8 +34,9 @@ from experiments.command import (
   scripts,
 )
 from experiments.learning import methods
+from experiments.learning.streams import Shots
+from experiments.population import cells, runs
 from experiments.records import results
-from experiments.runs import cells, simulations
 from experiments.tables import comparison, markdown, summary
 
 DATASETS = ("mnist", "fashion_mnist")
@@ -106,8 +108,8 @@ class Stage(NamedTuple):
     selection: Every cell, with the seeds that choose for the strict protocol.
     evaluation: Every cell, with the seeds that are reported.
     chosen: For each method a cell like that which the evaluation chooses, and
-      validated after every epoch; without imitation networks, which the
-      evaluation validates as often as they ever are.
+      validated after every epoch; without methods of a pace of their own, which
+      the evaluation validates as often as they ever are.
   """
 
   selection: cells.Config
@@ -167,29 +169,24 @@ def _make_config(
       f"--validate_every: expected a divisor of {epochs} epochs, got "
       f"{validate_every}"
     )
-  options = flag_groups.options(FLAGS)
   grids = {name: methods.METHODS[name].grid for name in names}
   if folder == "chosen":
-    grids = {n: grids[n][:1] for n in names if n in methods.DESCENDED}
+    grids = {n: grids[n][:1] for n in names if n in methods.OF_ANY_SIZE}
   return cells.Config(
     experiment="table1",
     dataset=dataset,
     data_dir=FLAGS.data_dir,
     output_dir=pathlib.Path(FLAGS.output_dir) / folder,
     resume=True,
-    protocol=simulations.Protocol(
-      model="lenet5",
-      options=options,
-      seeds=seeds,
-      members_per_chunk=parsing.number(
-        "members_per_chunk", FLAGS.members_per_chunk, low=0
-      ),
+    protocol=cells.Protocol(
+      networks.Spec(),
+      seeds,
+      flag_groups.options(FLAGS),
       validate_every=validate_every,
+      members_per_chunk=flag_groups.members_per_chunk(FLAGS),
     ),
     cells=tuple(
-      simulations.Cell(
-        shots, name, strength, methods.num_epochs(name, epochs, options)
-      )
+      cells.Cell(Shots(shots), name, strength, epochs)
       for name, grid in grids.items()
       for strength in grid
     ),
@@ -221,45 +218,45 @@ def choose(stage: Stage) -> cells.Config:
 
 def _best_of_grid(stage: Stage) -> list[summary.Record]:
   """Returns a record of each method whose whole grid has been evaluated."""
-  records = list(cells.finished(stage.evaluation).values())
+  records = list(runs.finished(stage.evaluation).values())
   return summary.chosen(comparison.with_whole_grid(records))
 
 
 def _records(stage: Stage) -> comparison.Records:
   """Reads the records of a stage that are there."""
   selection, evaluation, chosen = (
-    list(cells.finished(config).values())
+    list(runs.finished(config).values())
     for config in (stage.selection, stage.evaluation, choose(stage))
   )
   chosen += [
     record
     for record in _best_of_grid(stage)
-    if record["config"]["method"] not in methods.DESCENDED
+    if record["config"]["method"] not in methods.OF_ANY_SIZE
   ]
   return comparison.Records(selection, evaluation, chosen)
 
 
 def _train(stages: Sequence[Stage]) -> None:
   grids = [run for stage in stages for run in stage[:2]]
-  missing = [cells.missing(run) for run in grids]
+  missing = [runs.missing(run) for run in grids]
   # What will be chosen costs the same whatever it is.
   ahead = [*missing, *(_unchosen(stage) for stage in stages)]
   num_missing = sum(len(run.cells) for run in missing)
   cheapest_first = _ORDER.value == "cost"
   with progress.bar(
-    total=sum(cells.work(run) for run in ahead if run.cells),
+    total=sum(runs.work(run) for run in ahead),
     skipped=sum(len(run.cells) for run in grids) - num_missing,
   ) as bar:
     for stage in stages:
-      cells.train(stage.selection, bar, cheapest_first=cheapest_first)
-      cells.train(stage.evaluation, bar, cheapest_first=cheapest_first)
-      cells.train(choose(stage), bar, cheapest_first=cheapest_first)
+      runs.train(stage.selection, bar, cheapest_first=cheapest_first)
+      runs.train(stage.evaluation, bar, cheapest_first=cheapest_first)
+      runs.train(choose(stage), bar, cheapest_first=cheapest_first)
 
 
 def _unchosen(stage: Stage) -> cells.Config:
   """Returns the last run without the methods that it has been done for."""
   chosen = choose(stage)
-  missing = {cell.method for cell in cells.missing(chosen).cells}
+  missing = {cell.method for cell in runs.missing(chosen).cells}
   done = {cell.method for cell in chosen.cells} - missing
   return dataclasses.replace(
     chosen,
@@ -284,7 +281,8 @@ def run() -> None:
   if not everything:
     raise results.ResultError(f"{directory}: expected records, found none")
   results.tell_versions(everything)
-  shots = sorted({stage.evaluation.cells[0].shots for stage in stages})
+  streams = [stage.evaluation.cells[0].stream for stage in stages]
+  shots = sorted({stream.num_shots for stream in streams})
   markdown.show(comparison.write(found, FLAGS.methods, shots, directory))
   comparison.draw(found, FLAGS.methods, directory)
 

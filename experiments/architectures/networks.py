@@ -1,19 +1,20 @@
-"""Networks that may keep batch statistics beside their parameters.
+"""Networks as pure functions, fit for populations of their copies.
 
-What `models` has, and ResNet-18, under one interface: a network without
-BatchNorm has empty batch statistics. Images are uint8 [batch, height, width,
-channels] everywhere; hidden activations are as in `models`.
+A network is a dict of parameters and, where it has BatchNorm, of running
+statistics; all functions take both as `Variables`. To add one, add an entry to
+`_MAKERS`; flags and everything else follow.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 from typing import Any, NamedTuple
+import zlib
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.architectures import models, resnet18
+from experiments.architectures import models, resnet18, unfolded_lenet5
 from experiments.architectures.dropout import Dropout
 
 PyTree = Any
@@ -40,38 +41,220 @@ class Network(NamedTuple):
 
   Attributes:
     init: Maps a key to variables.
-    apply: Maps (variables, images, dropout or None) to (output, new batch
-      statistics), as in training. An output is (logits, hidden).
+    prepare: Maps images [n, ...] to inputs [n, ...] in the form that training
+      takes.
+    apply: Maps (variables, inputs, dropout or None) to (output, new batch
+      statistics), as in training. An output is (logits, hidden): hidden has the
+      inputs of dense layers, {layer: [n, neurons]}.
     evaluate: Maps (variables, images) to the output, as in evaluation.
-    predict: Maps variables stacked over members and images [n, ...] shared by
-      them to classes [members, n].
+    predict: Maps (variables stacked over members, images [n, ...] shared by
+      them, dropout stacked over members or None) to classes [members, n].
     layers: Dense layers whose inputs are neurons, where BEAN applies.
+    alone: Whether several members on one device are slower than one after
+      another, as where mapping over them makes grouped convolutions.
   """
 
   init: Callable[[jax.Array], Variables]
+  prepare: Callable[[jax.Array], jax.Array]
   apply: Callable[[Variables, jax.Array, Dropout | None], tuple[Output, PyTree]]
   evaluate: Callable[[Variables, jax.Array], Output]
-  predict: Callable[[Variables, jax.Array], jax.Array]
+  predict: Callable[..., jax.Array]
   layers: tuple[str, ...]
+  alone: bool = False
 
 
-NAMES = (*sorted(models.MODELS), "resnet18")
+class Spec(NamedTuple):
+  """Which network.
+
+  Attributes:
+    name: One of `NAMES`.
+    initializer: One of `INITIALIZERS`.
+    bfloat16: Whether it computes its convolutions in bfloat16.
+  """
+
+  name: str = "lenet5"
+  initializer: str = "pytorch_uniform"
+  bfloat16: bool = False
+
+
+def dense_kernels(
+  params: PyTree, layers: Sequence[str]
+) -> dict[str, jax.Array]:
+  """Picks the kernels of dense layers.
+
+  Args:
+    params: Parameters {layer: {"kernel": [n, m], ...}} of a network.
+    layers: Names of its layers.
+
+  Returns:
+    {layer: kernel [n, m]}.
+
+  Example:
+    >>> params = {"fc": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
+    >>> dense_kernels(params, ["fc"])["fc"].shape
+    (2, 3)
+  """
+  return {layer: params[layer]["kernel"] for layer in layers}
+
+
+def from_linen(
+  module: nn.Module,
+  image_shape: tuple[int, ...],
+  layers: tuple[str, ...],
+  *,
+  has_stats: bool = False,
+  **fields: Any,
+) -> Network:
+  """Makes a network of a Flax module.
+
+  Args:
+    module: Maps (images, dropout or None) to (logits, hidden).
+    image_shape: Height, width and channels of the images.
+    layers: Its dense layers whose inputs are neurons.
+    has_stats: Whether it keeps batch statistics, and takes `train=bool` too.
+    **fields: Of `Network`, where there is something better than this makes.
+
+  Returns:
+    The network.
+  """
+  example = jnp.zeros((1, *image_shape), jnp.uint8)
+  evaluation = {"train": False} if has_stats else {}
+
+  def init(key: jax.Array) -> Variables:
+    variables = module.init(key, example, **evaluation)
+    return Variables(variables["params"], variables.get("batch_stats", {}))
+
+  def apply(
+    variables: Variables, images: jax.Array, dropout: Dropout | None = None
+  ) -> tuple[Output, PyTree]:
+    if not has_stats:
+      return module.apply({"params": variables.params}, images, dropout), {}
+    output, changed = module.apply(
+      variables._asdict(), images, dropout, train=True, mutable=["batch_stats"]
+    )
+    return output, changed["batch_stats"]
+
+  def evaluate(
+    variables: Variables, images: jax.Array, dropout: Dropout | None = None
+  ) -> Output:
+    return module.apply(variables._asdict(), images, dropout, **evaluation)
+
+  def predict(
+    variables: Variables, images: jax.Array, dropout: Dropout | None = None
+  ) -> jax.Array:
+    return _in_blocks(evaluate, variables, images, dropout)
+
+  network = Network(
+    init, lambda images: images, apply, evaluate, predict, layers
+  )
+  return network._replace(**fields)
+
+
+def _in_blocks(
+  evaluate: Callable[..., Output],
+  variables: Variables,
+  images: jax.Array,
+  dropout: Dropout | None,
+) -> jax.Array:
+  """Classifies by one member after another, some images at a time.
+
+  What drops neurons draws them for all images at once.
+  """
+  num_images = images.shape[0]
+  size = num_images if dropout else min(PREDICT_BLOCK, num_images)
+  padding = ((0, -num_images % size), *((0, 0),) * (images.ndim - 1))
+  blocks = jnp.pad(images, padding).reshape(-1, size, *images.shape[1:])
+
+  def of_member(member: tuple[Variables, Dropout | None]) -> jax.Array:
+    classes = jax.lax.map(
+      lambda block: jnp.argmax(evaluate(member[0], block, member[1])[0], -1),
+      blocks,
+    )
+    return classes.reshape(-1)[:num_images]
+
+  return jax.lax.map(of_member, (variables, dropout))
+
+
+def _lenet5(spec: Spec, image_shape: tuple, axis_name: str | None) -> Network:
+  del axis_name
+  _refuse_colors(spec, image_shape)
+
+  def apply(
+    variables: Variables, windows: jax.Array, dropout: Dropout | None = None
+  ) -> tuple[Output, PyTree]:
+    return unfolded_lenet5.apply(variables.params, windows, dropout), {}
+
+  def evaluate(variables: Variables, images: jax.Array) -> Output:
+    return apply(variables, unfolded_lenet5.prepare(images))[0]
+
+  def predict(
+    variables: Variables, images: jax.Array, dropout: Dropout | None = None
+  ) -> jax.Array:
+    return unfolded_lenet5.predict(variables.params, images, dropout)
+
+  return from_linen(
+    models.LeNet5(),
+    image_shape,
+    ("fc1", "fc2", "fc3"),
+    prepare=unfolded_lenet5.prepare,
+    apply=apply,
+    evaluate=evaluate,
+    predict=predict,
+  )
+
+
+def _perceptron(
+  *num_hidden: int,
+) -> Callable[[Spec, tuple, str | None], Network]:
+  # The inputs of fc1 are pixels, not neurons.
+  layers = tuple(f"fc{place + 2}" for place in range(len(num_hidden)))
+
+  def make(spec: Spec, image_shape: tuple, axis_name: str | None) -> Network:
+    del axis_name
+    _refuse_colors(spec, image_shape)
+    return from_linen(models.MLP(num_hidden=num_hidden), image_shape, layers)
+
+  return make
+
+
+def _resnet18(spec: Spec, image_shape: tuple, axis_name: str | None) -> Network:
+  dtype = jnp.bfloat16 if spec.bfloat16 else jnp.float32
+  module = resnet18.ResNet18(dtype=dtype, axis_name=axis_name)
+  return from_linen(module, image_shape, ("head",), has_stats=True, alone=True)
+
+
+def _refuse_colors(spec: Spec, image_shape: tuple) -> None:
+  if image_shape != (28, 28, 1) or spec.bfloat16:
+    raise ValueError(
+      f"{spec.name} takes gray images of 28 x 28 and computes in float32, got "
+      f"images of {image_shape} and bfloat16={spec.bfloat16}"
+    )
+
+
+_MAKERS: dict[str, Callable[[Spec, tuple, str | None], Network]] = {
+  "lenet5": _lenet5,
+  # LeNet-300-100 of LeCun et al., 1998, which pruning is usually shown on.
+  "mlp300_100": _perceptron(300, 100),
+  "mlp500": _perceptron(500),
+  "resnet18": _resnet18,
+}
+NAMES = tuple(_MAKERS)
+# Those that take the small gray images of the few-shot experiments.
+GRAY = ("lenet5", "mlp300_100", "mlp500")
 
 
 @functools.cache
 def make(
-  name: str,
+  spec: Spec,
   image_shape: tuple[int, int, int] = (28, 28, 1),
   *,
-  bfloat16: bool = False,
   axis_name: str | None = None,
 ) -> Network:
-  """Makes a network by name.
+  """Makes a network.
 
   Args:
-    name: One of `NAMES`.
+    spec: Which.
     image_shape: Height, width and channels of the images.
-    bfloat16: Whether ResNet-18 computes its convolutions in bfloat16.
     axis_name: Axis of devices over which BatchNorm takes its statistics in
       training, if devices share a batch.
 
@@ -79,118 +262,51 @@ def make(
     The network, the same object for equal arguments.
 
   Raises:
-    ValueError: If there is no such network, or it does not take such images.
+    ValueError: If there is no such network or initializer, or it does not take
+      such images.
 
   Example:
-    >>> make("resnet18", (32, 32, 3)).layers
+    >>> make(Spec("resnet18"), (32, 32, 3)).layers
     ('head',)
   """
-  if name == "resnet18":
-    dtype = jnp.bfloat16 if bfloat16 else jnp.float32
-    module = resnet18.ResNet18(dtype=dtype, axis_name=axis_name)
-    return from_linen(module, image_shape, ("head",))
-  if name not in models.MODELS:
-    raise ValueError(f"network: expected one of {NAMES}, got {name!r}")
-  if image_shape != (28, 28, 1) or bfloat16:
+  if spec.name not in NAMES:
+    raise ValueError(f"network: expected one of {NAMES}, got {spec.name!r}")
+  if spec.initializer not in INITIALIZERS:
     raise ValueError(
-      f"{name} takes gray images of 28 x 28 and computes in float32, got "
-      f"images of {image_shape} and bfloat16={bfloat16}"
+      f"initializer: expected one of {', '.join(INITIALIZERS)}, got "
+      f"{spec.initializer!r}"
     )
-  return from_model(models.MODELS[name])
+  network = _MAKERS[spec.name](spec, image_shape, axis_name)
+  return network._replace(init=INITIALIZERS[spec.initializer](network.init))
 
 
-def from_model(model: models.Model) -> Network:
-  """Makes a network of one without batch statistics.
+def _lecun_normal(
+  init: Callable[[jax.Array], Variables],
+) -> Callable[[jax.Array], Variables]:
+  """Draws kernels of variance 1 / fan-in and no biases, Flax's default."""
 
-  Its images are prepared batch by batch: beforehand is hardly faster, and the
-  windows of LeNet-5 are nine times as large as the images.
-
-  Args:
-    model: The network as in `models`.
-
-  Returns:
-    The same with empty batch statistics.
-  """
-
-  def init(key: jax.Array) -> Variables:
-    return Variables(model.init(key), {})
-
-  def apply(
-    variables: Variables, images: jax.Array, dropout: Dropout | None = None
-  ) -> tuple[Output, PyTree]:
-    inputs = model.prepare(images)
-    return model.apply(variables.params, inputs, dropout), {}
-
-  def evaluate(variables: Variables, images: jax.Array) -> Output:
-    return model.apply(variables.params, model.prepare(images))
-
-  def predict(variables: Variables, images: jax.Array) -> jax.Array:
-    return model.predict(variables.params, images)
-
-  return Network(init, apply, evaluate, predict, model.layers)
-
-
-def as_model(network: Network, apply: Callable[..., Output]) -> models.Model:
-  """Makes what methods take of a network, with its batch statistics bound.
-
-  Args:
-    network: The network.
-    apply: Maps (params, images, dropout or None) to the output.
-
-  Returns:
-    A network as in `models`, of which methods use `apply` and `layers`.
-  """
-  return models.Model(
-    init=lambda key: network.init(key).params,
-    prepare=lambda images: images,
-    apply=apply,
-    predict=network.predict,
-    layers=network.layers,
-  )
-
-
-def from_linen(
-  module: nn.Module, image_shape: tuple[int, int, int], layers: tuple[str, ...]
-) -> Network:
-  """Makes a network of a Flax module with batch statistics.
-
-  Args:
-    module: Maps (images, dropout or None, train=bool) to (logits, hidden).
-    image_shape: Height, width and channels of the images.
-    layers: Its dense layers whose inputs are neurons.
-
-  Returns:
-    The network.
-  """
-
-  def init(key: jax.Array) -> Variables:
-    images = jnp.zeros((1, *image_shape), jnp.uint8)
-    variables = module.init(key, images, train=False)
-    return Variables(variables["params"], variables["batch_stats"])
-
-  def apply(
-    variables: Variables, images: jax.Array, dropout: Dropout | None = None
-  ) -> tuple[Output, PyTree]:
-    output, changed = module.apply(
-      variables._asdict(), images, dropout, train=True, mutable=["batch_stats"]
+  def draw(
+    path: tuple, shape: jax.ShapeDtypeStruct, key: jax.Array
+  ) -> jax.Array:
+    if len(shape.shape) == 1:
+      return jnp.zeros(shape.shape, shape.dtype)
+    # Every leaf has its own stream, whatever other leaves there are.
+    place = zlib.crc32(jax.tree_util.keystr(path).encode())
+    return nn.initializers.lecun_normal()(
+      jax.random.fold_in(key, place), shape.shape, shape.dtype
     )
-    return output, changed["batch_stats"]
 
-  def evaluate(variables: Variables, images: jax.Array) -> Output:
-    return module.apply(variables._asdict(), images, train=False)
+  def draw_all(key: jax.Array) -> Variables:
+    shapes = jax.eval_shape(init, key)
+    params = jax.tree_util.tree_map_with_path(
+      lambda path, shape: draw(path, shape, key), shapes.params
+    )
+    return Variables(params, init(key).batch_stats)
 
-  def predict(variables: Variables, images: jax.Array) -> jax.Array:
-    num_images = images.shape[0]
-    size = min(PREDICT_BLOCK, num_images)
-    padding = ((0, -num_images % size), (0, 0), (0, 0), (0, 0))
-    blocks = jnp.pad(images, padding).reshape(-1, size, *images.shape[1:])
+  return draw_all
 
-    def of_member(member: Variables) -> jax.Array:
-      classes = jax.lax.map(
-        lambda block: jnp.argmax(evaluate(member, block)[0], axis=-1), blocks
-      )
-      return classes.reshape(-1)[:num_images]
 
-    return jax.lax.map(of_member, variables)
-
-  return Network(init, apply, evaluate, predict, layers)
+INITIALIZERS: dict[str, Callable] = {
+  "pytorch_uniform": lambda init: init,
+  "lecun_normal": _lecun_normal,
+}

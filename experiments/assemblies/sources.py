@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import datasets
-from experiments.architectures import models, networks
+from experiments.architectures import networks
 from experiments.command import parsing
-from experiments.learning import methods, training
+from experiments.learning import learner, methods
 from experiments.records import checkpoints
 
 # Images that a network is evaluated on at once.
@@ -185,25 +185,24 @@ def _unfinished(checkpoint: checkpoints.Checkpoint) -> str | None:
 
 
 def network_of(
-  source: Source, image_shape: tuple[int, int, int]
+  config: Mapping[str, Any], image_shape: tuple[int, int, int]
 ) -> networks.Network:
   """Makes the network that a checkpoint is of.
 
   Args:
-    source: The checkpoint.
+    config: The configuration of the checkpoint.
     image_shape: Height, width and channels of the images.
 
   Returns:
     The network.
   """
-  config = source.config
-  initializer = config.get("initializer", "pytorch_uniform")
-  if initializer != "pytorch_uniform":
-    plain = models.MODELS[model(config)]
-    return networks.from_model(models.with_initializer(plain, initializer))
-  return networks.make(
-    model(config), image_shape, bfloat16=config.get("bfloat16", False)
+  usual = networks.Spec()
+  spec = networks.Spec(
+    model(config),
+    config.get("initializer", usual.initializer),
+    config.get("bfloat16", usual.bfloat16),
   )
+  return networks.make(spec, image_shape)
 
 
 def layer_name(network: networks.Network, name: str | None) -> str:
@@ -254,10 +253,10 @@ def trained_and_untrained(
     parsing.ConfigError: If the network has no such layer.
   """
   check_classes(dataset)
-  network = network_of(source, dataset.test.images.shape[1:])
+  network = network_of(source.config, dataset.test.images.shape[1:])
   name = layer_name(network, name)
   key = jax.random.key(source.config["seed"])
-  untrained = network.init(jax.random.fold_in(key, training.INIT))
+  untrained = network.init(jax.random.fold_in(key, learner.INIT))
   checkpoint = checkpoints.load(source.path, config=source.config)
   variables = checkpoints.restore(
     source.path, getattr(checkpoint, which), untrained

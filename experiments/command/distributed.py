@@ -26,7 +26,7 @@ import jax
 from jax._src import distributed as jax_distributed
 
 from experiments.command import interruption, notices, parsing
-from experiments.learning import devices
+from experiments.population import devices
 from experiments.records import results
 
 # A process that has not been heard of for so long is dead.

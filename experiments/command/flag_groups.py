@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from experiments.architectures import models
+from experiments.architectures import networks
 from experiments.command import parsing
 from experiments.learning import methods
 from experiments.records import files
@@ -74,33 +74,84 @@ def define_alphas(values: flags.FlagValues, *, known: Sequence[str]) -> None:
     for name in known
     if methods.METHODS[name].hparam
   )
-  flags.DEFINE_list(
+  flags.DEFINE_string(
     "alphas",
     None,
-    "strengths to try for every method that has one, comma-separated; by "
-    f"default {grids}",
+    "strengths to try, comma-separated: for every method that has one, as 1,10,"
+    " or method by method, as 'bean1:1,10 dropout:0.5'; by default "
+    f"{grids}",
     flag_values=values,
   )
 
 
-def strengths(values: flags.FlagValues, name: str) -> Sequence[float]:
-  """Returns the values of a method's hyper-parameter that are tried.
+def strengths(
+  values: flags.FlagValues, names: Sequence[str]
+) -> dict[str, Sequence[float]]:
+  """Returns the values of each method's hyper-parameter that are tried.
 
   Args:
     values: The script's flags, of `define_alphas`.
-    name: The method.
+    names: The methods.
 
   Raises:
     parsing.ConfigError: If --alphas has a value that cannot be used.
   """
-  method = methods.METHODS[name]
-  if values.alphas is None or method.hparam is None:
-    return method.grid
-  alphas = parsing.numbers("alphas", values.alphas, float, low=0)
-  return [
-    parsing.number("alphas", alpha, low=0, below=method.limit)
-    for alpha in alphas
-  ]
+  given = {}
+  if values.alphas is not None:
+    given = parsing.by_method("alphas", values.alphas, names)
+  for name in set(given) - {""}:
+    if methods.METHODS[name].hparam is None:
+      raise parsing.ConfigError(f"--alphas: {name} has no strength")
+  tried = {}
+  for name in names:
+    method = methods.METHODS[name]
+    chosen = given.get(name, given.get("")) if method.hparam else None
+    tried[name] = method.grid if chosen is None else chosen
+    for value in tried[name]:
+      parsing.number("alphas", value, low=0, below=method.limit)
+  return tried
+
+
+def define_learning_rate(values: flags.FlagValues) -> None:
+  """Defines --learning_rate.
+
+  Args:
+    values: The script's flags.
+  """
+  flags.DEFINE_string(
+    "learning_rate",
+    "5e-4",
+    "the optimizer's learning rate: for every method, as 5e-4, or method by "
+    "method, as 'bean1:1e-3 5e-4', where the last is for all others",
+    flag_values=values,
+  )
+
+
+def learning_rates(
+  values: flags.FlagValues, names: Sequence[str]
+) -> dict[str, float]:
+  """Returns the learning rate of each method.
+
+  Args:
+    values: The script's flags, of `define_learning_rate`.
+    names: The methods.
+
+  Raises:
+    parsing.ConfigError: If --learning_rate has a value that cannot be used, or
+      none for a method.
+  """
+  given = parsing.by_method("learning_rate", values.learning_rate, names)
+  rates = {}
+  for name in names:
+    chosen = given.get(name, given.get("", ()))
+    if len(chosen) != 1:
+      raise parsing.ConfigError(
+        f"--learning_rate: expected one number for {name}, got "
+        f"{values.learning_rate!r}"
+      )
+    # With less, float32 parameters would stay what they are.
+    rates[name] = parsing.number("learning_rate", chosen[0], low=1e-30)
+  return rates
 
 
 def define_bean(values: flags.FlagValues) -> None:
@@ -181,14 +232,14 @@ def define_imitation(values: flags.FlagValues) -> None:
 
 
 def options(
-  values: flags.FlagValues, model: models.Model | None = None
+  values: flags.FlagValues, network: networks.Network | None = None
 ) -> methods.Options:
   """Reads the choices that methods depend on.
 
   Args:
     values: The script's flags; choices that it does not have are the usual
       ones.
-    model: The network whose layers --layers may name.
+    network: The network whose layers --layers may name.
 
   Returns:
     The choices; layers in the order of the network.
@@ -206,9 +257,9 @@ def options(
   for name in methods.IMITATION_OPTIONS:
     if name in chosen:
       parsing.number(name, chosen[name], low=1)
-  if chosen.get("layers") and model is not None:
-    named = parsing.names("layers", chosen["layers"], model.layers)
-    chosen["layers"] = tuple(name for name in model.layers if name in named)
+  if chosen.get("layers") and network is not None:
+    named = parsing.names("layers", chosen["layers"], network.layers)
+    chosen["layers"] = tuple(name for name in network.layers if name in named)
   elif "layers" in chosen:
     chosen["layers"] = ()
   found = methods.Options(**chosen)
@@ -221,7 +272,7 @@ def options(
 
 
 def define_run(values: flags.FlagValues, *, output_dir: str) -> None:
-  """Defines --members_per_chunk, --data_dir and --output_dir.
+  """Defines --members_per_chunk, --data_dir, --output_dir.
 
   Args:
     values: The script's flags.
@@ -235,6 +286,40 @@ def define_run(values: flags.FlagValues, *, output_dir: str) -> None:
     flag_values=values,
   )
   define_folders(values, output_dir=output_dir)
+
+
+def members_per_chunk(values: flags.FlagValues) -> int:
+  """Reads --members_per_chunk, of `define_run`."""
+  number = values.members_per_chunk
+  return parsing.number("members_per_chunk", number, low=0)
+
+
+def define_checkpoints(values: flags.FlagValues, *, default: str) -> None:
+  """Defines --checkpoint_dir, --checkpoint_seconds and --resume.
+
+  Args:
+    values: The script's flags.
+    default: What is said of networks where no folder is named.
+  """
+  define_path(
+    values,
+    "checkpoint_dir",
+    None,
+    f"folder where the trained networks are kept; by default {default}",
+  )
+  flags.DEFINE_float(
+    "checkpoint_seconds",
+    30.0,
+    "least time between checkpoints of a simulation",
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    "resume",
+    True,
+    "use the results and checkpoints that are there; --noresume trains all "
+    "cells again and replaces their files",
+    flag_values=values,
+  )
 
 
 def define_folders(values: flags.FlagValues, *, output_dir: str) -> None:

@@ -96,6 +96,41 @@ def names(name: str, words: Sequence[str], known: Sequence[str]) -> list[str]:
   return list(words)
 
 
+def by_method(
+  name: str, text: str, known: Sequence[str]
+) -> dict[str, list[float]]:
+  """Reads numbers that may differ from method to method.
+
+  Args:
+    name: The flag.
+    text: Such as "1,10" for all methods, or "bean1:1,10 dropout:0.5 3", where 3
+      is for those that are not named.
+    known: The methods of the run.
+
+  Returns:
+    Numbers from 0 by method; "" has those for all others.
+
+  Raises:
+    ConfigError: If one cannot be used, or a method is unknown or comes twice.
+
+  Example:
+    >>> by_method("alphas", "bean1:1,10 0.5", ["vanilla", "bean1"])
+    {'bean1': [1.0, 10.0], '': [0.5]}
+  """
+  found: dict[str, list[float]] = {}
+  for part in re.sub(r"\s*([,:])\s*", r"\1", text).split():
+    method, _, words = part.rpartition(":")
+    if method in found or method not in ("", *known):
+      raise ConfigError(
+        f"--{name}: expected numbers for all methods, as 1,10, or for some of "
+        f"{', '.join(known)}, as {known[-1]}:1,10, got {text!r}"
+      )
+    found[method] = numbers(name, words.split(","), float, low=0)
+  if not found:
+    raise ConfigError(f"--{name}: expected numbers, got {text!r}")
+  return found
+
+
 def seeds(name: str, text: str) -> tuple[int, ...]:
   """Reads a number of seeds, or which ones.
 

@@ -1,14 +1,13 @@
 """A progress bar with the time left, and a line for every finished cell."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 
+import numpy as np
 from rich import console as rich_console, progress as rich_progress
 
 from experiments.command import distributed
-from experiments.learning import methods
-from experiments.runs import simulations
 
 
 @dataclasses.dataclass
@@ -23,29 +22,29 @@ class Bar:
   display: rich_progress.Progress
   task: rich_progress.TaskID
 
-  def tick(self, cell: simulations.Cell, work: int, accuracy: float) -> None:
+  def tick(self, cell: str, work: float, accuracy: float) -> None:
     """Moves the bar on and shows the validation accuracy now."""
     self.display.update(
       self.task,
       advance=work,
-      description=describe(cell),
+      description=cell,
       accuracy=f"validation {100 * accuracy:.1f} %",
     )
 
   def cell_done(
     self,
-    cell: simulations.Cell,
-    outcome: simulations.Outcome,
-    seeds: tuple[int, ...],
+    cell: str,
+    metrics: Mapping[str, np.ndarray],
+    seconds: float,
+    seeds: Sequence[int],
   ) -> None:
     """Prints a line about a finished cell, and one for each failed member."""
-    accuracy = 100 * outcome.metrics["test_accuracy"]
-    failed_step = outcome.metrics["failed_step"]
-    kept = accuracy[failed_step < 0]
+    accuracy, failed_step = metrics["test_accuracy"], metrics["failed_step"]
+    kept = 100 * accuracy[failed_step < 0]
     mean = f"{kept.mean():.2f} %" if kept.size else "none"
     self.display.console.print(
-      f"{describe(cell)}: test {mean}, {kept.size} of {accuracy.size} "
-      f"simulations, {outcome.seconds:.0f} s",
+      f"{cell}: test {mean}, {kept.size} of {accuracy.size} simulations, "
+      f"{metrics['epochs'].mean():.0f} epochs, {seconds:.0f} s",
       highlight=False,
     )
     for seed, step in zip(seeds, failed_step, strict=True):
@@ -56,30 +55,12 @@ class Bar:
         )
 
 
-def describe(cell: simulations.Cell) -> str:
-  """Names a cell for people.
-
-  Args:
-    cell: The cell.
-
-  Returns:
-    Such as "1-shot BEAN-1 alpha=10".
-
-  Example:
-    >>> describe(simulations.Cell(1, "bean1", 10.0, 50))
-    '1-shot BEAN-1 alpha=10'
-  """
-  method = methods.METHODS[cell.method]
-  strength = f" {method.hparam}={cell.strength:g}" if method.hparam else ""
-  return f"{cell.shots}-shot {method.title}{strength}"
-
-
 @contextlib.contextmanager
 def bar(*, total: int, skipped: int) -> Iterator[Bar]:
   """Shows a progress bar while its block runs.
 
   Args:
-    total: Work to do, in the units of `simulations.cost`.
+    total: Work to do, in the units of `cells.cost`.
     skipped: Cells that were done before.
 
   Yields:

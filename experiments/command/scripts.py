@@ -22,7 +22,7 @@ from experiments.command import (
   notices,
   parsing,
 )
-from experiments.learning import devices
+from experiments.population import devices
 from experiments.records import results
 
 _GO_ON = "finished cells are kept, the same command goes on from there"

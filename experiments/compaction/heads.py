@@ -18,7 +18,7 @@ import numpy as np
 from bean_jax import sparsity
 from experiments import datasets
 from experiments.architectures import networks
-from experiments.learning import training
+from experiments.learning.learner import Samples
 from experiments.records import checkpoints
 
 PyTree = Any
@@ -54,9 +54,9 @@ class Head(NamedTuple):
 class Splits(NamedTuple):
   """Features [n, f] and labels [n] of a dataset's three splits."""
 
-  train: training.Samples
-  validation: training.Samples
-  test: training.Samples
+  train: Samples
+  validation: Samples
+  test: Samples
 
 
 class Activity(NamedTuple):
@@ -124,7 +124,9 @@ def split_network(
       images or has other parameters.
   """
   try:
-    network = networks.make(checkpoint.config["model"], image_shape)
+    network = networks.make(
+      networks.Spec(checkpoint.config["model"]), image_shape
+    )
   except ValueError as error:
     raise checkpoints.CheckpointError(f"{os.fspath(path)}: {error}") from error
   shapes = jax.eval_shape(network.init, jax.random.key(0))
@@ -190,7 +192,7 @@ def make_splits(
     train = datasets.Split(train.images[rows], train.labels[rows])
   return Splits(
     *(
-      training.Samples(features(split.images), split.labels)
+      Samples(features(split.images), split.labels)
       for split in (train, dataset.validation, dataset.test)
     )
   )

@@ -15,17 +15,19 @@ import numpy as np
 import optax
 
 from experiments.compaction import heads
-from experiments.learning import devices, training
+from experiments.learning import learner, streams
+from experiments.learning.learner import Samples
+from experiments.population import devices
 
 PyTree = Any
 
-# Purpose of a member's key, after those of `training`.
-_ORDER = training.EVALUATION + 1
+# Purpose of a member's key, after those of `learner`.
+_ORDER = learner.EVALUATION + 1
 
 
 def retrain(
   versions: list[tuple[PyTree, PyTree]],
-  train: training.Samples,
+  train: Samples,
   *,
   seed: int,
   epochs: int,
@@ -54,7 +56,7 @@ def retrain(
   return _unstack(trained, len(versions))
 
 
-def accuracies(versions: list[PyTree], samples: training.Samples) -> np.ndarray:
+def accuracies(versions: list[PyTree], samples: Samples) -> np.ndarray:
   """Evaluates versions of a head.
 
   Args:
@@ -68,7 +70,7 @@ def accuracies(versions: list[PyTree], samples: training.Samples) -> np.ndarray:
   return correct[: len(versions)] / len(samples.labels)
 
 
-def place(samples: training.Samples) -> training.Samples:
+def place(samples: Samples) -> Samples:
   """Moves samples to all devices, once."""
   return devices.place(samples, devices.SHARED)
 
@@ -78,7 +80,7 @@ def _make_fit(epochs: int, batch_size: int, learning_rate: float) -> Callable:
   optimizer = optax.adam(learning_rate)
 
   def loss_fn(
-    params: PyTree, samples: training.Samples, mask: jax.Array | None
+    params: PyTree, samples: Samples, mask: jax.Array | None
   ) -> jax.Array:
     logits = heads.apply(params, samples.inputs)[-1]
     losses = optax.softmax_cross_entropy_with_integer_labels(
@@ -87,7 +89,7 @@ def _make_fit(epochs: int, batch_size: int, learning_rate: float) -> Callable:
     return jnp.mean(losses, where=mask)
 
   def fit_one(
-    params: PyTree, masks: PyTree, key: jax.Array, train: training.Samples
+    params: PyTree, masks: PyTree, key: jax.Array, train: Samples
   ) -> PyTree:
     def step(carry: tuple, item: tuple) -> tuple[tuple, None]:
       params, opt_state = carry
@@ -99,7 +101,7 @@ def _make_fit(epochs: int, batch_size: int, learning_rate: float) -> Callable:
       return (optax.apply_updates(params, updates), opt_state), None
 
     def run_epoch(carry: tuple, epoch: jax.Array) -> tuple[tuple, None]:
-      batches = training.batches(
+      batches = streams.batches(
         jax.random.fold_in(key, epoch), len(train.labels), batch_size
       )
       return jax.lax.scan(step, carry, batches)
@@ -108,7 +110,7 @@ def _make_fit(epochs: int, batch_size: int, learning_rate: float) -> Callable:
     return jax.lax.scan(run_epoch, carry, jnp.arange(epochs))[0][0]
 
   def fit(
-    params: PyTree, masks: PyTree, key: jax.Array, train: training.Samples
+    params: PyTree, masks: PyTree, key: jax.Array, train: Samples
   ) -> PyTree:
     return jax.lax.map(lambda one: fit_one(*one, key, train), (params, masks))
 
@@ -118,7 +120,7 @@ def _make_fit(epochs: int, batch_size: int, learning_rate: float) -> Callable:
 
 @functools.cache
 def _make_count() -> Callable:
-  def count(params: PyTree, samples: training.Samples) -> jax.Array:
+  def count(params: PyTree, samples: Samples) -> jax.Array:
     def count_one(one: PyTree) -> jax.Array:
       logits = heads.apply(one, samples.inputs)[-1]
       return jnp.sum(jnp.argmax(logits, axis=-1) == samples.labels)

@@ -40,8 +40,9 @@ What had to be chosen:
   drawn anew.
 - The network is validated after each period, not after each epoch.
 
-The hyper-parameter that makes a difference is `Hparams.ascent_rate`; `GRID` has
-the source's value and 0, which leaves the pseudo examples where they are.
+The hyper-parameter that makes a difference is the rate of Adam, in pixels from
+0 to 1, which is the method's strength; `GRID` has the source's value and 0,
+which leaves the pseudo examples where they are.
 
 References:
   Kimura, Ghahramani, Takeuchi, Iwata, Ueda, `Few-shot learning of neural
@@ -49,25 +50,24 @@ References:
   <https://arxiv.org/abs/1802.03039>`_, 2018.
 """
 
-from collections.abc import Callable
 import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-import numpy as np
 import optax
 
-from experiments.architectures import models
-from experiments.learning import devices, gaussian_process, training
+from experiments.architectures.networks import Network, Variables
+from experiments.learning import gaussian_process, learner
+from experiments.learning.learner import Hparams, Samples, State
 
 PyTree = Any
 
-# Purposes of a member's key, far from those of `training`.
+# Purposes of a member's key, far from those of `learner`.
 PAIRS, SHOTS = 1001, 1002
 
-# Values of `Hparams.ascent_rate` to choose from.
+# Rates of Adam, of the pseudo examples, to choose from.
 GRID = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
@@ -85,8 +85,10 @@ class Settings(NamedTuple):
     num_classes: Classes.
     alpha_eps: Of the reference model, see `gaussian_process.fit`.
     length_scales: Of the reference model, see `gaussian_process.fit`.
-    members_at_once: Members that a device trains side by side: one is fastest
-      on a CPU, all on a GPU.
+    label_weight: Weight of the labelled examples in the loss, lambda_1.
+    max_weight: Weight of a pseudo example of whose class the reference model
+      is sure, L_up.
+    mean_weight: Weight at the mean uncertainty, L_mean.
   """
 
   first: int = 1250
@@ -99,39 +101,21 @@ class Settings(NamedTuple):
   num_classes: int = 10
   alpha_eps: float = 0.01
   length_scales: tuple[float, ...] = gaussian_process.LENGTH_SCALES
-  members_at_once: int = 1
+  label_weight: float = 1.0
+  max_weight: float = 2.0
+  mean_weight: float = 1.0
 
 
-class Hparams(NamedTuple):
-  """Numbers that may differ from member to member.
-
-  Attributes:
-    learning_rate: Nadam's, of the network.
-    ascent_rate: Adam's, of the pseudo examples, in pixels from 0 to 1.
-    label_weight: Weight of the labelled examples in the loss, lambda_1.
-    max_weight: Weight of a pseudo example of whose class the reference model
-      is sure, L_up.
-    mean_weight: Weight at the mean uncertainty, L_mean.
-  """
-
-  learning_rate: ArrayLike = 5e-4
-  ascent_rate: ArrayLike = 0.02
-  label_weight: ArrayLike = 1.0
-  max_weight: ArrayLike = 2.0
-  mean_weight: ArrayLike = 1.0
-
-
-class State(NamedTuple):
-  """What a member carries from period to period.
+class Memory(NamedTuple):
+  """What a member remembers beside its network.
 
   Attributes:
-    network: State of the network. `best_epoch` counts epochs, though there is
-      one validation a period.
+    opt_state: State of Nadam.
     pseudo: Pseudo examples, uint8 [capacity, ...]. Later periods use more of
       them.
   """
 
-  network: training.State
+  opt_state: optax.OptState
   pseudo: jax.Array
 
 
@@ -151,22 +135,6 @@ class Period(NamedTuple):
   first_step: ArrayLike
 
 
-class Metrics(NamedTuple):
-  """Learning curves [periods, members].
-
-  Attributes:
-    train_loss: Mean cross-entropy of the labelled examples in the last epoch
-      of a period.
-    imitation_loss: Mean weighted divergence of the pseudo examples in it.
-    validation_accuracy: Fraction of validation images classified correctly
-      after it.
-  """
-
-  train_loss: jax.Array
-  imitation_loss: jax.Array
-  validation_accuracy: jax.Array
-
-
 class _Lesson(NamedTuple):
   """What a network learns in a period.
 
@@ -175,33 +143,15 @@ class _Lesson(NamedTuple):
     targets: Class probabilities that g gives them [capacity, classes].
     weights: Their weights [capacity].
     shots: Labelled examples, prepared.
-    hparams: Hyper-parameters of the member.
   """
 
   inputs: jax.Array
   targets: jax.Array
   weights: jax.Array
-  shots: training.Samples
-  hparams: Hparams
+  shots: Samples
 
 
-def make_hparams(learning_rate: jax.Array, ascent_rate: jax.Array) -> Hparams:
-  """Makes the hyper-parameters of a population, the others as usual.
-
-  Args:
-    learning_rate: Nadam's [members].
-    ascent_rate: Adam's of the pseudo examples [members].
-
-  Returns:
-    Arrays [members].
-  """
-  usual = Hparams(learning_rate, ascent_rate)
-  return jax.tree.map(
-    lambda leaf: jnp.broadcast_to(jnp.float32(leaf), learning_rate.shape), usual
-  )
-
-
-def schedule(settings: Settings) -> list[Period]:
+def periods(settings: Settings) -> list[Period]:
   """Lists the periods, whose pseudo examples grow in equal steps.
 
   Args:
@@ -211,17 +161,26 @@ def schedule(settings: Settings) -> list[Period]:
     The periods, of Python integers.
 
   Example:
-    >>> [period.num_examples for period in schedule(Settings())][:4]
+    >>> [period.num_examples for period in periods(Settings())][:4]
     [1250, 2500, 3750, 5000]
   """
-  periods, moved, step = [], 0, 0
+  listed, moved, step = [], 0, 0
   growth = settings.last - settings.first
   for number in range(settings.num_periods):
     count = settings.first + growth * number // max(settings.num_periods - 1, 1)
-    periods.append(Period(number, moved, count, step))
+    listed.append(Period(number, moved, count, step))
     moved = count
     step += settings.epochs * -(-count // settings.batch_size)
-  return periods
+  return listed
+
+
+def schedule(settings: Settings) -> learner.Schedule:
+  """Returns how long a network is trained, and when it is validated."""
+  return learner.Schedule(
+    epochs=settings.num_periods * settings.epochs,
+    batch_size=settings.batch_size,
+    validate_every=settings.epochs,
+  )
 
 
 def cost(settings: Settings, *, num_shots: int) -> int:
@@ -232,12 +191,12 @@ def cost(settings: Settings, *, num_shots: int) -> int:
     num_shots: Labelled examples.
 
   Returns:
-    The work in images that pass forward, as `simulations.cost` counts it.
+    The work in images that pass forward, as `methods.cost` counts it.
   """
   size = settings.batch_size
   images = size + min(num_shots, settings.shots_per_step)
   work = 0
-  for period in schedule(settings):
+  for period in periods(settings):
     steps = settings.epochs * -(-period.num_examples // size)
     blocks = settings.ascent_steps * -(-period.num_moved // size)
     work += steps * (3 * images + 5) + blocks * 5 * size
@@ -302,7 +261,7 @@ def fidelity_weights(
 
 
 def divergence(
-  model: models.Model,
+  network: Network,
   params: PyTree,
   posterior: gaussian_process.Posterior,
   pixels: jax.Array,
@@ -310,7 +269,7 @@ def divergence(
   """Measures how far a network is from the reference model.
 
   Args:
-    model: The network.
+    network: The network, without batch statistics.
     params: Its parameters.
     posterior: The reference model.
     pixels: Images [n, ...] in [0, 1].
@@ -319,12 +278,13 @@ def divergence(
     Kullback-Leibler divergences D(g(x) || f(x)) [n].
   """
   targets = gaussian_process.predict(posterior, _flatten(pixels)).probabilities
-  logits, _ = model.apply(params, model.prepare(255 * pixels))
+  inputs = network.prepare(255 * pixels)
+  (logits, _), _ = network.apply(Variables(params, {}), inputs, None)
   return optax.losses.kl_divergence(jax.nn.log_softmax(logits), targets)
 
 
 def ascend(
-  model: models.Model,
+  network: Network,
   params: PyTree,
   posterior: gaussian_process.Posterior,
   images: jax.Array,
@@ -337,7 +297,7 @@ def ascend(
   Steps of Adam up the `divergence`, within the range of pixels.
 
   Args:
-    model: The network.
+    network: The network, without batch statistics.
     params: Its parameters.
     posterior: The reference model.
     images: Pseudo examples uint8 [n, ...].
@@ -350,7 +310,7 @@ def ascend(
   optimizer = optax.adam(learning_rate)
 
   def descent(params: PyTree, pixels: jax.Array) -> jax.Array:
-    return -jnp.sum(divergence(model, params, posterior, pixels))
+    return -jnp.sum(divergence(network, params, posterior, pixels))
 
   def step(
     _: jax.Array, carry: tuple[jax.Array, optax.OptState]
@@ -372,162 +332,78 @@ def ascend(
   return jnp.round(255 * pixels).astype(jnp.uint8)
 
 
-def make_init(model: models.Model, settings: Settings) -> Callable[..., State]:
-  """Makes the function that begins a population's training.
-
-  Args:
-    model: The network.
-    settings: Sizes.
-
-  Returns:
-    A function of (keys [members], hparams, training samples of each member)
-    that returns a `State`. Parameters begin as in `training`.
-  """
-  recipe = training.Recipe(
-    model, lambda hparams: training.cross_entropy(model), _nadam
-  )
-  init_network = training.make_init(recipe)
-  size = settings.batch_size
-  capacity = size * -(-settings.last // size)
-
-  def mix(key: jax.Array, images: jax.Array) -> jax.Array:
-    key = jax.random.fold_in(key, PAIRS)
-    return interpolate_pairs(key, images, num_examples=capacity)
-
-  def init(keys: jax.Array, hparams: Hparams, train: training.Samples) -> State:
-    pseudo = jax.vmap(mix)(keys, train.inputs)
-    return State(init_network(keys, hparams), pseudo)
-
-  return init
-
-
-def make_run_period(
-  model: models.Model, settings: Settings
-) -> Callable[..., tuple[State, Metrics]]:
-  """Makes the function that trains a population for one period.
-
-  Args:
-    model: The network.
-    settings: Sizes.
-
-  Returns:
-    A function of (state, period, keys [members], hparams, training samples of
-    each member, validation samples that they share) that returns (state,
-    `Metrics` [members]). Its loops are as long as the period asks for: one
-    compiled program serves all periods.
-  """
-  count_correct = training.make_count_correct(model)
-
-  def run_period(
-    state: State,
-    period: Period,
-    keys: jax.Array,
-    hparams: Hparams,
-    train: training.Samples,
-    validation: training.Samples,
-  ) -> tuple[State, Metrics]:
-    def of_member(member: tuple) -> tuple[State, jax.Array]:
-      return _run_period(model, settings, period, *member)
-
-    state, losses = jax.lax.map(
-      of_member,
-      (state, keys, hparams, train),
-      batch_size=settings.members_at_once,
-    )
-    correct = count_correct(state.network.params, validation)
-    epoch = (period.number + 1) * settings.epochs
-    network = jax.vmap(training.keep_best, in_axes=(0, 0, None))(
-      state.network, correct, epoch
-    )
-    accuracy = correct / validation.labels.shape[0]
-    metrics = Metrics(losses[:, 0], losses[:, 1], accuracy)
-    return state._replace(network=network), metrics
-
-  return run_period
-
-
 @functools.cache
-def make_train(
-  model: models.Model, settings: Settings
-) -> Callable[..., tuple[State, Metrics]]:
-  """Makes the function that trains a population from beginning to end.
+def make_learner(network: Network, settings: Settings) -> learner.Learner:
+  """Makes the learner, a lap of which is a period.
 
   Args:
-    model: The network.
+    network: The network, without batch statistics.
     settings: Sizes.
 
   Returns:
-    A function of (keys [members], hparams [members], training samples of each
-    member, validation samples that they share, tick) that returns (state,
-    Metrics). Inputs are images, uint8 [..., n, height, width, channels]. The
-    function `tick` is called after every period with (its epochs, mean
-    validation accuracy). The number of members is a multiple of the number of
-    devices.
+    The learner. Its loops are as long as the period asks for: one compiled
+    program serves all periods.
 
   Raises:
     ValueError: If a setting makes no sense.
   """
   _check(settings)
-  many, shared = devices.MEMBERS, devices.SHARED
-  init = devices.spread(
-    make_init(model, settings), takes=(many, many, many), gives=many
-  )
-  run_period = devices.spread(
-    make_run_period(model, settings),
-    takes=(many, shared, many, many, many, shared),
-    gives=(many, many),
-    donate=(0,),
-  )
+  size = settings.batch_size
+  capacity = size * -(-settings.last // size)
+  table = jax.tree.map(lambda *numbers: numbers, *periods(settings))
 
-  def train(
-    keys: jax.Array,
+  def init(key: jax.Array, hparams: Hparams, data: Samples) -> State:
+    variables = network.init(jax.random.fold_in(key, learner.INIT))
+    pseudo = interpolate_pairs(
+      jax.random.fold_in(key, PAIRS), data.inputs, num_examples=capacity
+    )
+    opt_state = _nadam(hparams).init(variables.params)
+    return State(variables, Memory(opt_state, pseudo))
+
+  def lap(
+    state: State,
+    number: jax.Array,
+    key: jax.Array,
     hparams: Hparams,
-    train: training.Samples,
-    validation: training.Samples,
-    tick: Callable[[int, float], None],
-  ) -> tuple[State, Metrics]:
-    state = init(keys, hparams, train)
-    curves = []
-    for period in schedule(settings):
-      traced = jax.tree.map(jnp.int32, period)
-      state, metrics = run_period(
-        state, traced, keys, hparams, train, validation
-      )
-      curves.append(jax.device_get(metrics))
-      tick(settings.epochs, float(curves[-1].validation_accuracy.mean()))
-    return state, jax.tree.map(lambda *leaves: np.stack(leaves), *curves)
+    data: Samples,
+  ) -> tuple[State, learner.Report]:
+    period = jax.tree.map(
+      lambda column: jnp.array(column, jnp.int32)[number],
+      table,
+      is_leaf=lambda node: type(node) is tuple,
+    )
+    return _run_period(network, settings, period, state, key, hparams, data)
 
-  return train
+  return learner.Learner(
+    init=init,
+    lap=lap,
+    predict=learner.plain_predict(network),
+    num_laps=settings.num_periods,
+    epochs=settings.epochs,
+    rivals=(("reference", functools.partial(classify, settings)),),
+  )
 
 
-@functools.cache
-def make_classify(
-  settings: Settings,
-) -> Callable[[training.Samples, jax.Array], jax.Array]:
-  """Makes the function that classifies by the reference model alone.
+def classify(settings: Settings, data: Samples, images: jax.Array) -> jax.Array:
+  """Classifies by the reference models alone.
 
   Args:
     settings: Those of the reference model.
+    data: Labelled examples of each member.
+    images: Images [m, ...] that they share.
 
   Returns:
-    A function of (training samples of each member, images [m, ...] that they
-    share) that returns classes [members, m]. The number of members is a
-    multiple of the number of devices.
+    Classes [members, m].
   """
+  queries = _flatten(images.astype(jnp.float32) / 255)
 
-  def classify(train: training.Samples, images: jax.Array) -> jax.Array:
-    queries = _flatten(images.astype(jnp.float32) / 255)
+  def of_member(member: Samples) -> jax.Array:
+    prediction = gaussian_process.predict_blocks(
+      _fit(settings, member), queries
+    )
+    return jnp.argmax(prediction.probabilities, axis=1)
 
-    def of_member(member: training.Samples) -> jax.Array:
-      prediction = gaussian_process.predict_blocks(
-        _fit(settings, member), queries
-      )
-      return jnp.argmax(prediction.probabilities, axis=1)
-
-    return jax.lax.map(of_member, train)
-
-  many, shared = devices.MEMBERS, devices.SHARED
-  return devices.spread(classify, takes=(many, shared), gives=many)
+  return jax.lax.map(of_member, data)
 
 
 def _check(settings: Settings) -> None:
@@ -551,9 +427,7 @@ def _flatten(images: jax.Array) -> jax.Array:
   return images.reshape(images.shape[0], -1)
 
 
-def _fit(
-  settings: Settings, train: training.Samples
-) -> gaussian_process.Posterior:
+def _fit(settings: Settings, train: Samples) -> gaussian_process.Posterior:
   """Fits the reference model of one member."""
   return gaussian_process.fit(
     _flatten(train.inputs.astype(jnp.float32) / 255),
@@ -565,35 +439,98 @@ def _fit(
 
 
 def _run_period(
-  model: models.Model,
+  network: Network,
   settings: Settings,
   period: Period,
   state: State,
   key: jax.Array,
   hparams: Hparams,
-  train: training.Samples,
-) -> tuple[State, jax.Array]:
-  """Trains one member for a period; returns the last epoch's losses [2]."""
-  posterior = _fit(settings, train)
-  pseudo = _move(model, settings, period, state, posterior, hparams.ascent_rate)
-  targets, weights = _imitate(settings, period, pseudo, posterior, hparams)
-  shots = train._replace(inputs=model.prepare(train.inputs))
-  lesson = _Lesson(model.prepare(pseudo), targets, weights, shots, hparams)
+  data: Samples,
+) -> tuple[State, learner.Report]:
+  """Trains one member for a period; reports the losses of its last epoch."""
+  posterior = _fit(settings, data)
+  pseudo = _move(network, settings, period, state, posterior, hparams.strength)
+  targets, weights = _imitate(settings, period, pseudo, posterior)
+  shots = data._replace(inputs=network.prepare(data.inputs))
+  lesson = _Lesson(network.prepare(pseudo), targets, weights, shots)
+  optimizer = _nadam(hparams)
+  num_steps = -(-period.num_examples // settings.batch_size)
 
-  def body(
-    epoch: jax.Array, carry: tuple[training.State, jax.Array]
-  ) -> tuple[training.State, jax.Array]:
-    network, _ = carry
-    return _run_epoch(model, settings, period, network, lesson, key, epoch)
+  def run_epoch(epoch: jax.Array, carry: _Carry) -> _Carry:
+    carry = carry._replace(losses=jnp.zeros(2))
+    number = period.number * settings.epochs + epoch
+    order_key, shots_key = (
+      jax.random.fold_in(jax.random.fold_in(key, purpose), number)
+      for purpose in (learner.SHUFFLE, SHOTS)
+    )
+    places = jax.random.uniform(order_key, weights.shape)
+    real = jnp.arange(places.shape[0]) < period.num_examples
+    order = jnp.argsort(jnp.where(real, places, 2))
+    first_step = period.first_step + epoch * num_steps
 
-  network, losses = jax.lax.fori_loop(
-    0, settings.epochs, body, (state.network, jnp.zeros(2))
+    def body(step: jax.Array, carry: _Carry) -> _Carry:
+      pseudo_rows, mask, shot_rows = _draw_rows(
+        settings,
+        period,
+        order,
+        step,
+        jax.random.fold_in(shots_key, step),
+        shots.labels.shape[0],
+      )
+      return _step(
+        network,
+        settings,
+        optimizer,
+        carry,
+        lesson,
+        first_step + step,
+        pseudo_rows,
+        mask,
+        shot_rows,
+      )
+
+    return jax.lax.fori_loop(0, num_steps, body, carry)
+
+  carry = _Carry(
+    state.variables.params, state.memory.opt_state, jnp.zeros(2), jnp.int32(-1)
   )
-  return State(network, pseudo), losses
+  carry = jax.lax.fori_loop(0, settings.epochs, run_epoch, carry)
+  variables = Variables(carry.params, {})
+  last_step = period.first_step + settings.epochs * num_steps - 1
+  # What was met in a step, else what the last one left.
+  failed_step = jnp.where(
+    carry.failed_step >= 0,
+    carry.failed_step,
+    learner.first_failure(jnp.zeros(1), variables, last_step[None]),
+  )
+  losses = carry.losses / num_steps
+  metrics = {
+    "objective": settings.label_weight * losses[0] + losses[1],
+    "train_loss": losses[0],
+    "imitation_loss": losses[1],
+  }
+  state = State(variables, Memory(carry.opt_state, pseudo))
+  return state, learner.Report(metrics, failed_step)
+
+
+class _Carry(NamedTuple):
+  """What a member carries from step to step.
+
+  Attributes:
+    params: Parameters.
+    opt_state: State of Nadam.
+    losses: Sums over an epoch of the cross-entropy and the divergence [2].
+    failed_step: Of the first loss that was not finite, -1 before.
+  """
+
+  params: PyTree
+  opt_state: optax.OptState
+  losses: jax.Array
+  failed_step: jax.Array
 
 
 def _move(
-  model: models.Model,
+  network: Network,
   settings: Settings,
   period: Period,
   state: State,
@@ -607,21 +544,20 @@ def _move(
     start = block * size
     old = jax.lax.dynamic_slice_in_dim(pseudo, start, size)
     new = ascend(
-      model,
-      state.network.params,
+      network,
+      state.variables.params,
       posterior,
       old,
       num_steps=settings.ascent_steps,
       learning_rate=learning_rate,
     )
     moved = start + jnp.arange(size) < period.num_moved
-    moved &= state.network.failed_step < 0
     moved = moved.reshape((size,) + (1,) * (old.ndim - 1))
     new = jnp.where(moved, new, old)
     return jax.lax.dynamic_update_slice_in_dim(pseudo, new, start, 0)
 
   num_blocks = (period.num_moved + size - 1) // size
-  return jax.lax.fori_loop(0, num_blocks, body, state.pseudo)
+  return jax.lax.fori_loop(0, num_blocks, body, state.memory.pseudo)
 
 
 def _imitate(
@@ -629,7 +565,6 @@ def _imitate(
   period: Period,
   pseudo: jax.Array,
   posterior: gaussian_process.Posterior,
-  hparams: Hparams,
 ) -> tuple[jax.Array, jax.Array]:
   """Returns targets [capacity, classes] and weights [capacity]."""
   size, capacity = settings.batch_size, pseudo.shape[0]
@@ -657,71 +592,44 @@ def _imitate(
   weights = fidelity_weights(
     uncertainty,
     jnp.mean(uncertainty, where=real),
-    max_weight=hparams.max_weight,
-    mean_weight=hparams.mean_weight,
+    max_weight=settings.max_weight,
+    mean_weight=settings.mean_weight,
   )
   return targets, weights
 
 
-def _run_epoch(
-  model: models.Model,
+def _draw_rows(
   settings: Settings,
   period: Period,
-  network: training.State,
-  lesson: _Lesson,
+  order: jax.Array,
+  step: jax.Array,
   key: jax.Array,
-  epoch: jax.Array,
-) -> tuple[training.State, jax.Array]:
-  """Trains one member for an epoch of a period; returns its losses [2]."""
-  size, num_shots = settings.batch_size, lesson.shots.labels.shape[0]
-  number = period.number * settings.epochs + epoch
-  order_key, shots_key = (
-    jax.random.fold_in(jax.random.fold_in(key, purpose), number)
-    for purpose in (training.SHUFFLE, SHOTS)
-  )
-  places = jax.random.uniform(order_key, lesson.weights.shape)
-  real = jnp.arange(places.shape[0]) < period.num_examples
-  order = jnp.argsort(jnp.where(real, places, 2))
-  num_steps = (period.num_examples + size - 1) // size
-  first_step = period.first_step + epoch * num_steps
-
-  def body(
-    step: jax.Array, carry: tuple[training.State, jax.Array]
-  ) -> tuple[training.State, jax.Array]:
-    network, sums = carry
-    rows = jax.lax.dynamic_slice_in_dim(order, step * size, size)
-    step_key = jax.random.fold_in(shots_key, step)
-    shots = jax.random.permutation(step_key, num_shots)
-    network, losses = _step(
-      model,
-      network,
-      lesson,
-      first_step + step,
-      rows,
-      step * size + jnp.arange(size) < period.num_examples,
-      shots[: settings.shots_per_step],
-    )
-    return network, sums + losses
-
-  network, sums = jax.lax.fori_loop(0, num_steps, body, (network, jnp.zeros(2)))
-  network = training.fail_if_broken(network, first_step + num_steps - 1)
-  return network, sums / num_steps
+  num_shots: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Returns a step's pseudo examples, which are real, and labelled ones."""
+  size = settings.batch_size
+  rows = jax.lax.dynamic_slice_in_dim(order, step * size, size)
+  mask = step * size + jnp.arange(size) < period.num_examples
+  shots = jax.random.permutation(key, num_shots)
+  return rows, mask, shots[: settings.shots_per_step]
 
 
 def _step(
-  model: models.Model,
-  network: training.State,
+  network: Network,
+  settings: Settings,
+  optimizer: optax.GradientTransformation,
+  carry: _Carry,
   lesson: _Lesson,
   index: jax.Array,
   rows: jax.Array,
   mask: jax.Array,
   shots: jax.Array,
-) -> tuple[training.State, jax.Array]:
-  """Takes a step; returns its cross-entropy and weighted divergence [2]."""
+) -> _Carry:
+  """Takes a step and adds its cross-entropy and weighted divergence."""
   inputs = jnp.concatenate([lesson.inputs[rows], lesson.shots.inputs[shots]])
 
   def loss_fn(params: PyTree) -> tuple[jax.Array, jax.Array]:
-    logits, _ = model.apply(params, inputs)
+    (logits, _), _ = network.apply(Variables(params, {}), inputs, None)
     divergences = optax.losses.kl_divergence(
       jax.nn.log_softmax(logits[: rows.shape[0]]), lesson.targets[rows]
     )
@@ -730,11 +638,17 @@ def _step(
       logits[rows.shape[0] :], lesson.shots.labels[shots]
     )
     cross_entropy = jnp.mean(losses)
-    loss = lesson.hparams.label_weight * cross_entropy + imitation
+    loss = settings.label_weight * cross_entropy + imitation
     return loss, jnp.stack([cross_entropy, imitation])
 
   (loss, losses), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-    network.params
+    carry.params
   )
-  optimizer = _nadam(lesson.hparams)
-  return training.update(optimizer, network, index, loss, grads), losses
+  updates, opt_state = optimizer.update(grads, carry.opt_state, carry.params)
+  failed = ~jnp.isfinite(loss) & (carry.failed_step < 0)
+  return _Carry(
+    optax.apply_updates(carry.params, updates),
+    opt_state,
+    carry.losses + losses,
+    jnp.where(failed, index, carry.failed_step),
+  )

@@ -8,7 +8,8 @@ pickle. Its arrays:
     last/batch_stats/...     running statistics of BatchNorm then, if any
     best/...                 both after the epoch of best validation accuracy
     metrics/...              numbers and learning curves
-    optimizer/...            state of the optimizer, until training is over
+    memory/...               what else the learner carries, such as the state of
+                             an optimizer, until training is over
 
 The file ends with the SHA-256 of all bytes before, as the comment of the zip
 archive that an .npz is. It is written whole or not at all. A file that is cut
@@ -56,7 +57,7 @@ class Checkpoint(NamedTuple):
     last: Variables after the last epoch.
     best: Variables after the epoch of best validation accuracy.
     metrics: Numbers [] and learning curves [epochs] by name.
-    opt_state: State of the optimizer as {path: array}, to be given to
+    memory: What else the learner carries as {path: array}, to be given to
       `restore`; empty once the training is over.
   """
 
@@ -65,7 +66,7 @@ class Checkpoint(NamedTuple):
   last: Variables
   best: Variables
   metrics: dict[str, np.ndarray]
-  opt_state: dict[str, np.ndarray]
+  memory: dict[str, np.ndarray]
 
 
 def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
@@ -73,7 +74,7 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
 
   Args:
     path: The file, in a folder that exists.
-    checkpoint: What it will hold; `opt_state` may be any tree of arrays.
+    checkpoint: What it will hold; `memory` may be any tree of arrays.
 
   Raises:
     ResultError: If the file system refuses.
@@ -92,7 +93,7 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     ("last", checkpoint.last._asdict()),
     ("best", checkpoint.best._asdict()),
     ("metrics", checkpoint.metrics),
-    ("optimizer", checkpoint.opt_state),
+    ("memory", checkpoint.memory),
   ):
     arrays |= {f"{name}/{k}": array for k, array in _flatten(tree).items()}
   results.write_bytes(path, _pack(arrays))
@@ -173,7 +174,7 @@ def restore(
 
   Args:
     path: Where they come from, for the error.
-    tree: What `load` returned: variables, or an `opt_state`.
+    tree: What `load` returned: variables, or a `memory`.
     template: Arrays or `jax.ShapeDtypeStruct`s in that structure.
 
   Returns:
@@ -264,7 +265,7 @@ def _assemble(
   header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> Checkpoint:
   parts: dict[str, dict] = {
-    name: {} for name in ("last", "best", "metrics", "optimizer")
+    name: {} for name in ("last", "best", "metrics", "memory")
   }
   for name, array in arrays.items():
     part, _, rest = name.partition("/")
@@ -275,7 +276,7 @@ def _assemble(
     last=_variables(parts["last"]),
     best=_variables(parts["best"]),
     metrics=parts["metrics"],
-    opt_state=parts["optimizer"],
+    memory=parts["memory"],
   )
 
 

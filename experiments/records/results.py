@@ -59,7 +59,7 @@ _FIELDS = {
   "seeds": list,
   "metrics": dict,
 }
-_WORD = re.compile(r"[a-z][a-z0-9_]*")
+_WORD = re.compile(r"[a-z0-9][a-z0-9_]*")
 _LONGEST_NAME = 200  # File systems allow 255 bytes.
 
 
@@ -327,13 +327,13 @@ def config_digest(config: Mapping[str, Any]) -> str:
 
 
 def cell_name(
-  dataset: str, shots: int, method: str, **hparams: float | str
+  dataset: str, place: str, method: str, **hparams: float | str
 ) -> str:
   """Name the file of a cell, safely on every file system.
 
   Args:
     dataset: a word of lower-case letters, digits and underscores.
-    shots: number of training images a class.
+    place: a word, such as how many shots there are, or the network.
     method: a word.
     **hparams: numbers or words; their order does not matter.
 
@@ -345,12 +345,11 @@ def cell_name(
       name is too long.
 
   Example:
-    >>> cell_name("mnist", 1, "bean1", gamma=0.5, alpha=10.0)
+    >>> cell_name("mnist", "1shot", "bean1", gamma=0.5, alpha=10.0)
     'mnist-1shot-bean1-alpha10-gamma0.5.json'
   """
-  if isinstance(shots, bool) or not isinstance(shots, int) or shots < 1:
-    raise ValueError(f"shots: expected a positive integer, got {shots!r}")
-  parts = [word("dataset", dataset), f"{shots}shot", word("method", method)]
+  named = {"dataset": dataset, "place": place, "method": method}
+  parts = [word(name, value) for name, value in named.items()]
   parts += [_hparam(*item) for item in sorted(hparams.items())]
   result = "-".join(parts) + ".json"
   if len(result) > _LONGEST_NAME:

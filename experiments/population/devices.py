@@ -14,9 +14,6 @@ PyTree = Any
 MEMBERS = PartitionSpec("members")
 SECOND = PartitionSpec(None, "members")
 SHARED = PartitionSpec()
-# Where devices train one member together: images, or what they are mapped over.
-BATCH_AXIS = "batch"
-BATCH = PartitionSpec(BATCH_AXIS)
 
 
 class MissingDeviceError(Exception):
@@ -94,10 +91,10 @@ def spread(
 
   Args:
     function: What to compile, any function that treats members alike.
-    takes: How each argument lies: `MEMBERS`, `SECOND` or `SHARED`.
+    takes: How each argument lies, such as `MEMBERS` or `SHARED`.
     gives: How the result lies, a tree prefix of it.
     donate: Arguments that are consumed.
-    axis: The axis of devices, "members" or `BATCH_AXIS`.
+    axis: The axis of devices.
 
   Returns:
     The compiled function. The number of members must be a multiple of the
@@ -109,7 +106,8 @@ def spread(
   return jax.jit(mapped, donate_argnums=donate)
 
 
-def place(tree: PyTree, spec: PartitionSpec) -> PyTree:
+def place(
+  tree: PyTree, spec: PartitionSpec, *, axis: str = "members"
+) -> PyTree:
   """Moves arrays to where they are used, once instead of at every call."""
-  axis = BATCH_AXIS if spec == BATCH else "members"
   return jax.device_put(tree, NamedSharding(mesh(axis), spec))

@@ -1,0 +1,162 @@
+"""What learns: the interface between ways of learning and populations.
+
+A learner trains one member: one simulation, of a key, hyper-parameters and
+data. It is pure functions, and knows nothing of other members, devices or
+files; `experiments.population` maps it over members. Between two validations
+it trains for a lap, which may be an epoch, several, or whatever else it takes.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from experiments.architectures.networks import Network, Variables
+
+PyTree = Any
+
+# Purposes of a member's key, so that no stream depends on another's length.
+INIT, SHUFFLE, NOISE, EVALUATION = range(4)
+
+
+class Hparams(NamedTuple):
+  """Numbers that may differ from member to member.
+
+  Attributes:
+    learning_rate: Of the optimizer.
+    strength: The method's hyper-parameter, such as what a regularizer is
+      multiplied with.
+  """
+
+  learning_rate: jax.Array
+  strength: jax.Array
+
+
+class Samples(NamedTuple):
+  """Inputs [n, ...] of a network and labels [n]."""
+
+  inputs: jax.Array
+  labels: jax.Array
+
+
+class State(NamedTuple):
+  """What a member carries from lap to lap.
+
+  Attributes:
+    variables: Of its network.
+    memory: All else, such as the state of an optimizer.
+  """
+
+  variables: Variables
+  memory: PyTree
+
+
+class Report(NamedTuple):
+  """What a lap gave.
+
+  Attributes:
+    metrics: Scalars by name. `objective` is what the learner lowers, by which
+      it is told whether it has converged; `train_loss` the cross-entropy.
+    failed_step: Step, counted from the beginning of training, in which it
+      failed; -1 if it did not. The member then stands still, as it was before
+      the lap.
+  """
+
+  metrics: Mapping[str, jax.Array]
+  failed_step: jax.Array
+
+
+class Learner(NamedTuple):
+  """A way to train one member.
+
+  Attributes:
+    init: Maps (key, hparams, data) to a `State`.
+    lap: Maps (state, number of the lap from 0, key, hparams, data) to (state,
+      `Report`).
+    predict: Maps (variables, images, keys, hparams, occasion) to classes
+      [members, n]: of all members, and images that they share. The occasion is
+      the epoch, or 0 for the final test.
+    num_laps: Laps of a whole training.
+    epochs: Epochs of a lap.
+    prepare: Maps a member's data to the form that `lap` takes, once.
+    rivals: What else is tested of a member: functions of (data, images) that
+      return classes, by name.
+    objective: Maps (params, batch statistics, `streams.Batch`, hparams) to what
+      a step lowers, and more; None for what lowers nothing of the kind. It is
+      here to be looked at from outside.
+  """
+
+  init: Callable[[jax.Array, Hparams, Samples], State]
+  lap: Callable[..., tuple[State, Report]]
+  predict: Callable[..., jax.Array]
+  num_laps: int
+  epochs: int
+  prepare: Callable[[Samples], Samples] = lambda data: data
+  rivals: tuple[tuple[str, Callable[..., jax.Array]], ...] = ()
+  objective: Callable[..., tuple[jax.Array, Any]] | None = None
+
+
+class Schedule(NamedTuple):
+  """How long a member is trained, and in which steps.
+
+  Attributes:
+    epochs: Passes over its images.
+    batch_size: Images in a step; 0, or more than there are, means all.
+    validate_every: Epochs from one validation to the next, a divisor of all; 0
+      for one after the last alone.
+    unroll: Steps in a turn of the loop, which a GPU starts from the host.
+  """
+
+  epochs: int
+  batch_size: int = 1
+  validate_every: int = 1
+  unroll: int = 1
+
+  @property
+  def epochs_per_lap(self) -> int:
+    """Epochs of a lap.
+
+    Raises:
+      ValueError: If the epochs are not a number of whole laps.
+    """
+    every = self.validate_every or self.epochs
+    if every < 1 or self.epochs < 1 or self.epochs % every:
+      raise ValueError(
+        "epochs must be a positive multiple of those between validations, got "
+        f"{self.epochs} and {self.validate_every}"
+      )
+    return every
+
+
+def first_failure(
+  objectives: jax.Array, variables: Variables, steps: jax.Array
+) -> jax.Array:
+  """Finds the step in which a lap failed.
+
+  Args:
+    objectives: What was lowered in each step [n].
+    variables: After the last step.
+    steps: Numbers of the steps [n].
+
+  Returns:
+    The step of the first objective that is not finite; the last step, if a
+    variable is not: a gradient may overflow where no loss tells; else -1.
+  """
+  bad = ~jnp.isfinite(objectives)
+  finite = jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf)), variables)
+  broken = ~jnp.stack(jax.tree.leaves(finite)).all()
+  return jnp.where(
+    jnp.any(bad),
+    steps[jnp.argmax(bad)],
+    jnp.where(broken, steps[-1], -1),
+  )
+
+
+def plain_predict(network: Network) -> Callable[..., jax.Array]:
+  """Makes `Learner.predict` of a network that is evaluated as it is."""
+
+  def predict(variables: Variables, images: jax.Array, *_: PyTree) -> jax.Array:
+    return network.predict(variables, images)
+
+  return predict

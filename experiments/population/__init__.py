@@ -1,0 +1,1 @@
+"""A population: whole trainings of many members at once, and their files."""

@@ -1,0 +1,186 @@
+"""Cells: what is trained, and what identifies it in files and for people.
+
+A cell is a method with its hyper-parameters on a stream of images; a member is
+a cell with one seed. A run is a set of cells of one dataset and protocol, and
+the folder of their records.
+"""
+
+import dataclasses
+import pathlib
+from typing import NamedTuple
+
+from experiments import datasets
+from experiments.architectures import networks
+from experiments.learning import methods
+from experiments.learning.learner import Schedule
+from experiments.learning.streams import Stream
+from experiments.records import results
+
+
+class Cell(NamedTuple):
+  """One entry of a table, trained for every seed.
+
+  Attributes:
+    stream: What a member sees.
+    method: Name in `methods.METHODS`.
+    strength: The method's hyper-parameter; 0 where it has none.
+    epochs: Passes over the training images, at most; methods that need larger
+      batches make more.
+    learning_rate: The optimizer's.
+  """
+
+  stream: Stream
+  method: str
+  strength: float
+  epochs: int
+  learning_rate: float = 5e-4
+
+
+class Member(NamedTuple):
+  """One simulation.
+
+  Attributes:
+    cell: How it is trained.
+    seed: Decides its draw of images, its initial parameters and the order of
+      its samples.
+  """
+
+  cell: Cell
+  seed: int
+
+
+class Protocol(NamedTuple):
+  """How every cell is trained.
+
+  Attributes:
+    network: Which network.
+    seeds: Of the members of each cell.
+    options: Choices that methods depend on.
+    batch_size: Samples in a step; 0 for all.
+    validate_every: Epochs from one validation to the next; 0 for one after the
+      last epoch alone.
+    members_per_chunk: Members that a device trains at once; 0 for as many as
+      are fast.
+  """
+
+  network: networks.Spec
+  seeds: tuple[int, ...]
+  options: methods.Options = methods.Options()
+  batch_size: int = 1
+  validate_every: int = 1
+  members_per_chunk: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """One run.
+
+  Attributes:
+    experiment: What makes it, such as "few_shot".
+    dataset: Name of the dataset.
+    data_dir: Folder of TensorFlow Datasets, or None for the default.
+    output_dir: Folder of the records.
+    resume: Whether records and members that are there are used.
+    protocol: How every cell is trained.
+    cells: What is trained, in this order.
+    checkpoint_dir: Folder where trained networks are kept, or None.
+    needs_networks: Whether a cell without its networks is trained again.
+    checkpoint_seconds: Least time between two checkpoints of a member.
+  """
+
+  experiment: str
+  dataset: str
+  data_dir: str | None
+  output_dir: pathlib.Path
+  resume: bool
+  protocol: Protocol
+  cells: tuple[Cell, ...]
+  checkpoint_dir: pathlib.Path | None = None
+  needs_networks: bool = True
+  checkpoint_seconds: float = 30.0
+
+
+def schedule(cell: Cell, protocol: Protocol) -> Schedule:
+  """Returns how long and in which steps a cell is trained."""
+  planned = Schedule(cell.epochs, protocol.batch_size, protocol.validate_every)
+  return methods.schedule(cell.method, planned, protocol.options)
+
+
+def cost(cell: Cell, dataset: datasets.Dataset, protocol: Protocol) -> int:
+  """Estimates the work of one member, in images that pass forward."""
+  planned = schedule(cell, protocol)
+  validations = planned.epochs // planned.epochs_per_lap
+  steps = methods.cost(
+    cell.method, planned, protocol.options, cell.stream.num_samples(dataset)
+  )
+  return steps + validations * len(dataset.validation.labels)
+
+
+def cell_config(config: Config, cell: Cell) -> dict:
+  """Lists everything that the numbers of a cell depend on.
+
+  A choice that has a usual value is left out where it has that, so that older
+  records stay valid when a choice is added.
+
+  Args:
+    config: The run.
+    cell: One of its cells.
+
+  Returns:
+    Fields for `results.write`; those of `methods.Options` only where the
+    method depends on them.
+  """
+  method = methods.METHODS[cell.method]
+  protocol = config.protocol
+  planned = schedule(cell, protocol)
+  usual = methods.Options()
+  unusual = {
+    "validate_every": planned.epochs_per_lap > 1 and planned.epochs_per_lap,
+    "initializer": protocol.network.initializer != networks.Spec().initializer
+    and protocol.network.initializer,
+    "bfloat16": protocol.network.bfloat16,
+  }
+  return {
+    "dataset": config.dataset,
+    "model": protocol.network.name,
+    "method": cell.method,
+    **cell.stream.fields,
+    **_hparams(cell),
+    **{
+      name: value
+      for name, value in protocol.options._asdict().items()
+      if name in method.options
+      and (name in methods.ALWAYS_NAMED or value != getattr(usual, name))
+    },
+    "epochs": planned.epochs,
+    "batch_size": planned.batch_size,
+    "optimizer": method.optimizer,
+    "learning_rate": cell.learning_rate,
+    **{name: value for name, value in unusual.items() if value},
+    "seeds": list(protocol.seeds),
+  }
+
+
+def member_config(config: Config, member: Member) -> dict:
+  """Lists everything that a member depends on, the last bits aside."""
+  fields = cell_config(config, member.cell)
+  del fields["seeds"]
+  return {**fields, "seed": member.seed}
+
+
+def cell_path(config: Config, cell: Cell) -> pathlib.Path:
+  """Returns the file of a cell's record."""
+  place = cell.stream.label or config.protocol.network.name
+  name = results.cell_name(config.dataset, place, cell.method, **_hparams(cell))
+  return config.output_dir / name
+
+
+def describe(cell: Cell) -> str:
+  """Names a cell for people, such as "1-shot BEAN-1 alpha=10"."""
+  strength = "".join(f" {k}={v:g}" for k, v in _hparams(cell).items())
+  return f"{cell.stream.title}{methods.METHODS[cell.method].title}{strength}"
+
+
+def _hparams(cell: Cell) -> dict[str, float]:
+  hparam = methods.METHODS[cell.method].hparam
+  return {hparam: cell.strength} if hparam else {}

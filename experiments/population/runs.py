@@ -1,0 +1,198 @@
+"""Runs: which cells have records, which are missing, and their training.
+
+Records that are there are never trained again, nor are the members of cells
+that a run left unfinished.
+"""
+
+import dataclasses
+import functools
+
+from experiments import datasets
+from experiments.command import distributed, interruption, progress
+from experiments.learning import methods
+from experiments.population import cells, simulations, store as stores
+from experiments.population.cells import Cell, Config
+from experiments.records import results
+
+
+def work(config: Config) -> int:
+  """Sums up the work of a run, done or not, in units of `cells.cost`.
+
+  Args:
+    config: The run.
+
+  Raises:
+    datasets.DatasetError: If the data cannot be had or has too few images.
+  """
+  if not config.cells:
+    return 0
+  dataset = _load(config)
+  for cell in config.cells:
+    cell.stream.load(dataset, [0])
+  return len(config.protocol.seeds) * sum(
+    cells.cost(cell, dataset, config.protocol) for cell in config.cells
+  )
+
+
+def finished(config: Config) -> dict[Cell, dict]:
+  """Reads the records of the cells that were trained before.
+
+  Args:
+    config: The run.
+
+  Raises:
+    results.ResultError: If one is of another configuration or cannot be read.
+  """
+  done = {}
+  for cell in config.cells:
+    fields = cells.cell_config(config, cell)
+    record = results.find(cells.cell_path(config, cell), fields)
+    if record is not None and stores.has_networks(config, cell):
+      done[cell] = record
+  return done
+
+
+def missing(config: Config) -> Config:
+  """Returns a run of the cells without a record alone.
+
+  Args:
+    config: The run.
+
+  Raises:
+    results.ResultError: If a record is of another configuration or cannot be
+      read.
+  """
+  done = finished(config) if config.resume else {}
+  return dataclasses.replace(
+    config, cells=tuple(cell for cell in config.cells if cell not in done)
+  )
+
+
+def comparable_records(config: Config) -> list[dict]:
+  """Reads all records of a run's folder that were made as its cells are.
+
+  Args:
+    config: The run, of one cell at least.
+
+  Returns:
+    Records of the same dataset, protocol and release, of any method, strength
+    and seeds, in the order of `methods.METHODS` and of strengths. Other files
+    are passed over.
+  """
+  found = {}
+  order = list(methods.METHODS)
+  for file in config.output_dir.glob("*.json"):
+    try:
+      record = results.read(file)
+    except (results.ResultError, OSError):
+      continue
+    fields = record["config"]
+    method = fields.get("method")
+    if method not in methods.METHODS or results.other_numbers(record):
+      continue
+    hparam = methods.METHODS[method].hparam
+    strength = fields.get(hparam, 0.0) if hparam else 0.0
+    protocol = config.protocol._replace(seeds=tuple(record["seeds"]))
+    like = dataclasses.replace(config, protocol=protocol)
+    cell = config.cells[0]._replace(
+      method=method,
+      strength=strength,
+      learning_rate=fields.get("learning_rate"),
+    )
+    if fields == cells.cell_config(like, cell):
+      found[order.index(method), strength] = record
+  return [found[key] for key in sorted(found)]
+
+
+def train(
+  config: Config, bar: progress.Bar, *, cheapest_first: bool = False
+) -> list[dict]:
+  """Trains the cells that are missing and keeps their records.
+
+  Args:
+    config: The run.
+    bar: Where progress is shown.
+    cheapest_first: Whether cells are trained in the order of their cost, not
+      in that of the run.
+
+  Returns:
+    The records of all cells, in their order.
+
+  Raises:
+    datasets.DatasetError: If the data cannot be had or has too few images.
+    results.ResultError: If the folder holds a record of another configuration
+      or cannot be written. Nothing has been trained then.
+    interruption.Stopped: If a stop was requested before all was done.
+  """
+  records = finished(config) if config.resume else {}
+  if len(records) < len(config.cells):
+    work(config)
+    results.prepare_directory(config.output_dir)
+    if config.checkpoint_dir is not None:
+      results.prepare_directory(config.checkpoint_dir)
+    _train(_cheapest_first(config) if cheapest_first else config, records, bar)
+  return [records[cell] for cell in config.cells]
+
+
+@functools.cache
+def _load_from(name: str, data_dir: str | None) -> datasets.Dataset:
+  return datasets.load(name, data_dir=data_dir)
+
+
+def _load(config: Config) -> datasets.Dataset:
+  return _load_from(config.dataset, config.data_dir)
+
+
+def _cheapest_first(config: Config) -> Config:
+  dataset = _load(config)
+  ordered = sorted(
+    config.cells,
+    key=lambda cell: cells.cost(cell, dataset, config.protocol),
+  )
+  return dataclasses.replace(config, cells=tuple(ordered))
+
+
+def _train(
+  config: Config, records: dict[Cell, dict], bar: progress.Bar
+) -> None:
+  dataset = _load(config)
+  # Once: the checkout may change while this code runs on.
+  store = stores.Store(config, distributed.environment())
+  seeds = config.protocol.seeds
+  for cell, outcome in simulations.run(
+    config.cells,
+    dataset,
+    store,
+    done=frozenset(records),
+    tick=lambda member, *args: bar.tick(cells.describe(member.cell), *args),
+    share=distributed.share(),
+    stop_requested=interruption.stop_requested,
+  ):
+    record = {
+      "experiment": config.experiment,
+      "config": cells.cell_config(config, cell),
+      "source": dataset.source,
+      "members_per_chunk": outcome.members_per_chunk,
+      **store.environment,
+      "seconds": round(outcome.seconds, 1),
+      "seeds": list(seeds),
+      "metrics": outcome.metrics,
+    }
+    file = cells.cell_path(config, cell)
+    results.write(file, record)
+    records[cell] = results.read(file)
+    stores.discard(store, cell, outcome.members_per_chunk)
+    bar.cell_done(cells.describe(cell), outcome.metrics, outcome.seconds, seeds)
+  if not distributed.is_first():
+    _wait_for_records(config, records)
+
+
+def _wait_for_records(config: Config, records: dict[Cell, dict]) -> None:
+  """Reads the records that the first process writes, when they are there."""
+  for cell in config.cells:
+    file = cells.cell_path(config, cell)
+    for _ in distributed.waiting(f"process 0 to write {file}"):
+      if file.exists():
+        records |= finished(dataclasses.replace(config, cells=(cell,)))
+      if cell in records:
+        break

@@ -1,1 +1,0 @@
-"""Which cells are trained, and what of them is there already."""
