@@ -1,20 +1,26 @@
-"""A network and data so small that compiling and training take no time."""
+"""Networks and data so small that compiling and training take no time.
+
+`NETWORK` is one like LeNet-5, with dropout and `prepare`; `NORMED` is one like
+ResNet-18, with batch statistics.
+"""
 
 import functools
 import itertools
 import math
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from experiments import datasets
-from experiments.architectures import models
+from experiments.architectures import networks
 from experiments.architectures.dropout import drop
+from experiments.architectures.networks import Variables
 
 NUM_HIDDEN = 6
-
+NUM_NORMED = 5
 
 SHAPES = {
   "fc1": {"kernel": (784, NUM_HIDDEN), "bias": (NUM_HIDDEN,)},
@@ -45,31 +51,69 @@ def draw_params(key, shapes):
 
 
 def _init(key):
-  return draw_params(key, SHAPES)
+  return Variables(draw_params(key, SHAPES), {})
 
 
 def _prepare(images):
   return images.reshape(len(images), 784)
 
 
-def _apply(params, rows, dropout=None):
+def _apply(variables, rows, dropout=None):
   # Unlike images, what `prepare` made has two dimensions.
   assert rows.ndim == 2
+  params, _ = variables
   hidden = {"fc1": rows.astype(jnp.float32) / 255}
   x = hidden["fc1"] @ params["fc1"]["kernel"] + params["fc1"]["bias"]
   hidden["fc2"] = drop(jnp.tanh(x), dropout, place=0)
   x = hidden["fc2"] @ params["fc2"]["kernel"] + params["fc2"]["bias"]
-  return x, hidden
+  return (x, hidden), {}
 
 
-def _predict(params, images, dropout=None):
-  logits, _ = jax.vmap(_apply, in_axes=(0, None, 0))(
-    params, _prepare(images), dropout
+def _evaluate(variables, images):
+  return _apply(variables, _prepare(images))[0]
+
+
+def _predict(variables, images, dropout=None):
+  (logits, _), _ = jax.vmap(_apply, in_axes=(0, None, 0))(
+    variables, _prepare(images), dropout
   )
   return jnp.argmax(logits, axis=-1)
 
 
-MODEL = models.Model(_init, _prepare, _apply, _predict, ("fc2",))
+NETWORK = networks.Network(
+  _init, _prepare, _apply, _evaluate, _predict, ("fc2",)
+)
+
+
+class NormedModule(nn.Module):
+  """One hidden layer with BatchNorm, on every fourth pixel of 28 x 28.
+
+  Attributes:
+    axis_name: Axis of devices that share a batch, or None.
+  """
+
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, images, dropout=None, *, train):
+    del dropout
+    x = images[:, ::4, ::4].reshape(len(images), -1).astype(jnp.float32) / 255
+    # A bias would have no gradient but noise, which Adam makes large.
+    x = nn.Dense(NUM_NORMED, use_bias=False, name="fc1")(x)
+    x = nn.BatchNorm(
+      use_running_average=not train,
+      momentum=0.9,
+      epsilon=1e-5,
+      axis_name=self.axis_name if train else None,
+      name="norm",
+    )(x)
+    x = jnp.tanh(x)
+    return nn.Dense(10, name="fc2")(x), {"fc2": x}
+
+
+NORMED = networks.from_linen(
+  NormedModule(), (28, 28, 1), ("fc2",), has_stats=True
+)
 
 
 def load_digits(num_held_out):
@@ -82,6 +126,21 @@ def load_digits(num_held_out):
 
   return digits._replace(
     validation=thin(digits.validation), test=thin(digits.test)
+  )
+
+
+@functools.cache
+def load_few_digits():
+  """Loads 60, 50 and 80 digits for training, validation and test."""
+  digits = datasets.load("digits")
+
+  def first(split, number):
+    return datasets.Split(split.images[:number], split.labels[:number])
+
+  return digits._replace(
+    train=first(digits.train, 60),
+    validation=first(digits.validation, 50),
+    test=first(digits.test, 80),
   )
 
 
