@@ -1,4 +1,4 @@
-"""Tests of experiments.architectures.models."""
+"""Tests of experiments.architectures.models, and of networks made of them."""
 
 import doctest
 
@@ -9,9 +9,9 @@ import pytest
 from scipy import signal, stats
 
 from experiments import datasets
-from experiments.architectures import models
+from experiments.architectures import models, networks
 from experiments.architectures.dropout import Dropout
-from tests.experiments import tiny
+from experiments.architectures.networks import Variables
 
 # Number of inputs of a unit, whose root bounds its initial parameters.
 FAN_IN = {
@@ -35,24 +35,31 @@ NUM_PARAMETERS = {
   },
 }
 NUM_MEMBERS = 20
+NETWORKS = {name: networks.make(networks.Spec(name)) for name in networks.GRAY}
 
-every_model = pytest.mark.parametrize("name", list(models.MODELS))
+every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
 @pytest.fixture(scope="module")
 def inits():
-  """Maps the seeds of members to their parameters, for every model."""
+  """Maps the seeds of members to their parameters, for every network."""
 
-  def make(model):
-    init = jax.jit(jax.vmap(model.init))
-    return lambda seeds: jax.device_get(init(jax.vmap(jax.random.key)(seeds)))
+  def make(network):
+    init = jax.jit(jax.vmap(network.init))
 
-  return {name: make(model) for name, model in models.MODELS.items()}
+    def of_seeds(seeds):
+      params, batch_stats = init(jax.vmap(jax.random.key)(seeds))
+      assert batch_stats == {}
+      return jax.device_get(params)
+
+    return of_seeds
+
+  return {name: make(network) for name, network in NETWORKS.items()}
 
 
 @pytest.fixture(scope="module")
 def population(inits):
-  """Parameters of some members of every model."""
+  """Parameters of some members of every network."""
   return {name: init(jnp.arange(NUM_MEMBERS)) for name, init in inits.items()}
 
 
@@ -108,7 +115,7 @@ def lenet5(params, images):
   return x, hidden
 
 
-@every_model
+@every_network
 def test_numbers_of_parameters(name, population):
   counts = {
     layer: sum(leaf[0].size for leaf in jax.tree.leaves(params))
@@ -119,7 +126,7 @@ def test_numbers_of_parameters(name, population):
   assert sum(counts.values()) == total[name]
 
 
-@every_model
+@every_network
 def test_initial_parameters_fill_the_range_of_the_fan_in(name, population):
   for layer, params in population[name].items():
     for leaf in ("kernel", "bias"):
@@ -129,7 +136,7 @@ def test_initial_parameters_fill_the_range_of_the_fan_in(name, population):
       assert test.pvalue > 1e-3, (layer, leaf)
 
 
-@every_model
+@every_network
 def test_members_differ_and_their_keys_decide(name, inits, population):
   turned = inits[name](jnp.arange(NUM_MEMBERS)[::-1])
   jax.tree.map(
@@ -141,15 +148,16 @@ def test_members_differ_and_their_keys_decide(name, inits, population):
     assert len(np.unique(leaf.reshape(NUM_MEMBERS, -1), axis=0)) == NUM_MEMBERS
 
 
-@every_model
+@every_network
 def test_hidden_enter_their_layers(name, population, images):
-  model = models.MODELS[name]
+  network = NETWORKS[name]
   params = member(population[name], 0)
-  logits, hidden = jax.jit(model.apply)(params, model.prepare(images))
-  kernels = models.dense_kernels(params, model.layers)
-  assert list(kernels) == list(model.layers)
+  (logits, hidden), batch_stats = jax.jit(network.apply)(
+    Variables(params, {}), network.prepare(images)
+  )
+  assert batch_stats == {}
   assert logits.shape == (6, 10)
-  assert set(model.layers) <= set(hidden)
+  assert set(network.layers) <= set(hidden)
   names = list(hidden)
   for layer in names:
     kernel = params[layer]["kernel"]
@@ -163,14 +171,17 @@ def test_hidden_enter_their_layers(name, population, images):
     np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("which", ("module", "model"))
+@pytest.mark.parametrize("which", ("module", "apply", "evaluate"))
 def test_lenet5_equals_its_definition(which, population, images):
   params = member(population["lenet5"], 1)
+  variables, network = Variables(params, {}), NETWORKS["lenet5"]
   if which == "module":
     logits, hidden = jax.jit(models.LeNet5().apply)({"params": params}, images)
+  elif which == "evaluate":
+    logits, hidden = jax.jit(network.evaluate)(variables, images)
   else:
-    model = models.LENET5
-    logits, hidden = jax.jit(model.apply)(params, model.prepare(images))
+    inputs = network.prepare(images)
+    (logits, hidden), _ = jax.jit(network.apply)(variables, inputs)
   expected, expected_hidden = lenet5(params, images)
   np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
   assert list(hidden) == list(expected_hidden)
@@ -181,30 +192,27 @@ def test_lenet5_equals_its_definition(which, population, images):
 
 @pytest.mark.parametrize("name", ("mlp500", "mlp300_100"))
 def test_mlp_sees_pixels_from_0_to_1(name, population, images):
-  model = models.MODELS[name]
-  _, hidden = model.apply(member(population[name], 0), model.prepare(images))
+  network = NETWORKS[name]
+  variables = Variables(member(population[name], 0), {})
+  output, _ = network.apply(variables, network.prepare(images))
   np.testing.assert_array_equal(
-    hidden["fc1"], images.reshape(6, 784) / np.float32(255)
+    output[1]["fc1"], images.reshape(6, 784) / np.float32(255)
   )
+  evaluated = network.evaluate(variables, images)
+  jax.tree.map(np.testing.assert_array_equal, evaluated, output)
 
 
-def test_penalized_layers_are_those_whose_inputs_are_units():
-  layers = {name: model.layers for name, model in models.MODELS.items()}
-  assert layers == {
-    "lenet5": ("fc1", "fc2", "fc3"),
-    "mlp500": ("fc2",),
-    "mlp300_100": ("fc2", "fc3"),
-  }
-
-
-@every_model
+@every_network
 def test_predict_takes_the_largest_logit(name, population, images):
-  model = models.MODELS[name]
-  params = jax.tree.map(lambda leaf: leaf[:3], population[name])
-  classes = jax.jit(model.predict)(params, images)
+  network = NETWORKS[name]
+  variables = Variables(
+    jax.tree.map(lambda leaf: leaf[:3], population[name]), {}
+  )
+  classes = jax.jit(network.predict)(variables, images)
   assert classes.shape == (3, 6)
+  evaluate = jax.jit(network.evaluate)
   for index in range(3):
-    logits, _ = model.apply(member(params, index), model.prepare(images))
+    logits, _ = evaluate(member(variables, index), images)
     np.testing.assert_array_equal(classes[index], logits.argmax(axis=1))
   assert len(np.unique(classes)) > 1
 
@@ -215,12 +223,14 @@ def test_predict_drops_by_member_and_by_image(population, images):
     lambda leaf: leaf[np.array([0, 0, 1])], population["mlp500"]
   )
   copies = np.repeat(images[:1], 30, axis=0)
-  predict = jax.jit(models.MLP500.predict)
+  predict = jax.jit(NETWORKS["mlp500"].predict)
 
   def run(*seeds):
     keys = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))
     rates = jnp.array([0.5, 0.5, 0.0])
-    return np.asarray(predict(params, copies, Dropout(rates, keys)))
+    return np.asarray(
+      predict(Variables(params, {}), copies, Dropout(rates, keys))
+    )
 
   classes, others = run(0, 1, 2), run(3, 1, 4)
   # By the key of a member alone, even between equal ones.
@@ -233,7 +243,7 @@ def test_predict_drops_by_member_and_by_image(population, images):
   assert len(np.unique(classes[2])) == 1
 
 
-@every_model
+@every_network
 def test_every_leaf_and_every_member_has_its_own_stream(name, population):
   firsts = np.concatenate(
     [
@@ -244,54 +254,6 @@ def test_every_leaf_and_every_member_has_its_own_stream(name, population):
   )
   # No number twice, but by chance: nor others in another order or sign.
   assert len(np.unique(np.abs(firsts).round(5))) > 0.99 * firsts.size
-
-
-class TestInitializers:
-  SHAPES = {
-    "conv": {"kernel": (5, 5, 8, 40), "bias": (40,)},
-    "a": {"kernel": (200, 40), "bias": (40,)},
-    "b": {"kernel": (200, 40), "bias": (40,)},
-  }
-
-  def draw(self, seed, shapes=SHAPES):
-    """Parameters of these shapes by Flax's default."""
-    model = tiny.MODEL._replace(init=lambda key: tiny.draw_params(key, shapes))
-    init = models.with_initializer(model, "lecun_normal").init
-    return init(jax.random.key(seed))
-
-  def test_pytorch_uniform_is_the_network_itself(self):
-    for model in models.MODELS.values():
-      assert models.with_initializer(model, "pytorch_uniform") is model
-
-  def test_network_is_the_same_but_for_its_parameters(self):
-    model = models.with_initializer(models.LENET5, "lecun_normal")
-    assert model is models.with_initializer(models.LENET5, "lecun_normal")
-    assert model.init is not models.LENET5.init
-    assert model._replace(init=models.LENET5.init) == models.LENET5
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    assert shapes == jax.eval_shape(models.LENET5.init, jax.random.key(0))
-
-  def test_lecun_normal_has_variance_1_over_the_fan_in(self):
-    # Normal, but for what lies beyond two of its standard deviations.
-    normal = stats.truncnorm(-2, 2)
-    for leaves in self.draw(0).values():
-      np.testing.assert_array_equal(leaves["bias"], 0)
-      # Both kinds of layer have 200 inputs.
-      values = np.ravel(leaves["kernel"]) * 200**0.5
-      # Four standard errors.
-      error = 4 / values.size**0.5
-      np.testing.assert_allclose(values.mean(), 0, atol=error)
-      np.testing.assert_allclose(values.std(), 1, atol=error)
-      test = stats.kstest(values * normal.std(), normal.cdf)
-      assert test.pvalue > 1e-3
-
-  def test_lecun_normal_of_a_leaf_depends_on_its_name_and_the_key_alone(self):
-    whole = self.draw(0)
-    part = self.draw(0, {"b": self.SHAPES["b"]})
-    np.testing.assert_array_equal(whole["b"]["kernel"], part["b"]["kernel"])
-    others = (whole["a"], self.draw(1)["b"])
-    for other in others:
-      assert np.mean(other["kernel"] == whole["b"]["kernel"]) < 1e-3
 
 
 def test_examples_of_docstrings():

@@ -1,15 +1,17 @@
 """Tests of experiments.architectures.networks."""
 
 import doctest
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from experiments import datasets
-from experiments.architectures import models, networks
-from tests.experiments import tiny_network
+from experiments.architectures import networks
+from tests.experiments import tiny
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +22,7 @@ def images():
 @pytest.fixture(scope="module")
 def population():
   """Variables of three tiny networks with BatchNorm."""
-  init = jax.jit(jax.vmap(tiny_network.NETWORK.init))
+  init = jax.jit(jax.vmap(tiny.NORMED.init))
   return init(jax.vmap(jax.random.key)(jnp.arange(3)))
 
 
@@ -28,50 +30,38 @@ def member(tree, index):
   return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
-@pytest.mark.parametrize(
-  "name", (pytest.param("lenet5", marks=pytest.mark.slow), "mlp500")
-)
-def test_networks_without_batch_statistics_are_the_models(name, images):
-  network, model = networks.make(name), models.MODELS[name]
-  shapes = jax.eval_shape(network.init, jax.random.key(0))
-  assert shapes.batch_stats == {}
-  generator = np.random.default_rng(0)
-  params = jax.tree.map(
-    lambda leaf: generator.normal(0, 0.1, leaf.shape).astype(np.float32),
-    shapes.params,
-  )
-  variables = networks.Variables(params, {})
-  stacked = jax.tree.map(lambda leaf: leaf[None], variables)
-  expected = jax.jit(model.apply)(params, model.prepare(images))
-  (output, batch_stats), evaluated, classes = jax.jit(
-    lambda variables, stacked, images: (
-      network.apply(variables, images, None),
-      network.evaluate(variables, images),
-      network.predict(stacked, images),
-    )
-  )(variables, stacked, images)
-  assert batch_stats == {}
-  for actual in (output, evaluated):
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-      actual,
-      expected,
-    )
-  np.testing.assert_array_equal(classes[0], expected[0].argmax(axis=1))
-  assert network.layers == model.layers
+def test_dense_layers_whose_inputs_are_units():
+  # Those of fc1 of a perceptron are pixels.
+  made = {
+    name: networks.make(networks.Spec(name)).layers for name in networks.NAMES
+  }
+  assert made == {
+    "lenet5": ("fc1", "fc2", "fc3"),
+    "mlp300_100": ("fc2", "fc3"),
+    "mlp500": ("fc2",),
+    "resnet18": ("head",),
+  }
+
+
+def test_dense_kernels_are_in_the_order_of_the_layers():
+  params = tiny.NETWORK.init(jax.random.key(0)).params
+  kernels = networks.dense_kernels(params, ("fc2", "fc1"))
+  assert list(kernels) == ["fc2", "fc1"]
+  for layer, kernel in kernels.items():
+    assert kernel is params[layer]["kernel"]
 
 
 def test_training_and_evaluation_differ_by_the_statistics(population, images):
   variables = member(population, 0)
-  (logits, _), batch_stats = tiny_network.NETWORK.apply(variables, images, None)
-  evaluated, _ = tiny_network.NETWORK.evaluate(variables, images)
+  (logits, _), batch_stats = tiny.NORMED.apply(variables, images, None)
+  evaluated, _ = tiny.NORMED.evaluate(variables, images)
   assert np.abs(logits - evaluated).max() > 0.1
   old, new = variables.batch_stats["norm"], batch_stats["norm"]
   assert np.all(old["mean"] == 0)
   assert np.all(new["mean"] != 0)
   # With the statistics of these images alone, evaluation is as training was.
   of_batch = jax.tree.map(lambda n, o: (n - 0.9 * o) / 0.1, new, old)
-  evaluated, _ = tiny_network.NETWORK.evaluate(
+  evaluated, _ = tiny.NORMED.evaluate(
     variables._replace(batch_stats={"norm": of_batch}), images
   )
   np.testing.assert_allclose(evaluated, logits, rtol=1e-3, atol=1e-4)
@@ -83,17 +73,18 @@ def test_predict_takes_the_largest_logit_of_each_member(
   block, population, images, monkeypatch
 ):
   monkeypatch.setattr(networks, "PREDICT_BLOCK", block)
-  classes = jax.jit(tiny_network.NETWORK.predict)(population, images)
+  classes = jax.jit(tiny.NORMED.predict)(population, images)
   assert classes.shape == (3, 7)
   for index in range(3):
-    logits, _ = tiny_network.NETWORK.evaluate(member(population, index), images)
+    logits, _ = tiny.NORMED.evaluate(member(population, index), images)
     np.testing.assert_array_equal(classes[index], logits.argmax(axis=1))
   assert len(np.unique(classes, axis=0)) == 3
 
 
 def test_resnet18_is_made_for_its_images():
-  network = networks.make("resnet18", (32, 32, 3), bfloat16=True)
-  assert networks.make("resnet18", (32, 32, 3), bfloat16=True) is network
+  spec = networks.Spec("resnet18", bfloat16=True)
+  network = networks.make(spec, (32, 32, 3))
+  assert networks.make(spec, (32, 32, 3)) is network
   shapes = jax.eval_shape(network.init, jax.random.key(0))
   assert shapes.params["conv"]["kernel"].shape == (3, 3, 3, 64)
   assert shapes.params["head"]["kernel"].shape == (512, 10)
@@ -111,16 +102,77 @@ def test_resnet18_is_made_for_its_images():
 
 
 @pytest.mark.parametrize(
-  "args,bfloat16,message",
+  "fields,shape,message",
   (
-    (("lenet",), False, "got 'lenet'"),
-    (("lenet5", (32, 32, 3)), False, "lenet5 takes gray images of 28 x 28"),
-    (("mlp500", (28, 28, 1)), True, "bfloat16=True"),
+    (("lenet",), (28, 28, 1), "got 'lenet'"),
+    (("lenet5", "zeros"), (28, 28, 1), "initializer: .*got 'zeros'"),
+    (("lenet5",), (32, 32, 3), "lenet5 takes gray images of 28 x 28"),
+    (("mlp500", "pytorch_uniform", True), (28, 28, 1), "bfloat16=True"),
   ),
 )
-def test_what_does_not_fit_is_refused(args, bfloat16, message):
+def test_what_does_not_fit_is_refused(fields, shape, message):
   with pytest.raises(ValueError, match=message):
-    networks.make(*args, bfloat16=bfloat16)
+    networks.make(networks.Spec(*fields), shape)
+
+
+class TestInitializers:
+  SHAPES = {
+    "conv": {"kernel": (5, 5, 8, 40), "bias": (40,)},
+    "a": {"kernel": (200, 40), "bias": (40,)},
+    "b": {"kernel": (200, 40), "bias": (40,)},
+  }
+
+  def draw(self, seed, shapes=SHAPES):
+    """Parameters of these shapes by Flax's default."""
+    init = networks.INITIALIZERS["lecun_normal"](
+      lambda key: networks.Variables(
+        tiny.draw_params(key, shapes), {"norm": jnp.full(3, 0.5)}
+      )
+    )
+    params, batch_stats = init(jax.random.key(seed))
+    # Statistics are no parameters, which are drawn.
+    np.testing.assert_array_equal(batch_stats["norm"], 0.5)
+    return params
+
+  @pytest.mark.parametrize("name", networks.NAMES)
+  def test_network_is_the_same_but_for_its_parameters(self, name):
+    usual = networks.make(networks.Spec(name))
+    spec = networks.Spec(name, "lecun_normal")
+    network = networks.make(spec)
+    assert network is networks.make(spec)
+    assert network.init is not usual.init
+    images = jax.ShapeDtypeStruct((2, 28, 28, 1), jnp.uint8)
+
+    def traced(network):
+      """Shapes of its variables, and what it computes of them, as a text."""
+      variables = jax.eval_shape(network.init, jax.random.key(0))
+      program = jax.make_jaxpr(network.evaluate)(variables, images)
+      return variables, re.sub("0x[0-9a-f]+", "", str(program))
+
+    assert traced(network) == traced(usual)
+    assert network.layers == usual.layers
+
+  def test_lecun_normal_has_variance_1_over_the_fan_in(self):
+    # Normal, but for what lies beyond two of its standard deviations.
+    normal = stats.truncnorm(-2, 2)
+    for leaves in self.draw(0).values():
+      np.testing.assert_array_equal(leaves["bias"], 0)
+      # Both kinds of layer have 200 inputs.
+      values = np.ravel(leaves["kernel"]) * 200**0.5
+      # Four standard errors.
+      error = 4 / values.size**0.5
+      np.testing.assert_allclose(values.mean(), 0, atol=error)
+      np.testing.assert_allclose(values.std(), 1, atol=error)
+      test = stats.kstest(values * normal.std(), normal.cdf)
+      assert test.pvalue > 1e-3
+
+  def test_lecun_normal_of_a_leaf_depends_on_its_name_and_the_key_alone(self):
+    whole = self.draw(0)
+    part = self.draw(0, {"b": self.SHAPES["b"]})
+    np.testing.assert_array_equal(whole["b"]["kernel"], part["b"]["kernel"])
+    others = (whole["a"], self.draw(1)["b"])
+    for other in others:
+      assert np.mean(other["kernel"] == whole["b"]["kernel"]) < 1e-3
 
 
 def test_examples_of_docstrings():

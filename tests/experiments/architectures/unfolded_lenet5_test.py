@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from experiments import datasets
-from experiments.architectures import models, unfolded_lenet5
+from experiments.architectures import models, networks, unfolded_lenet5
 from experiments.architectures.dropout import Dropout
 
 NUM_MEMBERS = 3
@@ -19,7 +19,9 @@ LAYERS = ("conv1", "conv2", "fc1", "fc2", "fc3")
 @pytest.fixture(scope="module")
 def params():
   """Parameters of some members; drawn by NumPy, which compiles nothing."""
-  shapes = jax.eval_shape(models.LENET5.init, jax.random.key(0))
+  shapes = jax.eval_shape(
+    networks.make(networks.Spec("lenet5")).init, jax.random.key(0)
+  ).params
   generator = np.random.default_rng(0)
 
   def draw(leaf):
