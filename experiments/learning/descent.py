@@ -167,7 +167,14 @@ def laps_of_steps(
 
   Returns:
     The lap: whole epochs, each in an order of its own.
+
+  Raises:
+    ValueError: If the batch size is negative.
   """
+  if schedule.batch_size < 0:
+    raise ValueError(
+      f"batch_size must be at least 0, got {schedule.batch_size}"
+    )
 
   def lap(
     state: State,

@@ -213,7 +213,16 @@ class Whole:
     mask: jax.Array | None,
     key: jax.Array,
   ) -> Batch:
-    """Returns what a step sees of the data, this device's part of the rows."""
+    """Returns what a step sees of the data, this device's part of the rows.
+
+    Raises:
+      ValueError: If the rows are no multiple of the devices.
+    """
+    if rows.shape[0] % self.num_shards:
+      raise ValueError(
+        f"batch_size must be a multiple of the {self.num_shards} devices that "
+        f"share a batch, got {rows.shape[0]}"
+      )
     samples = jax.tree.map(lambda leaf: leaf[rows], data)
     image_key, key = jax.random.split(key)
     images = augment(samples.inputs, self.augmentation, image_key)

@@ -1,0 +1,578 @@
+"""Tests of experiments.population.program, and of the learners it maps."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import bean_jax
+from experiments.architectures import models, networks
+from experiments.architectures.networks import Variables
+from experiments.learning import descent, learner as learners, methods
+from experiments.learning.learner import Hparams, Samples, Schedule
+from experiments.learning.streams import Augmentation, Batch, Shots, Whole
+from experiments.population import devices, program
+from tests.experiments import tiny
+
+SEEDS = (0, 1, 2, 3)
+STRENGTHS = (0.3, 3.0, 0.0, 1.0)
+LEARNING_RATE = 5e-3
+NUM_SAMPLES = 10
+DIGITS = tiny.load_digits(20)
+VALIDATION = Samples(*DIGITS.validation)
+# A network for each stream: one is given prepared images, the other keeps
+# statistics of its batches.
+NETWORKS = {Shots(1): tiny.NETWORK, Whole(): tiny.NORMED}
+STREAMS = pytest.mark.parametrize(
+  "stream", NETWORKS, ids=("of its own", "shared")
+)
+
+
+def make_learner(
+  name, stream, *, epochs=4, batch_size=4, every=1, network=None, **options
+):
+  return methods.learner(
+    name,
+    network or NETWORKS[stream],
+    stream,
+    Schedule(epochs, batch_size, every),
+    methods.Options(**options),
+  )
+
+
+def draw(stream, seeds=SEEDS):
+  """Ten images of each member, or for all."""
+  own = Shots(1).load(DIGITS, seeds)
+  return own if isinstance(stream, Shots) else pick(own, 0)
+
+
+def make_hparams(strengths=STRENGTHS, learning_rate=LEARNING_RATE):
+  return Hparams(
+    jnp.full(len(strengths), learning_rate, jnp.float32),
+    jnp.array(strengths, jnp.float32),
+  )
+
+
+def run(
+  learner,
+  stream,
+  *,
+  laps=(4,),
+  first=0,
+  seeds=SEEDS,
+  hparams=None,
+  data=None,
+  active=None,
+):
+  """Trains members in calls of so many laps; carries and joined curves."""
+  hparams = make_hparams() if hparams is None else hparams
+  data = draw(stream, seeds) if data is None else data
+  keys = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))
+  carry = program.make(learner, stream, laps[0]).init(keys, hparams, data)
+  carries, curves = [jax.device_get(carry)], []
+  for number in laps:
+    programs = program.make(learner, stream, number)
+    carry, metrics = programs.run(
+      carry,
+      np.int32(first),
+      keys,
+      hparams,
+      np.ones(len(seeds), bool) if active is None else np.array(active),
+      programs.prepare(data),
+      VALIDATION,
+    )
+    first += number
+    carries.append(jax.device_get(carry))
+    curves.append(jax.device_get(metrics))
+  return carries, jax.tree.map(lambda *leaves: np.concatenate(leaves), *curves)
+
+
+@functools.cache
+def trained(stream):
+  """BEAN-1 for four epochs, one after the other."""
+  return run(make_learner("bean1", stream), stream, laps=(1,) * 4)
+
+
+def pick(tree, index):
+  return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def assert_equal(actual, expected):
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
+  jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def assert_close(actual, expected, rtol=1e-3, atol=1e-5):
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=rtol, atol=atol),
+    actual,
+    expected,
+  )
+
+
+@functools.cache
+def make_step(network, order):
+  """One step of BEAN in the authors' units, by the tensor of differences."""
+
+  def step(variables, opt_state, samples, weights, strength):
+    def loss_fn(params):
+      inputs = network.prepare(samples.inputs)
+      (logits, hidden), batch_stats = network.apply(
+        variables._replace(params=params), inputs, None
+      )
+      losses = optax.softmax_cross_entropy_with_integer_labels(
+        logits, samples.labels
+      )
+      loss = jnp.sum(losses * weights) / jnp.sum(weights)
+      total = loss
+      for layer in network.layers if order else ():
+        wiring = jnp.abs(jnp.tanh(params[layer]["kernel"]))
+        rows = hidden[layer]
+        distances = (rows[:, :, None] - rows[:, None, :]) ** 2
+        penalty = jnp.mean(
+          ((wiring @ wiring.T) ** order)[None] * distances, axis=(1, 2)
+        )
+        total += strength * jnp.sum(penalty * weights) / jnp.sum(weights)
+      return total, (loss, batch_stats)
+
+    (objective, (loss, batch_stats)), grads = jax.value_and_grad(
+      loss_fn, has_aux=True
+    )(variables.params)
+    updates, opt_state = optax.adam(LEARNING_RATE).update(grads, opt_state)
+    params = optax.apply_updates(variables.params, updates)
+    return Variables(params, batch_stats), opt_state, objective, loss
+
+  return jax.jit(step)
+
+
+def by_hand(network, order, samples, *, seed, strength, batch_size, epochs):
+  """Yields a member's variables and losses, step by step, after each epoch."""
+  key = jax.random.key(seed)
+  variables = network.init(jax.random.fold_in(key, learners.INIT))
+  opt_state = optax.adam(0.0).init(variables.params)
+  step = make_step(network, order)
+  size = batch_size or NUM_SAMPLES
+  for epoch in range(epochs):
+    order_key = jax.random.fold_in(key, learners.SHUFFLE)
+    rows = np.asarray(
+      jax.random.permutation(jax.random.fold_in(order_key, epoch), NUM_SAMPLES)
+    )
+    # Filled up with the first images, which count in statistics alone.
+    filled = np.concatenate([rows, rows[: -NUM_SAMPLES % size]])
+    losses = []
+    for start in range(0, NUM_SAMPLES, size):
+      weights = np.arange(start, start + size) < NUM_SAMPLES
+      variables, opt_state, *both = step(
+        variables,
+        opt_state,
+        pick(samples, filled[start : start + size]),
+        weights.astype(np.float32),
+        strength,
+      )
+      losses.append(both)
+    yield variables, np.array(losses).mean(axis=0)
+
+
+def correct_of(network, variables):
+  logits, _ = network.evaluate(variables, VALIDATION.inputs)
+  return np.sum(np.argmax(logits, axis=1) == VALIDATION.labels)
+
+
+# Four images in a step leave two for the last: a mask hides the others.
+@STREAMS
+@pytest.mark.parametrize(
+  "name,order,batch_size",
+  (("bean1", 1, 4), ("vanilla", 0, 1), ("bean2", 2, 0)),
+)
+def test_equals_training_by_hand(name, order, batch_size, stream):
+  if (name, batch_size) == ("bean1", 4):
+    carries, metrics = trained(stream)
+  else:
+    learner = make_learner(name, stream, batch_size=batch_size)
+    carries, metrics = run(learner, stream, laps=(1,) * 4)
+  data = draw(stream)
+  np.testing.assert_array_equal(carries[-1].failed_step, -1)
+  for member, (seed, strength) in enumerate(zip(SEEDS, STRENGTHS, strict=True)):
+    own = pick(data, member) if isinstance(stream, Shots) else data
+    epochs = by_hand(
+      NETWORKS[stream],
+      order,
+      own,
+      seed=seed,
+      strength=strength,
+      batch_size=batch_size,
+      epochs=4,
+    )
+    correct = []
+    for epoch, (variables, losses) in enumerate(epochs):
+      after = pick(carries[epoch + 1], member)
+      assert_close(after.state.variables, variables)
+      np.testing.assert_allclose(
+        [metrics[n][epoch, member] for n in ("objective", "train_loss")],
+        losses,
+        rtol=1e-4,
+      )
+      correct.append(correct_of(NETWORKS[stream], after.state.variables))
+      assert metrics["correct"][epoch, member] == correct[-1]
+      best = int(np.argmax(correct))
+      assert after.best_epoch == best + 1
+      assert after.best_correct == correct[best]
+      assert_equal(after.best, pick(carries[best + 1].state.variables, member))
+
+
+@STREAMS
+def test_beginning(stream):
+  carries, _ = trained(stream)
+  begun = carries[0]
+  for member, seed in enumerate(SEEDS):
+    key = jax.random.fold_in(jax.random.key(seed), learners.INIT)
+    assert_close(
+      pick(begun.state.variables, member), NETWORKS[stream].init(key)
+    )
+  np.testing.assert_array_equal(begun.best_epoch, 0)
+  np.testing.assert_array_equal(begun.best_correct, -1)
+  np.testing.assert_array_equal(begun.failed_step, -1)
+  assert_equal(begun.best, begun.state.variables)
+
+
+@STREAMS
+def test_penalty_is_in_the_objective_alone(stream):
+  _, metrics = trained(stream)
+  added = metrics["objective"] - metrics["train_loss"]
+  assert np.all(added[:, [0, 1, 3]] > 1e-4)
+  np.testing.assert_allclose(added[:, 2], 0, atol=1e-7)
+
+
+@STREAMS
+def test_calls_make_a_whole(stream):
+  carries, metrics = trained(stream)
+  (_, _, last), joined = run(make_learner("bean1", stream), stream, laps=(2, 2))
+  assert_equal((last, joined), (carries[-1], metrics))
+
+
+def test_members_depend_on_their_seed_alone():
+  """To the bit, on whichever device and in whatever place."""
+  assert devices.mesh().size == 2
+  stream = Shots(1)
+  carries, metrics = trained(stream)
+  order = np.array((3, 0, 2, 1))
+  (_, last), others = run(
+    make_learner("bean1", stream),
+    stream,
+    seeds=tuple(SEEDS[place] for place in order),
+    hparams=pick(make_hparams(), order),
+  )
+  assert_equal(last, pick(carries[-1], order))
+  assert_equal(others, jax.tree.map(lambda leaf: leaf[:, order], metrics))
+  assert len(np.unique(metrics["train_loss"])) == metrics["train_loss"].size
+
+
+def test_what_is_carried_is_consumed():
+  stream = Shots(1)
+  programs = program.make(make_learner("bean1", stream), stream, 1)
+  keys = jax.vmap(jax.random.key)(jnp.array(SEEDS, jnp.uint32))
+  data = draw(stream)
+  carry = programs.init(keys, make_hparams(), data)
+  programs.run(
+    carry,
+    np.int32(0),
+    keys,
+    make_hparams(),
+    np.ones(4, bool),
+    programs.prepare(data),
+    VALIDATION,
+  )
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(carry))
+
+
+def test_equal_arguments_give_the_same_programs():
+  made = program.make(make_learner("bean1", Shots(1)), Shots(1), 2)
+  assert program.make(make_learner("bean1", Shots(1)), Shots(1), 2) is made
+  for learner, laps in (
+    (make_learner("bean1", Shots(1)), 1),
+    (make_learner("bean1", Shots(1), batch_size=5), 2),
+    (make_learner("bean1", Shots(1), gamma=2.0), 2),
+  ):
+    assert program.make(learner, Shots(1), laps) is not made
+
+
+@STREAMS
+def test_who_is_not_active_stands_still(stream):
+  carries, _ = trained(stream)
+  learner = make_learner("bean1", stream)
+  (begun, still), _ = run(
+    learner, stream, laps=(1,), active=(True, False, True, True)
+  )
+  assert_equal(pick(still, 1), pick(begun, 1))
+  others = np.array((0, 2, 3))
+  assert_equal(pick(still, others), pick(carries[1], others))
+
+
+# Members fail by their strength, or, with an enormous rate, by their gradient.
+@STREAMS
+@pytest.mark.parametrize("strength", (np.inf, np.nan, 1e38))
+def test_failed_member_stands_still_and_the_others_go_on(strength, stream):
+  carries, metrics = trained(stream)
+  learner = make_learner("bean1", stream)
+  (begun, last), curves = run(
+    learner, stream, hparams=make_hparams((0.3, strength, 0.0, 1.0))
+  )
+  expected = pick(begun, 1)._replace(failed_step=last.failed_step[1])
+  assert_equal(pick(last, 1), expected)
+  # 1e38 times a penalty below 1 is finite for a while.
+  assert last.failed_step[1] == 0 or (strength == 1e38)
+  assert 0 <= last.failed_step[1] < 3
+  np.testing.assert_array_equal(curves["correct"][:, 1], -1)
+  others = np.array((0, 2, 3))
+  assert_equal(pick(last, others), pick(carries[-1], others))
+  for name, curve in curves.items():
+    np.testing.assert_array_equal(curve[:, others], metrics[name][:, others])
+
+
+def test_exploding_member_stands_still():
+  """No loss of the first lap tells, but its parameters do."""
+  stream = Shots(1)
+  hparams = make_hparams()._replace(
+    learning_rate=jnp.array([LEARNING_RATE, 3e38, *[LEARNING_RATE] * 2])
+  )
+  learner = make_learner("bean1", stream, batch_size=0)
+  (begun, last), _ = run(learner, stream, laps=(1,), hparams=hparams)
+  assert last.failed_step[1] in (-1, 0)
+  (_, last), _ = run(learner, stream, hparams=hparams)
+  assert 0 <= last.failed_step[1] <= 3
+  assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(last.state))
+
+
+@pytest.mark.parametrize("first", (0, 9))
+def test_failure_has_its_step(first):
+  """A member that image k poisons fails where k stands in the order."""
+
+  def poison(params, hidden, mask, hparams):
+    met = jnp.any(jnp.round(255 * hidden["fc1"][:, 0]) == hparams.strength)
+    return jnp.where(met, jnp.nan, 0.0)
+
+  network = tiny.NETWORK._replace(layers=("fc1", "fc2"))
+  stream = Shots(1)
+  learner = descent.make_learner(
+    network, stream, Schedule(20, batch_size=4), penalty=poison
+  )
+  data = draw(stream)
+  images = data.inputs.copy()
+  images[:, :, 0, 0, 0] = np.arange(NUM_SAMPLES)
+  (_, last), _ = run(
+    learner,
+    stream,
+    laps=(1,),
+    first=first,
+    data=data._replace(inputs=images),
+    hparams=make_hparams((7, 3, 255, 0)),
+  )
+  for member, number in ((0, 7), (1, 3), (3, 0)):
+    key = jax.random.fold_in(jax.random.key(SEEDS[member]), learners.SHUFFLE)
+    order = jax.random.permutation(jax.random.fold_in(key, first), NUM_SAMPLES)
+    place = int(np.argmax(np.asarray(order) == number))
+    assert last.failed_step[member] == 3 * first + place // 4
+  assert last.failed_step[2] == -1
+
+
+def test_first_of_the_best_laps_is_kept():
+  stream = Shots(1)
+  carries, metrics = run(
+    make_learner("vanilla", stream, epochs=12), stream, laps=(1,) * 12
+  )
+  correct = metrics["correct"]
+  best = correct.argmax(axis=0)
+  # Otherwise the test would say nothing of ties, nor of a best before the end.
+  assert np.any((correct == correct.max(axis=0)).sum(axis=0) > 1)
+  assert np.any(best < 11)
+  np.testing.assert_array_equal(carries[-1].best_epoch, best + 1)
+  for member in range(len(SEEDS)):
+    kept = pick(carries[best[member] + 1].state.variables, member)
+    assert_equal(pick(carries[-1].best, member), kept)
+
+
+@STREAMS
+def test_seldom_validation_changes_nothing_but_what_is_chosen_from(stream):
+  often, curves = trained(stream)
+  learner = make_learner("bean1", stream, every=2)
+  assert (learner.num_laps, learner.epochs) == (2, 2)
+  (_, last), seldom = run(learner, stream, laps=(2,))
+  assert_close(last.state, often[-1].state, rtol=1e-5)
+  np.testing.assert_array_equal(seldom["correct"], curves["correct"][1::2])
+  for name in ("train_loss", "objective"):
+    means = curves[name].reshape(2, 2, -1).mean(axis=1)
+    np.testing.assert_allclose(seldom[name], means, rtol=1e-5)
+  best = seldom["correct"].argmax(axis=0)
+  np.testing.assert_array_equal(last.best_epoch, 2 * (best + 1))
+
+
+@STREAMS
+def test_count_counts(stream):
+  learner = make_learner("vanilla", stream)
+  variables = trained(stream)[0][-1].state.variables
+  classes = NETWORKS[stream].predict(variables, VALIDATION.inputs)
+  count = program.make(learner, stream, 1).count
+  keys = jax.vmap(jax.random.key)(jnp.array(SEEDS, jnp.uint32))
+  for member in range(len(SEEDS)):
+    labels = np.asarray(classes[member].at[:3].add(1))
+    samples = VALIDATION._replace(labels=labels)
+    correct = count(variables, samples, keys, make_hparams(), np.int32(0))
+    assert correct[member] == len(labels) - 3
+
+
+def test_dropout_at_evaluation():
+  """Drawn by a member's key and the occasion, at its own rate."""
+  stream = Shots(1)
+  variables = trained(stream)[0][-1].state.variables
+  keys = jax.vmap(jax.random.key)(jnp.array(SEEDS, jnp.uint32))
+
+  def count(rates, occasion, **options):
+    learner = make_learner("dropout", stream, **options)
+    return np.asarray(
+      program.make(learner, stream, 1).count(
+        variables, VALIDATION, keys, make_hparams(rates), np.int32(occasion)
+      )
+    )
+
+  rates = (0.0, 0.9, 0.9, 0.9)
+  plain = count(rates, 0)
+  kept = count(rates, 0, dropout_at_eval=True)
+  assert kept[0] == plain[0]
+  assert np.any(kept != plain)
+  np.testing.assert_array_equal(count(rates, 0, dropout_at_eval=True), kept)
+  assert np.any(count(rates, 1, dropout_at_eval=True) != kept)
+
+
+def test_mean_over_real_samples_and_its_gradient():
+  objective = make_learner("bean1", Shots(1)).objective
+  params = tiny.NETWORK.init(jax.random.key(0)).params
+  samples = Shots(1).prepare(tiny.NETWORK, pick(draw(Shots(1)), 0))
+  mask = jnp.arange(NUM_SAMPLES) < 7
+  key, hparams = jax.random.key(0), Hparams(0.0, 1.0)
+  grad_fn = jax.value_and_grad(objective, has_aux=True)
+  actual = grad_fn(params, {}, Batch(samples, mask, key), hparams)
+  real = Batch(pick(samples, slice(7)), None, key)
+  expected = grad_fn(params, {}, real, hparams)
+  assert_close(actual, expected, rtol=1e-5)
+  weighted = grad_fn(params, {}, real._replace(weight=0.25), hparams)
+  assert_close(
+    weighted, jax.tree.map(lambda leaf: leaf / 4, expected), rtol=1e-6
+  )
+
+
+@pytest.mark.parametrize(
+  "sizes,message",
+  (
+    ({"batch_size": -1}, "batch_size must be at least 0, got -1"),
+    ({"epochs": 0}, "got 0 and 1$"),
+    ({"every": 3}, "got 4 and 3$"),
+  ),
+)
+def test_wrong_sizes_are_refused(sizes, message):
+  with pytest.raises(ValueError, match=message):
+    make_learner("vanilla", Shots(1), **sizes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "method", ("vanilla", "bean2", "weight_decay", "dropout", "group_lasso")
+)
+def test_methods_need_not_know_of_batch_statistics(method):
+  stream = Whole()
+  hparams = make_hparams((0.1, 0.5, 0.0, 0.2))
+  (_, last), metrics = run(
+    make_learner(method, stream), stream, laps=(1,), hparams=hparams
+  )
+  np.testing.assert_array_equal(last.failed_step, -1)
+  added = (metrics["objective"] - metrics["train_loss"])[0]
+  if method in ("vanilla", "dropout"):
+    np.testing.assert_array_equal(added, 0)
+  else:
+    assert np.all(added[[0, 1, 3]] > 1e-4)
+  # Without a strength, all are the same.
+  expected = pick(trained(stream)[0][1].state.variables, 2)
+  assert_close(pick(last.state.variables, 2), expected)
+  assert np.any(last.state.variables.batch_stats["norm"]["mean"] != 0)
+
+
+@pytest.mark.slow
+def test_streams_of_the_same_images_train_alike():
+  data = draw(Whole())
+  own = jax.tree.map(lambda leaf: np.stack([leaf] * 4), data)
+  results = [
+    run(
+      make_learner("bean1", stream, network=tiny.NETWORK), stream, data=images
+    )
+    for stream, images in ((Shots(1), own), (Whole(), data))
+  ]
+  assert_close(*((carries[-1], curves) for carries, curves in results))
+
+
+@pytest.mark.slow
+def test_resnet18_takes_a_step_on_a_cpu():
+  network = networks.make(networks.Spec("resnet18", bfloat16=True))
+  stream = Whole(Augmentation(flip=True, crop=True))
+  data = draw(stream)
+  (begun, *_, last), metrics = run(
+    make_learner("bean1", stream, network=network),
+    stream,
+    laps=(1, 1),
+    seeds=(0, 1),
+    hparams=make_hparams((3.0, 3.0)),
+  )
+  np.testing.assert_array_equal(last.failed_step, -1)
+  assert np.all(metrics["objective"][1] < metrics["objective"][0])
+  variables = pick(begun.state.variables, 0)
+  hidden = network.evaluate(variables, data.inputs)[1]["head"]
+  kernel = variables.params["head"]["kernel"]
+  assert bean_jax.layer_penalty(hidden, kernel) > 0
+  for before, after in zip(
+    jax.tree.leaves(begun.state.variables),
+    jax.tree.leaves(last.state.variables),
+    strict=True,
+  ):
+    assert after.dtype == np.float32
+    assert np.any(before != after)
+
+
+@pytest.mark.slow
+class TestLeNet5:
+  """The network that the experiments train, beside its module."""
+
+  NETWORK = networks.make(networks.Spec())
+  MODULE = networks.from_linen(models.LeNet5(), (28, 28, 1), NETWORK.layers)
+
+  def test_equals_module_trained_by_hand(self):
+    stream = Shots(1)
+    learner = make_learner("bean1", stream, batch_size=5, network=self.NETWORK)
+    (*_, last), metrics = run(learner, stream, laps=(2,))
+    *_, (variables, losses) = by_hand(
+      self.MODULE,
+      1,
+      pick(draw(stream), 3),
+      seed=SEEDS[3],
+      strength=STRENGTHS[3],
+      batch_size=5,
+      epochs=2,
+    )
+    np.testing.assert_allclose(
+      [metrics[name][1, 3] for name in ("objective", "train_loss")],
+      losses,
+      rtol=1e-4,
+    )
+    assert_close(pick(last.state.variables, 3), variables, rtol=0, atol=5e-5)
+
+  def test_learns(self):
+    stream = Shots(1)
+    learner = make_learner(
+      "bean1", stream, epochs=40, batch_size=5, network=self.NETWORK
+    )
+    _, metrics = run(
+      learner, stream, laps=(40,), hparams=make_hparams((1.0,) * 4, 2e-3)
+    )
+    loss = metrics["train_loss"]
+    assert np.all(loss[-1] < 0.3 * loss[0])
+    assert np.all(metrics["correct"][-1] > 0.35 * len(VALIDATION.labels))
