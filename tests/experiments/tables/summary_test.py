@@ -10,7 +10,7 @@ from experiments.learning import methods
 from experiments.records import results
 from experiments.tables import stats, summary
 
-NUM_EPOCHS = 4
+_ROOT = pathlib.Path(__file__).parents[3]
 
 
 def make_record(
@@ -22,13 +22,23 @@ def make_record(
   last=0.25,
   shots=1,
   seeds=None,
+  epochs=4,
 ):
   """A record as `results.read` returns it; None is a simulation that failed.
 
-  `validation` and `last` are numbers for all seeds, or one for each.
+  `validation`, `last` and `epochs` are numbers for all seeds, or one for each.
+  Without shots it is of a whole dataset.
   """
   num_seeds = len(test)
   failed = [value is None for value in test]
+  epochs = [epochs] * num_seeds if isinstance(epochs, int) else list(epochs)
+
+  def curve(*values):
+    """Also a member that failed has one; none goes on after its epochs."""
+    return [
+      [value if place < last else None for place, value in enumerate(values)]
+      for last in epochs
+    ]
 
   def spread(value):
     values = [value] * num_seeds if isinstance(value, float) else value
@@ -37,7 +47,7 @@ def make_record(
   return {
     "config": {
       "dataset": "digits",
-      "shots": shots,
+      **({"shots": shots} if shots else {}),
       "method": method,
       **({} if alpha is None else {"alpha": alpha}),
     },
@@ -47,8 +57,10 @@ def make_record(
       "test_accuracy_last": spread(last),
       "validation_accuracy": spread(validation),
       "failed_step": [7 if lost else -1 for lost in failed],
-      # Also a member that failed has a curve.
-      "validation_accuracy_curve": [[0.1, 0.2, 0.3, 0.4]] * num_seeds,
+      "validation_accuracy_curve": curve(0.1, 0.2, 0.3, 0.4),
+      "train_loss_curve": curve(4.0, 3.0, 2.0, 1.0),
+      "epochs": epochs,
+      "converged": [int(number < 4) for number in epochs],
     },
   }
 
@@ -57,12 +69,39 @@ VANILLA = make_record(test=[0.1, 0.5, 0.9])
 BEAN = make_record("bean1", 10.0, test=[0.2, 0.6, 1.0])
 
 
+FEW_SHOT_COLUMNS = [
+  "shots",
+  "method",
+  "strength",
+  "test accuracy, best epoch",
+  "last epoch",
+  "difference to vanilla",
+  "seeds won",
+  "validation",
+  "failed",
+  "paper",
+]
+WHOLE_COLUMNS = [
+  "method",
+  "strength",
+  "test accuracy, best epoch",
+  "last epoch",
+  "difference to vanilla",
+  "validation",
+  "training loss",
+  "epochs",
+  "converged",
+  "failed",
+]
+
+
 def rows_of(records):
   """The lines of a table, as dicts by column."""
   lines = summary.table(records).splitlines()
   assert len({len(line) for line in lines}) == 1
   cells = [[c.strip() for c in line.split("|")[1:-1]] for line in lines]
-  assert tuple(cells[0]) == summary.COLUMNS
+  has_shots = "shots" in records[0]["config"]
+  assert cells[0] == (FEW_SHOT_COLUMNS if has_shots else WHOLE_COLUMNS)
   assert all(set(cell) == {"-"} for cell in cells[1])
   assert len(cells) == 2 + len(records)
   return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
@@ -88,6 +127,33 @@ def test_means_with_intervals_in_percent():
   assert other["test accuracy, best epoch"].startswith("60.00 [")
   assert other["method"] == "BEAN-1"
   assert other["strength"] == "alpha 10 *"
+
+
+def test_columns_of_a_whole_dataset():
+  records = [
+    make_record(test=[0.1, 0.5, 0.9], shots=None),
+    make_record(
+      "bean1", 10.0, test=[0.2, 0.6, 1.0], shots=None, epochs=(2, 4, 3)
+    ),
+  ]
+  of_shots = rows_of([VANILLA, BEAN])
+  row, other = rows_of(records)
+  for ours, theirs in zip((row, other), of_shots, strict=True):
+    for column in set(FEW_SHOT_COLUMNS) & set(WHOLE_COLUMNS):
+      assert ours[column] == theirs[column]
+  columns = ("training loss", "epochs", "converged", "failed")
+  assert [row[c] for c in columns] == ["1", "4 to 4", "0 of 3", "0"]
+  # The last losses are 3, 1 and 2.
+  assert [other[c] for c in columns] == ["2", "2 to 4", "2 of 3", "0"]
+
+
+def test_losses_of_simulations_that_failed_are_left_out():
+  half = make_record("bean1", 1.0, test=[None, 0.5], shots=None, epochs=(1, 3))
+  lost = make_record("bean1", 2.0, test=[None, None], shots=None)
+  first, second = rows_of([half, lost])
+  assert first["training loss"] == "2"
+  assert (first["epochs"], first["failed"]) == ("1 to 3", "1")
+  assert second["training loss"] == "none"
 
 
 def test_paper_stands_beside_what_was_chosen():
@@ -209,10 +275,15 @@ def test_best_validation_is_chosen_not_best_test():
   ]
 
 
-def test_failures_do_not_win_or_lose_the_choice():
-  lost = make_record("bean1", 1.0, test=[None, None])
-  half = make_record("bean1", 10.0, test=[None, 0.1], validation=0.6)
-  whole = make_record("bean1", 100.0, test=[0.1, 0.1], validation=0.5)
+@pytest.mark.parametrize("shots", (1, None))
+def test_failures_do_not_win_or_lose_the_choice(shots):
+  lost = make_record("bean1", 1.0, test=[None, None], shots=shots)
+  half = make_record(
+    "bean1", 10.0, test=[None, 0.1], validation=0.6, shots=shots
+  )
+  whole = make_record(
+    "bean1", 100.0, test=[0.1, 0.1], validation=0.5, shots=shots
+  )
   assert summary.chosen([lost, half, whole]) == [half]
   assert summary.chosen([lost, whole]) == [whole]
 
@@ -236,10 +307,41 @@ def test_versions_that_differ_stand_below_the_table(tmp_path):
     {**record, "versions": {"jax": version}}
     for record, version in zip(records, ("0.10.1", "0.11.2"), strict=True)
   ]
-  summary.write(records, tmp_path)
+  summary.write(records, tmp_path, title="## Title")
   assert (tmp_path / "table.md").read_text() == (
-    f"{text}\nMade by different versions: jax 0.10.1 (1 cell), 0.11.2 (1).\n"
+    f"## Title\n\n{text}\n"
+    "Made by different versions: jax 0.10.1 (1 cell), 0.11.2 (1).\n"
   )
+
+
+def published(folder):
+  """The records of a run in results/, in the order of its table."""
+  records = results.load_all(folder).values()
+  place = list(methods.METHODS).index
+
+  def order(record):
+    config = record["config"]
+    strength = summary.strength(record) or 0.0
+    return config.get("shots", 0), place(config["method"]), strength
+
+  return sorted(records, key=order)
+
+
+@pytest.mark.parametrize(
+  "name,title",
+  (
+    ("few_shot_mnist", ""),
+    ("dropout_at_eval", ""),
+    ("full_data/mnist-lenet5", "## mnist, lenet5, at most 20 epochs"),
+    ("full_data/mnist-lenet5-50epochs", "## mnist, lenet5, at most 50 epochs"),
+    ("full_data/mnist-mlp500", "## mnist, mlp500, at most 50 epochs"),
+  ),
+)
+def test_tables_that_were_published_come_out_again(name, title, tmp_path):
+  folder = _ROOT / "results" / name
+  summary.write(published(folder), tmp_path, title=title)
+  expected = (folder / "table.md").read_bytes()
+  assert (tmp_path / "table.md").read_bytes() == expected
 
 
 def write(records, directory):
@@ -271,6 +373,18 @@ def test_files(tmp_path):
     "accuracy_against_strength_5shot.png",
     "learning_curves_1shot.png",
     "learning_curves_5shot.png",
+    "table.md",
+  ]
+
+
+def test_files_of_a_whole_dataset(tmp_path):
+  records = [
+    make_record(test=[0.1, 0.5], shots=None),
+    make_record("bean1", 1.0, test=[0.2, None], shots=None, epochs=(2, 4)),
+  ]
+  assert write(records, tmp_path) == [
+    "accuracy_against_strength.png",
+    "learning_curves.png",
     "table.md",
   ]
 
@@ -359,6 +473,23 @@ def test_curves_of_seldom_validation_are_drawn_at_their_epochs(
   record["config"]["validate_every"] = 5
   summary.draw([record], tmp_path)
   np.testing.assert_array_equal(seen[0][1], (5, 10, 15, 20))
+
+
+def test_curves_of_who_has_converged_go_on_as_they_ended(tmp_path, monkeypatch):
+  seen = {}
+  monkeypatch.setattr(
+    summary.figures,
+    "learning_curves",
+    lambda path, curves, **options: seen.update(curves=curves, **options),
+  )
+  record = make_record(test=[0.1, 0.2, None], shots=None, epochs=(2, 4, 3))
+  summary.draw([record], tmp_path)
+  assert seen["title"] == "digits: validation accuracy"
+  ((_, epochs, values),) = seen["curves"]
+  np.testing.assert_array_equal(epochs, (1, 2, 3, 4))
+  np.testing.assert_array_equal(
+    values, ((0.1, 0.2, 0.2, 0.2), (0.1, 0.2, 0.3, 0.4), [np.nan] * 4)
+  )
 
 
 def test_folder_that_cannot_be_written(tmp_path):
