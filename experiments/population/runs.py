@@ -99,7 +99,8 @@ def comparable_records(config: Config) -> list[dict]:
       strength=strength,
       learning_rate=fields.get("learning_rate"),
     )
-    if fields == cells.cell_config(like, cell):
+    expected = results.config_digest(cells.cell_config(like, cell))
+    if results.config_digest(fields) == expected:
       found[order.index(method), strength] = record
   return [found[key] for key in sorted(found)]
 

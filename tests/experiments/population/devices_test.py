@@ -1,4 +1,4 @@
-"""Tests of experiments.learning.devices."""
+"""Tests of experiments.population.devices."""
 
 import os
 import pathlib
@@ -11,10 +11,11 @@ from jax.sharding import PartitionSpec
 import numpy as np
 import pytest
 
-from experiments.learning import devices
+from experiments.population import devices
 
 _ROOT = pathlib.Path(__file__).parents[3]
-MANY, SECOND, SHARED = devices.MEMBERS, devices.SECOND, devices.SHARED
+MANY, SHARED = devices.MEMBERS, devices.SHARED
+SECOND = PartitionSpec(None, "members")
 
 
 def num_devices(code):
@@ -22,7 +23,7 @@ def num_devices(code):
   program = f"""
 import os
 import jax
-from experiments.learning import devices
+from experiments.population import devices
 {code}
 print(devices.mesh().size, jax.local_device_count())
 """
@@ -64,6 +65,9 @@ def test_mesh_is_over_all_devices():
   assert list(mesh.devices.flat) == jax.local_devices()
   # As tests/conftest.py sets it; otherwise nothing here is spread.
   assert mesh.size == 2
+  other = devices.mesh("batch")
+  assert other.axis_names == ("batch",)
+  assert list(other.devices.flat) == jax.local_devices()
 
 
 class TestSpread:
@@ -96,6 +100,18 @@ class TestSpread:
       lambda x: jnp.sum(x, keepdims=True), takes=(MANY,), gives=MANY
     )
     np.testing.assert_array_equal(spread(jnp.array([1, 2, 30, 40])), [3, 70])
+
+  def test_another_axis_may_be_reduced_over(self):
+    batch = PartitionSpec("batch")
+    spread = devices.spread(
+      lambda x, y: jax.lax.psum(jnp.sum(x) * y, "batch"),
+      takes=(batch, SHARED),
+      gives=SHARED,
+      axis="batch",
+    )
+    x = devices.place(jnp.arange(4.0), batch, axis="batch")
+    assert x.sharding.spec == batch
+    np.testing.assert_array_equal(spread(x, jnp.ones(3)), [6, 6, 6])
 
   def test_donated_arguments_are_consumed(self):
     spread = devices.spread(

@@ -1,4 +1,4 @@
-"""Tests of experiments.learning.memory."""
+"""Tests of experiments.population.memory, and of chunks as wide as it says."""
 
 import types
 
@@ -7,16 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.architectures import models, networks
-from experiments.learning import (
-  full_training,
-  memory,
-  methods,
-  programs,
-  training,
-)
-from experiments.runs import full_simulations
-from tests.experiments import tiny, tiny_network
+from experiments.architectures import networks
+from experiments.learning import methods
+from experiments.learning.learner import Schedule
+from experiments.learning.streams import Shots, Whole
+from experiments.population import memory, program
+from tests.experiments import tiny
 
 MATRIX = jax.ShapeDtypeStruct((100, 100), jnp.float32)
 SIZE = 40_000
@@ -98,57 +94,52 @@ def measured(function, *args):
   )
 
 
-class Caught(Exception):
-  """Carries what the estimate was asked for."""
-
-
-@pytest.fixture
-def needs(monkeypatch):
-  """Makes `memory.width` hand out what it is given."""
-
-  def width(needs, **_):
-    raise Caught(needs)
-
-  def get(function, *args, **kwargs):
-    monkeypatch.setattr(memory, "width", width)
-    with pytest.raises(Caught) as caught:
-      function(*args, **kwargs)
-    return caught.value.args[0]
-
-  return get
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ("vanilla", "bean1", "bean2"))
-def test_estimate_beside_what_xla_takes_few_shot(method, needs, monkeypatch):
-  recipe = methods.recipe(method, models.MODELS["lenet5"], methods.Options())
-  get = needs(
-    programs.fitting_width,
-    recipe,
-    batch_size=1,
-    num_samples=10,
-    num_validation=2000,
-    wanted=9,
-  )
-  check(get, monkeypatch)
-
-
-@pytest.mark.slow
-def test_estimate_beside_what_xla_takes_full_data(needs, monkeypatch):
-  setting = full_training.Setting(networks.make("lenet5"), "bean1")
-  get = needs(
-    full_simulations.fitting_width,
-    setting,
-    num_train=1000,
-    num_validation=500,
+def fitting_width(method, network, stream, wanted, *, num_validation=50):
+  """As many members as fit, of ten images each or of sixty for all."""
+  if isinstance(stream, Shots):
+    schedule, num_samples = Schedule(1), 10
+  else:
+    schedule, num_samples = Schedule(1, batch_size=20), 60
+  return program.fitting_width(
+    methods.learner(method, network, stream, schedule, methods.Options()),
+    stream,
     image_shape=(28, 28, 1),
-    wanted=9,
+    num_samples=num_samples,
+    num_validation=num_validation,
+    wanted=wanted,
   )
-  check(get, monkeypatch)
 
 
-def check(needs, monkeypatch):
-  """A member more costs as much as was estimated, or less."""
+@pytest.fixture(autouse=True)
+def _nothing_is_kept():
+  program.fitting_width.cache_clear()
+  yield
+  program.fitting_width.cache_clear()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "method,stream",
+  (
+    ("vanilla", Shots(1)),
+    ("bean1", Shots(1)),
+    ("bean2", Shots(1)),
+    ("imitation", Shots(1)),
+    ("bean1", Whole()),
+  ),
+  ids=str,
+)
+def test_a_member_more_costs_what_was_estimated_or_less(
+  method, stream, monkeypatch
+):
+  """Beside what XLA takes."""
+  found = []
+  monkeypatch.setattr(
+    memory, "width", lambda needs, **_: found.append(needs) or 1
+  )
+  network = networks.make(networks.Spec())
+  fitting_width(method, network, stream, 9, num_validation=500)
+  (needs,) = found
   estimates = [needs(members) for members in (2, 6)]
   monkeypatch.setattr(memory, "peak_bytes", measured)
   truth = [needs(members) for members in (2, 6)]
@@ -157,54 +148,26 @@ def check(needs, monkeypatch):
   assert 0.8 * slopes[1] < slopes[0] < 4 * slopes[1]
 
 
-class TestChosenWidth:
-  """Chunks are as wide as memory allows, on whatever there is."""
+@pytest.mark.parametrize(
+  "network,stream",
+  ((tiny.NETWORK, Shots(1)), (tiny.NORMED, Whole())),
+  ids=("of its own", "shared"),
+)
+def test_chunks_are_as_wide_as_memory_allows(network, stream, monkeypatch):
+  def chosen(limit):
+    monkeypatch.setattr(memory, "device_bytes", lambda: limit)
+    program.fitting_width.cache_clear()
+    return fitting_width("bean1", network, stream, 1000)
 
-  def test_few_shot(self, monkeypatch):
-    recipe = methods.recipe("bean1", tiny.MODEL, methods.Options())
-
-    def chosen(limit):
-      monkeypatch.setattr(memory, "device_bytes", lambda: limit)
-      programs.fitting_width.cache_clear()
-      return programs.fitting_width(
-        recipe, batch_size=4, num_samples=10, num_validation=50, wanted=1000
-      )
-
-    widths = [chosen(limit) for limit in (0, 10**7, 2 * 10**7, 10**12)]
-    programs.fitting_width.cache_clear()
-    assert widths[0] == 1
-    assert widths[3] == 1000
-    assert 1 < widths[1] < widths[2] < 1000
-    # A member has its parameters four times at least, and their gradients.
-    state = training.make_init(recipe)
-    one = sum(
-      leaf.size * leaf.dtype.itemsize
-      for leaf in jax.tree.leaves(
-        jax.eval_shape(state, *programs.member_shapes(1))
-      )
-    )
-    assert widths[1] < 10**7 / one
-    assert widths[1] > 10**7 / one / 5
-
-  def test_full_data(self, monkeypatch):
-    setting = full_training.Setting(tiny_network.NETWORK, "bean1")
-
-    def chosen(limit):
-      monkeypatch.setattr(memory, "device_bytes", lambda: limit)
-      full_simulations.fitting_width.cache_clear()
-      return full_simulations.fitting_width(
-        setting,
-        num_train=60,
-        num_validation=50,
-        image_shape=(28, 28, 1),
-        wanted=1000,
-      )
-
-    widths = [chosen(limit) for limit in (0, 10**7, 2 * 10**7, 10**12)]
-    full_simulations.fitting_width.cache_clear()
-    assert widths[0] == 1
-    assert widths[3] == 1000
-    assert 1 < widths[1] < widths[2] < 1000
+  widths = [chosen(limit) for limit in (0, 10**7, 2 * 10**7, 10**12)]
+  assert widths[0] == 1
+  assert widths[3] == 1000
+  assert 1 < widths[1] < widths[2] < 1000
+  # A member has its variables four times at least, and their gradients.
+  variables = jax.eval_shape(network.init, jax.random.key(0))
+  leaves = jax.tree.leaves(variables)
+  one = 4 * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+  assert widths[1] < 10**7 / one
 
 
 def test_example_is_true():

@@ -1,0 +1,241 @@
+"""Tests of experiments.population.cells: what tells cells apart."""
+
+import json
+import pathlib
+
+import pytest
+
+from experiments.architectures import networks
+from experiments.learning import methods
+from experiments.learning.streams import Augmentation, Shots, Whole
+from experiments.population import cells
+from experiments.population.cells import Cell, Member
+from experiments.records import results
+
+_ROOT = pathlib.Path(__file__).parents[3]
+VANILLA = Cell(Shots(1), "vanilla", 0.0, 6)
+BEAN = Cell(Shots(1), "bean1", 10.0, 6)
+WHOLE = BEAN._replace(stream=Whole())
+
+
+def make_config(folder="folder", *, dataset="digits", data_dir=None, **choices):
+  protocol = cells.Protocol(networks.Spec(), seeds=(3, 5))
+  return cells.Config(
+    experiment="test",
+    dataset=dataset,
+    data_dir=data_dir,
+    output_dir=pathlib.Path(folder),
+    resume=True,
+    protocol=protocol._replace(**choices),
+    cells=(VANILLA, BEAN),
+  )
+
+
+def fields(cell, **choices):
+  return cells.cell_config(make_config(**choices), cell)
+
+
+SHARED = {
+  "dataset": "digits",
+  "model": "lenet5",
+  "epochs": 6,
+  "batch_size": 1,
+  "optimizer": "adam",
+  "learning_rate": 5e-4,
+  "seeds": [3, 5],
+}
+WHOLE_FIELDS = {
+  "patience": 5,
+  "tolerance": 1e-3,
+  "bfloat16": False,
+  "flip": False,
+  "crop": False,
+}
+UNUSUAL = methods.Options(
+  gamma=2.0,
+  distance="absolute",
+  alpha_units="paper",
+  layers=("fc2",),
+  decoupled_decay=True,
+  dropout_at_eval=True,
+  first_pseudo=8,
+  last_pseudo=20,
+  pseudo_periods=2,
+  pseudo_epochs=30,
+)
+BEAN_FIELDS = {"gamma": 1.0, "distance": "squared", "alpha_units": "code"}
+
+
+@pytest.mark.parametrize(
+  "method,strength,named",
+  (
+    ("vanilla", 0.0, {}),
+    ("dropout", 0.5, {"rate": 0.5}),
+    ("weight_decay", 0.01, {"decay": 0.01}),
+    ("l1", 0.1, {"l1": 0.1}),
+    ("group_lasso", 0.1, {"lasso": 0.1}),
+    *(
+      (name, 3.0, {"alpha": 3.0, **BEAN_FIELDS})
+      for name in ("bean1", "bean2", "bean1_frozen", "bean1_random")
+    ),
+  ),
+)
+@pytest.mark.parametrize(
+  "stream,seen", ((Shots(1), {"shots": 1}), (Whole(), WHOLE_FIELDS))
+)
+def test_usual_choices_are_left_out(stream, seen, method, strength, named):
+  cell = Cell(stream, method, strength, 6)
+  assert fields(cell) == {**SHARED, **seen, "method": method, **named}
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_unusual_choices_of_the_method_are_named(name):
+  method = methods.METHODS[name]
+  # So that an option which is added is thought of.
+  assert all(a != b for a, b in zip(UNUSUAL, methods.Options(), strict=True))
+  cell = Cell(Shots(1), name, 0.5, 60)
+  usual = fields(cell)
+  expected = {field: getattr(UNUSUAL, field) for field in method.options}
+  if name == "imitation":
+    # It has a pace of its own.
+    assert usual["optimizer"] == "nadam"
+    expected |= {"epochs": 60, "validate_every": 30}
+  assert fields(cell, options=UNUSUAL) == {**usual, **expected}
+
+
+def test_validations_and_network_are_named_where_unusual():
+  usual = fields(VANILLA)
+  for every, named in ((2, 2), (6, 6), (0, 6)):
+    seldom = fields(VANILLA, validate_every=every)
+    assert seldom == {**usual, "validate_every": named}
+  lecun = networks.Spec(initializer="lecun_normal")
+  assert fields(VANILLA, network=lecun) == {
+    **usual,
+    "initializer": "lecun_normal",
+  }
+  resnet = networks.Spec("resnet18", bfloat16=True)
+  assert fields(WHOLE, network=resnet) == {
+    **fields(WHOLE),
+    "model": "resnet18",
+    "bfloat16": True,
+  }
+
+
+def test_everything_that_numbers_depend_on_tells_cells_apart():
+  variants = [
+    fields(BEAN),
+    fields(BEAN, dataset="mnist"),
+    *(
+      fields(BEAN._replace(**change))
+      for change in (
+        {"stream": Shots(2)},
+        {"stream": Whole()},
+        {"stream": Whole(Augmentation(flip=True))},
+        {"stream": Whole(Augmentation(crop=True))},
+        {"stream": Whole(num_shards=2)},
+        {"stream": Whole(patience=3)},
+        {"stream": Whole(tolerance=0.5)},
+        {"method": "bean2"},
+        {"strength": 1.0},
+        {"epochs": 12},
+        {"learning_rate": 1e-3},
+      )
+    ),
+    *(
+      fields(BEAN, **change)
+      for change in (
+        {"network": networks.Spec("mlp500")},
+        {"network": networks.Spec(initializer="lecun_normal")},
+        {"network": networks.Spec(bfloat16=True)},
+        {"seeds": (3, 6)},
+        {"batch_size": 2},
+        {"validate_every": 2},
+        {"options": methods.Options(gamma=2.0)},
+      )
+    ),
+  ]
+  # So that a field which is added is thought of.
+  assert Cell._fields == (
+    *("stream", "method", "strength", "epochs", "learning_rate"),
+  )
+  assert set(cells.Protocol._fields) == {
+    *("network", "seeds", "options", "batch_size", "validate_every"),
+    "members_per_chunk",
+  }
+  digests = {results.config_digest(variant) for variant in variants}
+  assert len(digests) == len(variants)
+  assert fields(BEAN, members_per_chunk=2, data_dir="x") == fields(BEAN)
+
+
+def test_members_are_told_apart_by_their_seed():
+  config = make_config()
+  (a, b) = (cells.member_config(config, Member(BEAN, s)) for s in (3, 5))
+  assert {**a, "seed": 5} == b
+  assert "seeds" not in a
+
+
+RECORDS = sorted(
+  path
+  for folder in ("few_shot_mnist", "dropout_at_eval", "full_data", "study")
+  for path in (_ROOT / "results" / folder).rglob("*.json")
+) + sorted((_ROOT / "results/table1/chosen").glob("*.json"))
+
+
+def test_records_of_before_are_valid():
+  """Those of results/ are found, under their names, and are not made again."""
+  assert len(RECORDS) > 200
+  for path in RECORDS:
+    old = results.read(path)["config"]
+    method = methods.METHODS[old["method"]]
+    options = {k: old[k] for k in methods.Options._fields if k in old}
+    if "layers" in options:
+      options["layers"] = tuple(options["layers"])
+    stream = Whole(
+      Augmentation(old.get("flip"), old.get("crop")),
+      patience=old.get("patience"),
+      tolerance=old.get("tolerance"),
+    )
+    scale = method.batch if "shots" in old and old["batch_size"] else 1
+    cell = Cell(
+      Shots(old["shots"]) if "shots" in old else stream,
+      old["method"],
+      old[method.hparam] if method.hparam else 0.0,
+      old["epochs"] // scale,
+      old["learning_rate"],
+    )
+    config = make_config(
+      path.parent,
+      dataset=old["dataset"],
+      network=networks.Spec(
+        old["model"], old.get("initializer", "pytorch_uniform")
+      ),
+      seeds=tuple(old["seeds"]),
+      options=methods.Options(**options),
+      batch_size=old["batch_size"] // scale,
+      validate_every=old.get("validate_every", 1) // scale or 1,
+    )
+    # JSON has no tuples.
+    new = json.loads(json.dumps(cells.cell_config(config, cell)))
+    assert new == old, path
+    assert cells.cell_path(config, cell) == path
+
+
+def test_every_cell_has_a_file_of_its_own():
+  config = make_config()
+  planned = {
+    Cell(stream, name, strength, 6)
+    for stream in (Shots(1), Shots(11), Whole())
+    for name, method in methods.METHODS.items()
+    for strength in (*method.grid, 1.0000001, 1e-5)
+    if method.hparam or strength == 0
+  }
+  paths = {cells.cell_path(config, cell) for cell in planned}
+  assert len(paths) == len(planned)
+  safe = set("abcdefghijklmnopqrstuvwxyz0123456789._-+")
+  assert all(set(path.name) <= safe for path in paths)
+
+
+def test_describe():
+  assert cells.describe(BEAN) == "1-shot BEAN-1 alpha=10"
+  assert cells.describe(WHOLE) == "BEAN-1 alpha=10"
+  assert cells.describe(VANILLA) == "1-shot Vanilla"

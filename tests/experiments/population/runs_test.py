@@ -1,0 +1,423 @@
+"""Tests of experiments.population.runs; the scripts' tests train for real."""
+
+import dataclasses
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import datasets
+from experiments.architectures import networks
+from experiments.command import progress
+from experiments.learning import methods
+from experiments.learning.streams import Augmentation, Shots, Whole
+from experiments.population import cells, runs, simulations, store as stores
+from experiments.population.cells import Cell, Member
+from experiments.records import checkpoints, results
+from tests.experiments import tiny
+
+VANILLA = Cell(Shots(1), "vanilla", 0.0, 6)
+BEAN = Cell(Shots(1), "bean1", 10.0, 6)
+DROPOUT = Cell(Shots(2), "dropout", 0.5, 6)
+PROTOCOL = cells.Protocol(networks.Spec(), seeds=(3, 5))
+OPTIONS = methods.Options(layers=("fc2",), gamma=2.0)
+
+
+def make_config(folder, *chosen, **changes):
+  fields = {
+    "experiment": "test",
+    "dataset": "digits",
+    "data_dir": None,
+    "output_dir": pathlib.Path(folder),
+    "resume": True,
+    "protocol": PROTOCOL,
+    "cells": chosen or (VANILLA, BEAN),
+  }
+  of_protocol = {k: changes.pop(k) for k in PROTOCOL._fields if k in changes}
+  fields["protocol"] = PROTOCOL._replace(**of_protocol)
+  return cells.Config(**{**fields, **changes})
+
+
+def train(*configs):
+  """Trains runs one after the other, under one progress bar."""
+  with progress.bar(total=1, skipped=0) as bar:
+    return [runs.train(config, bar) for config in configs]
+
+
+def contents(folder):
+  return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def numbers(records):
+  return [(r["config"], r["seeds"], r["metrics"]) for r in records]
+
+
+class Simulator:
+  """Takes the place of `simulations.run`; records what it is asked for."""
+
+  def __init__(self):
+    self.calls = []
+    self.trained = []
+
+  def run(self, planned, dataset, store, *, tick, done=(), **_):
+    self.calls.append((tuple(planned), set(done)))
+    protocol = store.config.protocol
+    for cell in planned:
+      if cell in done:
+        continue
+      for seed in protocol.seeds:
+        tick(Member(cell, seed), cells.cost(cell, dataset, protocol), 0.5)
+      self.trained.append(cell)
+      num_seeds = len(protocol.seeds)
+      metrics = {
+        "test_accuracy": np.full(num_seeds, len(self.trained) / 100),
+        "failed_step": np.full(num_seeds, -1),
+        "epochs": np.full(num_seeds, 6),
+      }
+      yield cell, simulations.Outcome(metrics, 1.0, 2)
+
+
+class TestTrain:
+  @pytest.fixture
+  def simulator(self, monkeypatch):
+    fake = Simulator()
+    monkeypatch.setattr(simulations, "run", fake.run)
+    return fake
+
+  def test_only_what_is_missing_of_several_runs(self, simulator, tmp_path):
+    first = make_config(tmp_path / "a", BEAN)
+    ((record,),) = train(first)
+    assert simulator.trained == [BEAN]
+    whole = make_config(tmp_path / "a")
+    other = make_config(tmp_path / "b", DROPOUT, BEAN, seeds=(8,))
+    assert runs.missing(whole).cells == (VANILLA,)
+    assert runs.missing(other) == other
+    assert runs.finished(whole) == {BEAN: record}
+    records = train(whole, first, other)
+    assert simulator.trained == [BEAN, VANILLA, DROPOUT, BEAN]
+    # The simulator is told of all, so that chunks keep their width.
+    assert simulator.calls[1:] == [
+      ((VANILLA, BEAN), {BEAN}),
+      ((DROPOUT, BEAN), set()),
+    ]
+    assert [[r["config"]["method"] for r in found] for found in records] == [
+      ["vanilla", "bean1"],
+      ["bean1"],
+      ["dropout", "bean1"],
+    ]
+    assert records[0][1] == records[1][0] == record
+    assert records[2][1]["seeds"] == [8]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+      "digits-1shot-bean1-alpha10.json",
+      "digits-1shot-vanilla.json",
+    ]
+    # Once more: all is there.
+    assert train(whole, first, other) == records
+    assert len(simulator.trained) == 4
+    assert runs.missing(whole).cells == ()
+
+  def test_cheapest_first(self, simulator, tmp_path):
+    config = make_config(tmp_path, DROPOUT, BEAN, VANILLA)
+    with progress.bar(total=1, skipped=0) as bar:
+      records = runs.train(config, bar, cheapest_first=True)
+    assert simulator.trained == [VANILLA, BEAN, DROPOUT]
+    assert [r["config"]["method"] for r in records] == [
+      *("dropout", "bean1", "vanilla")
+    ]
+
+  def test_record(self, simulator, tmp_path):
+    config = make_config(tmp_path, DROPOUT)
+    ((record,),) = train(config)
+    assert record == results.read(cells.cell_path(config, DROPOUT))
+    assert record["experiment"] == "test"
+    assert record["config"] == cells.cell_config(config, DROPOUT)
+    assert record["source"] == "scikit-learn load_digits"
+    assert record["members_per_chunk"] == 2
+    assert record["seconds"] == 1.0
+    assert record["seeds"] == [3, 5]
+    assert record["versions"]["jax"] == jax.__version__
+    np.testing.assert_array_equal(
+      results.metric(record, "test_accuracy"), (0.01, 0.01)
+    )
+
+  def test_unusual_choices_are_found_again(self, simulator, tmp_path):
+    """JSON has no tuples."""
+    config = make_config(tmp_path, options=OPTIONS)
+    expected = train(config)
+    assert expected[0][1]["config"]["layers"] == ["fc2"]
+    assert train(config) == expected
+    assert len(simulator.trained) == 2
+    with pytest.raises(results.ResultError, match="layers: expected"):
+      train(make_config(tmp_path, options=OPTIONS._replace(layers=())))
+
+  def test_without_resume(self, simulator, tmp_path):
+    config = make_config(tmp_path, resume=False)
+    train(config)
+    assert runs.missing(config) == config
+    train(config)
+    assert simulator.trained == [VANILLA, BEAN] * 2
+
+  def test_work_is_what_the_simulator_will_tell(
+    self, simulator, tmp_path, monkeypatch
+  ):
+    told = []
+    monkeypatch.setattr(
+      progress.Bar, "tick", lambda bar, cell, work, accuracy: told.append(work)
+    )
+    config = make_config(
+      tmp_path, VANILLA, DROPOUT, seeds=(1, 2, 3), validate_every=2
+    )
+    train(config)
+    assert len(told) == 6
+    assert runs.work(config) == sum(told)
+    assert runs.work(dataclasses.replace(config, cells=())) == 0
+
+  @pytest.mark.parametrize("what", ("record", "shots", "folder"))
+  def test_nothing_is_trained_where_a_run_is_impossible(
+    self, what, simulator, tmp_path
+  ):
+    train(make_config(tmp_path / "a", VANILLA._replace(learning_rate=1e-3)))
+    simulator.trained.clear()
+    before = contents(tmp_path / "a")
+    file = tmp_path / "file"
+    file.write_text("a file")
+    many = VANILLA._replace(stream=Shots(75))
+    config, error, message = {
+      "record": (
+        make_config(tmp_path / "a"),
+        results.ResultError,
+        "learning_rate: expected 0.0005, got 0.001",
+      ),
+      "shots": (
+        make_config(tmp_path / "b", VANILLA, many),
+        datasets.DatasetError,
+        "75 shots",
+      ),
+      "folder": (make_config(file), results.ResultError, "choose another"),
+    }[what]
+    with pytest.raises(error, match=message):
+      train(config)
+    assert simulator.trained == []
+    assert not (tmp_path / "b").exists()
+    assert contents(tmp_path / "a") == before
+
+  def test_finished_cells_need_no_data(self, simulator, tmp_path, monkeypatch):
+    def make(data_dir):
+      return make_config(tmp_path, dataset="mnist", data_dir=data_dir)
+
+    digits = datasets.load("digits")
+    with monkeypatch.context() as patch:
+      patch.setattr(datasets, "load", lambda name, data_dir: digits)
+      expected = train(make("somewhere"))
+    monkeypatch.setattr(datasets, "load", None)
+    assert train(make("nowhere")) == expected
+    assert len(simulator.trained) == 2
+
+  def test_networks_that_must_be_kept(self, simulator, tmp_path):
+    """A record without them is not enough, where they were asked for."""
+    folder = tmp_path / "networks"
+    config = make_config(tmp_path, BEAN, checkpoint_dir=folder)
+    train(config)
+    assert runs.missing(config).cells == (BEAN,)
+    relaxed = dataclasses.replace(config, needs_networks=False)
+    assert runs.missing(relaxed).cells == ()
+    for seed in (3, 5):
+      name = f"digits-1shot-bean1-alpha10-seed{seed}.npz"
+      (folder / name).touch()
+    assert runs.missing(config).cells == ()
+
+
+CELLS = tuple(
+  Cell(Whole(), method, strength, 3, 2e-2)
+  for method, strength in (("vanilla", 0.0), ("bean1", 1.0), ("bean1", 3.0))
+)
+
+
+def make_whole(folder, *chosen, **changes):
+  fields = {
+    "output_dir": folder / "deep" / "results",
+    "checkpoint_dir": folder / "networks",
+    "needs_networks": False,
+    "checkpoint_seconds": 0.0,
+    "seeds": (0, 4),
+    "batch_size": 20,
+  }
+  return make_config(folder, *(chosen or CELLS), **{**fields, **changes})
+
+
+@pytest.fixture
+def _small(monkeypatch):
+  monkeypatch.setattr(networks, "make", lambda *_, **__: tiny.NORMED)
+  digits = tiny.load_few_digits()
+  monkeypatch.setattr(runs, "_load", lambda config: digits)
+  with jax.default_matmul_precision("highest"):
+    yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """A small run with checkpoints: its folder and records."""
+  folder = tmp_path_factory.mktemp("finished")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(networks, "make", lambda *_, **__: tiny.NORMED)
+    patch.setattr(runs, "_load", lambda config: tiny.load_few_digits())
+    with jax.default_matmul_precision("highest"):
+      (records,) = train(make_whole(folder))
+  return folder, records
+
+
+@pytest.mark.usefixtures("_small")
+class TestCheckpoints:
+  def test_checkpoints_spare_the_training_of_lost_records(
+    self, finished, tmp_path, monkeypatch
+  ):
+    folder, records = finished
+    monkeypatch.setattr(simulations, "_run_chunk", None)
+    config = make_whole(
+      tmp_path, checkpoint_dir=make_whole(folder).checkpoint_dir
+    )
+    assert numbers(*train(config)) == numbers(records)
+    # Members are the same, whatever others there are.
+    one = dataclasses.replace(
+      config,
+      output_dir=tmp_path / "one",
+      protocol=config.protocol._replace(seeds=(4,)),
+      cells=CELLS[:1],
+    )
+    ((record,),) = train(one)
+    for name, values in record["metrics"].items():
+      assert values == records[0]["metrics"][name][1:]
+
+  def test_interrupted_and_resumed(self, finished, tmp_path, monkeypatch):
+    calls = []
+    save = checkpoints.save
+
+    def interrupted(*args):
+      save(*args)
+      calls.append(args)
+      if len(calls) == 9:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+      patch.setattr(checkpoints, "save", interrupted)
+      with pytest.raises(KeyboardInterrupt):
+        train(make_whole(tmp_path))
+    assert numbers(*train(make_whole(tmp_path))) == numbers(finished[1])
+
+  def test_without_resume_all_is_trained_again(self, finished, tmp_path):
+    config = make_whole(tmp_path, CELLS[0])
+    train(config)
+    store = stores.Store(config, results.environment())
+    for path in (
+      cells.cell_path(config, CELLS[0]),
+      stores.path(store, Member(CELLS[0], 0), 1),
+    ):
+      path.write_text("an altered file")
+    again = train(dataclasses.replace(config, resume=False))
+    assert numbers(*again) == numbers(finished[1][:1])
+
+  @pytest.mark.parametrize(
+    "change,message",
+    (
+      ({"epochs": 4}, "epochs: expected 4, got 3"),
+      ({"stream": Whole(patience=3)}, "patience: expected 3, got 5"),
+      ({"stream": Whole(tolerance=0.5)}, "tolerance: expected 0.5, got 0.001"),
+      ({"batch_size": 7}, "batch_size: expected 7, got 20"),
+      ({"seeds": (0,)}, r"seeds: expected \[0\], got \[0, 4\]"),
+      ({"options": methods.Options(gamma=2.0)}, "gamma: expected 2.0, got 1.0"),
+      (
+        {"stream": Whole(Augmentation(crop=True))},
+        "crop: expected true, got false",
+      ),
+    ),
+  )
+  def test_another_configuration(self, change, message, finished):
+    folder, _ = finished
+    of_cell = {k: v for k, v in change.items() if k in Cell._fields}
+    others = {k: v for k, v in change.items() if k not in of_cell}
+    chosen = [cell._replace(**of_cell) for cell in CELLS[1:]]
+    config = make_whole(folder, *chosen, **others)
+    before = contents(folder)
+    with pytest.raises(results.ResultError, match=message) as caught:
+      train(config)
+    assert "\n" not in str(caught.value)
+    if "seeds" not in change:
+      config = dataclasses.replace(config, output_dir=folder / "none")
+      with pytest.raises(checkpoints.CheckpointError, match=message):
+        train(config)
+      config.output_dir.rmdir()
+    assert contents(folder) == before
+
+  def test_altered_checkpoint_is_set_aside(self, finished, tmp_path, capsys):
+    config = make_whole(tmp_path)
+    config.checkpoint_dir.mkdir()
+    path = config.checkpoint_dir / "digits-lenet5-bean1-alpha3-seed4.npz"
+    path.write_bytes(b"PK")
+    assert numbers(*train(config)) == numbers(finished[1])
+    assert path.with_name(f"{path.name}.damaged").read_bytes() == b"PK"
+    assert checkpoints.load(path)
+    line, *more = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {path}: does not end with its SHA-256")
+    assert more == []
+
+  @pytest.mark.parametrize("name", ("output_dir", "checkpoint_dir"))
+  def test_folder_that_cannot_be_written(self, name, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("a file")
+    config = make_whole(tmp_path, **{name: file / "below"})
+    with pytest.raises(results.ResultError, match="choose another folder"):
+      train(config)
+    assert file.read_text() == "a file"
+
+  def test_lines(self, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    failing = CELLS[1]._replace(strength=1e38)
+    train(make_whole(tmp_path, CELLS[0], failing))
+    first, second, *failed = capsys.readouterr().out.splitlines()
+    assert first.startswith("Vanilla: test ")
+    assert "2 of 2 simulations, 3 epochs" in first
+    assert second.startswith(
+      "BEAN-1 alpha=1e+38: test none, 0 of 2 simulations, 1 epochs"
+    )
+    assert [line.split()[1] for line in failed] == ["0", "4"]
+    assert all("met a non-finite loss" in line for line in failed)
+
+
+@pytest.mark.usefixtures("_small")
+class TestComparableRecords:
+  def test_whatever_the_method_strength_and_seeds(self, finished, tmp_path):
+    folder, records = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    config = make_whole(tmp_path, CELLS[2])
+    first = {k: v[:1] for k, v in records[1]["metrics"].items()}
+    more = {**records[1]["config"], "alpha": 0.5, "seeds": [0]}
+    results.write(
+      config.output_dir / "more.json",
+      {**records[1], "config": more, "seeds": [0], "metrics": first},
+    )
+    found = runs.comparable_records(config)
+    assert [record["config"].get("alpha") for record in found] == [
+      *(None, 0.5, 1.0, 3.0)
+    ]
+    assert found[1]["seeds"] == [0]
+    assert [found[0], *found[2:]] == records
+
+  def test_what_was_made_otherwise_is_passed_over(self, finished, tmp_path):
+    _, (vanilla, *_) = finished
+    config = make_whole(tmp_path)
+    config.output_dir.mkdir(parents=True)
+    for name, record in (
+      ("epochs", {"config": {**vanilla["config"], "epochs": 4}}),
+      ("dataset", {"config": {**vanilla["config"], "dataset": "mnist"}}),
+      ("method", {"config": {**vanilla["config"], "method": "magic"}}),
+      ("release", {"versions": {"bean_jax": "0.0.1"}}),
+    ):
+      path = config.output_dir / f"{name}.json"
+      results.write(path, {**vanilla, **record})
+    (config.output_dir / "damaged.json").write_text("{")
+    (config.output_dir / "folder.json").mkdir()
+    before = contents(config.output_dir)
+    assert runs.comparable_records(config) == []
+    assert contents(config.output_dir) == before

@@ -1,0 +1,703 @@
+"""Tests of experiments.population.simulations, its store and its files."""
+
+import collections
+import copy
+import itertools
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import datasets
+from experiments.architectures import networks
+from experiments.command import interruption
+from experiments.learning import methods
+from experiments.learning.learner import Hparams, Samples
+from experiments.learning.streams import Shots, Whole
+from experiments.population import (
+  cells,
+  devices,
+  program,
+  simulations,
+  store as stores,
+)
+from experiments.population.cells import Cell, Member
+from experiments.records import checkpoints, results
+from tests.experiments import tiny
+
+_ROOT = pathlib.Path(__file__).parents[3]
+SEEDS = (3, 0, 11, 7)
+EPOCHS = 6
+LEARNING_RATE = 2e-2
+FEW = tiny.load_few_digits()
+# Held-out images of which no number of devices is a divisor.
+FEW = FEW._replace(
+  validation=datasets.Split(*(a[:49] for a in FEW.validation)),
+  test=datasets.Split(*(a[:79] for a in FEW.test)),
+)
+with jax.default_matmul_precision("highest"):
+  ENVIRONMENT = results.environment()
+
+# Two cells of one program, of each kind of stream. A device trains two members
+# of the first at once, and one of the second.
+KINDS = {
+  "few_shot": (Shots(1), tiny.NETWORK, {"batch_size": 4, "width": 2}),
+  "whole": (Whole(patience=0), tiny.NORMED, {"batch_size": 20, "width": 1}),
+}
+BOTH = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _tiny_networks():
+  made = {spec: network for spec, (_, network, _) in KINDS.items()}
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(networks, "make", lambda spec, *_, **__: made[spec.name])
+    patch.setattr(simulations, "POLL_SECONDS", 0.01)
+    with jax.default_matmul_precision("highest"):
+      yield
+
+
+def make_cells(kind, *strengths, method="bean1", **changes):
+  stream, *_ = KINDS[kind]
+  return tuple(
+    Cell(stream, method, strength, EPOCHS, LEARNING_RATE)._replace(**changes)
+    for strength in strengths or (1.0, 10.0)
+  )
+
+
+def make_store(folder, kind, planned, *, networks_=False, seconds=0.0, **other):
+  _, _, sizes = KINDS[kind]
+  width = other.pop("width", sizes["width"])
+  protocol = cells.Protocol(
+    networks.Spec(kind),
+    SEEDS,
+    batch_size=sizes["batch_size"],
+    members_per_chunk=width,
+  )
+  config = cells.Config(
+    experiment="test",
+    dataset="digits",
+    data_dir=None,
+    output_dir=folder,
+    resume=True,
+    protocol=protocol._replace(**other),
+    cells=tuple(planned),
+    checkpoint_dir=folder if networks_ else None,
+    checkpoint_seconds=seconds,
+  )
+  return stores.Store(config, ENVIRONMENT)
+
+
+def run(folder, kind, planned=None, *, tick=lambda *_: None, **other):
+  """Trains cells, going on from what the folder holds; outcomes by cell."""
+  planned = make_cells(kind) if planned is None else planned
+  options = {
+    name: other.pop(name)
+    for name in ("done", "share", "stop_requested")
+    if name in other
+  }
+  store = make_store(folder, kind, planned, **other)
+  return dict(simulations.run(planned, FEW, store, tick=tick, **options))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """Runs to their end, with their networks: folder, outcomes and ticks."""
+
+  class Runs(dict):
+    def __missing__(self, kind):
+      folder, ticks = tmp_path_factory.mktemp(kind), []
+      outcomes = run(
+        folder, kind, networks_=True, tick=lambda *tick: ticks.append(tick)
+      )
+      self[kind] = folder, outcomes, ticks
+      return self[kind]
+
+  return Runs()
+
+
+def assert_same(actual, expected):
+  """Outcomes by cell, to the bit."""
+  assert actual.keys() == expected.keys()
+  for cell, outcome in expected.items():
+    assert actual[cell].metrics.keys() == outcome.metrics.keys()
+    for name, values in outcome.metrics.items():
+      np.testing.assert_array_equal(
+        actual[cell].metrics[name], values, err_msg=name
+      )
+
+
+@BOTH
+def test_cells_come_in_order_with_all_metrics(kind, finished):
+  _, outcomes, _ = finished[kind]
+  assert list(outcomes) == list(make_cells(kind))
+  for outcome in outcomes.values():
+    values = outcome.metrics
+    curves = {name for name in values if name.endswith("_curve")}
+    assert curves == {
+      *("objective_curve", "train_loss_curve", "validation_accuracy_curve")
+    }
+    assert values.keys() - curves == {
+      *("test_accuracy", "test_accuracy_last", "validation_accuracy"),
+      *("validation_accuracy_last", "best_epoch", "best_correct"),
+      *("failed_step", "epochs", "converged"),
+    }
+    for name, array in values.items():
+      assert array.shape == (4, EPOCHS)[: 1 + (name in curves)]
+      assert np.all(np.isfinite(array))
+    assert outcome.seconds > 0
+    assert outcome.members_per_chunk == KINDS[kind][2]["width"]
+    np.testing.assert_array_equal(values["epochs"], EPOCHS)
+    np.testing.assert_array_equal(values["converged"], 0)
+    np.testing.assert_array_equal(values["failed_step"], -1)
+    curve = values["validation_accuracy_curve"]
+    np.testing.assert_allclose(
+      values["validation_accuracy"], curve.max(axis=1), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+      values["validation_accuracy_last"], curve[:, -1], rtol=1e-5
+    )
+    np.testing.assert_array_equal(
+      values["best_epoch"], curve.argmax(axis=1) + 1
+    )
+  first = np.stack([o.metrics["objective_curve"] for o in outcomes.values()])
+  assert len(np.unique(first[..., 0])) == first[..., 0].size
+
+
+@BOTH
+def test_ticks_add_up_to_the_cost(kind, finished):
+  _, outcomes, ticks = finished[kind]
+  work = collections.Counter()
+  for member, done, accuracy in ticks:
+    work[member] += done
+    assert 0 <= accuracy <= 1
+  protocol = make_store(None, kind, ()).config.protocol
+  for member in simulations._members(outcomes, protocol):
+    cost = cells.cost(member.cell, FEW, protocol)
+    assert work.pop(member) == pytest.approx(cost)
+  assert not work
+
+
+@BOTH
+def test_a_member_is_its_seed_trained_alone(kind, finished):
+  """Draw, initial parameters, order and test, all from the seed."""
+  _, outcomes, _ = finished[kind]
+  cell, place = make_cells(kind)[1], 2
+  group = simulations.make_group(
+    [cell], FEW, make_store(None, kind, ()).config.protocol
+  )
+  learner, stream = group.learner, group.stream
+  keys = jax.random.key(SEEDS[place])[None]
+  hparams = Hparams(jnp.array([LEARNING_RATE]), jnp.array([cell.strength]))
+  raw = stream.load(FEW, [SEEDS[place]])
+  prepare = jax.vmap(learner.prepare) if kind == "few_shot" else learner.prepare
+  carry, curves = jax.jit(program.make_run(learner, stream, EPOCHS))(
+    program.make_init(learner, stream)(keys, hparams, raw),
+    0,
+    keys,
+    hparams,
+    np.ones(1, bool),
+    prepare(jax.tree.map(jnp.asarray, raw)),
+    Samples(*FEW.validation),
+  )
+  values = {name: v[place] for name, v in outcomes[cell].metrics.items()}
+  for name in ("objective", "train_loss"):
+    np.testing.assert_allclose(
+      values[f"{name}_curve"], curves[name][:, 0], rtol=1e-3
+    )
+  network = KINDS[kind][1]
+  for name, variables in (
+    ("test_accuracy", carry.best),
+    ("test_accuracy_last", carry.state.variables),
+  ):
+    classes = np.asarray(network.predict(variables, FEW.test.images)[0])
+    # One image that is as good as undecided.
+    expected = np.mean(classes == FEW.test.labels)
+    assert values[name] == pytest.approx(expected, abs=1.01 / 79)
+
+
+@BOTH
+def test_networks_that_are_kept_are_those_that_were_tested(kind, finished):
+  folder, outcomes, _ = finished[kind]
+  store = make_store(folder, kind, outcomes, networks_=True)
+  differ = []
+  for place, member in enumerate(
+    simulations._members(outcomes, store.config.protocol)
+  ):
+    path = stores.path(store, member, 1)
+    checkpoint = checkpoints.load(path)
+    assert checkpoint.config == cells.member_config(store.config, member)
+    assert checkpoint.environment == ENVIRONMENT
+    assert checkpoint.memory == {}
+    for name, variables in (
+      ("test_accuracy", checkpoint.best),
+      ("test_accuracy_last", checkpoint.last),
+    ):
+      logits, _ = KINDS[kind][1].evaluate(variables, FEW.test.images)
+      accuracy = np.mean(np.argmax(logits, axis=1) == FEW.test.labels)
+      assert checkpoint.metrics[name] == pytest.approx(accuracy)
+      metrics = outcomes[member.cell].metrics
+      assert metrics[name][place % 4] == checkpoint.metrics[name]
+    kernels = [
+      variables.params["fc2"]["kernel"]
+      for variables in (checkpoint.best, checkpoint.last)
+    ]
+    differ.append(np.any(kernels[0] != kernels[1]))
+  assert any(differ)
+
+
+@BOTH
+def test_nothing_is_trained_twice(kind, finished, monkeypatch):
+  folder, outcomes, _ = finished[kind]
+  before = {path: path.read_bytes() for path in folder.iterdir()}
+  monkeypatch.setattr(simulations, "_run_chunk", None)
+  assert_same(run(folder, kind, networks_=True), outcomes)
+  assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+class Killed(Exception):
+  """Stands for a kill."""
+
+
+def kill_at(number):
+  """Makes a tick that ends the training when it is called so often."""
+  count = itertools.count(1)
+
+  def tick(*_):
+    if next(count) == number:
+      raise Killed
+
+  return tick
+
+
+def stop_after(number):
+  """Makes an answer that is yes after so many questions."""
+  count = itertools.count(1)
+  return lambda: next(count) > number
+
+
+def arrays_of(folder):
+  """All that checkpoints hold but for the time they took."""
+  found = {}
+  for path in sorted(folder.rglob("*.npz")):
+    with np.load(path) as archive:
+      found |= {
+        (path.name, name): archive[name].tobytes()
+        for name in archive.files
+        if name != "metrics/seconds"
+      }
+  return found
+
+
+# In the first call, between chunks, in a later chunk with others done.
+@BOTH
+@pytest.mark.parametrize("moments", ((1,), (7, 2), (11, 1)))
+def test_killed_and_resumed(moments, kind, finished, tmp_path):
+  folder, outcomes, _ = finished[kind]
+  for moment in moments:
+    with pytest.raises(Killed):
+      run(tmp_path, kind, networks_=True, tick=kill_at(moment))
+  assert_same(run(tmp_path, kind, networks_=True), outcomes)
+  assert arrays_of(tmp_path) == arrays_of(folder)
+
+
+@BOTH
+def test_stopped_between_calls(kind, finished, tmp_path):
+  """Although no checkpoint is due, nothing is lost; nor are networks wanted."""
+  _, expected, _ = finished[kind]
+  outcomes, stops, work = {}, 0, 0.0
+  while len(outcomes) < 2:
+    assert stops < 20
+    ticks = []
+    try:
+      planned = make_cells(kind)
+      store = make_store(tmp_path, kind, planned, seconds=1000.0)
+      for cell, outcome in simulations.run(
+        planned,
+        FEW,
+        store,
+        done=frozenset(outcomes),
+        tick=lambda *tick, ticks=ticks: ticks.append(tick),
+        stop_requested=stop_after(1 if kind == "few_shot" else 5),
+      ):
+        outcomes[cell] = outcome
+        stores.discard(store, cell, outcome.members_per_chunk)
+    except interruption.Stopped:
+      stops += 1
+      done = sum(done for _, done, _ in ticks)
+      # What was found is told of too, so that a bar comes to its end.
+      assert done > work or outcomes
+      work = done
+  assert stops > 1
+  assert_same(outcomes, expected)
+  assert list(tmp_path.iterdir()) == []
+
+
+@BOTH
+def test_checkpoints_are_written_from_time_to_time(kind, tmp_path):
+  """Without them a kill loses what was trained, and nothing else."""
+  for seconds, expected in ((1000.0, 0), (0.0, KINDS[kind][2]["width"] * 2)):
+    # In the second call of the first chunk.
+    moment = expected + 1 if expected else 6
+    with pytest.raises(Killed):
+      run(tmp_path, kind, tick=kill_at(moment), seconds=seconds)
+    assert len(list(tmp_path.rglob("*.npz"))) == expected
+  store = make_store(tmp_path, kind, make_cells(kind))
+  member = Member(make_cells(kind)[0], SEEDS[0])
+  metrics = stores.find(store, member, KINDS[kind][2]["width"])
+  assert not stores.is_done(metrics)
+  assert len(metrics["objective_curve"]) in (1, 3)
+
+
+@BOTH
+def test_what_is_missing_gives_the_bits_of_a_whole_run(
+  kind, finished, tmp_path
+):
+  """Chunks keep their width, though there are fewer members to fill them."""
+  _, expected, _ = finished[kind]
+  first, second = make_cells(kind)
+  assert_same(run(tmp_path, kind, done={first}), {second: expected[second]})
+
+
+@BOTH
+@pytest.mark.parametrize("width", (3, 20))
+def test_width_of_chunks_does_not_change_the_numbers(
+  width, kind, finished, tmp_path
+):
+  _, expected, _ = finished[kind]
+  outcomes = run(tmp_path, kind, width=width)
+  for cell, outcome in outcomes.items():
+    # On every device; a last chunk runs the program of the others.
+    assert outcome.members_per_chunk == min(width, 4)
+    for name in ("objective_curve", "test_accuracy_last"):
+      np.testing.assert_allclose(
+        outcome.metrics[name],
+        expected[cell].metrics[name],
+        rtol=1e-3,
+        atol=1.01 / 79 if "accuracy" in name else 1e-3,
+      )
+
+
+@BOTH
+@pytest.mark.parametrize("num_processes", (2, 20))
+def test_processes_share_the_members(num_processes, kind, tmp_path):
+  """The first comes last, and puts together what the others left."""
+  alone = tmp_path / "alone"
+  trained = []
+  for process in range(1, num_processes):
+    before = len(list(tmp_path.rglob("*.npz")))
+    share = process, num_processes
+    assert run(tmp_path, kind, share=share) == {}
+    trained.append(len(list(tmp_path.rglob("*.npz"))) - before)
+  outcomes = run(tmp_path, kind, share=(0, num_processes))
+  width = 1 if num_processes == 20 else KINDS[kind][2]["width"]
+  assert sum(trained) == (8 - 2 * width if num_processes == 20 else 4)
+  assert_same(outcomes, run(alone, kind, width=width))
+
+
+@BOTH
+def test_first_process_waits_until_it_is_stopped(kind, tmp_path):
+  with pytest.raises(interruption.Stopped):
+    run(tmp_path, kind, share=(0, 2), stop_requested=stop_after(30))
+  assert len(list(tmp_path.rglob("*.npz"))) == 4
+
+
+def test_converged_members_wait_for_the_others(finished, tmp_path):
+  _, whole, _ = finished["whole"]
+  stream = Whole(patience=1, tolerance=0.12)
+  ticks, epochs = [], []
+  for cell, outcome in run(
+    tmp_path,
+    "whole",
+    make_cells("whole", stream=stream),
+    tick=lambda *tick: ticks.append(tick),
+  ).items():
+    values = outcome.metrics
+    expected = whole[cell._replace(stream=KINDS["whole"][0])].metrics
+    for member, number in enumerate(values["epochs"]):
+      for name in values.keys() & expected.keys():
+        if name.endswith("_curve"):
+          np.testing.assert_array_equal(
+            values[name][member, :number], expected[name][member, :number]
+          )
+          assert np.all(np.isnan(values[name][member, number:]))
+      curve = values["objective_curve"][member, :number]
+      fell = curve[1:] < (1 - 0.12) * curve[:-1]
+      assert np.all(fell[:-1])
+      assert values["converged"][member] == (not fell[-1])
+      assert values["best_epoch"][member] <= number
+    epochs += list(values["epochs"])
+  # Otherwise the test would say nothing.
+  assert 1 < min(epochs) < max(epochs)
+  cost = cells.cost(
+    make_cells("whole", stream=stream)[0],
+    FEW,
+    make_store(None, "whole", ()).config.protocol,
+  )
+  work = collections.Counter()
+  for member, done, _ in ticks:
+    work[member] += done
+  assert [*work.values()] == pytest.approx([cost] * 8)
+
+
+@BOTH
+def test_members_that_were_stopped_elsewhere_are_waited_for(
+  kind, finished, tmp_path
+):
+  """One of a chunk begins anew, the others go on."""
+  _, expected, _ = finished[kind]
+  moment = 1 + KINDS[kind][2]["width"] * 2
+  with pytest.raises(Killed):
+    run(tmp_path, kind, networks_=True, tick=kill_at(moment))
+  kept = sorted(tmp_path.glob("*.npz"))
+  assert len(kept) > 1
+  kept[0].unlink()
+  assert_same(run(tmp_path, kind, networks_=True), expected)
+
+
+@BOTH
+def test_failed_members_are_left_out_and_harm_nobody(kind, finished, tmp_path):
+  _, expected, _ = finished[kind]
+  healthy, failing = make_cells(kind, 1.0, 1e38)
+  outcomes = run(tmp_path, kind, [healthy, failing], networks_=True)
+  assert_same({healthy: outcomes[healthy]}, {healthy: expected[healthy]})
+  values = outcomes[failing].metrics
+  assert np.all((values["failed_step"] >= 0) & (values["failed_step"] < 9))
+  assert np.all(values["epochs"] < EPOCHS)
+  for name in ("test_accuracy", "test_accuracy_last", "validation_accuracy"):
+    assert np.all(np.isnan(values[name]))
+  store = make_store(tmp_path, kind, (), networks_=True)
+  path = stores.path(store, Member(failing, SEEDS[0]), 1)
+  for leaf in jax.tree.leaves(checkpoints.load(path).last):
+    assert np.all(np.isfinite(leaf))
+
+
+def test_cost_grows_with_shots_epochs_methods_and_validations():
+  protocol = make_store(None, "few_shot", ()).config.protocol
+
+  def cost(cell, **changes):
+    return cells.cost(cell, FEW, protocol._replace(**changes))
+
+  (cell,) = make_cells("few_shot", 0.0, method="vanilla")
+  assert cost(cell._replace(epochs=2 * EPOCHS)) == 2 * cost(cell)
+  assert cost(cell._replace(stream=Shots(5))) > cost(cell)
+  orders = [cost(cell._replace(method=name)) for name in ("bean1", "bean2")]
+  assert cost(cell) < orders[0] < orders[1]
+  seldom = cost(cell, validate_every=0)
+  assert cost(cell) - seldom == (EPOCHS - 1) * len(FEW.validation.labels)
+
+
+def test_number_of_laps_that_has_no_small_divisor(tmp_path):
+  planned = make_cells("few_shot", 1.0, epochs=7)
+  ticks = []
+  (outcome,) = run(
+    tmp_path, "few_shot", planned, tick=lambda *tick: ticks.append(tick)
+  ).values()
+  assert outcome.metrics["train_loss_curve"].shape == (4, 7)
+  assert len(ticks) == 7 * 4
+
+
+class TestMethodsThatWantMoreSamples:
+  """As many steps as others have, in epochs that are fewer of them."""
+
+  @pytest.mark.parametrize(
+    "given,size,epochs",
+    ((0, 0, 6), (1, 10, 60), (4, 10, 18), (10, 10, 6), (11, 11, 6)),
+  )
+  def test_batches_and_epochs(self, given, size, epochs):
+    protocol = make_store(None, "few_shot", ()).config.protocol
+    protocol = protocol._replace(batch_size=given)
+    (cell,) = make_cells("few_shot", 0.0, method="vanilla10")
+    schedule = cells.schedule(cell, protocol)
+    assert (schedule.batch_size, schedule.epochs) == (size, epochs)
+    # As many validations.
+    for every, laps in ((1, 6), (3, 2), (0, 1)):
+      seldom = cells.schedule(cell, protocol._replace(validate_every=every))
+      assert seldom.epochs // seldom.epochs_per_lap == laps
+    usual = cells.schedule(cell._replace(method="vanilla"), protocol)
+    assert (usual.batch_size, usual.epochs) == (given, 6)
+
+
+def test_more_shots_than_images_are_refused(tmp_path):
+  planned = make_cells("few_shot", 1.0, stream=Shots(500))
+  with pytest.raises(datasets.DatasetError, match="500 shots"):
+    run(tmp_path, "few_shot", planned)
+
+
+IMITATION = methods.Options(
+  first_pseudo=8, last_pseudo=20, pseudo_periods=2, pseudo_epochs=3
+)
+IMITATIONS = make_cells("few_shot", 0.0, 0.02, method="imitation")
+
+
+@pytest.fixture(scope="module")
+def imitations(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("imitations")
+  return run(folder, "few_shot", IMITATIONS, options=IMITATION)
+
+
+class TestImitation:
+  """A method whose laps are periods, and that has a rival."""
+
+  def test_metrics(self, imitations):
+    first, second = (outcome.metrics for outcome in imitations.values())
+    for name in ("train_loss", "imitation_loss", "validation_accuracy"):
+      assert first[f"{name}_curve"].shape == (4, IMITATION.pseudo_periods)
+    assert set(first["best_epoch"]) <= {3, 6}
+    np.testing.assert_array_equal(first["epochs"], 6)
+    reference = first["test_accuracy_reference"]
+    np.testing.assert_array_equal(second["test_accuracy_reference"], reference)
+    # Ten images of ten classes teach it more than chance.
+    assert reference.mean() > 0.3
+    curves = [m["imitation_loss_curve"] for m in (first, second)]
+    assert np.any(curves[0] != curves[1])
+
+  @pytest.mark.slow
+  def test_company_and_kills_do_not_matter(self, imitations, tmp_path):
+    with pytest.raises(Killed):
+      run(
+        tmp_path,
+        "few_shot",
+        IMITATIONS[:1],
+        options=IMITATION,
+        tick=kill_at(3),
+      )
+    alone = run(tmp_path, "few_shot", IMITATIONS[:1], options=IMITATION)
+    assert_same(alone, {IMITATIONS[0]: imitations[IMITATIONS[0]]})
+
+
+class TestStore:
+  @pytest.fixture
+  def store(self, tmp_path):
+    return make_store(tmp_path, "few_shot", make_cells("few_shot"))
+
+  CELL = make_cells("few_shot")[0]
+
+  @pytest.mark.parametrize(
+    "change",
+    (
+      lambda store: store.environment["versions"].update(jax="0.0"),
+      lambda store: store.environment["device"].update(kind="another"),
+      lambda store: store.environment.update(git=None),
+    ),
+  )
+  def test_what_was_made_otherwise_is_kept_apart(self, change, store, capsys):
+    environment = copy.deepcopy(ENVIRONMENT)
+    environment["git"] = {"commit": "0" * 40, "dirty": False}
+    store = store._replace(environment=environment)
+    before = stores.folder(store, self.CELL, 2)
+    other = store._replace(environment=copy.deepcopy(environment))
+    change(other)
+    changed = stores.folder(other, self.CELL, 2)
+    assert changed != before
+    assert stores.folder(store, self.CELL, 3) not in (before, changed)
+    changed.mkdir(parents=True)
+    stores.prepare(store, self.CELL, 2)
+    assert f"warning: {changed}: members of another version" in (
+      capsys.readouterr().err
+    )
+    stores.prepare(other, self.CELL, 2)
+    # Of a cell whose name begins alike.
+    stores.prepare(store, self.CELL._replace(strength=10.0), 2)
+    assert capsys.readouterr().err == ""
+
+  def test_number_of_devices_does_not_matter(self, store):
+    environment = copy.deepcopy(ENVIRONMENT)
+    environment["device"]["count"] += 1
+    other = store._replace(environment=environment)
+    folders = [stores.folder(s, self.CELL, 2) for s in (store, other)]
+    assert folders[0] == folders[1]
+
+  def test_discard(self, store, tmp_path):
+    other = self.CELL._replace(strength=10.0)
+    for cell in (self.CELL, other):
+      folder = stores.folder(store, cell, 2)
+      folder.mkdir(parents=True)
+      stores.path(store, Member(cell, 3), 2).write_text("a member")
+    stores.discard(store, self.CELL, 2)
+    assert not stores.folder(store, self.CELL, 2).exists()
+    # A damaged file is never deleted.
+    folder = stores.folder(store, other, 2)
+    damaged = folder / "seed1.npz.damaged"
+    damaged.write_text("?")
+    stores.discard(store, other, 2)
+    assert list(folder.iterdir()) == [damaged]
+    damaged.unlink()
+    stores.discard(store, other, 2)
+    assert list(tmp_path.iterdir()) == []
+    stores.discard(store, other, 2)
+
+  def test_another_network_is_refused(self, tmp_path):
+    with pytest.raises(Killed):
+      run(tmp_path, "whole", networks_=True, tick=kill_at(3))
+    path = sorted(tmp_path.glob("*.npz"))[0]
+    checkpoint = checkpoints.load(path)
+    last = checkpoint.last._replace(batch_stats={})
+    checkpoints.save(path, checkpoint._replace(last=last))
+    before = path.read_bytes()
+    with pytest.raises(checkpoints.CheckpointError, match="another network"):
+      run(tmp_path, "whole", networks_=True)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+  "batch_size,width",
+  ((1, 5), (20, 5), (25, 4), (50, 2), (51, 1), (100, 1), (1000, 1)),
+)
+def test_cpu_core_trains_as_many_as_its_cache_holds(batch_size, width):
+  assert simulations.fast_width(batch_size) == width
+
+
+def run_on_devices(count, folder):
+  """Trains the cells in a process with so many devices; metrics by cell."""
+  code = f"""
+import jax
+jax.config.update("jax_num_cpu_devices", {count})
+import pathlib
+import numpy as np
+from experiments.architectures import networks
+from tests.experiments import tiny
+from tests.experiments.population import simulations_test as tests
+networks.make = lambda *_, **__: tiny.NETWORK
+folder = pathlib.Path({str(folder)!r})
+for cell, outcome in tests.run(folder, "few_shot").items():
+  np.savez(folder / f"{{cell.strength}}.npz", **outcome.metrics)
+assert jax.local_device_count() == {count}
+"""
+  subprocess.run(
+    [sys.executable, "-W", "error", "-c", code],
+    cwd=_ROOT,
+    env={
+      **os.environ,
+      "JAX_PLATFORMS": "cpu",
+      "XLA_FLAGS": "",
+      "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+    },
+    check=True,
+    timeout=600,
+  )
+  loaded = {}
+  for cell in make_cells("few_shot"):
+    with np.load(folder / f"{cell.strength}.npz") as file:
+      loaded[cell] = dict(file)
+  return loaded
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", (1, 3))
+def test_number_of_devices(count, finished, tmp_path):
+  """Two members on each; XLA compiles the program of one otherwise."""
+  assert devices.mesh().size == 2
+  _, expected, _ = finished["few_shot"]
+  for cell, metrics in run_on_devices(count, tmp_path).items():
+    for name, values in expected[cell].metrics.items():
+      atol = 1.01 / 49 if "accuracy" in name else 1e-3
+      if count > 1:
+        np.testing.assert_array_equal(metrics[name], values, err_msg=name)
+      elif name not in ("best_epoch", "best_correct"):
+        np.testing.assert_allclose(metrics[name], values, atol=atol)
