@@ -15,12 +15,14 @@ from PIL import Image
 import pytest
 
 from experiments import datasets, few_shot
-from experiments.architectures import models
+from experiments.architectures import networks
 from experiments.command import parsing, progress
 from experiments.datasets import copies
-from experiments.learning import methods, training
+from experiments.learning import learner, methods
+from experiments.learning.streams import Shots
+from experiments.population import cells, simulations
+from experiments.population.cells import Cell
 from experiments.records import checkpoints, results
-from experiments.runs import cells, simulations
 from tests.experiments import in_process, tiny
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -45,8 +47,10 @@ SMALL = (
 @pytest.fixture(autouse=True, scope="module")
 def _small_network():
   with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(models.MODELS, "mlp500", tiny.MODEL)
+    patch.setitem(networks._MAKERS, "mlp500", lambda *_: tiny.NETWORK)
+    networks.make.cache_clear()
     yield
+  networks.make.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -223,7 +227,7 @@ class TestRun:
     before = read(copy)
     status, out, _ = run(*SMALL, "--alphas=5,1", f"--output_dir={copy}")
     assert status == 0
-    assert trained == [simulations.Cell(1, "bean1", 5.0, 2)]
+    assert trained == [Cell(Shots(1), "bean1", 5.0, 2)]
     after = read(copy)
     assert all(after[name] == before[name] for name in NAMES)
     # In the order of the flags, not of the training.
@@ -247,7 +251,7 @@ class TestRun:
       *SMALL, "--methods=bean1", "--noresume", f"--output_dir={copy}"
     )
     assert status == 0
-    assert trained == [simulations.Cell(1, "bean1", 1.0, 2)]
+    assert trained == [Cell(Shots(1), "bean1", 1.0, 2)]
     assert numbers(copy) == expected
 
   def test_interrupt_loses_nothing_that_is_done(
@@ -257,7 +261,7 @@ class TestRun:
 
     def interrupted(bar, cell, *args):
       tick(bar, cell, *args)
-      if cell.method == "bean1":
+      if "BEAN" in cell:
         signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
@@ -326,7 +330,7 @@ class TestRun:
       f" {NAMES[1]}.damaged, not used\n"
     )
     assert (copy / f"{NAMES[1]}.damaged").read_bytes() == altered
-    assert trained == [simulations.Cell(1, "vanilla", 0.0, 2)]
+    assert trained == [Cell(Shots(1), "vanilla", 0.0, 2)]
     assert numbers(copy) == expected
 
 
@@ -378,8 +382,7 @@ class TestCheckpoints:
           (found.best, "test_accuracy"),
           (found.last, "test_accuracy_last"),
         ):
-          inputs = tiny.MODEL.prepare(test.images)
-          logits, _ = tiny.MODEL.apply(variables.params, inputs)
+          logits, _ = tiny.NETWORK.evaluate(variables, test.images)
           classes = np.asarray(logits).argmax(axis=1)
           expected = record["metrics"][metric][row]
           assert np.mean(classes == test.labels) == expected
@@ -456,12 +459,12 @@ class TestUnusualChoices:
 
   def test_initial_parameters_are_evaluated(self, unusual):
     dropout, decay = results.load_all(unusual).values()
-    init = models.with_initializer(tiny.MODEL, "lecun_normal").init
+    init = networks.make(networks.Spec("mlp500", "lecun_normal")).init
     test = datasets.load("digits").test
     expected = []
     for seed in (0, 1):
-      params = init(jax.random.fold_in(jax.random.key(seed), training.INIT))
-      logits, _ = tiny.MODEL.apply(params, tiny.MODEL.prepare(test.images))
+      key = jax.random.fold_in(jax.random.key(seed), learner.INIT)
+      logits, _ = tiny.NETWORK.evaluate(init(key), test.images)
       classes = np.asarray(logits).argmax(axis=1)
       expected.append(np.mean(classes == test.labels))
     for name in ("test_accuracy", "test_accuracy_last"):
@@ -540,7 +543,11 @@ class TestRefused:
       ("--alphas=1,inf", "expected a number from 0 to 1e38, got inf"),
       ("--alphas=x", "expected different numbers of type float"),
       ("--alphas=1,1.0", "got '1,1.0'"),
-      ("--alphas=", "expected different numbers"),
+      ("--alphas=", "expected numbers, got ''"),
+      ("--alphas=magic:1", "as bean1:1,10, got 'magic:1'"),
+      ("--alphas=vanilla:1", "vanilla has no strength"),
+      ("--learning_rate=1,2", "expected one number for vanilla, got '1,2'"),
+      ("--learning_rate=bean1:1", "expected one number for vanilla"),
       ("--gamma=nan", "expected a number from 0 to 1e38, got nan"),
       ("--alphas=1e39", "expected a number from 0 to 1e38, got 1e+39"),
       ("--seeds=20260101", "expected 1 to 10000 of them"),
@@ -651,18 +658,17 @@ class TestParseConfig:
     assert config.dataset == "digits"
     assert config.resume
     assert config.data_dir is None
-    assert config.protocol == simulations.Protocol(
-      model="lenet5",
-      options=methods.Options(1.0, "squared", "code"),
+    assert config.checkpoint_dir is None
+    assert config.protocol == cells.Protocol(
+      networks.Spec("lenet5", "pytorch_uniform"),
       seeds=tuple(range(20)),
+      options=methods.Options(1.0, "squared", "code"),
       batch_size=1,
-      learning_rate=5e-4,
-      members_per_chunk=0,
       validate_every=1,
-      initializer="pytorch_uniform",
+      members_per_chunk=0,
     )
     assert config.cells == tuple(
-      simulations.Cell(shots, name, strength, 50)
+      Cell(Shots(shots), name, strength, 50, 5e-4)
       for shots in (1, 5)
       for name in ("vanilla", "bean1", "bean2")
       for strength in methods.METHODS[name].grid
@@ -671,49 +677,50 @@ class TestParseConfig:
   def test_cheapest_shots_first_each_with_its_epochs(self):
     config = parse("--shots=10,1", "--epochs=50,200", "--methods=vanilla")
     assert config.cells == (
-      simulations.Cell(1, "vanilla", 0.0, 200),
-      simulations.Cell(10, "vanilla", 0.0, 50),
+      Cell(Shots(1), "vanilla", 0.0, 200),
+      Cell(Shots(10), "vanilla", 0.0, 50),
     )
 
-  def test_strengths_are_for_the_methods_that_have_one(self):
-    config = parse("--shots=1", "--alphas=0,2.5", "--methods=bean2,vanilla")
-    assert config.cells == (
-      simulations.Cell(1, "bean2", 0.0, 50),
-      simulations.Cell(1, "bean2", 2.5, 50),
-      simulations.Cell(1, "vanilla", 0.0, 50),
+  @pytest.mark.parametrize(
+    "alphas,bean,dropout",
+    (
+      ("0,0.5", [0.0, 0.5], [0.0, 0.5]),
+      ("bean2:1,1e3 dropout:0.25", [1.0, 1e3], [0.25]),
+      ("dropout:0.25 7", [7.0], [0.25]),
+      ("bean2:3", [3.0], list(methods.METHODS["dropout"].grid)),
+    ),
+  )
+  def test_strengths_are_for_the_methods_that_have_one(
+    self, alphas, bean, dropout
+  ):
+    config = parse(
+      "--shots=1", f"--alphas={alphas}", "--methods=bean2,vanilla,dropout"
     )
-
-  def test_methods_that_want_more_samples_have_as_many_steps(self):
-    config = parse("--methods=vanilla,vanilla10,decov", "--shots=1")
-    assert {(cell.method, cell.epochs) for cell in config.cells} == {
-      ("vanilla", 50),
-      ("vanilla10", 500),
-      ("decov", 500),
-    }
+    tried = {}
     for cell in config.cells:
-      size = simulations.batch_size(cell, config.protocol)
-      assert cell.epochs * 10 // size == 500
-      assert (
-        cell.epochs // simulations.validate_every(cell, config.protocol) == 50
-      )
+      tried.setdefault(cell.method, []).append(cell.strength)
+    assert tried == {"bean2": bean, "vanilla": [0.0], "dropout": dropout}
+
+  def test_learning_rates_by_method(self):
+    rates = "--learning_rate=bean1:1e-3 2e-3"
+    config = parse(rates, "--methods=vanilla,bean1", "--shots=1")
+    assert {(cell.method, cell.learning_rate) for cell in config.cells} == {
+      ("vanilla", 2e-3),
+      ("bean1", 1e-3),
+    }
 
   def test_imitation_networks_have_epochs_of_their_own(self):
-    config = parse("--methods=imitation", "--shots=1", "--pseudo_epochs=5")
-    assert {cell.epochs for cell in config.cells} == {40}
     for every in ("0", "10"):
-      protocol = parse(
-        f"--validate_every={every}", "--pseudo_epochs=5"
-      ).protocol
-      assert simulations.validate_every(config.cells[0], protocol) == 5
+      config = parse(
+        *("--methods=imitation", "--shots=1", "--pseudo_epochs=5"),
+        f"--validate_every={every}",
+      )
+      schedule = cells.schedule(config.cells[0], config.protocol)
+      assert (schedule.epochs, schedule.epochs_per_lap) == (40, 5)
 
   def test_pseudo_examples_do_not_shrink(self):
     with pytest.raises(parsing.ConfigError, match="at least --first_pseudo=9"):
       parse("--first_pseudo=9", "--last_pseudo=8")
-
-  def test_validation_after_the_last_epoch_alone(self):
-    config = parse("--validate_every=0", "--epochs=7")
-    for cell in config.cells:
-      assert simulations.validate_every(cell, config.protocol) == 7
 
   def test_validations_divide_the_epochs_of_all_shots(self):
     parse("--shots=1,2", "--epochs=10,15", "--validate_every=5")
@@ -726,7 +733,7 @@ class TestParseConfig:
     assert parse("--seeds=5-5").protocol.seeds == (5,)
 
   def test_options_reach_the_protocol(self):
-    protocol = parse(
+    config = parse(
       "--gamma=2",
       "--distance=absolute",
       "--alpha_units=paper",
@@ -742,21 +749,22 @@ class TestParseConfig:
       "--pseudo_epochs=3",
       "--initializer=lecun_normal",
       "--validate_every=10",
-    ).protocol
-    assert protocol.options == methods.Options(
-      2.0, "absolute", "paper", ("fc1", "fc3"), True, True, 8, 20, 2, 3
+      "--checkpoint_dir=networks",
+      "--checkpoint_seconds=7",
     )
-    assert protocol.initializer == "lecun_normal"
-    assert protocol.validate_every == 10
-    assert protocol.batch_size == 0
-    assert protocol.learning_rate == 0.1
-    assert protocol.members_per_chunk == 7
-
-  def test_every_cell_has_a_file_of_its_own(self):
-    config = parse("--alphas=0.1,1,10,1e-5", "--output_dir=folder")
-    paths = {cells.cell_path(config, cell) for cell in config.cells}
-    assert len(paths) == len(config.cells)
-    assert pathlib.Path("folder/digits-5shot-bean2-alpha1e-05.json") in paths
+    assert config.protocol == cells.Protocol(
+      networks.Spec("lenet5", "lecun_normal"),
+      tuple(range(20)),
+      methods.Options(
+        2.0, "absolute", "paper", ("fc1", "fc3"), True, True, 8, 20, 2, 3
+      ),
+      batch_size=0,
+      validate_every=10,
+      members_per_chunk=7,
+    )
+    assert {cell.learning_rate for cell in config.cells} == {0.1}
+    assert config.checkpoint_dir == pathlib.Path("networks")
+    assert config.checkpoint_seconds == 7
 
   def test_configuration_of_a_cell_follows_its_method(self):
     config = parse("--gamma=2")

@@ -16,11 +16,12 @@ import pytest
 from experiments import datasets, full_data
 from experiments.architectures import networks
 from experiments.datasets import copies
-from experiments.learning import full_training, methods
+from experiments.learning import methods
+from experiments.learning.streams import Augmentation, Whole
+from experiments.population import cells, runs
+from experiments.population.cells import Cell
 from experiments.records import checkpoints, results
-from experiments.runs import full_cells, full_simulations
-from experiments.runs.full_simulations import Cell
-from tests.experiments import in_process, tiny_network
+from tests.experiments import in_process, tiny
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _REAL_DATA_DIR = os.environ.get("TFDS_DATA_DIR")
@@ -32,8 +33,10 @@ SMALL = (
   "--batch_size=20",
 )
 NAMES = (
-  "digits-lenet5-bean1-alpha_1.json",
+  "digits-lenet5-bean1-alpha1.json",
   "digits-lenet5-vanilla.json",
+  "accuracy_against_strength.png",
+  "learning_curves.png",
   "table.md",
 )
 
@@ -43,15 +46,14 @@ FLAGS = full_data.FLAGS
 
 @pytest.fixture(autouse=True)
 def _tiny_network(monkeypatch):
-  monkeypatch.setattr(
-    networks, "make", lambda *args, **kwargs: tiny_network.NETWORK
-  )
-  load, digits = datasets.load, tiny_network.load_digits()
+  monkeypatch.setattr(networks, "make", lambda *args, **kwargs: tiny.NORMED)
+  load, digits = datasets.load, tiny.load_few_digits()
   monkeypatch.setattr(
     datasets,
     "load",
     lambda name, **kwargs: digits if name == "digits" else load(name, **kwargs),
   )
+  runs._load_from.cache_clear()
   monkeypatch.delenv("FORCE_COLOR", raising=False)
   monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
 
@@ -178,10 +180,6 @@ class TestRefused:
     ):
       pass
 
-  def test_batch_that_a_method_cannot_use(self):
-    line = refused("--methods=vanilla,decov", "--batch_size=9")
-    assert "--batch_size: expected 0 or at least 10, which decov needs" in line
-
   def test_positional_argument(self, tmp_path):
     folder = tmp_path / "new"
     line = refused(*SMALL, f"--output_dir={folder}", "mnist")
@@ -212,41 +210,43 @@ class TestRefused:
 class TestParseConfig:
   def test_defaults_are_the_authors_protocol(self):
     config = parse()
-    expected = full_cells.Config(
+    expected = cells.Config(
+      experiment="full_data",
       dataset="digits",
       data_dir=None,
       output_dir=pathlib.Path("outputs/full_data"),
-      checkpoint_dir=pathlib.Path("outputs/full_data/checkpoints"),
-      checkpoint_seconds=30.0,
       resume=True,
-      protocol=full_simulations.Protocol(
-        model="lenet5",
+      protocol=cells.Protocol(
+        networks.Spec("lenet5"),
         seeds=(0, 1, 2, 3, 4),
         options=methods.Options(1.0, "squared", "code"),
-        epochs=50,
-        patience=5,
-        tolerance=1e-3,
         batch_size=100,
-        learning_rate=5e-4,
-        bfloat16=False,
-        augmentation=full_training.Augmentation(flip=False, crop=False),
+        validate_every=1,
         members_per_chunk=0,
       ),
       cells=tuple(
-        Cell(name, strength)
+        Cell(
+          Whole(Augmentation(flip=False, crop=False), 1, 5, 1e-3),
+          name,
+          strength,
+          50,
+          5e-4,
+        )
         for name in ("vanilla", "bean1", "bean2")
         for strength in methods.METHODS[name].grid
       ),
+      checkpoint_dir=pathlib.Path("outputs/full_data/checkpoints"),
+      needs_networks=False,
+      checkpoint_seconds=30.0,
     )
     assert config == expected
 
   def test_images_of_cifar10_alone_are_mirrored(self):
     args = ("--model=resnet18", "--bfloat16", "--crop")
-    protocol = parse(*args, "--dataset=cifar10").protocol
-    assert protocol.augmentation == full_training.Augmentation(True, True)
-    assert protocol.bfloat16
-    protocol = parse(*args, "--dataset=mnist").protocol
-    assert protocol.augmentation == full_training.Augmentation(False, True)
+    for dataset, flip in (("cifar10", True), ("mnist", False)):
+      config = parse(*args, f"--dataset={dataset}")
+      assert config.cells[0].stream.augmentation == Augmentation(flip, True)
+      assert config.protocol.network == networks.Spec("resnet18", bfloat16=True)
 
   def test_values_reach_the_protocol(self):
     config = parse(
@@ -259,7 +259,7 @@ class TestParseConfig:
       "--patience=2",
       "--tolerance=0.5",
       "--batch_size=0",
-      "--learning_rate=0.1",
+      "--learning_rate=bean2:0.1 0.2",
       "--members_per_chunk=3",
       "--checkpoint_seconds=0",
       "--checkpoint_dir=elsewhere",
@@ -268,25 +268,23 @@ class TestParseConfig:
       "--methods=bean2,vanilla",
       "--alphas=0,2.5",
     )
-    assert config.protocol == full_simulations.Protocol(
-      model="mlp500",
+    assert config.protocol == cells.Protocol(
+      networks.Spec("mlp500"),
       seeds=(5, 6),
       options=methods.Options(2.0, "absolute", "paper"),
-      epochs=7,
-      patience=2,
-      tolerance=0.5,
       batch_size=0,
-      learning_rate=0.1,
       members_per_chunk=3,
     )
     assert config.checkpoint_seconds == 0
     assert config.checkpoint_dir == pathlib.Path("elsewhere")
+    assert config.needs_networks
     assert config.data_dir == "data"
     assert not config.resume
+    stream = Whole(patience=2, tolerance=0.5)
     assert config.cells == (
-      Cell("bean2", 0.0),
-      Cell("bean2", 2.5),
-      Cell("vanilla", 0.0),
+      Cell(stream, "bean2", 0.0, 7, 0.1),
+      Cell(stream, "bean2", 2.5, 7, 0.1),
+      Cell(stream, "vanilla", 0.0, 7, 0.2),
     )
 
 
@@ -319,7 +317,7 @@ class TestMLP:
   """The script as a user runs it, with a network of the paper."""
 
   ARGS = ("--model=mlp500", "--methods=bean1", "--alphas=1", "--seeds=2")
-  NAME = "digits-mlp500-bean1-alpha_1"
+  NAME = "digits-mlp500-bean1-alpha1"
 
   def test_killed_and_resumed(self, tmp_path):
     args = (*self.ARGS, "--epochs=6", "--checkpoint_seconds=0")
@@ -333,7 +331,7 @@ class TestMLP:
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
-    assert checkpoints.load(path).opt_state
+    assert checkpoints.load(path).memory
     assert not (broken / f"{self.NAME}.json").exists()
     for folder in (broken, whole):
       process = start(*args, f"--output_dir={folder}")
@@ -380,6 +378,6 @@ class TestMLP:
     )
     _, err = process.communicate(timeout=600)
     assert (process.returncode, err) == (0, "")
-    record = results.read(tmp_path / "mnist-mlp500-bean1-alpha_1.json")
+    record = results.read(tmp_path / "mnist-mlp500-bean1-alpha1.json")
     assert record["source"].startswith("tfds mnist:")
     assert results.metric(record, "test_accuracy")[0] > 0.92
