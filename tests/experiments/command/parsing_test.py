@@ -87,6 +87,49 @@ class TestNames:
     )
 
 
+class TestByMethod:
+  KNOWN = ("vanilla", "dropout", "bean1")
+
+  @pytest.mark.parametrize(
+    "text,expected",
+    (
+      ("1,10", {"": [1.0, 10.0]}),
+      ("bean1:1,10", {"bean1": [1.0, 10.0]}),
+      (
+        "bean1:1,10 dropout:0.5 3",
+        {"bean1": [1.0, 10.0], "dropout": [0.5], "": [3.0]},
+      ),
+      ("3 bean1:0", {"": [3.0], "bean1": [0.0]}),
+      ("  bean1 : 1 , 10\n 2 ", {"bean1": [1.0, 10.0], "": [2.0]}),
+    ),
+  )
+  def test_numbers_by_method(self, text, expected):
+    assert parsing.by_method("flag", text, self.KNOWN) == expected
+
+  @pytest.mark.parametrize(
+    "text",
+    ("bean2:1", "Bean1:1", "1 2", "bean1:1 bean1:2", "bean1:dropout:1", ":1 2"),
+  )
+  def test_whose_they_are_must_be_said_once(self, text):
+    message = refused(parsing.by_method, "flag", text, self.KNOWN)
+    assert "for some of vanilla, dropout, bean1, as bean1:1,10, got " in message
+    assert message.endswith(repr(text))
+
+  @pytest.mark.parametrize("text", ("bean1:", "x", "1,,2", "bean1:1,1 2"))
+  def test_no_numbers(self, text):
+    message = refused(parsing.by_method, "flag", text, self.KNOWN)
+    assert "different numbers of type float, comma-separated" in message
+
+  def test_nothing(self):
+    message = refused(parsing.by_method, "flag", " ", self.KNOWN)
+    assert message.endswith("expected numbers, got ' '")
+
+  @pytest.mark.parametrize("word", ("-1", "nan", "inf", "1e39"))
+  def test_out_of_range(self, word):
+    message = refused(parsing.by_method, "flag", f"1,{word}", self.KNOWN)
+    assert message.endswith(f"from 0 to 1e38, got {float(word)}")
+
+
 class TestSeeds:
   @pytest.mark.parametrize(
     "text,seeds",

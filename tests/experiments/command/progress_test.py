@@ -7,17 +7,19 @@ import numpy as np
 import pytest
 
 from experiments.command import progress
-from experiments.runs import simulations
 
-CELL = simulations.Cell(5, "bean1", 0.5, 50)
+CELL = "5-shot BEAN-1 alpha=0.5"
 SEEDS = (3, 4, 9)
 
 
-def make_outcome(failed_step=(-1, -1, -1)):
+def make_metrics(failed_step=(-1, -1, -1)):
   failed_step = np.array(failed_step)
   accuracy = np.where(failed_step < 0, (0.25, 0.5, 0.3), np.nan)
-  metrics = {"test_accuracy": accuracy, "failed_step": failed_step}
-  return simulations.Outcome(metrics, 12.4, 5)
+  return {
+    "test_accuracy": accuracy,
+    "failed_step": failed_step,
+    "epochs": np.array([50, 30, 10]),
+  }
 
 
 @pytest.fixture
@@ -36,22 +38,23 @@ def terminal(monkeypatch):
 def test_lines_of_finished_cells_away_from_a_terminal(no_terminal, capsys):
   with progress.bar(total=100, skipped=0) as bar:
     bar.tick(CELL, 60, 0.5)
-    bar.cell_done(CELL, make_outcome(), SEEDS)
+    bar.cell_done(CELL, make_metrics(), 12.4, SEEDS)
     bar.tick(CELL, 40, 0.6)
   assert capsys.readouterr().out.splitlines() == [
-    "5-shot BEAN-1 alpha=0.5: test 35.00 %, 3 of 3 simulations, 12 s"
+    "5-shot BEAN-1 alpha=0.5: test 35.00 %, 3 of 3 simulations, 30 epochs, 12 s"
   ]
 
 
 def test_failed_simulations_are_named(no_terminal, capsys):
   with progress.bar(total=100, skipped=0) as bar:
-    bar.cell_done(CELL, make_outcome((-1, 17, -1)), SEEDS)
-    bar.cell_done(CELL, make_outcome((0, 1, 2)), SEEDS)
+    bar.cell_done(CELL, make_metrics((-1, 17, -1)), 12.4, SEEDS)
+    bar.cell_done(CELL, make_metrics((0, 1, 2)), 12.4, SEEDS)
   lines = capsys.readouterr().out.splitlines()
   assert lines == [
-    "5-shot BEAN-1 alpha=0.5: test 27.50 %, 2 of 3 simulations, 12 s",
+    "5-shot BEAN-1 alpha=0.5: test 27.50 %, 2 of 3 simulations, "
+    "30 epochs, 12 s",
     "  seed 4 met a non-finite loss in step 17: left out",
-    "5-shot BEAN-1 alpha=0.5: test none, 0 of 3 simulations, 12 s",
+    "5-shot BEAN-1 alpha=0.5: test none, 0 of 3 simulations, 30 epochs, 12 s",
     "  seed 3 met a non-finite loss in step 0: left out",
     "  seed 4 met a non-finite loss in step 1: left out",
     "  seed 9 met a non-finite loss in step 2: left out",
@@ -71,7 +74,7 @@ def test_bar_on_a_terminal(terminal, capsys):
     bar.display.refresh()
     task = bar.display.tasks[0]
     assert task.percentage == 25
-    bar.tick(CELL._replace(method="vanilla"), 150, 0.5)
+    bar.tick("5-shot Vanilla", 150, 0.5)
     assert task.finished
   out = capsys.readouterr().out
   for text in (
@@ -94,12 +97,6 @@ def test_the_cursor_is_shown_again_after_an_interrupt(terminal, capsys):
     raise KeyboardInterrupt
   out = capsys.readouterr().out
   assert out.rfind("\x1b[?25h") > out.rfind("\x1b[?25l") >= 0
-
-
-def test_describe():
-  assert progress.describe(CELL) == "5-shot BEAN-1 alpha=0.5"
-  vanilla = simulations.Cell(1, "vanilla", 0.0, 50)
-  assert progress.describe(vanilla) == "1-shot Vanilla"
 
 
 def test_examples_of_docstrings():

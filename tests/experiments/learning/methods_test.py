@@ -6,13 +6,14 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from experiments import datasets
-from experiments.architectures import models
+from experiments.architectures import networks
 from experiments.architectures.dropout import Dropout, drop
-from experiments.learning import methods, training
+from experiments.architectures.networks import Variables
+from experiments.learning import methods
+from experiments.learning.learner import Hparams, Samples, Schedule
+from experiments.learning.streams import Batch, Shots
 from experiments.records import results
 from tests.experiments import tiny
 
@@ -21,15 +22,23 @@ WITHOUT_WIRING = ("bean1_random", "bean1_constant")
 BEANS = ("bean1", "bean2", "bean1_frozen", "bean2_frozen", *WITHOUT_WIRING)
 WITH_DROPOUT = ("bean1_dropout", "bean2_dropout", "bean1_constant_dropout")
 DIGITS = tiny.load_digits(20)
+LENET5 = networks.make(networks.Spec())
+SHOTS = Shots(1)
+ONCE = Schedule(1)
 
 every_method = pytest.mark.parametrize("name", list(methods.METHODS))
-every_loss = pytest.mark.parametrize("name", methods.DESCENDED)
+
+
+def make_learner(name, network, schedule=ONCE, **options):
+  return methods.learner(
+    name, network, SHOTS, schedule, methods.Options(**options)
+  )
 
 
 @pytest.fixture(scope="module")
 def lenet5():
   """Parameters of LeNet-5, and what enters its dense layers for digits."""
-  shapes = jax.eval_shape(models.LENET5.init, jax.random.key(0))
+  shapes = jax.eval_shape(LENET5.init, jax.random.key(0)).params
   generator = np.random.default_rng(0)
 
   def draw(leaf):
@@ -38,8 +47,8 @@ def lenet5():
     return generator.uniform(-scale, scale, leaf.shape).astype(np.float32)
 
   params = jax.tree.map(draw, shapes)
-  inputs = models.LENET5.prepare(DIGITS.train.images[[3, 50, 400]])
-  _, hidden = jax.jit(models.LENET5.apply)(params, inputs)
+  inputs = LENET5.prepare(DIGITS.train.images[[3, 50, 400]])
+  (_, hidden), _ = jax.jit(LENET5.apply)(Variables(params, {}), inputs)
   assert [rows.shape[1] for rows in hidden.values()] == [400, 120, 84]
   return params, hidden
 
@@ -49,20 +58,18 @@ def penalty(name, lenet5, *, strength=1.0, mask=None, **options):
   params, hidden = lenet5
 
   # What enters the layers, and nothing else: its loss is that of ten classes.
-  def apply(params, inputs, dropout=None):
-    del params, inputs, dropout
-    return jnp.zeros((len(hidden["fc1"]), 10)), hidden
+  def apply(variables, inputs, dropout=None):
+    del variables, inputs, dropout
+    return (jnp.zeros((len(hidden["fc1"]), 10)), hidden), {}
 
-  model = models.LENET5._replace(apply=apply)
-  loss_fn = methods.recipe(name, model, methods.Options(**options)).loss(
-    training.Hparams(5e-4, strength)
-  )
+  objective = make_learner(
+    name, LENET5._replace(apply=apply), **options
+  ).objective
   labels = jnp.zeros(len(hidden["fc1"]), int)
-  loss, aux = jax.jit(loss_fn)(
-    params, training.Samples(None, labels), mask, jax.random.key(0)
-  )
+  batch = Batch(Samples(None, labels), mask, jax.random.key(0))
+  total, aux = jax.jit(objective)(params, {}, batch, Hparams(5e-4, strength))
   np.testing.assert_allclose(aux.data_loss, np.log(10), rtol=1e-6)
-  return np.float64(loss) - np.float64(aux.data_loss)
+  return np.float64(total) - np.float64(aux.data_loss)
 
 
 def naive_penalty(
@@ -112,7 +119,7 @@ def test_paper_units_have_the_factors_of_the_paper(name, order, lenet5):
 def test_every_layer_is_penalized(lenet5):
   params, hidden = lenet5
   whole = penalty("bean1", lenet5)
-  for layer in models.LENET5.layers:
+  for layer in LENET5.layers:
     without = {**params, layer: jax.tree.map(np.zeros_like, params[layer])}
     assert penalty("bean1", (without, hidden)) < 0.999 * whole
 
@@ -157,17 +164,33 @@ def forward(params, images, xp=np, dropout=None, factors=(1, 1, 1)):
   return outputs, hidden
 
 
-NETWORK = models.Model(
-  init=None,
-  prepare=None,
-  apply=lambda params, images, dropout=None: forward(
-    params, images, jnp, dropout
-  ),
-  predict=None,
+def init(key):
+  del key
+  zeros = jax.tree.map(
+    jnp.zeros, SHAPES, is_leaf=lambda node: type(node) is tuple
+  )
+  return Variables(zeros, {})
+
+
+def apply(variables, images, dropout=None):
+  return forward(variables.params, images, jnp, dropout), {}
+
+
+def predict(variables, images, dropout=None):
+  (logits, _), _ = jax.vmap(apply, (0, None, 0))(variables, images, dropout)
+  return jnp.argmax(logits, axis=-1)
+
+
+NETWORK = networks.Network(
+  init=init,
+  prepare=lambda images: images,
+  apply=apply,
+  evaluate=lambda variables, images: apply(variables, images)[0],
+  predict=predict,
   layers=LAYERS,
 )
 IMAGES = np.random.default_rng(1).uniform(-1, 1, (5, 4, 4)).astype(np.float32)
-SAMPLES = training.Samples(IMAGES, np.arange(5))
+SAMPLES = Samples(jnp.asarray(IMAGES), jnp.arange(5))
 # Of the masked samples one is not the last.
 MASK = np.array([True, False, True, True, False])
 
@@ -184,19 +207,21 @@ def params():
   return jax.tree.map(draw, SHAPES, is_leaf=lambda leaf: type(leaf) is tuple)
 
 
-def make_loss(name, *, strength=1.0, **options):
-  recipe = methods.recipe(name, NETWORK, methods.Options(**options))
-  return recipe.loss(training.Hparams(5e-4, strength))
-
-
-def loss_and_grads(
-  name, params, samples=SAMPLES, *, mask=None, strength=1.0, **options
-):
-  """((loss, aux), gradients) of a method."""
-  loss_fn = make_loss(name, strength=strength, **options)
-  return jax.value_and_grad(loss_fn, has_aux=True)(
-    params, samples, mask, jax.random.key(0)
+def make_loss(name, *, strength=1.0, network=NETWORK, **options):
+  """Maps (params, samples, mask, key) to (loss, aux)."""
+  objective = make_learner(name, network, **options).objective
+  return lambda params, samples=SAMPLES, mask=None, key=None: objective(
+    params,
+    {},
+    Batch(samples, mask, jax.random.key(0) if key is None else key),
+    Hparams(5e-4, strength),
   )
+
+
+def loss_and_grads(name, params, **choices):
+  """((loss, aux), gradients) of a method."""
+  loss_fn = make_loss(name, **choices)
+  return jax.value_and_grad(loss_fn, has_aux=True)(params)
 
 
 def added(name, params, *, samples=SAMPLES, mask=None, **choices):
@@ -204,7 +229,7 @@ def added(name, params, *, samples=SAMPLES, mask=None, **choices):
   loss_fn = make_loss(name, **choices)
 
   def penalty_fn(params):
-    loss, aux = loss_fn(params, samples, mask, jax.random.key(0))
+    loss, aux = loss_fn(params, samples, mask)
     return loss - aux.data_loss
 
   return jax.value_and_grad(penalty_fn)(params)
@@ -317,7 +342,7 @@ def drawn_dropout(params):
     np.asarray(
       drop(
         np.ones((len(IMAGES), len(params[layer]["bias"]))),
-        Dropout(methods._DROPOUT_RATE, jax.random.key(0)),
+        Dropout(0.5, jax.random.key(0)),
         place=place,
       )
     )
@@ -362,7 +387,7 @@ def test_penalty_and_gradient_are_those_of_the_definition(name, masked, params):
 
 def test_every_penalty_has_a_definition():
   losses = {"vanilla", "vanilla10", "dropout"}
-  assert set(DEFINITIONS) | losses == set(methods.DESCENDED)
+  assert set(DEFINITIONS) | losses == set(methods.OF_ANY_SIZE)
 
 
 def test_strength_0_is_vanilla(params):
@@ -409,7 +434,7 @@ def test_constant_a_is_the_variance_over_neurons(lenet5):
     np.testing.assert_allclose(value, expected, rtol=1e-5, err_msg=name)
 
 
-@every_loss
+@every_method
 def test_only_the_listed_options_matter(name, params):
   """Records name no other: see `cells.cell_config`."""
   unusual = methods.Options(
@@ -420,27 +445,30 @@ def test_only_the_listed_options_matter(name, params):
     decoupled_decay=True,
     dropout_at_eval=True,
     first_pseudo=8,
-    last_pseudo=20,
+    last_pseudo=20_000,
     pseudo_periods=2,
     pseudo_epochs=3,
   )
   usual = methods.Options()
   assert all(a != b for a, b in zip(unusual, usual, strict=True))
-  hparams = training.Hparams(5e-4, 0.5)
+  stacked = jax.tree.map(lambda leaf: leaf[None], Variables(params, {}))
 
   def traced(options):
     """All that training and evaluation compute, as a text."""
-    recipe = methods.recipe(name, NETWORK, options)
+    schedule = methods.schedule(name, Schedule(1, 2), options)
+    learner = methods.learner(name, NETWORK, SHOTS, schedule, options)
 
-    def everything(params, key):
-      outcome = recipe.loss(hparams)(params, SAMPLES, MASK, key)
-      optimizer = recipe.optimizer(hparams)
-      updates, _ = optimizer.update(params, optimizer.init(params), params)
-      rate = recipe.evaluation_rate and recipe.evaluation_rate(hparams)
-      return outcome, updates, rate
+    def everything(key, hparams):
+      state = learner.init(key, hparams, SAMPLES)
+      lap = learner.lap(state, jnp.int32(0), key, hparams, SAMPLES)
+      many = jax.tree.map(lambda leaf: leaf[None], (key, hparams))
+      return lap, learner.predict(stacked, IMAGES, *many, 1)
 
-    jaxpr = jax.make_jaxpr(everything)(params, jax.random.key(0))
-    return re.sub("0x[0-9a-f]+", "", str(jaxpr))
+    hparams = Hparams(jnp.float32(5e-4), jnp.float32(0.5))
+    closed = jax.make_jaxpr(everything)(jax.random.key(0), hparams)
+    numbers = [np.asarray(const).tolist() for const in closed.consts]
+    text = re.sub("0x[0-9a-f]+", "", str(closed))
+    return text, numbers, learner.num_laps, learner.epochs
 
   listed = methods.METHODS[name].options
   others = {
@@ -448,10 +476,11 @@ def test_only_the_listed_options_matter(name, params):
     for field, value in unusual._asdict().items()
     if field not in listed
   }
-  assert traced(usual._replace(**others)) == traced(usual)
+  expected = traced(usual)
+  assert traced(usual._replace(**others)) == expected
   for field in listed:
     changed = usual._replace(**{field: getattr(unusual, field)})
-    assert traced(changed) != traced(usual), field
+    assert traced(changed) != expected, field
 
 
 def adam_by_hand(grads_fn, params, *, rate, decay=0.0, decoupled=False):
@@ -476,36 +505,31 @@ def adam_by_hand(grads_fn, params, *, rate, decay=0.0, decoupled=False):
 
 def test_weight_decay_is_that_of_pytorch(params):
   """Of Adam, or of AdamW; for all parameters, biases and convolutions too."""
-  hparams, key = training.Hparams(1e-2, 0.5), jax.random.key(0)
-  recipes = [
-    methods.recipe("weight_decay", NETWORK, methods.Options(decoupled_decay=d))
-    for d in (False, True)
+  hparams, key = Hparams(1e-2, 0.5), jax.random.key(0)
+  # Three steps of all samples.
+  learners = [
+    make_learner(
+      "weight_decay", NETWORK, Schedule(3, 0, 3), decoupled_decay=decoupled
+    )
+    for decoupled in (False, True)
   ]
 
-  def step(recipe, params, opt_state):
-    grads, _ = jax.grad(recipe.loss(hparams), has_aux=True)(
-      params, SAMPLES, None, key
-    )
-    updates, opt_state = recipe.optimizer(hparams).update(
-      grads, opt_state, params
-    )
-    return optax.apply_updates(params, updates), opt_state
-
   @jax.jit
-  def steps(states):
-    pairs = zip(recipes, states, strict=True)
-    return [step(recipe, *state) for recipe, state in pairs]
+  def train(params):
+    trained = []
+    for learner in learners:
+      state = learner.init(key, hparams, SAMPLES)
+      state = state._replace(variables=Variables(params, {}))
+      state, _ = learner.lap(state, jnp.int32(0), key, hparams, SAMPLES)
+      trained.append(state.variables.params)
+    return trained
 
   @jax.jit
   def grads_fn(params):
-    loss_fn = make_loss("vanilla")
-    return jax.grad(loss_fn, has_aux=True)(params, SAMPLES, None, key)[0]
+    return jax.grad(make_loss("vanilla"), has_aux=True)(params)[0]
 
-  states = [(params, r.optimizer(hparams).init(params)) for r in recipes]
-  for _ in range(3):
-    states = steps(states)
   plain = adam_by_hand(grads_fn, params, rate=1e-2)
-  for decoupled, (trained, _) in zip((False, True), states, strict=True):
+  for decoupled, trained in zip((False, True), train(params), strict=True):
     expected = adam_by_hand(
       grads_fn, params, rate=1e-2, decay=0.5, decoupled=decoupled
     )
@@ -516,23 +540,13 @@ def test_weight_decay_is_that_of_pytorch(params):
       assert np.abs(leaf - other).max() > 1e-4
 
 
-def test_decoupled_decay_is_adamw_and_no_part_of_the_loss(params):
+def test_decoupled_decay_is_no_part_of_the_loss(params):
   def traced(name, **options):
     loss_fn = make_loss(name, strength=0.5, **options)
-    key = jax.random.key(0)
-    return str(jax.make_jaxpr(loss_fn)(params, SAMPLES, None, key))
+    return str(jax.make_jaxpr(loss_fn)(params))
 
   assert traced("weight_decay", decoupled_decay=True) == traced("vanilla")
   assert traced("weight_decay") != traced("vanilla")
-  optimizer = methods.recipe(
-    "weight_decay", NETWORK, methods.Options(decoupled_decay=True)
-  ).optimizer(training.Hparams(1e-2, 0.5))
-  reference = optax.adamw(1e-2, weight_decay=0.5)
-  weights, grads = params["fc3"]["bias"], params["fc3"]["kernel"][0]
-  assert_equal(
-    optimizer.update(grads, optimizer.init(weights), weights),
-    reference.update(grads, reference.init(weights), weights),
-  )
 
 
 def test_penalties_of_special_cases(params):
@@ -614,8 +628,7 @@ def test_layers_restrict_bean(params):
     outcomes = {}
     for name in (*BEANS, "mean_square"):
       loss_fn = make_loss(name, strength=10.0, layers=("fc3", "fc1"))
-      loss, aux = loss_fn(params, SAMPLES, None, jax.random.key(0))
-      assert set(aux.hidden) == set(LAYERS)
+      loss, aux = loss_fn(params)
       outcomes[name] = loss - aux.data_loss
     return outcomes
 
@@ -634,11 +647,19 @@ class TestDropout:
     num_keys, rate = 5000, 0.25
     # The second key is the first once more.
     seeds = jnp.maximum(jnp.arange(num_keys, dtype=jnp.uint32), 1)
-    loss_fn = make_loss("dropout", strength=rate)
+    seen = {}
+
+    def watched(*args):
+      output = apply(*args)
+      (_, seen["hidden"]), _ = output
+      return output
+
+    network = NETWORK._replace(apply=watched)
+    loss_fn = make_loss("dropout", strength=rate, network=network)
 
     def run(key):
-      loss, aux = loss_fn(params, SAMPLES, None, key)
-      return loss, aux.data_loss, aux.hidden
+      loss, aux = loss_fn(params, key=key)
+      return loss, aux.data_loss, seen["hidden"]
 
     keys = jax.vmap(jax.random.key)(seeds)
     losses, data_losses, hidden = jax.jit(jax.vmap(run))(keys)
@@ -656,28 +677,36 @@ class TestDropout:
       dropped = np.mean(hidden[layer] == 0, axis=0)
       np.testing.assert_allclose(dropped, rate, atol=0.03)
 
-  def test_evaluation_is_without_unless_asked_for(self):
-    hparams = training.Hparams(5e-4, 0.3)
-    for name in methods.METHODS:
-      recipe = methods.recipe(name, NETWORK, methods.Options())
-      assert recipe.evaluation_rate is None
-      options = methods.Options(dropout_at_eval=True)
-      recipe = methods.recipe(name, NETWORK, options)
-      if name == "dropout":
-        assert recipe.evaluation_rate(hparams) == 0.3
-      else:
-        assert recipe.evaluation_rate is None
+  @every_method
+  def test_evaluation_is_without_unless_asked_for(self, name):
+    # Instead of classes, what drops neurons.
+    network = NETWORK._replace(predict=lambda variables, images, drops=0: drops)
+    keys = jax.vmap(jax.random.key)(jnp.arange(2, dtype=jnp.uint32))
+    hparams = Hparams(jnp.zeros(2), jnp.array([0.25, 0.75]))
+
+    def drops(**options):
+      predict = make_learner(name, network, **options).predict
+      return predict(None, None, keys, hparams, 3)
+
+    assert drops() == 0
+    found = drops(dropout_at_eval=True)
+    if name == "dropout":
+      np.testing.assert_array_equal(found.rate, hparams.strength)
+    elif name in WITH_DROPOUT:
+      np.testing.assert_array_equal(found.rate, 0.5)
+    else:
+      assert found == 0
 
   def test_a_rate_of_1_is_beyond_the_limit(self):
     assert methods.METHODS["dropout"].limit == 1
 
 
-def test_recipes_are_the_same_objects_for_equal_arguments():
+def test_learners_are_the_same_objects_for_equal_arguments():
   """So that what they compile to is kept."""
-  options = methods.Options(gamma=2.0)
-  recipe = methods.recipe("bean1", NETWORK, options)
-  assert recipe is methods.recipe("bean1", NETWORK, methods.Options(2.0))
-  assert recipe is not methods.recipe("bean1", NETWORK, methods.Options())
+  learner = make_learner("bean1", NETWORK, gamma=2.0)
+  assert learner is make_learner("bean1", NETWORK, Schedule(1), gamma=2.0)
+  assert learner is not make_learner("bean1", NETWORK)
+  assert learner is not make_learner("bean1", NETWORK, Schedule(2), gamma=2.0)
 
 
 def test_layer_alphas():
@@ -712,18 +741,46 @@ def test_method_is_complete(name):
     assert max(method.grid) < method.limit
     hparams = {method.hparam: method.grid[0]}
   # Both may be part of a file's name.
-  assert name in results.cell_name("digits", 1, name, **hparams)
+  assert name in results.cell_name("digits", "1shot", name, **hparams)
 
 
-def test_epochs_of_a_method():
-  options = methods.Options(pseudo_periods=2, pseudo_epochs=3)
-  assert methods.num_epochs("bean1", 7, options) == 7
-  assert methods.num_epochs("decov", 7, options) == 70
-  assert methods.num_epochs("imitation", 7, options) == 6
+class TestSchedule:
+  OPTIONS = methods.Options(pseudo_periods=2, pseudo_epochs=3)
+
+  def schedule(self, name, **fields):
+    planned = Schedule(6, validate_every=2)._replace(**fields)
+    return methods.schedule(name, planned, self.OPTIONS)
+
+  def test_most_take_that_of_the_run(self):
+    assert self.schedule("bean1") == Schedule(6, 1, 2)
+
+  def test_larger_batches_have_as_many_steps(self):
+    assert self.schedule("decov") == Schedule(60, 10, 20)
+    assert self.schedule("decov", batch_size=4) == Schedule(18, 10, 6)
+    assert self.schedule("vanilla10") == self.schedule("decov")
+
+  @pytest.mark.parametrize("batch_size", (0, 10, 100))
+  def test_batches_that_are_large_enough_stay(self, batch_size):
+    expected = Schedule(6, batch_size, 2)
+    assert self.schedule("decov", batch_size=batch_size) == expected
+
+  def test_a_pace_of_its_own(self):
+    schedule = self.schedule("imitation", epochs=1)
+    assert (schedule.epochs, schedule.epochs_per_lap) == (6, 3)
+    assert set(methods.METHODS) - set(methods.OF_ANY_SIZE) == {"imitation"}
 
 
-def test_imitation_networks_alone_descend_no_loss():
-  assert set(methods.METHODS) - set(methods.DESCENDED) == {"imitation"}
+@pytest.mark.parametrize(
+  "batch_size,steps,size", ((1, 20, 1), (4, 6, 4), (0, 2, 10), (100, 2, 10))
+)
+def test_cost_is_that_of_the_steps(batch_size, steps, size):
+  planned = Schedule(2, batch_size)
+  for name, method in methods.METHODS.items():
+    cost = methods.cost(name, planned, methods.Options(), 10)
+    if name in methods.OF_ANY_SIZE:
+      assert cost == steps * (3 * size + method.step_cost)
+    else:
+      assert cost == method.cost(methods.Options(), 10) > 1e6
 
 
 def test_titles_are_different():
@@ -731,46 +788,48 @@ def test_titles_are_different():
   assert len(set(titles)) == len(titles)
 
 
-@every_loss
+@every_method
 def test_method_trains_a_population(name):
-  method = methods.METHODS[name]
+  options = methods.Options(
+    first_pseudo=100, last_pseudo=100, pseudo_periods=2, pseudo_epochs=1
+  )
+  schedule = methods.schedule(name, Schedule(1, batch_size=4), options)
+  learner = methods.learner(name, tiny.NETWORK, SHOTS, schedule, options)
+  grid = methods.METHODS[name].grid
+  weak, strong = grid[0], grid[-1]
   seeds = (0, 1, 0)
-  weak, strong = method.grid[0], method.grid[-1]
   keys = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))
-  hparams = training.Hparams(
-    jnp.full(3, 5e-4, jnp.float32),
-    jnp.array((weak, weak, strong), jnp.float32),
-  )
-  rows = np.stack(
-    [
-      datasets.draw_shots(DIGITS.train.labels, num_shots=1, seed=seed)
-      for seed in seeds
-    ]
-  )
-  train = training.Samples(
-    jax.vmap(tiny.MODEL.prepare)(jnp.asarray(DIGITS.train.images[rows])),
-    jnp.asarray(DIGITS.train.labels[rows]),
-  )
-  recipe = methods.recipe(name, tiny.MODEL, methods.Options())
-  run_epochs = jax.jit(
-    training.make_run_epochs(recipe, batch_size=4, num_epochs=1)
-  )
-  state = training.make_init(recipe)(keys, hparams)
-  before = jax.device_get(state.params)
-  state, metrics = run_epochs(
-    state, 0, keys, hparams, train, training.Samples(*DIGITS.validation)
-  )
-  np.testing.assert_array_equal(state.failed_step, -1)
-  assert np.all(np.isfinite(metrics.train_loss))
-  kernels = state.params["fc2"]["kernel"]
-  for member in range(3):
-    assert not np.array_equal(kernels[member], before["fc2"]["kernel"][member])
+  hparams = Hparams(jnp.full(3, 5e-4), jnp.array((weak, weak, strong)))
+  data = jax.tree.map(jnp.asarray, SHOTS.load(DIGITS, seeds))
+
+  @jax.jit
+  def train(keys, hparams, data):
+    state = jax.vmap(learner.init)(keys, hparams, data)
+    before = state.variables
+    prepared = jax.vmap(learner.prepare)(data)
+    run = jax.vmap(learner.lap, (0, None, 0, 0, 0))
+    # Two laps, as pseudo examples move between them.
+    state, report = jax.lax.scan(
+      lambda state, lap: run(state, lap, keys, hparams, prepared),
+      state,
+      jnp.arange(2),
+    )
+    return before, state.variables, report
+
+  before, variables, report = train(keys, hparams, data)
+  np.testing.assert_array_equal(report.failed_step, -1)
+  assert {"objective", "train_loss"} <= set(report.metrics)
+  for values in report.metrics.values():
+    assert values.shape == (2, 3)
+    assert np.all(np.isfinite(values))
+  kernels = variables.params["fc2"]["kernel"]
+  for member, old in enumerate(before.params["fc2"]["kernel"]):
+    assert not np.array_equal(kernels[member], old)
   # Whatever it does in training, the network itself is evaluated.
-  classes = tiny.MODEL.predict(state.params, DIGITS.validation.images)
-  np.testing.assert_allclose(
-    metrics.validation_accuracy[0],
-    np.mean(np.asarray(classes) == DIGITS.validation.labels, axis=1),
-    rtol=1e-6,
+  images = DIGITS.validation.images
+  np.testing.assert_array_equal(
+    learner.predict(variables, images, keys, hparams, 1),
+    tiny.NETWORK.predict(variables, images),
   )
   # The strength is a member's own.
   assert np.array_equal(kernels[0], kernels[2]) == (weak == strong)
@@ -789,14 +848,11 @@ def test_l1_of_a_network_with_batch_norm_is_of_its_dense_layers():
     },
   }
 
-  def apply(params, inputs, dropout=None):
-    del params, dropout
-    return jnp.zeros((len(inputs), 10)), {}
+  def apply(variables, inputs, dropout=None):
+    del variables, dropout
+    return (jnp.zeros((len(inputs), 10)), {}), {}
 
-  model = tiny.MODEL._replace(apply=apply, layers=())
-  loss_fn = methods.recipe("l1", model, methods.Options()).loss(
-    training.Hparams(0.0, 2.0)
-  )
-  samples = training.Samples(np.zeros((1, 4)), np.zeros(1, int))
-  loss, aux = loss_fn(params, samples, None, jax.random.key(0))
-  np.testing.assert_allclose(loss - aux.data_loss, 2 * (12 + 1), rtol=1e-6)
+  network = tiny.NETWORK._replace(apply=apply, layers=())
+  samples = Samples(np.zeros((1, 4)), np.zeros(1, int))
+  value, _ = added("l1", params, samples=samples, strength=2.0, network=network)
+  np.testing.assert_allclose(value, 2 * (12 + 1), rtol=1e-6)

@@ -41,9 +41,7 @@ def make_checkpoint(**changes):
       "best_epoch": np.int32(2),
       "seconds": np.float64(1 / 3),
     },
-    "opt_state": optax.adam(0.1).init(
-      jax.tree.map(jnp.asarray, variables.params)
-    ),
+    "memory": optax.adam(0.1).init(jax.tree.map(jnp.asarray, variables.params)),
   }
   return checkpoints.Checkpoint(**{**fields, **changes})
 
@@ -95,17 +93,17 @@ def test_everything_comes_back(path):
   assert_same(loaded.last, saved.last)
   assert_same(loaded.best, saved.best)
   assert_same(loaded.metrics, saved.metrics)
-  opt_state = checkpoints.restore(path, loaded.opt_state, saved.opt_state)
-  assert_same(opt_state, saved.opt_state)
+  memory = checkpoints.restore(path, loaded.memory, saved.memory)
+  assert_same(memory, saved.memory)
 
 
-def test_neither_statistics_nor_optimizer_need_be_there(tmp_path):
+def test_neither_statistics_nor_memory_need_be_there(tmp_path):
   path = tmp_path / "network.npz"
   plain = Variables(make_variables(0).params, {})
-  checkpoints.save(path, make_checkpoint(last=plain, best=plain, opt_state={}))
+  checkpoints.save(path, make_checkpoint(last=plain, best=plain, memory={}))
   loaded = checkpoints.load(path)
   assert_same(loaded.last, plain)
-  assert loaded.opt_state == {}
+  assert loaded.memory == {}
 
 
 def test_jax_arrays_are_saved_as_numbers(tmp_path, path):
@@ -290,15 +288,15 @@ def test_arrays_of_another_network_are_refused(template, message, path):
 
 def test_restored_arrays_keep_their_places(path):
   # Shapes alone would not tell the moments of Adam apart.
-  state = make_checkpoint().opt_state
+  state = make_checkpoint().memory
   first, rest = state[0], state[1:]
   first = first._replace(
     mu=jax.tree.map(lambda leaf: leaf + 1, first.mu),
     nu=jax.tree.map(lambda leaf: leaf + 2, first.nu),
   )
-  checkpoints.save(path, make_checkpoint(opt_state=(first, *rest)))
+  checkpoints.save(path, make_checkpoint(memory=(first, *rest)))
   shapes = jax.eval_shape(lambda: state)
-  loaded = checkpoints.load(path).opt_state
+  loaded = checkpoints.load(path).memory
   assert_same(checkpoints.restore(path, loaded, shapes), (first, *rest))
 
 

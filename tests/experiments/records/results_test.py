@@ -367,11 +367,12 @@ class TestCellName:
     ],
   )
   def test_names(self, hparams, expected):
-    assert results.cell_name("mnist", 5, "bean1", **hparams) == expected
+    assert results.cell_name("mnist", "5shot", "bean1", **hparams) == expected
 
   def test_close_numbers_have_different_names(self):
-    first = results.cell_name("mnist", 1, "bean1", alpha=0.1)
-    assert first != results.cell_name("mnist", 1, "bean1", alpha=0.1 + 1e-16)
+    first = results.cell_name("mnist", "1shot", "bean1", alpha=0.1)
+    second = results.cell_name("mnist", "1shot", "bean1", alpha=0.1 + 1e-16)
+    assert first != second
 
   @pytest.mark.parametrize(
     "word",
@@ -381,28 +382,25 @@ class TestCellName:
   )
   def test_refuses_what_is_not_a_word(self, word):
     with pytest.raises(ValueError, match="dataset: expected a word"):
-      results.cell_name(word, 1, "bean1")
+      results.cell_name(word, "1shot", "bean1")
+    with pytest.raises(ValueError, match="place: expected a word"):
+      results.cell_name("mnist", word, "bean1")
     with pytest.raises(ValueError, match="method: expected a word"):
-      results.cell_name("mnist", 1, word)
+      results.cell_name("mnist", "1shot", word)
     if isinstance(word, str):
       with pytest.raises(ValueError, match="distance: expected a word"):
-        results.cell_name("mnist", 1, "bean1", distance=word)
+        results.cell_name("mnist", "1shot", "bean1", distance=word)
       with pytest.raises(ValueError, match="hparams: expected a word"):
-        results.cell_name("mnist", 1, "bean1", **{word: 1.0})
-
-  @pytest.mark.parametrize("shots", [0, -1, 1.0, "1", True, None])
-  def test_refuses_shots(self, shots):
-    with pytest.raises(ValueError, match="shots: expected a positive integer"):
-      results.cell_name("mnist", shots, "bean1")
+        results.cell_name("mnist", "1shot", "bean1", **{word: 1.0})
 
   @pytest.mark.parametrize("value", [np.nan, np.inf, True, None, [1]])
   def test_refuses_hparams(self, value):
     with pytest.raises(ValueError, match="alpha: expected a"):
-      results.cell_name("mnist", 1, "bean1", alpha=value)
+      results.cell_name("mnist", "1shot", "bean1", alpha=value)
 
   def test_refuses_long_names(self):
     with pytest.raises(ValueError, match="at most 200 characters, got 212"):
-      results.cell_name("a" * 195, 1, "bean1")
+      results.cell_name("a" * 195, "1shot", "bean1")
 
 
 class TestVersions:
