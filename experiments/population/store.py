@@ -70,7 +70,7 @@ def folder(store: Store, cell: Cell, width: int) -> pathlib.Path:
 def path(store: Store, member: Member, width: int) -> pathlib.Path:
   """Names the file of a member's checkpoint."""
   stem = cells.cell_path(store.config, member.cell).stem
-  name = f"{stem}-seed{member.seed}.npz"
+  name = f"{stem}-seed{member.seed:d}.npz"
   return folder(store, member.cell, width) / name
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from benchmarks import profile_step, run as benchmarks_run, same_training
 from experiments import few_shot, report
-from experiments.architectures import models
+from experiments.architectures import networks
 from experiments.command import jax_options, parsing
-from experiments.learning import devices
+from experiments.population import devices
 from experiments.records import results
 from experiments.tables import figures
 from tests.experiments import in_process, tiny
@@ -193,13 +193,13 @@ def numbers(records):
 
 @pytest.fixture(autouse=True)
 def _small_network(monkeypatch):
-  monkeypatch.setitem(models.MODELS, "mlp500", tiny.MODEL)
+  monkeypatch.setattr(networks, "make", lambda *_, **__: tiny.NETWORK)
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(models.MODELS, "mlp500", tiny.MODEL)
+    patch.setattr(networks, "make", lambda *_, **__: tiny.NETWORK)
     err, records = train(tmp_path_factory.mktemp("plain"))
   assert err == ""
   return numbers(records)

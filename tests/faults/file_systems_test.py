@@ -12,8 +12,8 @@ import time
 
 import pytest
 
+from experiments.population import store as stores
 from experiments.records import checkpoints, results
-from experiments.runs import full_simulations
 from tests.faults import here
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -166,15 +166,15 @@ def test_checkpoint_that_vanishes_after_it_was_read(copy, monkeypatch):
     if name != "test_accuracy"
   }
   checkpoints.save(path, checkpoint._replace(metrics=metrics))
-  find = full_simulations.find
+  find = stores.find
 
-  def vanishing(*args, **kwargs):
-    found = find(*args, **kwargs)
-    path.unlink()
+  def vanishing(*args):
+    found = find(*args)
+    path.unlink(missing_ok=True)
     return found
 
   with monkeypatch.context() as patch:
-    patch.setattr(full_simulations, "find", vanishing)
+    patch.setattr(stores, "find", vanishing)
     before = here.contents(folder)
     status, out, err = here.run("full_data", *args)
   assert_one_line(status, out, err)

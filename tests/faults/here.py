@@ -13,11 +13,11 @@ from experiments import (
   study,
   table1,
 )
-from experiments.architectures import models, networks
+from experiments.architectures import networks
+from experiments.population import runs
 from experiments.records import results
-from experiments.runs import cells
 from experiments.tables import figures
-from tests.experiments import in_process, tiny, tiny_network
+from tests.experiments import in_process, tiny
 
 SCRIPTS = {"few_shot": few_shot, "table1": table1, "full_data": full_data}
 # Those that share their machinery too, to be refused with their flags.
@@ -73,18 +73,16 @@ def tiny_networks():
   Figures are written, for what may happen to files, but drawing takes longer
   than all the rest.
   """
-  load, digits = datasets.load, tiny_network.load_digits()
-  full_data_digits = {"digits": digits}
+  load, digits = datasets.load, tiny.load_few_digits()
 
   def load_few(name, **kwargs):
-    return full_data_digits.get(name) or load(name, **kwargs)
+    return digits if name == "digits" else load(name, **kwargs)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(models.MODELS, "mlp500", tiny.MODEL)
-    patch.setitem(models.MODELS, "lenet5", tiny.MODEL)
-    patch.setattr(
-      networks, "make", lambda *args, **kwargs: tiny_network.NETWORK
-    )
+    # That of few_shot has dropout, that of full_data batch statistics.
+    for name, network in (("mlp500", tiny.NETWORK), ("lenet5", tiny.NORMED)):
+      patch.setitem(networks._MAKERS, name, lambda *_, n=network: n)
+    networks.make.cache_clear()
     patch.setattr(datasets, "load", load_few)
     patch.setattr(
       figures,
@@ -94,9 +92,10 @@ def tiny_networks():
     patch.delenv("FORCE_COLOR", raising=False)
     patch.delenv("TTY_COMPATIBLE", raising=False)
     # Datasets are kept from run to run.
-    cells._load_from.cache_clear()
+    runs._load_from.cache_clear()
     yield
-  cells._load_from.cache_clear()
+  runs._load_from.cache_clear()
+  networks.make.cache_clear()
 
 
 def run(name, *args):

@@ -17,10 +17,12 @@ import pytest
 
 import bean_jax
 from experiments import datasets
-from experiments.architectures import models
+from experiments.architectures import networks
 from experiments.datasets import cache
+from experiments.learning.streams import Whole
+from experiments.population import cells, store as stores
+from experiments.population.cells import Cell, Member, Protocol
 from experiments.records import results
-from experiments.runs import full_cells, full_simulations
 from tests.faults import here
 
 SETTINGS = {"deadline": None, "derandomize": True, "database": None}
@@ -218,23 +220,22 @@ def test_names_of_files(name, place):
   words = ["mnist", "lenet5", "vanilla"]
   words[place] = name
   dataset, model, method = words
+  with pytest.raises(ValueError, match="expected a word"):
+    results.cell_name(dataset, model, method)
+  config = make_config(dataset, model)
+  cell = Cell(Whole(), method, 0.0, 1)
   with pytest.raises((ValueError, KeyError)):
-    results.cell_name(dataset, 1, method, layer=model)
-  config = full_cells.Config(
-    dataset=dataset,
-    data_dir=None,
-    output_dir=pathlib.Path("out"),
-    checkpoint_dir=pathlib.Path("out"),
-    checkpoint_seconds=0,
-    resume=True,
-    protocol=full_simulations.Protocol(model=model, seeds=(0,)),
-    cells=(),
+    cells.cell_path(config, cell)
+  with pytest.raises((ValueError, KeyError)):
+    stores.path(stores.Store(config, {}), Member(cell, 0), 1)
+
+
+def make_config(dataset="digits", model="lenet5"):
+  folder = pathlib.Path("out")
+  protocol = Protocol(networks.Spec(model), seeds=(0,))
+  return cells.Config(
+    "test", dataset, None, folder, True, protocol, (), checkpoint_dir=folder
   )
-  cell = full_simulations.Cell(method, 0.0)
-  with pytest.raises((ValueError, KeyError)):
-    full_cells.cell_path(config, cell)
-  with pytest.raises((ValueError, KeyError)):
-    full_cells.checkpoint_path(config, full_simulations.Member(cell, 0))
 
 
 @hypothesis.settings(max_examples=30, **SETTINGS)
@@ -246,26 +247,16 @@ def test_names_of_datasets(name):
 
 @pytest.mark.parametrize("seed", ("../x", "1", 1.5, None))
 def test_seed_in_the_name_of_a_checkpoint(seed):
-  config = full_cells.Config(
-    dataset="digits",
-    data_dir=None,
-    output_dir=pathlib.Path("out"),
-    checkpoint_dir=pathlib.Path("out"),
-    checkpoint_seconds=0,
-    resume=True,
-    protocol=full_simulations.Protocol(model="lenet5", seeds=(0,)),
-    cells=(),
-  )
-  member = full_simulations.Member(full_simulations.Cell("vanilla", 0.0), seed)
+  member = Member(Cell(Whole(), "vanilla", 0.0, 1), seed)
   with pytest.raises((ValueError, TypeError)):
-    full_cells.checkpoint_path(config, member)
+    stores.path(stores.Store(make_config(), {}), member, 1)
 
 
 @hypothesis.settings(max_examples=30, **SETTINGS)
-@hypothesis.given(TEXT.filter(lambda text: text not in models.INITIALIZERS))
+@hypothesis.given(TEXT.filter(lambda text: text not in networks.INITIALIZERS))
 def test_initializer(name):
   with pytest.raises(ValueError, match="initializer: expected one of") as error:
-    models.with_initializer(models.MODELS["mlp500"], name)
+    networks.make(networks.Spec("mlp500", name))
   assert len(str(error.value).splitlines()) == 1
 
 

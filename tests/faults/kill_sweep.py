@@ -27,8 +27,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.population import store
 from experiments.records import checkpoints, results
-from experiments.runs import partials
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = {
@@ -40,6 +40,7 @@ SMALL = {
     "--seeds=2",
     "--epochs=4",
     "--members_per_chunk=1",
+    "--checkpoint_seconds=0",
   ),
   "full_data": (
     "--model=mlp500",
@@ -137,7 +138,7 @@ def whole(folder: pathlib.Path) -> dict[str, bytes]:
   for path in sorted(folder.rglob("*")):
     if path.suffix == ".json":
       results.read(path)
-    elif path.suffix != ".npz" or checkpoints.load(path).opt_state:
+    elif path.suffix != ".npz" or checkpoints.load(path).memory:
       continue
     found[str(path.relative_to(folder))] = path.read_bytes()
   return found
@@ -156,7 +157,7 @@ def lost(before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
     else:
       first, _, rest = name.partition("/")
       cell = rest.partition("/")[0].rpartition("-")[0]
-      if first != partials.FOLDER or f"{cell}.json" not in after:
+      if first != store.PARTIAL or f"{cell}.json" not in after:
         problems.append(f"{name} is lost")
   return problems
 

@@ -263,7 +263,7 @@ class TestFaults:
   @pytest.mark.parametrize(
     "name,args,pattern",
     (
-      ("few_shot", FEW_SHOT, "partial/*/*.json"),
+      ("few_shot", FEW_SHOT, "partial/*/*.npz"),
       ("full_data", FULL_DATA, "checkpoints/*.npz"),
     ),
     ids=("few_shot", "full_data"),
@@ -298,7 +298,7 @@ class TestFaults:
       num_processes=2,
       pause=2.0,
     )
-    processes.wait_for(tmp_path, "partial/*/*.json", started)
+    processes.wait_for(tmp_path, "partial/*/*.npz", started)
     started[victim].kill()
     killed = time.monotonic()
     ends = processes.finish(started, seconds=120)

@@ -14,16 +14,15 @@ ROOT = pathlib.Path(__file__).parents[2]
 _PROGRAM = """
 import sys, time
 from experiments import datasets
-from experiments.architectures import models, networks
+from experiments.architectures import networks
 from experiments.command import progress, scripts
-from experiments.learning import devices
-from tests.experiments import tiny, tiny_network
+from experiments.population import devices
+from tests.experiments import tiny
 name, num_cores, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 sys.argv[1:4] = []
-models.MODELS["lenet5"] = tiny.MODEL
-networks.make = lambda *args, **kwargs: tiny_network.NETWORK
-digits = tiny_network.load_digits() if name == "full_data" else (
-  tiny.load_digits(50))
+whole = name == "full_data"
+networks.make = lambda *_, **__: tiny.NORMED if whole else tiny.NETWORK
+digits = tiny.load_few_digits() if whole else tiny.load_digits(50)
 datasets.load = lambda *args, **kwargs: digits
 devices.num_cores = lambda: num_cores
 update = progress.rich_progress.Progress.update
