@@ -20,7 +20,7 @@ from absl import flags
 
 from benchmarks import cases, settings, timing
 from experiments import few_shot
-from experiments.population import simulations
+from experiments.population import chunks
 
 _PROGRAM = """
 import os, sys
@@ -71,14 +71,15 @@ def train(argv: Sequence[str]) -> None:
   Args:
     argv: The script's flags.
   """
-  run_chunk, spans = simulations._run_chunk, []
+  train_chunk, spans = chunks.train, []
 
-  def timed(*args: Any) -> None:
+  def timed(chunk: list, *args: Any, **options: Any) -> dict:
     started = time.monotonic()
-    run_chunk(*args)
-    spans.append((started, time.monotonic(), len(args[0])))
+    trained = train_chunk(chunk, *args, **options)
+    spans.append((started, time.monotonic(), len(chunk)))
+    return trained
 
-  simulations._run_chunk = timed
+  chunks.train = timed
   flags.FLAGS.mark_as_parsed()
   status = few_shot.main(few_shot.FLAGS(["few_shot", *argv]))
   if status:

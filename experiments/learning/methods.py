@@ -9,66 +9,22 @@ from collections.abc import Callable
 import functools
 from typing import Any, NamedTuple
 
-from flax import traverse_util
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 
-import bean_jax
-from bean_jax import correlation
-from experiments.architectures.networks import Network, dense_kernels
-from experiments.learning import descent, imitation
+from experiments.architectures.networks import Network
+from experiments.learning import descent, imitation, penalties
 from experiments.learning.learner import Hparams, Learner, Schedule
+from experiments.learning.options import (
+  IMITATION_OPTIONS,
+  Options,
+)
 from experiments.learning.streams import Stream
 
 PyTree = Any
 
 
-class Options(NamedTuple):
-  """Choices that are the same for every cell of a run.
-
-  Attributes:
-    gamma: Slope in BEAN's neuron correlation.
-    distance: BEAN's distance, "squared" or "absolute".
-    alpha_units: "code" for the authors' code, whose correlation lacks the
-      factors 1 / M and 1 / M^2 of the paper; "paper" for those of the paper.
-    layers: Dense layers where BEAN applies; empty for all of the model's.
-    decoupled_decay: Whether weight decay is decoupled from the gradient, as in
-      AdamW; the authors' is not.
-    dropout_at_eval: Whether dropout stays on at evaluation, as in the authors'
-      code.
-    first_pseudo: Pseudo examples of imitation networks in the first period.
-    last_pseudo: Those in the last period.
-    pseudo_periods: Periods of imitation networks.
-    pseudo_epochs: Passes over the pseudo examples in a period.
-  """
-
-  gamma: float = 1.0
-  distance: str = "squared"
-  alpha_units: str = "code"
-  layers: tuple[str, ...] = ()
-  decoupled_decay: bool = False
-  dropout_at_eval: bool = False
-  first_pseudo: int = 1250
-  last_pseudo: int = 10_000
-  pseudo_periods: int = 8
-  pseudo_epochs: int = 25
-
-
-IMITATION_OPTIONS = (
-  "first_pseudo",
-  "last_pseudo",
-  "pseudo_periods",
-  "pseudo_epochs",
-)
-# Options that every record of a method that depends on them names, though they
-# have their usual values.
-ALWAYS_NAMED = ("gamma", "distance", "alpha_units", *IMITATION_OPTIONS)
-
 Maker = Callable[[Network, Stream, Schedule, Options], Learner]
-# Maps (network, options) to what is added to the cross-entropy, if anything.
-Penalty = Callable[[Network, Options], descent.Penalty | None]
 
 
 class Method(NamedTuple):
@@ -180,35 +136,8 @@ def cost(
   return num_steps * (3 * size + method.step_cost)
 
 
-def layer_alphas(
-  alpha: jax.Array, kernels: dict[str, jax.Array], *, order: int, units: str
-) -> dict[str, jax.Array]:
-  """Translates a strength into the library's units, layer by layer.
-
-  Args:
-    alpha: Strength, a scalar.
-    kernels: Kernels {layer: [n, m]}.
-    order: 1 or 2.
-    units: "paper", or "code" for alpha times m^order.
-
-  Returns:
-    {layer: alpha in the units of the paper's Eq. 5 and 7}.
-
-  Example:
-    >>> import numpy as np
-    >>> layer_alphas(2.0, {"fc": np.ones((3, 5))}, order=2, units="code")
-    {'fc': 50.0}
-  """
-  if units == "paper":
-    return dict.fromkeys(kernels, alpha)
-  return {
-    layer: alpha * float(kernel.shape[1]) ** order
-    for layer, kernel in kernels.items()
-  }
-
-
 def _descent(
-  penalty: Penalty | None = None,
+  penalty: penalties.Maker | None = None,
   *,
   dropout_rate: descent.Rate | None = None,
   optimizer: Callable[[Options], descent.Optimizer] | None = None,
@@ -235,206 +164,12 @@ def _strength(hparams: Hparams) -> jax.Array:
   return hparams.strength
 
 
-def _weight_decay(network: Network, options: Options) -> descent.Penalty | None:
-  """Half the squares of all parameters: w enters the gradient."""
-  del network
-  if options.decoupled_decay:
-    return None
-  return lambda params, hidden, mask, hparams: (
-    hparams.strength * (optax.tree.norm(params, squared=True) / 2)
-  )
-
-
 def _adam_with_decay(options: Options) -> descent.Optimizer:
   if not options.decoupled_decay:
     return descent.adam
   return lambda hparams: optax.adamw(
     hparams.learning_rate, weight_decay=hparams.strength
   )
-
-
-def _l1(network: Network, options: Options) -> descent.Penalty:
-  """The absolute values of the dense layers' kernels and biases."""
-  del network, options
-
-  def penalty(params: PyTree, *args: Any) -> jax.Array:
-    *_, hparams = args
-    leaves = traverse_util.flatten_dict(params)
-    dense = {
-      path[:-1]
-      for path, leaf in leaves.items()
-      if path[-1] == "kernel" and leaf.ndim == 2
-    }
-    return hparams.strength * optax.tree.norm(
-      [leaf for path, leaf in leaves.items() if path[:-1] in dense], ord=1
-    )
-
-  return penalty
-
-
-def _group_lasso(network: Network, options: Options) -> descent.Penalty:
-  """The square root of M times the norm of each neuron's M outgoing weights."""
-  del options
-
-  def penalty(params: PyTree, *args: Any) -> jax.Array:
-    *_, hparams = args
-    return hparams.strength * sum(
-      kernel.shape[1] ** 0.5
-      * jnp.sum(optax.safe_norm(kernel, min_norm=1e-12, axis=1))
-      for kernel in dense_kernels(params, network.layers).values()
-    )
-
-  return penalty
-
-
-def _decov(network: Network, options: Options) -> descent.Penalty:
-  """Half the squared covariances of different neurons over the batch.
-
-  Cogswell et al., `DeCov <https://arxiv.org/abs/1511.06068>`_, 2016: Eq. 2.
-  """
-  del network, options
-
-  def penalty(
-    params: PyTree,
-    hidden: dict[str, jax.Array],
-    mask: jax.Array | None,
-    hparams: Hparams,
-  ) -> jax.Array:
-    del params
-    total = 0.0
-    for rows in hidden.values():
-      where = None if mask is None else mask[:, None]
-      centred = rows - jnp.mean(rows, axis=0, where=where)
-      if where is not None:
-        centred = jnp.where(where, centred, 0)
-      count = rows.shape[0] if where is None else jnp.sum(where)
-      covariance = centred.T @ centred / count
-      variance = jnp.diagonal(covariance)
-      total += (jnp.sum(covariance**2) - jnp.sum(variance**2)) / 2
-    return hparams.strength * total
-
-  return penalty
-
-
-def _mean_square(network: Network, options: Options) -> descent.Penalty:
-  """The mean square of activations, over samples and neurons of a layer.
-
-  Merity et al., `Revisiting Activation Regularization
-  <https://arxiv.org/abs/1708.01009>`_, 2017: AR, on the layers of BEAN.
-  """
-  layers = options.layers or network.layers
-
-  def penalty(
-    params: PyTree,
-    hidden: dict[str, jax.Array],
-    mask: jax.Array | None,
-    hparams: Hparams,
-  ) -> jax.Array:
-    del params
-    return hparams.strength * sum(
-      jnp.mean(jnp.mean(hidden[layer] ** 2, axis=-1), where=mask)
-      for layer in layers
-    )
-
-  return penalty
-
-
-def _bean(order: int, *, frozen: bool = False) -> Penalty:
-  """BEAN's penalty, or that without a gradient through A.
-
-  With dropout, the activations are those that enter the layers: dropped.
-  """
-
-  def make(network: Network, options: Options) -> descent.Penalty:
-    layers = options.layers or network.layers
-
-    def penalty(
-      params: PyTree,
-      hidden: dict[str, jax.Array],
-      mask: jax.Array | None,
-      hparams: Hparams,
-    ) -> jax.Array:
-      kernels = dense_kernels(params, layers)
-      alphas = layer_alphas(
-        hparams.strength, kernels, order=order, units=options.alpha_units
-      )
-      return bean_jax.bean_penalty(
-        {layer: hidden[layer] for layer in layers},
-        jax.lax.stop_gradient(kernels) if frozen else kernels,
-        alpha=alphas,
-        order=order,
-        gamma=options.gamma,
-        distance=options.distance,
-        where=mask,
-      )
-
-    return penalty
-
-  return make
-
-
-# Maps (activations [batch, n], mask, number of the layer, options) to the mean
-# over samples and pairs of neurons of A times distance, A of mean 1.
-Divergence = Callable[[jax.Array, jax.Array | None, int, Options], jax.Array]
-
-
-def _bean_without_wiring(divergence: Divergence) -> Penalty:
-  """Replaces BEAN-1's A by one that has nothing to do with wiring.
-
-  It is the same for all members and steps but for a factor without gradient
-  that gives it the mean of the A which it replaces.
-  """
-
-  def make(network: Network, options: Options) -> descent.Penalty:
-    layers = options.layers or network.layers
-
-    def penalty(
-      params: PyTree,
-      hidden: dict[str, jax.Array],
-      mask: jax.Array | None,
-      hparams: Hparams,
-    ) -> jax.Array:
-      kernels = jax.lax.stop_gradient(dense_kernels(params, layers))
-      alphas = layer_alphas(1.0, kernels, order=1, units=options.alpha_units)
-      total = 0.0
-      for layer, kernel in kernels.items():
-        strength = correlation.relative_strength(kernel, options.gamma)
-        # The mean of F F' / M, which is not formed.
-        mean = jnp.mean(jnp.mean(strength, axis=0) ** 2)
-        place = network.layers.index(layer)
-        distance = divergence(hidden[layer], mask, place, options)
-        total += alphas[layer] * mean * distance
-      return hparams.strength * total
-
-    return penalty
-
-  return make
-
-
-def _constant_divergence(
-  rows: jax.Array, mask: jax.Array | None, place: int, options: Options
-) -> jax.Array:
-  """All pairs alike: their mean squared difference is twice the variance."""
-  del place, options
-  return 2 * jnp.mean(jnp.var(rows, axis=-1), where=mask)
-
-
-def _random_divergence(
-  rows: jax.Array, mask: jax.Array | None, place: int, options: Options
-) -> jax.Array:
-  differences = bean_jax.coactivation_divergence(
-    rows, distance=options.distance, where=mask
-  )
-  return jnp.mean(_random_correlation(place, rows.shape[1]) * differences)
-
-
-@functools.cache
-def _random_correlation(place: int, num_neurons: int) -> np.ndarray:
-  """Returns a symmetric matrix [n, n] of mean 1, uniform and independent."""
-  generator = np.random.default_rng(place)
-  half = np.triu(generator.uniform(size=(num_neurons, num_neurons)))
-  whole = half + np.triu(half, 1).T
-  return (whole / whole.mean()).astype(np.float32)
 
 
 _BEAN_OPTIONS = ("gamma", "distance", "alpha_units", "layers")
@@ -463,7 +198,7 @@ def _bean_method(
     "alpha",
     grid,
     _BEAN_OPTIONS + _EVALUATION * (dropout_rate is not None),
-    _descent(_bean(order, frozen=frozen), dropout_rate=dropout_rate),
+    _descent(penalties.bean(order, frozen=frozen), dropout_rate=dropout_rate),
     step_cost=8 if order == 1 else 40,
   )
 
@@ -499,9 +234,11 @@ METHODS = {
     "decay",
     (1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2),
     ("decoupled_decay",),
-    _descent(_weight_decay, optimizer=_adam_with_decay),
+    _descent(penalties.weight_decay, optimizer=_adam_with_decay),
   ),
-  "l1": Method("l1", "l1", (1e-6, 1e-5, 1e-4, 1e-3, 1e-2), (), _descent(_l1)),
+  "l1": Method(
+    "l1", "l1", (1e-6, 1e-5, 1e-4, 1e-3, 1e-2), (), _descent(penalties.l1)
+  ),
   "imitation": Method(
     "Imitation networks",
     "ascent_rate",
@@ -520,14 +257,18 @@ METHODS = {
     "Vanilla, batches of 10", None, (0.0,), (), _descent(), batch=10
   ),
   "group_lasso": Method(
-    "Group lasso", "lasso", (1e-5, 1e-4, 1e-3, 1e-2), (), _descent(_group_lasso)
+    "Group lasso",
+    "lasso",
+    (1e-5, 1e-4, 1e-3, 1e-2),
+    (),
+    _descent(penalties.group_lasso),
   ),
   "decov": Method(
     "DeCov",
     "decov",
     (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1),
     (),
-    _descent(_decov),
+    _descent(penalties.decov),
     batch=10,
     whole_batch=True,
     step_cost=20,
@@ -544,7 +285,7 @@ METHODS = {
     "alpha",
     _BEAN1_ALPHAS,
     _BEAN_OPTIONS,
-    _descent(_bean_without_wiring(_random_divergence)),
+    _descent(penalties.bean_without_wiring(penalties.random_divergence)),
     step_cost=30,
   ),
   "bean1_constant": Method(
@@ -552,14 +293,14 @@ METHODS = {
     "alpha",
     (0.01, 0.1, 1.0, 10.0, 100.0),
     _CONSTANT_OPTIONS,
-    _descent(_bean_without_wiring(_constant_divergence)),
+    _descent(penalties.bean_without_wiring(penalties.constant_divergence)),
   ),
   "mean_square": Method(
     "Mean square of activations",
     "activity",
     (1e-3, 1e-2, 0.1, 1.0, 10.0),
     ("layers",),
-    _descent(_mean_square),
+    _descent(penalties.mean_square),
   ),
   "bean1_dropout": _bean_method(
     "BEAN-1 and dropout",
@@ -578,7 +319,10 @@ METHODS = {
     "alpha",
     (0.01, 0.1, 1.0, 10.0, 100.0),
     _CONSTANT_OPTIONS + _EVALUATION,
-    _descent(_bean_without_wiring(_constant_divergence), dropout_rate=_half),
+    _descent(
+      penalties.bean_without_wiring(penalties.constant_divergence),
+      dropout_rate=_half,
+    ),
   ),
 }
 

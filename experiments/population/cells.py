@@ -13,6 +13,7 @@ from experiments import datasets
 from experiments.architectures import networks
 from experiments.learning import methods
 from experiments.learning.learner import Schedule
+from experiments.learning.options import ALWAYS_NAMED
 from experiments.learning.streams import Stream
 from experiments.records import results
 
@@ -150,7 +151,7 @@ def cell_config(config: Config, cell: Cell) -> dict:
       name: value
       for name, value in protocol.options._asdict().items()
       if name in method.options
-      and (name in methods.ALWAYS_NAMED or value != getattr(usual, name))
+      and (name in ALWAYS_NAMED or value != getattr(usual, name))
     },
     "epochs": planned.epochs,
     "batch_size": planned.batch_size,

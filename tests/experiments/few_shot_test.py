@@ -18,7 +18,7 @@ from experiments import datasets, few_shot
 from experiments.architectures import networks
 from experiments.command import parsing, progress
 from experiments.datasets import copies
-from experiments.learning import learner, methods
+from experiments.learning import learner, methods, options
 from experiments.learning.streams import Shots
 from experiments.population import cells, simulations
 from experiments.population.cells import Cell
@@ -771,7 +771,7 @@ class TestParseConfig:
     for cell in config.cells:
       method = methods.METHODS[cell.method]
       fields = cells.cell_config(config, cell)
-      named = set(method.options) & set(methods.ALWAYS_NAMED)
+      named = set(method.options) & set(options.ALWAYS_NAMED)
       expected = named | ({method.hparam} - {None})
       assert expected <= set(fields)
       assert set(fields) & set(methods.Options._fields) == named

@@ -11,7 +11,7 @@ import pytest
 from experiments.architectures import networks
 from experiments.architectures.dropout import Dropout, drop
 from experiments.architectures.networks import Variables
-from experiments.learning import methods
+from experiments.learning import methods, penalties
 from experiments.learning.learner import Hparams, Samples, Schedule
 from experiments.learning.streams import Batch, Shots
 from experiments.records import results
@@ -322,7 +322,7 @@ DEFINITIONS = {
     (fixed, hidden), order=2
   ),
   "bean1_random": lambda params, hidden, fixed: naive_without_wiring(
-    fixed, hidden, methods._random_correlation
+    fixed, hidden, penalties._random_correlation
   ),
   "bean1_constant": lambda params, hidden, fixed: naive_without_wiring(
     fixed, hidden, constant
@@ -609,7 +609,7 @@ def test_a_without_a_gradient_acts_through_activations_alone(params):
 
 # The penalty does not tell how far its A is symmetric, nor its diagonal.
 def test_random_a_is_symmetric_of_mean_1_and_has_no_structure():
-  wiring = methods._random_correlation(1, 84)
+  wiring = penalties._random_correlation(1, 84)
   np.testing.assert_array_equal(wiring, wiring.T)
   np.testing.assert_allclose(wiring.mean(), 1, rtol=1e-6)
   above = wiring[np.triu_indices(84)]
@@ -619,7 +619,7 @@ def test_random_a_is_symmetric_of_mean_1_and_has_no_structure():
   # Noise alone spreads the eigenvalues but the first: a semicircle.
   spread = np.linalg.eigvalsh(wiring)[:-1] / (above.std() * 84**0.5)
   assert np.abs(spread).max() < 2.5
-  assert np.any(methods._random_correlation(2, 84) != wiring)
+  assert np.any(penalties._random_correlation(2, 84) != wiring)
 
 
 def test_layers_restrict_bean(params):
@@ -713,7 +713,7 @@ def test_layer_alphas():
   kernels = {"fc1": np.ones((4, 3)), "fc2": np.ones((3, 5))}
 
   def alphas(order, units):
-    return methods.layer_alphas(2.0, kernels, order=order, units=units)
+    return penalties.layer_alphas(2.0, kernels, order=order, units=units)
 
   assert alphas(1, "code") == {"fc1": 6.0, "fc2": 10.0}
   assert alphas(2, "code") == {"fc1": 18.0, "fc2": 50.0}

@@ -157,12 +157,12 @@ def test_chunks_are_as_wide_as_memory_allows(network, stream, monkeypatch):
   def chosen(limit):
     monkeypatch.setattr(memory, "device_bytes", lambda: limit)
     program.fitting_width.cache_clear()
-    return fitting_width("bean1", network, stream, 1000)
+    return fitting_width("bean1", network, stream, 10_000)
 
   widths = [chosen(limit) for limit in (0, 10**7, 2 * 10**7, 10**12)]
   assert widths[0] == 1
-  assert widths[3] == 1000
-  assert 1 < widths[1] < widths[2] < 1000
+  assert widths[3] == 10_000
+  assert 1 < widths[1] < widths[2] < 10_000
   # A member has its variables four times at least, and their gradients.
   variables = jax.eval_shape(network.init, jax.random.key(0))
   leaves = jax.tree.leaves(variables)

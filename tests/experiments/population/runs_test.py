@@ -13,7 +13,13 @@ from experiments.architectures import networks
 from experiments.command import progress
 from experiments.learning import methods
 from experiments.learning.streams import Augmentation, Shots, Whole
-from experiments.population import cells, runs, simulations, store as stores
+from experiments.population import (
+  cells,
+  chunks,
+  runs,
+  simulations,
+  store as stores,
+)
 from experiments.population.cells import Cell, Member
 from experiments.records import checkpoints, results
 from tests.experiments import tiny
@@ -274,7 +280,7 @@ class TestCheckpoints:
     self, finished, tmp_path, monkeypatch
   ):
     folder, records = finished
-    monkeypatch.setattr(simulations, "_run_chunk", None)
+    monkeypatch.setattr(chunks, "train", None)
     config = make_whole(
       tmp_path, checkpoint_dir=make_whole(folder).checkpoint_dir
     )

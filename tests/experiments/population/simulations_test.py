@@ -21,7 +21,9 @@ from experiments.learning.learner import Hparams, Samples
 from experiments.learning.streams import Shots, Whole
 from experiments.population import (
   cells,
+  chunks,
   devices,
+  groups,
   program,
   simulations,
   store as stores,
@@ -188,9 +190,7 @@ def test_a_member_is_its_seed_trained_alone(kind, finished):
   """Draw, initial parameters, order and test, all from the seed."""
   _, outcomes, _ = finished[kind]
   cell, place = make_cells(kind)[1], 2
-  group = simulations.make_group(
-    [cell], FEW, make_store(None, kind, ()).config.protocol
-  )
+  group = groups.make([cell], FEW, make_store(None, kind, ()).config.protocol)
   learner, stream = group.learner, group.stream
   keys = jax.random.key(SEEDS[place])[None]
   hparams = Hparams(jnp.array([LEARNING_RATE]), jnp.array([cell.strength]))
@@ -255,7 +255,7 @@ def test_networks_that_are_kept_are_those_that_were_tested(kind, finished):
 def test_nothing_is_trained_twice(kind, finished, monkeypatch):
   folder, outcomes, _ = finished[kind]
   before = {path: path.read_bytes() for path in folder.iterdir()}
-  monkeypatch.setattr(simulations, "_run_chunk", None)
+  monkeypatch.setattr(chunks, "train", None)
   assert_same(run(folder, kind, networks_=True), outcomes)
   assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -650,7 +650,7 @@ class TestStore:
   ((1, 5), (20, 5), (25, 4), (50, 2), (51, 1), (100, 1), (1000, 1)),
 )
 def test_cpu_core_trains_as_many_as_its_cache_holds(batch_size, width):
-  assert simulations.fast_width(batch_size) == width
+  assert groups.fast_width(batch_size) == width
 
 
 def run_on_devices(count, folder):

@@ -1,0 +1,270 @@
+"""Chunks: members that are trained side by side, from their files to their end.
+
+A member is trained for all its laps, or until it has failed or converged, and
+then stands still until the others of its chunk are done.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.command import interruption
+from experiments.learning.learner import Hparams, Samples
+from experiments.population import devices, program, store as stores
+from experiments.population.cells import Member
+from experiments.population.groups import Group
+from experiments.population.store import Metrics, Store
+
+
+def train(
+  chunk: list[Member],
+  group: Group,
+  store: Store,
+  *,
+  found: Mapping[Member, Metrics],
+  kept: Collection[Member],
+  tick: Callable[[Member, int, Metrics], None],
+  stop_requested: Callable[[], bool],
+) -> dict[Member, Metrics]:
+  """Trains members to their end.
+
+  Args:
+    chunk: Members of the group, at most its width.
+    group: What trains them.
+    store: Where they are kept, from time to time.
+    found: What the store has of those that were in training before.
+    kept: Members that are kept when they are done, too.
+    tick: Told, after each call of the program, by how many laps less a member
+      is still to be trained, and its metrics.
+    stop_requested: Asked before each call whether to stop.
+
+  Returns:
+    What they gave.
+
+  Raises:
+    interruption.Stopped: If a stop was requested; what there is was kept.
+    results.ResultError: If the store cannot be read or written.
+  """
+  keys, hparams, raw = _arguments(chunk, group)
+  data = group.programs.prepare(raw)
+  carry, progress = _begin(chunk, group, store, found, keys, hparams, raw)
+  saved, changed = time.monotonic(), set()
+  while any(left := [_laps_left(group, metrics) for metrics in progress]):
+    if stop_requested():
+      _save(changed, chunk, group, store, carry, progress)
+      raise interruption.Stopped
+    started = time.monotonic()
+    first, active = _next_lap(progress, left)
+    carry, curves = group.programs.run(
+      carry,
+      np.int32(first),
+      keys,
+      hparams,
+      np.pad(active, (0, group.width - len(chunk))),
+      data,
+      group.validation,
+    )
+    numbers = _numbers(carry, curves, group)
+    seconds = (time.monotonic() - started) / np.count_nonzero(active)
+    for place in np.flatnonzero(active):
+      progress[place] = _extended(progress[place], numbers, place, seconds)
+      more = _laps_left(group, progress[place])
+      tick(chunk[place], left[place] - more, progress[place])
+      changed.add(place)
+    if time.monotonic() - saved >= store.config.checkpoint_seconds:
+      _save(changed, chunk, group, store, carry, progress)
+      saved, changed = time.monotonic(), set()
+  progress = _tested(group, carry, progress, keys, hparams, raw)
+  places = [place for place, member in enumerate(chunk) if member in kept]
+  _save(places, chunk, group, store, carry, progress)
+  return dict(zip(chunk, progress, strict=True))
+
+
+def _laps_left(group: Group, metrics: Metrics) -> int:
+  """Returns for how many laps a member may still be trained."""
+  objectives = metrics["objective_curve"]
+  if metrics["failed_step"] >= 0 or group.stream.has_converged(objectives):
+    return 0
+  return group.learner.num_laps - len(objectives)
+
+
+def _next_lap(
+  progress: list[Metrics], left: list[int]
+) -> tuple[int, np.ndarray]:
+  """Returns the lap that comes next, and who is to be trained in it.
+
+  Who is ahead, as after another run, waits for the others.
+  """
+  laps = [len(metrics["objective_curve"]) for metrics in progress]
+  first = min(lap for lap, more in zip(laps, left, strict=True) if more)
+  return first, (np.array(left) > 0) & (np.array(laps) == first)
+
+
+def _arguments(
+  chunk: list[Member], group: Group
+) -> tuple[jax.Array, Hparams, Samples]:
+  """Returns keys, hyper-parameters and data of a chunk, on the devices.
+
+  The last member is repeated to the width of a chunk, so that all chunks run
+  the same program: results do not depend on how members were dealt out.
+  """
+  filled = chunk + chunk[-1:] * (group.width - len(chunk))
+  seeds = [member.seed for member in filled]
+  keys = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))
+  hparams = Hparams(
+    *(
+      jnp.array([getattr(m.cell, name) for m in filled], jnp.float32)
+      for name in Hparams._fields
+    )
+  )
+  data = devices.place(
+    group.stream.load(group.dataset, seeds),
+    group.stream.data_spec,
+    axis=group.stream.axis,
+  )
+  return *group.place((keys, hparams)), data
+
+
+def _begin(
+  chunk: list[Member],
+  group: Group,
+  store: Store,
+  found: Mapping[Member, Metrics],
+  keys: jax.Array,
+  hparams: Hparams,
+  data: Samples,
+) -> tuple[program.Carry, list[Metrics]]:
+  """Returns what a chunk carries, where its members had stopped."""
+  carry = group.programs.init(keys, hparams, data)
+  nothing = {
+    "objective_curve": np.zeros(0),
+    "best_correct": np.int32(-1),
+    "best_epoch": np.int32(0),
+    "failed_step": np.int32(-1),
+    "seconds": np.float64(0),
+  }
+  progress = [nothing] * len(chunk)
+  places = [place for place, member in enumerate(chunk) if member in found]
+  if not places:
+    return carry, progress
+  host = jax.tree.map(np.array, jax.device_get(carry))
+  for place in places:
+    restored, progress[place] = stores.restore(
+      store, chunk[place], group.width_per_device, stores.take(host, place)
+    )
+    jax.tree.map(
+      lambda leaf, value, i=place: leaf.__setitem__(i, value), host, restored
+    )
+  return group.place(host), progress
+
+
+def _numbers(
+  carry: program.Carry, curves: Mapping[str, jax.Array], group: Group
+) -> dict[str, np.ndarray]:
+  """Returns what the host has to know of a call, [members] or [members, laps].
+
+  Curves have `_curve` at the end of their names.
+  """
+  failed_step, best_correct, best_epoch, curves = jax.device_get(
+    (carry.failed_step, carry.best_correct, carry.best_epoch, curves)
+  )
+  correct = curves.pop("correct")
+  num_validation = len(group.dataset.validation.labels)
+  curves["validation_accuracy"] = np.where(
+    correct < 0, np.nan, correct / num_validation
+  )
+  return {
+    **{f"{k}_curve": v.T.astype(np.float64) for k, v in curves.items()},
+    "best_correct": best_correct,
+    "best_epoch": best_epoch,
+    "failed_step": failed_step,
+  }
+
+
+def _extended(
+  metrics: Metrics, numbers: Metrics, place: int, seconds: float
+) -> Metrics:
+  """Returns the metrics of a member after some more laps."""
+  own = {
+    name: np.append(metrics.get(name, []), values[place])
+    if name.endswith("_curve")
+    else values[place]
+    for name, values in numbers.items()
+  }
+  return {**own, "seconds": metrics["seconds"] + seconds}
+
+
+def _tested(
+  group: Group,
+  carry: program.Carry,
+  progress: list[Metrics],
+  keys: jax.Array,
+  hparams: Hparams,
+  data: Samples,
+) -> list[Metrics]:
+  """Adds what is known of members at their end, the test above all."""
+  num_test = len(group.dataset.test.labels)
+  num_validation = len(group.dataset.validation.labels)
+  counts = {
+    name: group.programs.count(
+      variables, group.test, keys, hparams, np.int32(0)
+    )
+    for name, variables in (
+      ("test_accuracy", carry.best),
+      ("test_accuracy_last", carry.state.variables),
+    )
+  }
+  rivals = {}
+  if group.learner.rivals:
+    rivals = group.programs.count_rivals(data, group.test)
+  counts, rivals = jax.device_get((counts, rivals))
+  tested = []
+  for place, metrics in enumerate(progress):
+    accuracies = {name: c[place] / num_test for name, c in counts.items()}
+    accuracies["validation_accuracy"] = metrics["best_correct"] / num_validation
+    accuracies["validation_accuracy_last"] = metrics[
+      "validation_accuracy_curve"
+    ][-1]
+    has_failed = metrics["failed_step"] >= 0
+    objectives = metrics["objective_curve"]
+    tested.append(
+      metrics
+      | {
+        name: np.float64(np.nan if has_failed else value)
+        for name, value in accuracies.items()
+      }
+      | {
+        f"test_accuracy_{name}": np.float64(count[place] / num_test)
+        for name, count in rivals.items()
+      }
+      | {
+        "epochs": np.int32(len(objectives) * group.learner.epochs),
+        "converged": np.int32(group.stream.has_converged(objectives)),
+      }
+    )
+  return tested
+
+
+def _save(
+  places: Collection[int],
+  chunk: list[Member],
+  group: Group,
+  store: Store,
+  carry: program.Carry,
+  progress: list[Metrics],
+) -> None:
+  """Writes the checkpoints of some members of a chunk."""
+  if not places:
+    return
+  host = jax.device_get(carry)
+  for place in places:
+    stores.save(
+      store,
+      chunk[place],
+      group.width_per_device,
+      stores.take(host, place),
+      progress[place],
+    )
