@@ -7,8 +7,7 @@ import pytest
 
 from bean_jax import correlation
 from benchmarks import floors, penalties, problems, settings
-from experiments.architectures import models
-from experiments.learning import training
+from experiments.learning.learner import Samples
 
 WIDE = penalties.shape(settings.Settings(quick=False, repeats=1, torch=False))
 
@@ -49,12 +48,12 @@ def _arguments(batch_size, num_members=2):
   """Returns shapes of parameters, batch and hyper-parameters."""
   keys = jax.eval_shape(lambda: problems.keys_of(num_members))
   images = jax.ShapeDtypeStruct((num_members, batch_size, 28, 28, 1), jnp.uint8)
-  batch = training.Samples(
-    jax.eval_shape(jax.vmap(models.LENET5.prepare), images),
+  batch = Samples(
+    jax.eval_shape(jax.vmap(problems.LENET5.prepare), images),
     jax.ShapeDtypeStruct((num_members, batch_size), jnp.int32),
   )
   return (
-    jax.eval_shape(jax.vmap(models.LENET5.init), keys),
+    jax.eval_shape(jax.vmap(problems.LENET5.init), keys).params,
     batch,
     jax.eval_shape(lambda: problems.hparams(num_members, 1.0)),
   )
@@ -62,7 +61,7 @@ def _arguments(batch_size, num_members=2):
 
 def _lowered(method, batch_size):
   # Nothing is computed, nor compiled for it.
-  gradients_of = problems.make_loss_and_gradients(models.LENET5, method)
+  gradients_of = problems.make_loss_and_gradients(problems.LENET5, method)
   return gradients_of.lower(*_arguments(batch_size))
 
 
@@ -102,7 +101,7 @@ def test_operations_of_relative_strength():
 def _compiled_step(method):
   optimizer = optax.adam(problems.LEARNING_RATE)
   params, batch, hparams = _arguments(1)
-  gradients_of = problems.make_loss_and_gradients(models.LENET5, method)
+  gradients_of = problems.make_loss_and_gradients(problems.LENET5, method)
 
   def step(params, opt_state, batch, hparams):
     _, grads = gradients_of(params, batch, hparams)

@@ -15,7 +15,7 @@ from benchmarks import (
   steps,
 )
 from experiments.architectures import models
-from experiments.learning import devices
+from experiments.population import devices
 from tests import reference
 
 torch = pytest.importorskip("torch", reason="needs the extra `bench`")

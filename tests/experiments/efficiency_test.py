@@ -15,14 +15,12 @@ from experiments.architectures import models, networks
 from experiments.command import interruption
 from experiments.compaction import records
 from experiments.records import checkpoints, results
-from tests.experiments import in_process, tiny_network
+from tests.experiments import in_process, tiny
 
 _ROOT = pathlib.Path(__file__).parents[2]
 FLAGS = efficiency.FLAGS
-NETWORK = networks.from_model(
-  models._from_linen(
-    models.MLP(num_hidden=(12, 8)), (28, 28, 1), ("fc2", "fc3")
-  )
+NETWORK = networks.from_linen(
+  models.MLP(num_hidden=(12, 8)), (28, 28, 1), ("fc2", "fc3")
 )
 SMALL = (
   "--weight_fractions=0.9,0.5",
@@ -31,8 +29,8 @@ SMALL = (
   "--timing_repeats=1",
 )
 STEMS = [
-  "digits-mlp300_100-bean1-alpha_1-seed0",
-  "digits-mlp300_100-bean1-alpha_1-seed1",
+  "digits-mlp300_100-bean1-alpha1-seed0",
+  "digits-mlp300_100-bean1-alpha1-seed1",
   "digits-mlp300_100-vanilla-seed0",
   "digits-mlp300_100-vanilla-seed1",
 ]
@@ -46,7 +44,7 @@ FIGURES = [
 @pytest.fixture(autouse=True)
 def _tiny_network(monkeypatch):
   monkeypatch.setattr(networks, "make", lambda *args, **kwargs: NETWORK)
-  digits = tiny_network.load_digits()
+  digits = tiny.load_few_digits()
   monkeypatch.setattr(datasets, "load", lambda name, **kwargs: digits)
 
 
@@ -64,7 +62,7 @@ def folder(tmp_path):
 def save(folder, method, seed, *, failed_step=-1, done=True, **fields):
   """Writes a checkpoint of a network that was not trained."""
   variables = jax.device_get(jax.jit(NETWORK.init)(jax.random.key(seed)))
-  strength = "".join(f"-{name}_{value:g}" for name, value in fields.items())
+  strength = "".join(f"-{name}{value:g}" for name, value in fields.items())
   path = folder / f"digits-mlp300_100-{method}{strength}-seed{seed}.npz"
   metrics = {"failed_step": np.int32(failed_step)}
   if done:
@@ -144,7 +142,7 @@ def test_record(folder, tmp_path):
   assert 0 < metric("gini_index/all") < 1
   # As the network classifies, counted here.
   variables = checkpoints.load(folder / f"{STEMS[3]}.npz").best
-  test = tiny_network.load_digits().test
+  test = tiny.load_few_digits().test
   logits, _ = NETWORK.evaluate(variables, test.images)
   accuracy = np.mean(np.argmax(logits, axis=1) == test.labels)
   for scheme in ("weights", "units", "merge"):

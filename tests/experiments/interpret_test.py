@@ -10,7 +10,7 @@ from experiments import datasets, full_data, interpret
 from experiments.architectures import networks
 from experiments.assemblies import measures
 from experiments.records import checkpoints, results
-from tests.experiments import in_process, tiny_network
+from tests.experiments import in_process, tiny
 from tests.experiments.assemblies import planted
 
 SMALL = ("--max_clusters=11", "--restarts=2", "--controls=2")
@@ -19,7 +19,7 @@ SMALL = ("--max_clusters=11", "--restarts=2", "--controls=2")
 @pytest.fixture(autouse=True)
 def _small_network(monkeypatch):
   monkeypatch.setattr(networks, "make", lambda *_, **__: planted.NETWORK)
-  digits = tiny_network.load_digits()
+  digits = tiny.load_few_digits()
   monkeypatch.setattr(datasets, "load", lambda name, **_: digits)
   monkeypatch.delenv("FORCE_COLOR", raising=False)
   monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
@@ -39,7 +39,7 @@ def trained(tmp_path_factory):
   folder = tmp_path_factory.mktemp("full_data")
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(networks, "make", lambda *_, **__: planted.NETWORK)
-    digits = tiny_network.load_digits()
+    digits = tiny.load_few_digits()
     patch.setattr(datasets, "load", lambda name, **_: digits)
     status, _, err = run(
       "--methods=vanilla,bean1",
@@ -60,7 +60,7 @@ def looked_at(trained, tmp_path_factory):
   folder = tmp_path_factory.mktemp("interpret")
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(networks, "make", lambda *_, **__: planted.NETWORK)
-    digits = tiny_network.load_digits()
+    digits = tiny.load_few_digits()
     patch.setattr(datasets, "load", lambda name, **_: digits)
     status, out, err = run(
       *SMALL, f"--checkpoint_dir={trained}", f"--output_dir={folder}"
@@ -78,10 +78,10 @@ def test_run(looked_at):
     for parts in (
       ("vanilla-seed0-fc2",),
       ("vanilla-seed1-fc2",),
-      ("bean1-alpha_1-seed0-fc2",),
-      ("bean1-alpha_1-seed1-fc2",),
-      ("bean1-alpha_100-seed0-fc2",),
-      ("bean1-alpha_100-seed1-fc2",),
+      ("bean1-alpha1-seed0-fc2",),
+      ("bean1-alpha1-seed1-fc2",),
+      ("bean1-alpha100-seed0-fc2",),
+      ("bean1-alpha100-seed1-fc2",),
     )
   }
   assert {f"{stem}.json" for stem in stems} | {"table.md"} <= files
@@ -106,19 +106,19 @@ def test_run(looked_at):
 @pytest.mark.slow
 def test_records(looked_at, trained):
   folder, _ = looked_at
-  record = results.read(folder / "digits-lenet5-bean1-alpha_100-seed1-fc2.json")
+  record = results.read(folder / "digits-lenet5-bean1-alpha100-seed1-fc2.json")
   assert record["experiment"] == "interpret"
   assert record["seeds"] == [1]
   assert record["config"]["checkpoint"]["alpha"] == 100
   assert record["config"]["max_clusters"] == 11
   checkpoint = checkpoints.load(
-    trained / "digits-lenet5-bean1-alpha_100-seed1.npz"
+    trained / "digits-lenet5-bean1-alpha100-seed1.npz"
   )
   assert results.metric(record, "test_accuracy")[0] == pytest.approx(
     checkpoint.metrics["test_accuracy"], rel=1e-6
   )
   # What the network itself gets right, class by class.
-  test = tiny_network.load_digits().test
+  test = tiny.load_few_digits().test
   logits, _ = planted.NETWORK.evaluate(checkpoint.best, test.images)
   correct = np.asarray(logits).argmax(-1) == test.labels
   np.testing.assert_allclose(

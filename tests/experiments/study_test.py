@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from experiments import study
-from experiments.architectures import models
+from experiments.architectures import networks
 from experiments.learning import methods
+from experiments.population import cells, simulations
 from experiments.records import results
-from experiments.runs import cells, simulations
 from tests.experiments import in_process, tiny
 
 SEEDS = (100, 101)
@@ -123,8 +123,8 @@ def test_variant_differs_in_what_it_says(name):
   with parsed("--variants=usual"):
     usual = study.make_runs()["usual"]
   cell = config.cells[-1]
-  like = cell._replace(
-    epochs=usual.cells[0].epochs, method=cell.method.partition("_")[0]
+  like = usual.cells[0]._replace(
+    method=cell.method.partition("_")[0], strength=cell.strength
   )
   different = {
     field
@@ -132,9 +132,11 @@ def test_variant_differs_in_what_it_says(name):
     if cells.cell_config(usual, like).get(field) != value
   } - {"validate_every"}
   variant = study.VARIANTS[name]
-  expected = set(variant.options) | set(variant.protocol)
-  if variant.epochs != 1:
-    expected.add("epochs")
+  expected = set(variant.options) | {
+    field
+    for field in ("batch_size", "initializer", "learning_rate", "epochs")
+    if getattr(variant, field) != getattr(study.VARIANTS["usual"], field)
+  }
   if cell.method not in ("bean1", "bean2"):
     expected.add("method")
   assert different == expected
@@ -146,10 +148,9 @@ def test_seeds_are_not_those_of_the_table():
   with parsed():
     for config in study.make_runs().values():
       assert min(config.protocol.seeds) >= 100
-      assert all(
-        cell.epochs // simulations.validate_every(cell, config.protocol) == 10
-        for cell in config.cells
-      )
+      for cell in config.cells:
+        schedule = cells.schedule(cell, config.protocol)
+        assert schedule.epochs // schedule.epochs_per_lap == 10
 
 
 parsed = functools.partial(in_process.parsed, study)
@@ -178,7 +179,7 @@ def test_wrong_flags(flag, message, tmp_path):
 
 @pytest.mark.slow
 def test_the_whole_job_and_again(tmp_path, monkeypatch):
-  monkeypatch.setitem(models.MODELS, "lenet5", tiny.MODEL)
+  monkeypatch.setattr(networks, "make", lambda *args, **kwargs: tiny.NETWORK)
   status, out, err = run(*SMALL, f"--output_dir={tmp_path}")
   assert (status, err) == (0, "")
   for name in ("usual", "batch_full"):
@@ -189,7 +190,7 @@ def test_the_whole_job_and_again(tmp_path, monkeypatch):
   assert out.endswith(text + "\n")
   for name in ("gains", "alpha_bean1", "alpha_bean2"):
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-  monkeypatch.setattr(cells.simulations, "run", None)
+  monkeypatch.setattr(simulations, "run", None)
   status, out, err = run(*SMALL, f"--output_dir={tmp_path}")
   assert (status, err) == (0, "")
   assert "cells done already: " in out

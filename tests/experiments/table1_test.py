@@ -6,7 +6,7 @@ import re
 import pytest
 
 from experiments import table1
-from experiments.architectures import models
+from experiments.architectures import networks
 from experiments.learning import methods
 from experiments.records import results
 from tests.experiments import in_process, tiny
@@ -26,7 +26,7 @@ SMALL = (
 @pytest.fixture(autouse=True, scope="module")
 def _small_network():
   with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(models.MODELS, "lenet5", tiny.MODEL)
+    patch.setattr(networks, "make", lambda *args, **kwargs: tiny.NETWORK)
     yield
 
 
@@ -98,7 +98,7 @@ def test_second_run_trains_nothing(finished, monkeypatch):
   def train(*args, **kwargs):
     raise AssertionError("a cell is trained again")
 
-  monkeypatch.setattr(table1.cells.simulations, "run", train)
+  monkeypatch.setattr(table1.runs.simulations, "run", train)
   status, out, err = run(*SMALL, f"--output_dir={directory}")
   assert (status, err) == (0, "")
   done = 2 * (1 + len(L1))

@@ -101,7 +101,7 @@ def test_diagonality(losses, expected):
 )
 @pytest.mark.slow
 def test_dense_layers_after_one_are_the_rest_of_the_network(model, layer):
-  network = networks.make(model)
+  network = networks.make(networks.Spec(model))
   variables = network.init(jax.random.key(0))
   images = np.random.default_rng(0).integers(
     0, 256, (6, 28, 28, 1), dtype=np.uint8

@@ -4,7 +4,7 @@ from flax import linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.architectures import models, networks
+from experiments.architectures import networks
 from experiments.assemblies.sources import Layer
 
 NUM_CLASSES = 4
@@ -22,9 +22,7 @@ class WideModule(nn.Module):
     return nn.Dense(10, name="fc2")(x), {"fc2": x}
 
 
-NETWORK = networks.from_model(
-  models._from_linen(WideModule(), (28, 28, 1), ("fc2",))
-)
+NETWORK = networks.from_linen(WideModule(), (28, 28, 1), ("fc2",))
 
 
 def make_layer(*, noise=0.05, num_samples=80, seed=0):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from experiments import datasets
-from experiments.architectures import models, networks
+from experiments.architectures import networks
 from experiments.assemblies import sources
 from experiments.command import parsing
 from experiments.records import checkpoints
-from tests.experiments import tiny_network
+from tests.experiments import tiny
 
 CONFIG = {"dataset": "digits", "model": "mlp500", "method": "vanilla"}
 
@@ -21,7 +21,7 @@ def write(folder, name, *, seed=0, metrics=None, params=None, **config):
   model = fields.get("model", "lenet5")
   if params is None:
     key = jax.random.fold_in(jax.random.key(seed), 0)
-    params = networks.make(model).init(key).params
+    params = networks.make(networks.Spec(model)).init(key).params
     params = jax.tree.map(lambda array: np.asarray(array) + 1, params)
   variables = networks.Variables(params, {})
   if metrics is None:
@@ -32,13 +32,13 @@ def write(folder, name, *, seed=0, metrics=None, params=None, **config):
     last=jax.tree.map(lambda array: array + 1, variables),
     best=variables,
     metrics={"failed_step": np.int32(-1), **metrics},
-    opt_state={},
+    memory={},
   )
   checkpoints.save(folder / f"{name}.npz", checkpoint)
 
 
 def test_find(tmp_path):
-  tiny = {"fc2": {"kernel": np.zeros((2, 3), np.float32)}}
+  params = {"fc2": {"kernel": np.zeros((2, 3), np.float32)}}
   for name, config in (
     ("a", {"method": "bean2", "alpha": 10.0}),
     ("b", {"method": "bean1", "alpha": 100.0}),
@@ -49,7 +49,7 @@ def test_find(tmp_path):
     ("g", {"metrics": {}}),
     ("h", {"metrics": {"failed_step": np.int32(3)}}),
   ):
-    write(tmp_path, name, params=tiny, **config)
+    write(tmp_path, name, params=params, **config)
   found, left_out = sources.find(tmp_path)
   # f is of lenet5, which comes before mlp500.
   assert "".join(source.path.stem for source in found) == "fedcba"
@@ -107,11 +107,11 @@ def test_simulations_that_were_trained_otherwise(tmp_path):
 def test_layers_of_trained_and_untrained_networks(tmp_path, which, added):
   write(tmp_path, "a", seed=3)
   ((source, *_), _) = sources.find(tmp_path)
-  dataset = tiny_network.load_digits()
+  dataset = tiny.load_few_digits()
   trained, untrained = sources.trained_and_untrained(
     source, dataset, None, which=which
   )
-  network = networks.make("mlp500")
+  network = networks.make(networks.Spec("mlp500"))
   variables = network.init(jax.random.fold_in(jax.random.key(3), 0))
   kernel = variables.params["fc2"]["kernel"]
   np.testing.assert_array_equal(untrained.kernel, kernel)
@@ -126,9 +126,9 @@ def test_layers_of_trained_and_untrained_networks(tmp_path, which, added):
 
 
 def test_blocks_of_images_make_no_difference(monkeypatch):
-  network = networks.make("mlp500")
+  network = networks.make(networks.Spec("mlp500"))
   variables = network.init(jax.random.key(0))
-  images = tiny_network.load_digits().test.images
+  images = tiny.load_few_digits().test.images
   whole = sources._activations(network, variables, images, "fc2")
   monkeypatch.setattr(sources, "_BLOCK", 33)
   parts = sources._activations(network, variables, images, "fc2")
@@ -145,11 +145,11 @@ def test_checkpoint_of_another_network(tmp_path):
   write(tmp_path, "a", params=params)
   ((source, *_), _) = sources.find(tmp_path)
   with pytest.raises(checkpoints.CheckpointError, match="of another network"):
-    sources.trained_and_untrained(source, tiny_network.load_digits(), None)
+    sources.trained_and_untrained(source, tiny.load_few_digits(), None)
 
 
 def test_unknown_layer():
-  network = networks.make("lenet5")
+  network = networks.make(networks.Spec("lenet5"))
   assert sources.layer_name(network, None) == "fc3"
   assert sources.layer_name(network, "fc1") == "fc1"
   with pytest.raises(parsing.ConfigError) as error:
@@ -161,7 +161,7 @@ def test_unknown_layer():
 
 
 def test_classes_without_images():
-  dataset = tiny_network.load_digits()
+  dataset = tiny.load_few_digits()
   sources.check_classes(dataset)
   kept = ~np.isin(dataset.test.labels, (2, 7))
   test = datasets.Split(dataset.test.images[kept], dataset.test.labels[kept])
@@ -170,10 +170,8 @@ def test_classes_without_images():
 
 
 def test_other_initializers():
-  source = sources.Source(
-    None, "", {**CONFIG, "initializer": "lecun_normal"}, 0
-  )
-  network = sources.network_of(source, (28, 28, 1))
+  config = {**CONFIG, "initializer": "lecun_normal"}
+  network = sources.network_of(config, (28, 28, 1))
   bias = network.init(jax.random.key(0)).params["fc2"]["bias"]
   assert not bias.any()
-  assert network.layers == models.MLP500.layers
+  assert network.layers == networks.make(networks.Spec("mlp500")).layers

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from experiments import datasets
-from experiments.architectures import models, networks
+from experiments.architectures import networks
 from experiments.compaction import heads
 from experiments.records import checkpoints
-from tests.experiments import tiny_network
+from tests.experiments import tiny
 from tests.experiments.compaction import tiny_head
 
 CONFIG = {
@@ -29,7 +29,7 @@ def make_checkpoint(variables, *, metrics=METRICS, **config):
     last=jax.tree.map(np.zeros_like, variables),
     best=variables,
     metrics=metrics,
-    opt_state={},
+    memory={},
   )
 
 
@@ -47,7 +47,7 @@ def draw_variables(network):
 
 @pytest.fixture
 def network():
-  return networks.make("mlp300_100")
+  return networks.make(networks.Spec("mlp300_100"))
 
 
 @pytest.fixture
@@ -98,15 +98,15 @@ class TestSplitNetwork:
   def test_the_head_of_features_gives_the_logits(self, images):
     # Of a perceptron the head is all, of the others what follows.
     for network, name in (
-      (networks.make("mlp300_100"), "mlp300_100"),
-      (networks.make("lenet5"), "lenet5"),
+      (networks.make(networks.Spec("mlp300_100")), "mlp300_100"),
+      (networks.make(networks.Spec("lenet5")), "lenet5"),
     ):
       variables = draw_variables(network)
       head, features = heads.split_network(
         "file", make_checkpoint(variables, model=name), (28, 28, 1)
       )
       assert list(head.params) == ["fc1", "fc2", "fc3"]
-      assert head.units == models.MODELS[name].layers
+      assert head.units == network.layers
       expected, hidden = network.evaluate(variables, images)
       np.testing.assert_allclose(
         features(images), hidden["fc1"], rtol=1e-5, atol=1e-6
@@ -118,15 +118,14 @@ class TestSplitNetwork:
       assert len(inputs) == 3
 
   def test_batch_statistics_are_used(self, monkeypatch, images):
-    tiny = tiny_network.NETWORK
-    monkeypatch.setattr(networks, "make", lambda *args: tiny)
-    variables = draw_variables(tiny)
+    monkeypatch.setattr(networks, "make", lambda *args: tiny.NORMED)
+    variables = draw_variables(tiny.NORMED)
     head, features = heads.split_network(
       "file", make_checkpoint(variables), (28, 28, 1)
     )
     assert list(head.params) == ["fc2"]
     assert head.units == ("fc2",)
-    _, hidden = tiny.evaluate(variables, images)
+    _, hidden = tiny.NORMED.evaluate(variables, images)
     np.testing.assert_allclose(features(images), hidden["fc2"], rtol=1e-5)
 
   def test_unknown_networks_and_images_are_refused(self, network):
@@ -145,7 +144,7 @@ class TestSplitNetwork:
     )
 
   def test_parameters_of_another_network_are_refused(self):
-    variables = draw_variables(networks.make("mlp500"))
+    variables = draw_variables(networks.make(networks.Spec("mlp500")))
     refused(
       lambda: heads.split_network(
         "file", make_checkpoint(variables), (28, 28, 1)
@@ -164,7 +163,7 @@ class TestMakeSplits:
     )
 
   def test_features_and_labels_of_every_split(self):
-    dataset = tiny_network.load_digits()
+    dataset = tiny.load_few_digits()
     splits = self.make(dataset)
     for ours, theirs in zip(
       splits, (dataset.train, dataset.validation, dataset.test), strict=True

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from experiments.compaction import heads, retraining, schemes
-from experiments.learning import training
+from experiments.learning import learner
 from tests.experiments.compaction import tiny_head
 
 OPTIONS = {"seed": 3, "epochs": 2, "batch_size": 8, "learning_rate": 0.01}
@@ -37,7 +37,7 @@ def train_by_hand(params, masks, inputs):
   optimizer = optax.adam(OPTIONS["learning_rate"])
   state = optimizer.init(params)
   key = jax.random.fold_in(
-    jax.random.key(OPTIONS["seed"]), training.EVALUATION + 1
+    jax.random.key(OPTIONS["seed"]), learner.EVALUATION + 1
   )
 
   def loss_fn(params, rows):

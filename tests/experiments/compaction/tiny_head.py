@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments.compaction import heads
-from experiments.learning import training
+from experiments.learning import learner
 
 NUM_FEATURES, NUM_CLASSES = 7, 3
 SHAPES = {"fc1": (7, 6), "fc2": (6, 4), "fc3": (4, 3)}
@@ -25,7 +25,7 @@ def make_samples(num_samples=60, seed=1, num_features=NUM_FEATURES):
   generator = np.random.default_rng(seed)
   features = generator.uniform(size=(num_samples, num_features))
   labels = generator.integers(NUM_CLASSES, size=num_samples)
-  return training.Samples(features.astype(np.float32), labels.astype(np.int32))
+  return learner.Samples(features.astype(np.float32), labels.astype(np.int32))
 
 
 def run(params, features):
