@@ -17,7 +17,8 @@ from experiments.architectures import networks
 from experiments.learning import methods
 from experiments.learning.learner import Hparams, Samples, Schedule
 from experiments.learning.streams import Whole
-from experiments.population import devices, program
+from experiments.machine import devices
+from experiments.population import program
 
 PyTree = Any
 

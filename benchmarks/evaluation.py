@@ -4,7 +4,7 @@ import numpy as np
 
 from benchmarks import agreement, cases, floors, problems, settings, timing
 from experiments.architectures.networks import Variables
-from experiments.population import devices
+from experiments.machine import devices
 
 # Activations of fewer images stay in cache, more make fewer calls.
 PEER_BATCHES = (500, 100)

@@ -10,7 +10,7 @@ import numpy as np
 
 import bean_jax
 from benchmarks import agreement, cases, floors, settings, timing
-from experiments.population import devices
+from experiments.machine import devices
 
 DENSE = "h W, forward and backward"
 TORCH_DENSE = "PyTorch, h W, forward and backward"

@@ -8,7 +8,7 @@ import pathlib
 from typing import Any
 
 from benchmarks import cases, settings
-from experiments.population import devices
+from experiments.machine import devices
 from experiments.records import results
 
 SCHEMA = 1

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks import problems, torch_lenet5
-from experiments.population import devices
+from experiments.machine import devices
 
 PyTree = Any
 

@@ -19,7 +19,8 @@ from benchmarks import problems
 from experiments.architectures import models, networks
 from experiments.learning.learner import Hparams, Learner, Samples, Schedule
 from experiments.learning.streams import Batch
-from experiments.population import devices, program
+from experiments.machine import devices
+from experiments.population import program
 
 PyTree = Any
 
@@ -56,10 +57,9 @@ def population(
         "whole epochs of whole batches are timed, got "
         f"{num_steps} steps of {batch_size} of {num_images} images"
       )
-    # One validation for all of them.
-    schedule = Schedule(num_epochs, batch_size, num_epochs, unroll)
+    schedule = Schedule(num_epochs, batch_size, unroll=unroll)
     learner = problems.learner(network, method, schedule)
-    run_laps = program.make(learner, problems.OWN, 1).run
+    run_laps = program.make(learner, problems.OWN, num_epochs).run
     chunks = _chunks(problem, method, at_once, learner)
     carries = [carry for carry, _ in chunks]
     validation = jax.tree.map(

@@ -31,7 +31,7 @@ from absl import flags
 
 from experiments import datasets
 from experiments.architectures import networks
-from experiments.command import flag_groups, interruption, parsing, scripts
+from experiments.command import flag_groups, parsing, scripts
 from experiments.compaction import (
   drawing,
   heads,
@@ -41,6 +41,7 @@ from experiments.compaction import (
   tables,
 )
 from experiments.learning import methods
+from experiments.machine import interruption
 from experiments.records import results
 from experiments.tables import canvas, markdown
 

@@ -28,15 +28,10 @@ from absl import flags
 
 from experiments import datasets
 from experiments.architectures import networks
-from experiments.command import (
-  distributed,
-  flag_groups,
-  parsing,
-  progress,
-  scripts,
-)
+from experiments.command import distributed, flag_groups, parsing, scripts
 from experiments.learning import methods
 from experiments.learning.streams import Shots
+from experiments.machine import processes, progress
 from experiments.population import cells, runs
 from experiments.records import results
 from experiments.tables import markdown, summary
@@ -114,7 +109,7 @@ def run(config: cells.Config) -> None:
     skipped=len(config.cells) - len(missing.cells),
   ) as bar:
     records = runs.train(config, bar)
-  if not distributed.is_first():
+  if not processes.is_first():
     return
   results.tell_versions(records)
   summary.write(records, config.output_dir)

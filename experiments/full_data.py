@@ -39,15 +39,10 @@ import jax
 
 from experiments import datasets
 from experiments.architectures import networks
-from experiments.command import (
-  distributed,
-  flag_groups,
-  parsing,
-  progress,
-  scripts,
-)
+from experiments.command import distributed, flag_groups, parsing, scripts
 from experiments.learning import methods
 from experiments.learning.streams import Augmentation, Whole
+from experiments.machine import processes, progress
 from experiments.population import cells, runs
 from experiments.records import results
 from experiments.tables import markdown, summary
@@ -131,7 +126,7 @@ def run(config: cells.Config) -> None:
     skipped=len(config.cells) - len(missing.cells),
   ) as bar:
     runs.train(config, bar)
-  if not distributed.is_first():
+  if not processes.is_first():
     return
   records = runs.comparable_records(config)
   results.tell_versions(records)

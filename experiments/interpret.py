@@ -37,8 +37,9 @@ from experiments.assemblies import (
   sources,
   summary,
 )
-from experiments.command import flag_groups, parsing, progress, scripts
+from experiments.command import flag_groups, parsing, scripts
 from experiments.learning import methods
+from experiments.machine import progress
 from experiments.records import results
 from experiments.tables import canvas, markdown
 

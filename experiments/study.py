@@ -21,15 +21,10 @@ from absl import flags
 
 from experiments import table1
 from experiments.architectures import networks
-from experiments.command import (
-  distributed,
-  flag_groups,
-  parsing,
-  progress,
-  scripts,
-)
+from experiments.command import distributed, flag_groups, parsing, scripts
 from experiments.learning import methods
 from experiments.learning.streams import Shots
+from experiments.machine import processes, progress
 from experiments.population import cells, runs
 from experiments.records import results
 from experiments.tables import (
@@ -590,7 +585,7 @@ def run() -> None:
     skipped=done,
   ) as bar:
     records = {n: runs.train(config, bar) for n, config in variants.items()}
-  if not distributed.is_first():
+  if not processes.is_first():
     return
   directory = pathlib.Path(FLAGS.output_dir)
   markdown.show(write(records, directory))

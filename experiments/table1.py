@@ -26,15 +26,10 @@ from typing import NamedTuple
 from absl import flags
 
 from experiments.architectures import networks
-from experiments.command import (
-  distributed,
-  flag_groups,
-  parsing,
-  progress,
-  scripts,
-)
+from experiments.command import distributed, flag_groups, parsing, scripts
 from experiments.learning import methods
 from experiments.learning.streams import Shots
+from experiments.machine import processes, progress
 from experiments.population import cells, runs
 from experiments.records import results
 from experiments.tables import comparison, markdown, summary
@@ -269,7 +264,7 @@ def run() -> None:
   stages = make_stages()
   if _TRAIN.value:
     _train(stages)
-  if not distributed.is_first():
+  if not processes.is_first():
     return
   directory = pathlib.Path(FLAGS.output_dir)
   found: dict[str, comparison.Records] = {}

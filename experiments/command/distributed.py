@@ -16,29 +16,20 @@ import os
 import re
 import sys
 import threading
-import time
 from typing import Any
 
 from absl import flags
 import jax
 
-# The key-value store of `jax.distributed` has no public face.
-from jax._src import distributed as jax_distributed
-
-from experiments.command import interruption, notices, parsing
-from experiments.population import devices
+from experiments.command import parsing
+from experiments.machine import devices, interruption, processes
 from experiments.records import results
 
 # A process that has not been heard of for so long is dead.
 HEARTBEAT_SECONDS = 30
-START_SECONDS = 300
 # At the end all wait for who still trains its last chunk.
 END_SECONDS = 24 * 60 * 60
-POLL_SECONDS = 0.5
-# After so long, somebody who waits says for what.
-PATIENCE_SECONDS = 600.0
 
-_START = "bean_jax/start"
 _STOP = "bean_jax/stop/requested"
 
 # Flags that may differ from process to process.
@@ -76,52 +67,6 @@ def define_flags(values: flags.FlagValues) -> None:
   )
 
 
-def share() -> tuple[int, int]:
-  """Returns the number of this process and how many there are."""
-  state = jax_distributed.global_state
-  return (state.process_id, state.num_processes) if _client() else (0, 1)
-
-
-def is_first() -> bool:
-  """Tells whether this process puts results together and prints them."""
-  return share()[0] == 0
-
-
-def environment() -> dict[str, Any]:
-  """Returns what `results.environment` does, in all processes the same.
-
-  The checkout may change while processes start one after the other.
-  """
-  client = _client()
-  if client is None:
-    return results.environment()
-  start = client.blocking_key_value_get(_START, START_SECONDS * 1000)
-  return json.loads(start)["environment"]
-
-
-def waiting(what: str) -> Iterator[None]:
-  """Yields again and again, until its caller has seen what it waits for.
-
-  Args:
-    what: What that is, for a message if it takes long.
-
-  Raises:
-    interruption.Stopped: If a stop is requested.
-  """
-  started, told = time.monotonic(), False
-  while True:
-    yield
-    if interruption.stop_requested():
-      raise interruption.Stopped
-    if time.monotonic() - started > PATIENCE_SECONDS and not told:
-      told = True
-      notices.warn(
-        f"waiting for {what}; --output_dir has to be a folder that all "
-        "processes share"
-      )
-    time.sleep(POLL_SECONDS)
-
-
 @contextlib.contextmanager
 def joined(values: flags.FlagValues | None) -> Iterator[None]:
   """Makes this process one of several while its block runs, if flags say so.
@@ -155,16 +100,12 @@ def joined(values: flags.FlagValues | None) -> Iterator[None]:
   except BaseException:
     # Whatever it was, the others must not wait for this process.
     interruption.request()
-    _client().key_value_set(_STOP, "1", allow_overwrite=True)
+    processes.client().key_value_set(_STOP, "1", allow_overwrite=True)
     raise
   finally:
     over.set()
     watch.join()
     jax.distributed.shutdown()
-
-
-def _client() -> Any:
-  return jax_distributed.global_state.client
 
 
 def _parse(values: flags.FlagValues) -> dict[str, Any] | None:
@@ -198,7 +139,7 @@ def _initialize(chosen: dict[str, Any]) -> None:
   try:
     jax.distributed.initialize(
       **chosen,
-      initialization_timeout=START_SECONDS,
+      initialization_timeout=processes.START_SECONDS,
       heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
       shutdown_timeout_seconds=END_SECONDS,
     )
@@ -226,12 +167,10 @@ def _compare(values: flags.FlagValues) -> None:
     "environment": results.environment(),
     "devices": jax.local_device_count(),
   }
-  client = _client()
-  if is_first():
-    client.key_value_set(_START, json.dumps(mine))
-  theirs = json.loads(
-    client.blocking_key_value_get(_START, START_SECONDS * 1000)
-  )
+  client = processes.client()
+  if processes.is_first():
+    client.key_value_set(processes.START, json.dumps(mine))
+  theirs = {name: processes.agreed(name, lambda: None) for name in mine}
   mine = json.loads(json.dumps(mine))
   for name, value in mine["flags"].items():
     _check_equal(f"--{name}", value, theirs["flags"].get(name))
@@ -249,16 +188,16 @@ def _check_equal(name: str, mine: Any, theirs: Any) -> None:
   if mine != theirs:
     raise parsing.ConfigError(
       f"{name}: expected the same in all processes, got {theirs!r} in process "
-      f"0 and {mine!r} in process {share()[0]}"
+      f"0 and {mine!r} in process {processes.share()[0]}"
     )
 
 
 def _watch(over: threading.Event) -> None:
   """Passes a request to stop on, from this process and to it."""
-  client = _client()
+  client = processes.client()
   # Where process 0 is gone, JAX ends this process, with a message.
   with contextlib.suppress(jax.errors.JaxRuntimeError):
-    while not over.wait(POLL_SECONDS):
+    while not over.wait(processes.POLL_SECONDS):
       if interruption.stop_requested():
         client.key_value_set(_STOP, "1", allow_overwrite=True)
         return

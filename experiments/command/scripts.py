@@ -15,14 +15,8 @@ from absl import app, flags
 
 from bean_jax import check
 from experiments import datasets
-from experiments.command import (
-  distributed,
-  interruption,
-  jax_options,
-  notices,
-  parsing,
-)
-from experiments.population import devices
+from experiments.command import distributed, parsing
+from experiments.machine import devices, interruption, jax_options, notices
 from experiments.records import results
 
 _GO_ON = "finished cells are kept, the same command goes on from there"

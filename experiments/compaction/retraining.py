@@ -17,7 +17,7 @@ import optax
 from experiments.compaction import heads
 from experiments.learning import learner, streams
 from experiments.learning.learner import Samples
-from experiments.population import devices
+from experiments.machine import devices
 
 PyTree = Any
 

@@ -20,8 +20,8 @@ import pathlib
 
 import numpy as np
 
-from experiments.command import notices
 from experiments.datasets.structure import DatasetError
+from experiments.machine import notices
 from experiments.records import files
 
 

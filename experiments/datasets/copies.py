@@ -12,8 +12,8 @@ import pathlib
 import re
 from typing import Any, NamedTuple
 
-from experiments.command import notices
 from experiments.datasets.structure import DatasetError, install
+from experiments.machine import notices
 from experiments.records import files
 
 # To be raised when decoding changes, so that older caches are not used.

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.command import notices
 from experiments.datasets import cache, copies
 from experiments.datasets.structure import Dataset, DatasetError, Split, install
+from experiments.machine import notices
 
 _CHUNK = 4096
 

@@ -1,7 +1,6 @@
 """Learning by descent: a loss, its gradient, an optimizer.
 
-The protocol is the authors': a fresh order of the samples in every epoch, and
-the mean cross-entropy of a batch plus what a method adds to it.
+The loss is the mean cross-entropy of a batch plus what a method adds to it.
 """
 
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import optax
 
 from experiments.architectures.dropout import Dropout
 from experiments.architectures.networks import Network, Variables
-from experiments.learning import learner, streams
+from experiments.learning import learner, steps, streams
 from experiments.learning.learner import Hparams, Samples, State
 
 PyTree = Any
@@ -136,85 +135,18 @@ def make_learner(
     metrics = {"objective": objective, "train_loss": loss}
     return State(variables, opt_state), metrics
 
-  predict = learner.plain_predict(network)
+  predict = None
   if dropout_at_eval:
     predict = functools.partial(_predict_dropped, network, dropout_rate)
-  return learner.Learner(
-    init=init,
-    lap=laps_of_steps(step, network, stream, schedule),
+  return steps.make_learner(
+    init,
+    step,
+    network,
+    stream,
+    schedule,
     predict=predict,
-    num_laps=schedule.epochs // schedule.epochs_per_lap,
-    epochs=schedule.epochs_per_lap,
-    prepare=functools.partial(stream.prepare, network),
     objective=objective_fn,
   )
-
-
-def laps_of_steps(
-  step: Callable[..., tuple[State, dict[str, jax.Array]]],
-  network: Network,
-  stream: streams.Stream,
-  schedule: learner.Schedule,
-) -> Callable[..., tuple[State, learner.Report]]:
-  """Makes `Learner.lap` of a step, for all that learns batch by batch.
-
-  Args:
-    step: Maps (state, `streams.Batch`, hparams) to (state, metrics), scalars by
-      name, `objective` among them.
-    network: The network, which prepares a batch's inputs.
-    stream: What a step sees.
-    schedule: Epochs of a lap and samples of a step.
-
-  Returns:
-    The lap: whole epochs, each in an order of its own.
-
-  Raises:
-    ValueError: If the batch size is negative.
-  """
-  if schedule.batch_size < 0:
-    raise ValueError(
-      f"batch_size must be at least 0, got {schedule.batch_size}"
-    )
-
-  def lap(
-    state: State,
-    number: jax.Array,
-    key: jax.Array,
-    hparams: Hparams,
-    data: Samples,
-  ) -> tuple[State, learner.Report]:
-    order_key = jax.random.fold_in(key, learner.SHUFFLE)
-    noise_key = jax.random.fold_in(key, learner.NOISE)
-
-    def run_epoch(state: State, epoch: jax.Array) -> tuple[State, tuple]:
-      rows, masks = streams.batches(
-        jax.random.fold_in(order_key, epoch),
-        data.labels.shape[0],
-        schedule.batch_size,
-      )
-      steps = epoch * rows.shape[0] + jnp.arange(rows.shape[0])
-
-      def body(state: State, item: tuple) -> tuple[State, dict]:
-        index, row, mask = item
-        step_key = jax.random.fold_in(noise_key, index)
-        batch = stream.batch(network, data, row, mask, step_key)
-        return step(state, batch, hparams)
-
-      state, metrics = jax.lax.scan(
-        body, state, (steps, rows, masks), unroll=schedule.unroll
-      )
-      return state, (steps, metrics)
-
-    first = number * schedule.epochs_per_lap
-    epochs = first + jnp.arange(schedule.epochs_per_lap)
-    state, (steps, metrics) = jax.lax.scan(run_epoch, state, epochs)
-    failed_step = learner.first_failure(
-      metrics["objective"].reshape(-1), state.variables, steps.reshape(-1)
-    )
-    means = jax.tree.map(lambda m: jnp.mean(jnp.mean(m, axis=1)), metrics)
-    return state, learner.Report(means, failed_step)
-
-  return lap
 
 
 def _predict_dropped(

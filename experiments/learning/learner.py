@@ -155,8 +155,4 @@ def first_failure(
 
 def plain_predict(network: Network) -> Callable[..., jax.Array]:
   """Makes `Learner.predict` of a network that is evaluated as it is."""
-
-  def predict(variables: Variables, images: jax.Array, *_: PyTree) -> jax.Array:
-    return network.predict(variables, images)
-
-  return predict
+  return lambda variables, images, *_: network.predict(variables, images)

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.command import interruption
 from experiments.learning.learner import Hparams, Samples
-from experiments.population import devices, program, store as stores
+from experiments.machine import devices, interruption
+from experiments.population import program, store as stores
 from experiments.population.cells import Member
 from experiments.population.groups import Group
 from experiments.population.store import Metrics, Store

@@ -10,7 +10,8 @@ from experiments.architectures import networks
 from experiments.learning import methods
 from experiments.learning.learner import Learner, Samples
 from experiments.learning.streams import MEMBERS, Stream
-from experiments.population import cells, devices, program
+from experiments.machine import devices
+from experiments.population import cells, program
 from experiments.population.cells import Cell, Protocol
 
 PyTree = Any

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from experiments.architectures.networks import Variables
 from experiments.learning.learner import Hparams, Learner, Samples, State
 from experiments.learning.streams import Stream
-from experiments.population import devices, memory
+from experiments.machine import devices, memory
 
 PyTree = Any
 

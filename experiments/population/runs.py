@@ -8,8 +8,8 @@ import dataclasses
 import functools
 
 from experiments import datasets
-from experiments.command import distributed, interruption, progress
 from experiments.learning import methods
+from experiments.machine import interruption, processes, progress
 from experiments.population import cells, simulations, store as stores
 from experiments.population.cells import Cell, Config
 from experiments.records import results
@@ -158,7 +158,8 @@ def _train(
 ) -> None:
   dataset = _load(config)
   # Once: the checkout may change while this code runs on.
-  store = stores.Store(config, distributed.environment())
+  environment = processes.agreed("environment", results.environment)
+  store = stores.Store(config, environment)
   seeds = config.protocol.seeds
   for cell, outcome in simulations.run(
     config.cells,
@@ -166,7 +167,7 @@ def _train(
     store,
     done=frozenset(records),
     tick=lambda member, *args: bar.tick(cells.describe(member.cell), *args),
-    share=distributed.share(),
+    share=processes.share(),
     stop_requested=interruption.stop_requested,
   ):
     record = {
@@ -184,7 +185,7 @@ def _train(
     records[cell] = results.read(file)
     stores.discard(store, cell, outcome.members_per_chunk)
     bar.cell_done(cells.describe(cell), outcome.metrics, outcome.seconds, seeds)
-  if not distributed.is_first():
+  if not processes.is_first():
     _wait_for_records(config, records)
 
 
@@ -192,7 +193,7 @@ def _wait_for_records(config: Config, records: dict[Cell, dict]) -> None:
   """Reads the records that the first process writes, when they are there."""
   for cell in config.cells:
     file = cells.cell_path(config, cell)
-    for _ in distributed.waiting(f"process 0 to write {file}"):
+    for _ in processes.waiting(f"process 0 to write {file}"):
       if file.exists():
         records |= finished(dataclasses.replace(config, cells=(cell,)))
       if cell in records:

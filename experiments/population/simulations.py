@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import datasets
-from experiments.command import interruption
+from experiments.machine import interruption
 from experiments.population import chunks, groups, store as stores
 from experiments.population.cells import Cell, Member, Protocol
 from experiments.population.groups import Group

@@ -18,8 +18,8 @@ import jax
 import numpy as np
 
 from experiments.architectures.networks import Variables
-from experiments.command import notices
 from experiments.learning.learner import State
+from experiments.machine import notices
 from experiments.population import cells
 from experiments.population.cells import Cell, Config, Member
 from experiments.population.program import Carry

@@ -44,7 +44,7 @@ import jax
 import numpy as np
 
 import bean_jax
-from experiments.command import jax_options, notices
+from experiments.machine import jax_options, notices
 from experiments.records import files
 
 SCHEMA = 1

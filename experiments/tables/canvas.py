@@ -10,7 +10,7 @@ import contextlib
 import os
 import sys
 
-from experiments.command import notices
+from experiments.machine import notices
 from experiments.records import results
 
 if "matplotlib" in sys.modules:

@@ -15,7 +15,7 @@ from benchmarks import (
   steps,
 )
 from experiments.architectures import models
-from experiments.population import devices
+from experiments.machine import devices
 from tests import reference
 
 torch = pytest.importorskip("torch", reason="needs the extra `bench`")

@@ -12,8 +12,8 @@ import pytest
 
 from experiments import datasets, efficiency
 from experiments.architectures import models, networks
-from experiments.command import interruption
 from experiments.compaction import records
+from experiments.machine import interruption
 from experiments.records import checkpoints, results
 from tests.experiments import in_process, tiny
 

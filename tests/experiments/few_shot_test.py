@@ -16,10 +16,11 @@ import pytest
 
 from experiments import datasets, few_shot
 from experiments.architectures import networks
-from experiments.command import parsing, progress
+from experiments.command import parsing
 from experiments.datasets import copies
 from experiments.learning import learner, methods, options
 from experiments.learning.streams import Shots
+from experiments.machine import progress
 from experiments.population import cells, simulations
 from experiments.population.cells import Cell
 from experiments.records import checkpoints, results

@@ -15,8 +15,8 @@ import pytest
 from benchmarks import profile_step, run as benchmarks_run, same_training
 from experiments import few_shot, report
 from experiments.architectures import networks
-from experiments.command import jax_options, parsing
-from experiments.population import devices
+from experiments.command import parsing
+from experiments.machine import devices, jax_options
 from experiments.records import results
 from experiments.tables import figures
 from tests.experiments import in_process, tiny

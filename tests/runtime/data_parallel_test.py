@@ -10,7 +10,8 @@ from experiments.architectures import networks, resnet18
 from experiments.learning import methods, streams
 from experiments.learning.learner import Hparams, Samples, Schedule
 from experiments.learning.streams import Augmentation, Whole
-from experiments.population import devices, program
+from experiments.machine import devices
+from experiments.population import program
 from tests.experiments import full_data_test, tiny
 from tests.experiments.population import simulations_test
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from experiments import few_shot, full_data, study, table1
-from experiments.command import distributed, interruption, parsing
+from experiments.command import distributed, parsing
+from experiments.machine import interruption
 from tests.runtime import processes
 
 # 3 cells in 12 chunks of one member on each of two devices.
@@ -128,16 +129,16 @@ class TestFlags:
     values(["script"])
     for chosen in (values, flags.FlagValues(), None):
       with distributed.joined(chosen):
-        assert distributed.share() == (0, 1)
-        assert distributed.is_first()
+        assert processes.share() == (0, 1)
+        assert processes.is_first()
 
 
 class TestWaiting:
   def test_it_says_so_once(self, monkeypatch, capsys):
-    monkeypatch.setattr(distributed, "POLL_SECONDS", 0.001)
-    monkeypatch.setattr(distributed, "PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(machine_processes, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(machine_processes, "PATIENCE_SECONDS", 0.01)
     started, looks = time.monotonic(), 0
-    for _ in distributed.waiting("a file"):
+    for _ in machine_processes.waiting("a file"):
       looks += 1
       if time.monotonic() - started > 0.1:
         break
@@ -148,7 +149,7 @@ class TestWaiting:
 
   def test_a_request_to_stop_ends_it(self, monkeypatch):
     monkeypatch.setattr(interruption, "stop_requested", lambda: True)
-    wait = distributed.waiting("a file")
+    wait = machine_processes.waiting("a file")
     next(wait)
     with pytest.raises(interruption.Stopped):
       next(wait)

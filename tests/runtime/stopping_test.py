@@ -5,7 +5,8 @@ import signal
 from absl import flags
 import pytest
 
-from experiments.command import interruption, scripts
+from experiments.command import scripts
+from experiments.machine import interruption
 from tests.experiments import in_process
 
 

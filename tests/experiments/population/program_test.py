@@ -14,7 +14,8 @@ from experiments.architectures.networks import Variables
 from experiments.learning import descent, learner as learners, methods
 from experiments.learning.learner import Hparams, Samples, Schedule
 from experiments.learning.streams import Augmentation, Batch, Shots, Whole
-from experiments.population import devices, program
+from experiments.machine import devices
+from experiments.population import program
 from tests.experiments import tiny
 
 SEEDS = (0, 1, 2, 3)

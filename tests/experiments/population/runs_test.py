@@ -10,9 +10,9 @@ import pytest
 
 from experiments import datasets
 from experiments.architectures import networks
-from experiments.command import progress
 from experiments.learning import methods
 from experiments.learning.streams import Augmentation, Shots, Whole
+from experiments.machine import progress
 from experiments.population import (
   cells,
   chunks,

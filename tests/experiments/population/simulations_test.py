@@ -15,14 +15,13 @@ import pytest
 
 from experiments import datasets
 from experiments.architectures import networks
-from experiments.command import interruption
 from experiments.learning import methods
 from experiments.learning.learner import Hparams, Samples
 from experiments.learning.streams import Shots, Whole
+from experiments.machine import devices, interruption
 from experiments.population import (
   cells,
   chunks,
-  devices,
   groups,
   program,
   simulations,

@@ -1,4 +1,4 @@
-"""Tests of experiments.command.interruption."""
+"""Tests of experiments.machine.interruption."""
 
 import pathlib
 import shutil
@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from experiments.command import interruption
+from experiments.machine import interruption
 
 _ROOT = pathlib.Path(__file__).parents[3]
 # Waits in C for minutes and lets other threads run, as a compiled program does.
@@ -21,7 +21,7 @@ def start(work):
   """Starts a process that does some work with its signals handled."""
   program = f"""
 import hashlib, threading, time
-from experiments.command import interruption
+from experiments.machine import interruption
 with interruption.handled():
   # By another thread, when this one is at work.
   threading.Timer(0.5, lambda: print("ready", flush=True)).start()
@@ -138,7 +138,7 @@ class TestHere:
 def test_gnu_timeout():
   """It signals the process, and at once its whole group."""
   program = (
-    "import time; from experiments.command import interruption\n"
+    "import time; from experiments.machine import interruption\n"
     "with interruption.handled():\n"
     "  while not interruption.stop_requested(): time.sleep(0.01)\n"
     "  time.sleep(0.5)\n"

@@ -1,4 +1,4 @@
-"""Tests of experiments.population.memory, and of chunks as wide as it says."""
+"""Tests of experiments.machine.memory, and of chunks as wide as it says."""
 
 import types
 
@@ -11,7 +11,8 @@ from experiments.architectures import networks
 from experiments.learning import methods
 from experiments.learning.learner import Schedule
 from experiments.learning.streams import Shots, Whole
-from experiments.population import memory, program
+from experiments.machine import memory
+from experiments.population import program
 from tests.experiments import tiny
 
 MATRIX = jax.ShapeDtypeStruct((100, 100), jnp.float32)

@@ -1,4 +1,4 @@
-"""Tests of experiments.command.progress."""
+"""Tests of experiments.machine.progress."""
 
 import contextlib
 import doctest
@@ -6,7 +6,7 @@ import doctest
 import numpy as np
 import pytest
 
-from experiments.command import progress
+from experiments.machine import progress
 
 CELL = "5-shot BEAN-1 alpha=0.5"
 SEEDS = (3, 4, 9)

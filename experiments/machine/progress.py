@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from rich import console as rich_console, progress as rich_progress
 
-from experiments.command import distributed
+from experiments.machine import processes
 
 
 @dataclasses.dataclass
@@ -76,7 +76,7 @@ def bar(*, total: int, skipped: int) -> Iterator[Bar]:
     rich_progress.TimeRemainingColumn(),
     rich_progress.TextColumn("{task.fields[accuracy]}"),
   )
-  first = distributed.is_first()
+  first = processes.is_first()
   if skipped and first:
     console.print(f"cells done already: {skipped}", highlight=False)
   with rich_progress.Progress(

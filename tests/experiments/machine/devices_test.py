@@ -1,4 +1,4 @@
-"""Tests of experiments.population.devices."""
+"""Tests of experiments.machine.devices."""
 
 import os
 import pathlib
@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 import numpy as np
 import pytest
 
-from experiments.population import devices
+from experiments.machine import devices
 
 _ROOT = pathlib.Path(__file__).parents[3]
 MANY, SHARED = devices.MEMBERS, devices.SHARED
@@ -23,7 +23,7 @@ def num_devices(code):
   program = f"""
 import os
 import jax
-from experiments.population import devices
+from experiments.machine import devices
 {code}
 print(devices.mesh().size, jax.local_device_count())
 """

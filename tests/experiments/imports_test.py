@@ -1,0 +1,51 @@
+"""Imports of experiments run one way, so that a reader can follow them."""
+
+import ast
+import pathlib
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).parents[2] / "experiments"
+# Each may import those before it, and none after it.
+LAYERS = (
+  "machine",
+  "architectures",
+  "records",
+  "datasets",
+  "learning",
+  "population",
+  "tables",
+  "command",
+  "assemblies",
+  "compaction",
+)
+SCRIPTS = sorted(path.stem for path in _ROOT.glob("[a-z]*.py"))
+
+
+def imported(path):
+  """The parts of experiments that a file imports."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.ImportFrom) and node.module:
+      top, _, rest = node.module.partition(".")
+      if top == "experiments":
+        names = [rest.partition(".")[0]] if rest else []
+        yield from names or (alias.name for alias in node.names)
+
+
+def test_every_folder_has_a_place():
+  folders = {path.parent.name for path in _ROOT.glob("*/__init__.py")}
+  assert folders == set(LAYERS)
+
+
+@pytest.mark.parametrize("folder", LAYERS)
+def test_folders(folder):
+  below = LAYERS[: LAYERS.index(folder) + 1]
+  for path in (_ROOT / folder).rglob("*.py"):
+    assert set(imported(path)) <= set(below), path
+
+
+def test_scripts_import_no_scripts_but_table1():
+  for name in SCRIPTS:
+    # The study varies what Table 1 does.
+    allowed = {*LAYERS, *(["table1"] if name == "study" else [])}
+    assert set(imported(_ROOT / f"{name}.py")) <= allowed, name

@@ -1,0 +1,57 @@
+"""The learner that BUILD.md adds as an example, trained by a script."""
+
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from experiments import few_shot
+from experiments.architectures import networks
+from experiments.learning import methods
+from experiments.records import results
+from tests.experiments import in_process, tiny
+
+_ROOT = pathlib.Path(__file__).parents[3]
+
+
+@pytest.fixture
+def _example(monkeypatch):
+  text = (_ROOT / "BUILD.md").read_text()
+  (code,) = [
+    block
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    if "METHODS[" in block
+  ]
+  assert len(code.splitlines()) <= 30
+  monkeypatch.setattr(methods, "METHODS", dict(methods.METHODS))
+  monkeypatch.setattr(networks, "make", lambda *_, **__: tiny.NETWORK)
+  monkeypatch.delenv("FORCE_COLOR", raising=False)
+  exec(compile(code, "BUILD.md", "exec"), {})
+
+
+@pytest.mark.usefixtures("_example")
+def test_it_learns_and_stands_in_the_table(tmp_path):
+  status, out, err = in_process.run(
+    few_shot,
+    "--methods=vanilla,perturbation",
+    "--alphas=perturbation:0,0.02",
+    "--shots=1",
+    "--seeds=2",
+    "--epochs=20",
+    "--batch_size=0",
+    f"--output_dir={tmp_path}",
+  )
+  assert (status, err) == (0, "")
+  assert "1-shot Weight perturbation size=0.02: test " in out
+  assert "| Weight perturbation | size 0.02" in re.sub(" +", " ", out)
+  still, moving = (
+    results.read(tmp_path / f"digits-1shot-perturbation-size{size}.json")
+    for size in ("0", "0.02")
+  )
+  assert moving["config"]["size"] == 0.02
+  curves = [results.metric(r, "train_loss_curve") for r in (still, moving)]
+  np.testing.assert_allclose(curves[0], curves[0][:, :1].repeat(20, 1), 1e-6)
+  # What lowers the loss of all images is kept, and nothing else.
+  assert np.all(np.diff(curves[1]) <= 1e-6)
+  assert np.all(curves[1][:, -1] < 0.99 * curves[1][:, 0])
