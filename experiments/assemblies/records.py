@@ -11,7 +11,7 @@ import numpy as np
 from experiments import datasets
 from experiments.assemblies import measures, sources
 from experiments.assemblies.sources import Source
-from experiments.records import checkpoints, results
+from experiments.records import checkpoints, results, trained
 
 Record = dict[str, Any]
 
@@ -130,7 +130,9 @@ def layer_of(config: Config, source: Source, dataset: datasets.Dataset) -> str:
   Raises:
     parsing.ConfigError: If its network has no such layer.
   """
-  network = sources.network_of(source, dataset.test.images.shape[1:])
+  network = trained.network_of(
+    source.path, source.config, dataset.test.images.shape[1:]
+  )
   return sources.layer_name(network, config.layer)
 
 

@@ -14,7 +14,7 @@ from experiments import datasets
 from experiments.architectures import networks
 from experiments.command import parsing
 from experiments.learning import learner, methods
-from experiments.records import checkpoints
+from experiments.records import checkpoints, trained
 
 # Images that a network is evaluated on at once.
 _BLOCK = 500
@@ -60,12 +60,6 @@ class Layer(NamedTuple):
     return self.dense[0][0]
 
 
-def model(config: Mapping[str, Any]) -> str:
-  """Returns the network of a checkpoint's configuration."""
-  # Few-shot simulations have but one.
-  return config.get("model", "lenet5")
-
-
 def strength(config: Mapping[str, Any]) -> float:
   """Returns the hyper-parameter of its method, 0 where there is none."""
   hparam = methods.METHODS[config["method"]].hparam
@@ -82,7 +76,7 @@ def setting(config: Mapping[str, Any]) -> str:
     Such as "mnist-mlp500" or "mnist-lenet5-10shot".
   """
   few = [f"{config['shots']}shot"] if config.get("shots") else []
-  return "-".join([config["dataset"], model(config), *few])
+  return "-".join([config["dataset"], trained.name_of(config), *few])
 
 
 def find(
@@ -168,8 +162,9 @@ def _check_config(path: pathlib.Path, config: Mapping[str, Any]) -> None:
       problem = f"expected {field} in its configuration, got {sorted(config)}"
   if not problem and config["method"] not in methods.METHODS:
     problem = f"unknown method {config['method']!r}"
-  if not problem and model(config) not in networks.NAMES:
-    problem = f"expected a model of {networks.NAMES}, got {model(config)!r}"
+  name = trained.name_of(config)
+  if not problem and name not in networks.NAMES:
+    problem = f"expected a model of {networks.NAMES}, got {name!r}"
   if problem:
     raise checkpoints.CheckpointError(
       f"{path}: {problem}; move this file away or choose another folder"
@@ -182,27 +177,6 @@ def _unfinished(checkpoint: checkpoints.Checkpoint) -> str | None:
   if "validation_accuracy" not in checkpoint.metrics:
     return "still in training"
   return None
-
-
-def network_of(
-  config: Mapping[str, Any], image_shape: tuple[int, int, int]
-) -> networks.Network:
-  """Makes the network that a checkpoint is of.
-
-  Args:
-    config: The configuration of the checkpoint.
-    image_shape: Height, width and channels of the images.
-
-  Returns:
-    The network.
-  """
-  usual = networks.Spec()
-  spec = networks.Spec(
-    model(config),
-    config.get("initializer", usual.initializer),
-    config.get("bfloat16", usual.bfloat16),
-  )
-  return networks.make(spec, image_shape)
 
 
 def layer_name(network: networks.Network, name: str | None) -> str:
@@ -253,14 +227,13 @@ def trained_and_untrained(
     parsing.ConfigError: If the network has no such layer.
   """
   check_classes(dataset)
-  network = network_of(source.config, dataset.test.images.shape[1:])
+  checkpoint = checkpoints.load(source.path, config=source.config)
+  network, variables = trained.load(
+    source.path, checkpoint, dataset.test.images.shape[1:], which=which
+  )
   name = layer_name(network, name)
   key = jax.random.key(source.config["seed"])
   untrained = network.init(jax.random.fold_in(key, learner.INIT))
-  checkpoint = checkpoints.load(source.path, config=source.config)
-  variables = checkpoints.restore(
-    source.path, getattr(checkpoint, which), untrained
-  )
   return (
     _layer(network, variables, dataset, name),
     _layer(network, untrained, dataset, name),

@@ -19,7 +19,7 @@ from bean_jax import sparsity
 from experiments import datasets
 from experiments.architectures import networks
 from experiments.learning.learner import Samples
-from experiments.records import checkpoints
+from experiments.records import checkpoints, trained
 
 PyTree = Any
 Params = dict[str, dict[str, np.ndarray]]
@@ -123,14 +123,7 @@ def split_network(
     checkpoints.CheckpointError: If its network is unknown, does not take such
       images or has other parameters.
   """
-  try:
-    network = networks.make(
-      networks.Spec(checkpoint.config["model"]), image_shape
-    )
-  except ValueError as error:
-    raise checkpoints.CheckpointError(f"{os.fspath(path)}: {error}") from error
-  shapes = jax.eval_shape(network.init, jax.random.key(0))
-  variables = checkpoints.restore(path, checkpoint.best, shapes)
+  network, variables = trained.load(path, checkpoint, image_shape)
   images = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
   _, hidden = jax.eval_shape(network.evaluate, variables, images)
   # In the order of the layers, which is that of their names.

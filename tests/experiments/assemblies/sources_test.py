@@ -167,11 +167,3 @@ def test_classes_without_images():
   test = datasets.Split(dataset.test.images[kept], dataset.test.labels[kept])
   with pytest.raises(datasets.DatasetError, match="got none of class 2, 7"):
     sources.check_classes(dataset._replace(test=test))
-
-
-def test_other_initializers():
-  config = {**CONFIG, "initializer": "lecun_normal"}
-  network = sources.network_of(config, (28, 28, 1))
-  bias = network.init(jax.random.key(0)).params["fc2"]["bias"]
-  assert not bias.any()
-  assert network.layers == networks.make(networks.Spec("mlp500")).layers

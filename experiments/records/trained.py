@@ -1,0 +1,76 @@
+"""Trained networks out of their checkpoints, of few shots or whole datasets."""
+
+from collections.abc import Mapping
+import os
+from typing import Any
+
+import jax
+
+from experiments.architectures import networks
+from experiments.architectures.networks import Network, Variables
+from experiments.records import checkpoints
+
+
+def name_of(config: Mapping[str, Any]) -> str:
+  """Returns which network a checkpoint's configuration is of."""
+  # Of older few-shot simulations there was but one.
+  return config.get("model", networks.Spec().name)
+
+
+def network_of(
+  path: str | os.PathLike[str],
+  config: Mapping[str, Any],
+  image_shape: tuple[int, int, int],
+) -> Network:
+  """Makes the network that a checkpoint is of.
+
+  Args:
+    path: Where the checkpoint comes from, for errors.
+    config: Its configuration.
+    image_shape: Height, width and channels of the images.
+
+  Returns:
+    The network.
+
+  Raises:
+    checkpoints.CheckpointError: If the network is unknown or does not take such
+      images.
+  """
+  usual = networks.Spec()
+  spec = networks.Spec(
+    name_of(config),
+    config.get("initializer", usual.initializer),
+    config.get("bfloat16", usual.bfloat16),
+  )
+  try:
+    return networks.make(spec, image_shape)
+  except ValueError as error:
+    raise checkpoints.CheckpointError(f"{os.fspath(path)}: {error}") from error
+
+
+def load(
+  path: str | os.PathLike[str],
+  checkpoint: checkpoints.Checkpoint,
+  image_shape: tuple[int, int, int],
+  *,
+  which: str = "best",
+) -> tuple[Network, Variables]:
+  """Makes the network of a checkpoint, as it was trained.
+
+  Args:
+    path: Where the checkpoint comes from, for errors.
+    checkpoint: What was read from there.
+    image_shape: Height, width and channels of the images.
+    which: "best" or "last", the epoch.
+
+  Returns:
+    The network and its variables.
+
+  Raises:
+    checkpoints.CheckpointError: If the network is unknown, does not take such
+      images or has other variables than the checkpoint.
+  """
+  network = network_of(path, checkpoint.config, image_shape)
+  shapes = jax.eval_shape(network.init, jax.random.key(0))
+  variables = checkpoints.restore(path, getattr(checkpoint, which), shapes)
+  return network, variables

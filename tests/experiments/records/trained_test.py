@@ -1,0 +1,29 @@
+"""Tests of experiments.records.trained; the scripts' tests load networks."""
+
+import jax
+import pytest
+
+from experiments.architectures import networks
+from experiments.records import checkpoints, trained
+
+
+def test_networks_of_configurations():
+  shape = (28, 28, 1)
+  plain = networks.make(networks.Spec("mlp500"))
+  config = {"model": "mlp500", "initializer": "lecun_normal"}
+  network = trained.network_of("path", config, shape)
+  assert not network.init(jax.random.key(0)).params["fc2"]["bias"].any()
+  assert network.layers == plain.layers
+  assert trained.network_of("path", {}, shape) is networks.make(networks.Spec())
+
+
+@pytest.mark.parametrize(
+  "config,shape,message",
+  (
+    ({"model": "magic"}, (28, 28, 1), "path: network: expected one of"),
+    ({"model": "lenet5"}, (32, 32, 3), "path: lenet5 takes gray images"),
+  ),
+)
+def test_unusable(config, shape, message):
+  with pytest.raises(checkpoints.CheckpointError, match=message):
+    trained.network_of("path", config, shape)
