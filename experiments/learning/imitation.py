@@ -13,9 +13,10 @@ between periods they ascend the same divergence, towards where the network does
 not yet do as the reference does.
 
 What is known of the source (Kimura et al., 2018), from a note on it: this loss;
-the fidelity weight (`fidelity_weights`); Gaussian processes with the RBF kernel
-as reference, averaged; mixtures of pairs of different labelled examples; 1,250
-pseudo examples at first and 10,000 at last, in 8 periods of 25 epochs; Nadam
+the fidelity weight (`pseudo_examples.fidelity_weights`); Gaussian processes with
+the RBF kernel as reference, averaged; mixtures of pairs of different labelled
+examples; 1,250 pseudo examples at first and 10,000 at last, in 8 periods of 25
+epochs; Nadam
 for the network and Adam for the pseudo examples, both from a rate of 0.02;
 batches of 100 (said of another experiment). Its network is a CNN of 3 layers,
 not described further.
@@ -55,12 +56,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 import optax
 
 from experiments.architectures.networks import Network, Variables
-from experiments.learning import gaussian_process, learner
+from experiments.learning import gaussian_process, learner, pseudo_examples
 from experiments.learning.learner import Hparams, Samples, State
+from experiments.learning.pseudo_examples import Period, Settings, periods
 
 PyTree = Any
 
@@ -69,41 +70,6 @@ PAIRS, SHOTS = 1001, 1002
 
 # Rates of Adam, of the pseudo examples, to choose from.
 GRID = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
-
-
-class Settings(NamedTuple):
-  """Choices that decide shapes and loops, the same for all members.
-
-  Attributes:
-    first: Pseudo examples in the first period.
-    last: Pseudo examples in the last period.
-    num_periods: Periods, in each of which the pseudo examples stand still.
-    epochs: Passes over the pseudo examples in a period.
-    batch_size: Pseudo examples in a step.
-    shots_per_step: Labelled examples in a step, or all if there are fewer.
-    ascent_steps: Steps of the pseudo examples between two periods.
-    num_classes: Classes.
-    alpha_eps: Of the reference model, see `gaussian_process.fit`.
-    length_scales: Of the reference model, see `gaussian_process.fit`.
-    label_weight: Weight of the labelled examples in the loss, lambda_1.
-    max_weight: Weight of a pseudo example of whose class the reference model
-      is sure, L_up.
-    mean_weight: Weight at the mean uncertainty, L_mean.
-  """
-
-  first: int = 1250
-  last: int = 10_000
-  num_periods: int = 8
-  epochs: int = 25
-  batch_size: int = 100
-  shots_per_step: int = 25
-  ascent_steps: int = 5
-  num_classes: int = 10
-  alpha_eps: float = 0.01
-  length_scales: tuple[float, ...] = gaussian_process.LENGTH_SCALES
-  label_weight: float = 1.0
-  max_weight: float = 2.0
-  mean_weight: float = 1.0
 
 
 class Memory(NamedTuple):
@@ -117,22 +83,6 @@ class Memory(NamedTuple):
 
   opt_state: optax.OptState
   pseudo: jax.Array
-
-
-class Period(NamedTuple):
-  """A stretch of training on pseudo examples that stand still.
-
-  Attributes:
-    number: Counted from 0.
-    num_moved: Pseudo examples that there were before, which move first.
-    num_examples: Pseudo examples that it trains on.
-    first_step: Steps of the network before it.
-  """
-
-  number: ArrayLike
-  num_moved: ArrayLike
-  num_examples: ArrayLike
-  first_step: ArrayLike
 
 
 class _Lesson(NamedTuple):
@@ -149,29 +99,6 @@ class _Lesson(NamedTuple):
   targets: jax.Array
   weights: jax.Array
   shots: Samples
-
-
-def periods(settings: Settings) -> list[Period]:
-  """Lists the periods, whose pseudo examples grow in equal steps.
-
-  Args:
-    settings: Sizes.
-
-  Returns:
-    The periods, of Python integers.
-
-  Example:
-    >>> [period.num_examples for period in periods(Settings())][:4]
-    [1250, 2500, 3750, 5000]
-  """
-  listed, moved, step = [], 0, 0
-  growth = settings.last - settings.first
-  for number in range(settings.num_periods):
-    count = settings.first + growth * number // max(settings.num_periods - 1, 1)
-    listed.append(Period(number, moved, count, step))
-    moved = count
-    step += settings.epochs * -(-count // settings.batch_size)
-  return listed
 
 
 def schedule(settings: Settings) -> learner.Schedule:
@@ -203,135 +130,6 @@ def cost(settings: Settings, *, num_shots: int) -> int:
   return work
 
 
-def interpolate_pairs(
-  key: jax.Array, images: ArrayLike, *, num_examples: int
-) -> jax.Array:
-  """Mixes pairs of different images, in uniformly random shares.
-
-  Args:
-    key: A key.
-    images: Images [n, ...] from 0 to 255, at least two.
-    num_examples: How many mixtures to make.
-
-  Returns:
-    Mixtures uint8 [num_examples, ...].
-  """
-  images = jnp.asarray(images, jnp.float32)
-  num_images = images.shape[0]
-  first_key, second_key, share_key = jax.random.split(key, 3)
-  shape = (num_examples,)
-  first = jax.random.randint(first_key, shape, 0, num_images)
-  distance = jax.random.randint(second_key, shape, 1, num_images)
-  second = (first + distance) % num_images
-  share = jax.random.uniform(share_key, shape + (1,) * (images.ndim - 1))
-  mixtures = images[second] + share * (images[first] - images[second])
-  return jnp.round(mixtures).astype(jnp.uint8)
-
-
-def fidelity_weights(
-  uncertainty: ArrayLike,
-  mean_uncertainty: ArrayLike,
-  *,
-  max_weight: ArrayLike,
-  mean_weight: ArrayLike,
-) -> jax.Array:
-  """Weighs pseudo examples by how far the reference model is to be trusted.
-
-  The weight is L_up exp(-log(L_up / L_mean) s / mean s).
-
-  Args:
-    uncertainty: Predictive uncertainties s [...].
-    mean_uncertainty: Their mean.
-    max_weight: Weight where there is no uncertainty, L_up.
-    mean_weight: Weight at the mean uncertainty, L_mean.
-
-  Returns:
-    Weights [...].
-
-  Example:
-    >>> uncertainty = jnp.array([0.0, 0.5, 1.0])
-    >>> weights = fidelity_weights(
-    ...   uncertainty, 0.5, max_weight=4.0, mean_weight=2.0
-    ... )
-    >>> weights.round(4).tolist()
-    [4.0, 2.0, 1.0]
-  """
-  rate = jnp.log(max_weight / mean_weight) / mean_uncertainty
-  return max_weight * jnp.exp(-rate * jnp.asarray(uncertainty))
-
-
-def divergence(
-  network: Network,
-  params: PyTree,
-  posterior: gaussian_process.Posterior,
-  pixels: jax.Array,
-) -> jax.Array:
-  """Measures how far a network is from the reference model.
-
-  Args:
-    network: The network, without batch statistics.
-    params: Its parameters.
-    posterior: The reference model.
-    pixels: Images [n, ...] in [0, 1].
-
-  Returns:
-    Kullback-Leibler divergences D(g(x) || f(x)) [n].
-  """
-  targets = gaussian_process.predict(posterior, _flatten(pixels)).probabilities
-  inputs = network.prepare(255 * pixels)
-  (logits, _), _ = network.apply(Variables(params, {}), inputs, None)
-  return optax.losses.kl_divergence(jax.nn.log_softmax(logits), targets)
-
-
-def ascend(
-  network: Network,
-  params: PyTree,
-  posterior: gaussian_process.Posterior,
-  images: jax.Array,
-  *,
-  num_steps: int,
-  learning_rate: ArrayLike,
-) -> jax.Array:
-  """Moves pseudo examples towards where the network is wrong.
-
-  Steps of Adam up the `divergence`, within the range of pixels.
-
-  Args:
-    network: The network, without batch statistics.
-    params: Its parameters.
-    posterior: The reference model.
-    images: Pseudo examples uint8 [n, ...].
-    num_steps: How many steps to take.
-    learning_rate: Adam's, in pixels from 0 to 1.
-
-  Returns:
-    Moved pseudo examples uint8 [n, ...].
-  """
-  optimizer = optax.adam(learning_rate)
-
-  def descent(params: PyTree, pixels: jax.Array) -> jax.Array:
-    return -jnp.sum(divergence(network, params, posterior, pixels))
-
-  def step(
-    _: jax.Array, carry: tuple[jax.Array, optax.OptState]
-  ) -> tuple[jax.Array, optax.OptState]:
-    pixels, opt_state = carry
-    # Asked for the gradients of the biases too, XLA for CPUs keeps that of the
-    # first layer, which otherwise it computes anew wherever it is read: a
-    # third of the time.
-    slopes, grads = jax.grad(descent, (0, 1))(params, pixels)
-    biases = [leaf for leaf in jax.tree.leaves(slopes) if leaf.ndim == 1]
-    finite = jnp.isfinite(sum(map(jnp.sum, biases)))
-    updates, opt_state = optimizer.update(grads, opt_state)
-    moved = jnp.clip(optax.apply_updates(pixels, updates), 0, 1)
-    return jnp.where(finite, moved, pixels), opt_state
-
-  pixels = images.astype(jnp.float32) / 255
-  carry = pixels, optimizer.init(pixels)
-  pixels, _ = jax.lax.fori_loop(0, num_steps, step, carry)
-  return jnp.round(255 * pixels).astype(jnp.uint8)
-
-
 @functools.cache
 def make_learner(network: Network, settings: Settings) -> learner.Learner:
   """Makes the learner, a lap of which is a period.
@@ -354,7 +152,7 @@ def make_learner(network: Network, settings: Settings) -> learner.Learner:
 
   def init(key: jax.Array, hparams: Hparams, data: Samples) -> State:
     variables = network.init(jax.random.fold_in(key, learner.INIT))
-    pseudo = interpolate_pairs(
+    pseudo = pseudo_examples.interpolate_pairs(
       jax.random.fold_in(key, PAIRS), data.inputs, num_examples=capacity
     )
     opt_state = _nadam(hparams).init(variables.params)
@@ -438,6 +236,22 @@ def _fit(settings: Settings, train: Samples) -> gaussian_process.Posterior:
   )
 
 
+class _Carry(NamedTuple):
+  """What a member carries from step to step.
+
+  Attributes:
+    params: Parameters.
+    opt_state: State of Nadam.
+    losses: Sums over an epoch of the cross-entropy and the divergence [2].
+    failed_step: Of the first loss that was not finite, -1 before.
+  """
+
+  params: PyTree
+  opt_state: optax.OptState
+  losses: jax.Array
+  failed_step: jax.Array
+
+
 def _run_period(
   network: Network,
   settings: Settings,
@@ -453,48 +267,17 @@ def _run_period(
   targets, weights = _imitate(settings, period, pseudo, posterior)
   shots = data._replace(inputs=network.prepare(data.inputs))
   lesson = _Lesson(network.prepare(pseudo), targets, weights, shots)
-  optimizer = _nadam(hparams)
+  begin = _Carry(
+    state.variables.params, state.memory.opt_state, jnp.zeros(2), jnp.int32(-1)
+  )
   num_steps = -(-period.num_examples // settings.batch_size)
 
   def run_epoch(epoch: jax.Array, carry: _Carry) -> _Carry:
-    carry = carry._replace(losses=jnp.zeros(2))
-    number = period.number * settings.epochs + epoch
-    order_key, shots_key = (
-      jax.random.fold_in(jax.random.fold_in(key, purpose), number)
-      for purpose in (learner.SHUFFLE, SHOTS)
+    return _run_epoch(
+      network, settings, period, lesson, key, hparams, epoch, carry
     )
-    places = jax.random.uniform(order_key, weights.shape)
-    real = jnp.arange(places.shape[0]) < period.num_examples
-    order = jnp.argsort(jnp.where(real, places, 2))
-    first_step = period.first_step + epoch * num_steps
 
-    def body(step: jax.Array, carry: _Carry) -> _Carry:
-      pseudo_rows, mask, shot_rows = _draw_rows(
-        settings,
-        period,
-        order,
-        step,
-        jax.random.fold_in(shots_key, step),
-        shots.labels.shape[0],
-      )
-      return _step(
-        network,
-        settings,
-        optimizer,
-        carry,
-        lesson,
-        first_step + step,
-        pseudo_rows,
-        mask,
-        shot_rows,
-      )
-
-    return jax.lax.fori_loop(0, num_steps, body, carry)
-
-  carry = _Carry(
-    state.variables.params, state.memory.opt_state, jnp.zeros(2), jnp.int32(-1)
-  )
-  carry = jax.lax.fori_loop(0, settings.epochs, run_epoch, carry)
+  carry = jax.lax.fori_loop(0, settings.epochs, run_epoch, begin)
   variables = Variables(carry.params, {})
   last_step = period.first_step + settings.epochs * num_steps - 1
   # What was met in a step, else what the last one left.
@@ -513,20 +296,47 @@ def _run_period(
   return state, learner.Report(metrics, failed_step)
 
 
-class _Carry(NamedTuple):
-  """What a member carries from step to step.
+def _run_epoch(
+  network: Network,
+  settings: Settings,
+  period: Period,
+  lesson: _Lesson,
+  key: jax.Array,
+  hparams: Hparams,
+  epoch: jax.Array,
+  carry: _Carry,
+) -> _Carry:
+  """Trains one member for an epoch, whose losses are summed up anew."""
+  size, num_shots = settings.batch_size, lesson.shots.labels.shape[0]
+  number = period.number * settings.epochs + epoch
+  order_key, shots_key = (
+    jax.random.fold_in(jax.random.fold_in(key, purpose), number)
+    for purpose in (learner.SHUFFLE, SHOTS)
+  )
+  places = jax.random.uniform(order_key, lesson.weights.shape)
+  real = jnp.arange(places.shape[0]) < period.num_examples
+  order = jnp.argsort(jnp.where(real, places, 2))
+  num_steps = (period.num_examples + size - 1) // size
+  first_step = period.first_step + epoch * num_steps
 
-  Attributes:
-    params: Parameters.
-    opt_state: State of Nadam.
-    losses: Sums over an epoch of the cross-entropy and the divergence [2].
-    failed_step: Of the first loss that was not finite, -1 before.
-  """
+  def body(step: jax.Array, carry: _Carry) -> _Carry:
+    rows = jax.lax.dynamic_slice_in_dim(order, step * size, size)
+    step_key = jax.random.fold_in(shots_key, step)
+    shots = jax.random.permutation(step_key, num_shots)
+    return _step(
+      network,
+      settings,
+      _nadam(hparams),
+      carry,
+      lesson,
+      first_step + step,
+      rows,
+      step * size + jnp.arange(size) < period.num_examples,
+      shots[: settings.shots_per_step],
+    )
 
-  params: PyTree
-  opt_state: optax.OptState
-  losses: jax.Array
-  failed_step: jax.Array
+  carry = carry._replace(losses=jnp.zeros(2))
+  return jax.lax.fori_loop(0, num_steps, body, carry)
 
 
 def _move(
@@ -543,7 +353,7 @@ def _move(
   def body(block: jax.Array, pseudo: jax.Array) -> jax.Array:
     start = block * size
     old = jax.lax.dynamic_slice_in_dim(pseudo, start, size)
-    new = ascend(
+    new = pseudo_examples.ascend(
       network,
       state.variables.params,
       posterior,
@@ -589,29 +399,13 @@ def _imitate(
   num_blocks = (period.num_examples + size - 1) // size
   targets, uncertainty = jax.lax.fori_loop(0, num_blocks, body, empty)
   real = jnp.arange(capacity) < period.num_examples
-  weights = fidelity_weights(
+  weights = pseudo_examples.fidelity_weights(
     uncertainty,
     jnp.mean(uncertainty, where=real),
     max_weight=settings.max_weight,
     mean_weight=settings.mean_weight,
   )
   return targets, weights
-
-
-def _draw_rows(
-  settings: Settings,
-  period: Period,
-  order: jax.Array,
-  step: jax.Array,
-  key: jax.Array,
-  num_shots: int,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Returns a step's pseudo examples, which are real, and labelled ones."""
-  size = settings.batch_size
-  rows = jax.lax.dynamic_slice_in_dim(order, step * size, size)
-  mask = step * size + jnp.arange(size) < period.num_examples
-  shots = jax.random.permutation(key, num_shots)
-  return rows, mask, shots[: settings.shots_per_step]
 
 
 def _step(

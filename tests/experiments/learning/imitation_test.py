@@ -11,7 +11,12 @@ import pytest
 
 from experiments.architectures import networks
 from experiments.architectures.networks import Variables
-from experiments.learning import gaussian_process, imitation, learner
+from experiments.learning import (
+  gaussian_process,
+  imitation,
+  learner,
+  pseudo_examples,
+)
 from experiments.learning.learner import Hparams, Samples, Schedule
 from experiments.learning.streams import Shots
 from experiments.population import program
@@ -139,7 +144,7 @@ def predict(posterior, images):
 
 @jax.jit
 def interpolate_pairs(key, images):
-  return imitation.interpolate_pairs(key, images, num_examples=20)
+  return pseudo_examples.interpolate_pairs(key, images, num_examples=20)
 
 
 @functools.cache
@@ -167,7 +172,7 @@ def logits_of(params, inputs):
 def ascend(
   params, posterior, images, num_steps, learning_rate, network=tiny.NETWORK
 ):
-  return imitation.ascend(
+  return pseudo_examples.ascend(
     network,
     params,
     posterior,
@@ -179,7 +184,7 @@ def ascend(
 
 @jax.jit
 def divergence(params, posterior, pixels):
-  return imitation.divergence(tiny.NETWORK, params, posterior, pixels)
+  return pseudo_examples.divergence(tiny.NETWORK, params, posterior, pixels)
 
 
 def test_pseudo_examples_grow_in_equal_steps():
@@ -218,7 +223,7 @@ def test_mixtures_are_of_two_different_images():
   # The value of a pixel is the share of the image that has it.
   images = jnp.zeros((4, 2, 2, 1), jnp.uint8)
   images = images.reshape(4, 4).at[jnp.arange(4), jnp.arange(4)].set(255)
-  mixed = imitation.interpolate_pairs(
+  mixed = pseudo_examples.interpolate_pairs(
     jax.random.key(0), images.reshape(4, 2, 2, 1), num_examples=500
   )
   assert mixed.shape == (500, 2, 2, 1)
@@ -236,7 +241,7 @@ def test_mixtures_are_of_two_different_images():
 
 
 def test_weights_at_no_and_at_mean_uncertainty():
-  weights = imitation.fidelity_weights(
+  weights = pseudo_examples.fidelity_weights(
     jnp.array([0.0, 0.3, 0.6]), 0.3, max_weight=5.0, mean_weight=2.0
   )
   # Twice the mean uncertainty takes off the same factor once more.
@@ -244,7 +249,7 @@ def test_weights_at_no_and_at_mean_uncertainty():
 
 
 def test_equal_bounds_weigh_all_alike():
-  weights = imitation.fidelity_weights(
+  weights = pseudo_examples.fidelity_weights(
     jnp.array([0.0, 0.3, 0.9]), 0.3, max_weight=2.0, mean_weight=2.0
   )
   np.testing.assert_allclose(weights, 2.0)
