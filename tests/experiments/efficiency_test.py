@@ -62,8 +62,8 @@ def folder(tmp_path):
 def save(folder, method, seed, *, failed_step=-1, done=True, **fields):
   """Writes a checkpoint of a network that was not trained."""
   variables = jax.device_get(jax.jit(NETWORK.init)(jax.random.key(seed)))
-  strength = "".join(f"-{name}{value:g}" for name, value in fields.items())
-  path = folder / f"digits-mlp300_100-{method}{strength}-seed{seed}.npz"
+  name = results.cell_name("digits", "mlp300_100", method, **fields)
+  path = folder / f"{name.removesuffix('.json')}-seed{seed}.npz"
   metrics = {"failed_step": np.int32(failed_step)}
   if done:
     metrics["test_accuracy"] = np.float64(0.1)
