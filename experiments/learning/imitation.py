@@ -13,13 +13,12 @@ between periods they ascend the same divergence, towards where the network does
 not yet do as the reference does.
 
 What is known of the source (Kimura et al., 2018), from a note on it: this loss;
-the fidelity weight (`pseudo_examples.fidelity_weights`); Gaussian processes with
-the RBF kernel as reference, averaged; mixtures of pairs of different labelled
-examples; 1,250 pseudo examples at first and 10,000 at last, in 8 periods of 25
-epochs; Nadam
-for the network and Adam for the pseudo examples, both from a rate of 0.02;
-batches of 100 (said of another experiment). Its network is a CNN of 3 layers,
-not described further.
+the weight `pseudo_examples.fidelity_weights`; Gaussian processes with the RBF
+kernel as reference, averaged; mixtures of pairs of different labelled examples;
+1,250 pseudo examples at first and 10,000 at last, in 8 periods of 25 epochs;
+Nadam for the network and Adam for the pseudo examples, both from a rate of
+0.02; batches of 100 (said of another experiment). Its network is a CNN of 3
+layers, not described further.
 
 What had to be chosen:
 

@@ -545,8 +545,9 @@ def test_shrinking_is_refused():
     imitation.make_learner(tiny.NETWORK, SETTINGS._replace(last=6))
 
 
-def test_examples():
-  result = doctest.testmod(imitation)
+@pytest.mark.parametrize("module", (imitation, pseudo_examples))
+def test_examples(module):
+  result = doctest.testmod(module)
   assert result.attempted > 0
   assert result.failed == 0
 
