@@ -10,6 +10,8 @@ from benchmarks import floors, penalties, problems, settings
 from experiments.architectures import models
 from experiments.learning import training
 
+pytestmark = pytest.mark.optimized
+
 WIDE = penalties.shape(settings.Settings(quick=False, repeats=1, torch=False))
 
 

@@ -22,6 +22,9 @@ from experiments.tables import figures
 from tests.experiments import in_process, tiny
 from tests.faults import here
 
+# Some of the options are those of the compiler.
+pytestmark = pytest.mark.optimized
+
 _ROOT = pathlib.Path(__file__).parents[2]
 ARGS = (
   "--model=mlp500",

