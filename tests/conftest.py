@@ -1,17 +1,47 @@
-"""Settings of every test: two CPU devices, and JAX's check of reused keys."""
+"""Settings of every test: two CPU devices, JAX's check of reused keys, and
+quick compilation.
+"""
 
 from collections.abc import Iterator
 import os
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 # After the platform, which JAX reads once.
 import jax
+from jax._src import compiler
 import pytest
 
 jax.config.update("jax_debug_key_reuse", True)
 # Populations are spread over devices, however many cores there are.
 jax.config.update("jax_num_cpu_devices", 2)
+
+_get_compile_options = compiler.get_compile_options
+
+
+def _get_quick_compile_options(
+  *args: Any, env_options_overrides: dict[str, Any] | None = None, **kwargs: Any
+) -> Any:
+  overrides = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+    **(env_options_overrides or {}),
+  }
+  return _get_compile_options(*args, env_options_overrides=overrides, **kwargs)
+
+
+def pytest_runtest_protocol(item: pytest.Item) -> None:
+  """Compiles quick tests quickly: compilation is most of their time.
+
+  Options of JAX would not do: scripts set their own, and name those of XLA in
+  their records. Programs of other processes are compiled as ever.
+  """
+  is_quick = not any(map(item.get_closest_marker, ("optimized", "slow")))
+  compiler.get_compile_options = (
+    _get_quick_compile_options if is_quick else _get_compile_options
+  )
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,4 +1,4 @@
-"""Settings of the library's tests: strict ranks, and quick compilation."""
+"""Settings of the library's tests: strict ranks."""
 
 import jax
 import pytest
@@ -8,12 +8,3 @@ import pytest
 def _strict_rank_promotion():
   with jax.numpy_rank_promotion("raise"):
     yield
-
-
-@pytest.fixture(autouse=True)
-def _quick_compilation(request):
-  """Compiles with few optimizations: most of a test's time is compilation."""
-  is_quick = request.node.get_closest_marker("optimized") is None
-  jax.config.update("jax_disable_most_optimizations", is_quick)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)

@@ -9,6 +9,8 @@ from bean_jax import correlation
 from benchmarks import floors, penalties, problems, settings
 from experiments.learning.learner import Samples
 
+pytestmark = pytest.mark.optimized
+
 WIDE = penalties.shape(settings.Settings(quick=False, repeats=1, torch=False))
 
 

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import same_training
 from tests.experiments import in_process, tiny
 
+pytestmark = pytest.mark.optimized
 torch = pytest.importorskip("torch", reason="needs the extra `bench`")
 
 

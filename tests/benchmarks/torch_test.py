@@ -18,6 +18,7 @@ from experiments.architectures import models
 from experiments.machine import devices
 from tests import reference
 
+pytestmark = pytest.mark.optimized
 torch = pytest.importorskip("torch", reason="needs the extra `bench`")
 
 # After what may skip this file.

@@ -22,6 +22,9 @@ from experiments.tables import figures
 from tests.experiments import in_process, tiny
 from tests.faults import here
 
+# Some of the options are those of the compiler.
+pytestmark = pytest.mark.optimized
+
 _ROOT = pathlib.Path(__file__).parents[2]
 ARGS = (
   "--model=mlp500",
@@ -163,12 +166,15 @@ HARMLESS = {
   "jax_xla_backend",
   "mock_num_gpu_processes",
   # Of operations that are not used here: export, sparse arrays, eigenvalues,
-  # ragged products.
+  # ragged products, kernels of Pallas (whose options are there once it is
+  # imported, as other tests do).
   "jax2tf_associative_scan_reductions",
   "jax2tf_default_native_serialization",
   "jax_bcoo_cusparse_lowering",
   "jax_export_calling_convention_version",
   "jax_export_ignore_forward_compatibility",
+  "jax_mosaic_allow_hlo",
+  "jax_pallas_use_mosaic_gpu",
   "jax_ragged_dot_use_gpu_pallas_triton_lowering",
   "jax_ragged_dot_use_ragged_dot_instruction",
   "jax_serialization_version",

@@ -9,6 +9,8 @@ import pytest
 
 from tests.golden import make
 
+pytestmark = pytest.mark.optimized
+
 
 def version_of(path):
   return [int(part) for part in re.findall(r"\d+", path.stem)]

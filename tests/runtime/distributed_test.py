@@ -9,7 +9,7 @@ import pytest
 
 from experiments import few_shot, full_data, study, table1
 from experiments.command import distributed, parsing
-from experiments.machine import interruption
+from experiments.machine import interruption, processes as machine_processes
 from tests.runtime import processes
 
 # 3 cells in 12 chunks of one member on each of two devices.

@@ -12,18 +12,19 @@ from experiments.learning import streams
 from experiments.learning.learner import Samples
 from tests.experiments import tiny
 
-KEY = jax.random.key(7)
+SEED = 7
 
 
 @pytest.mark.parametrize("batch_size,steps", ((1, 10), (4, 3), (0, 1), (11, 1)))
 def test_an_epoch_takes_every_sample_once(batch_size, steps):
-  rows, mask = streams.batches(KEY, 10, batch_size)
+  key = jax.random.key(SEED)
+  rows, mask = streams.batches(key, 10, batch_size)
   assert rows.shape == (steps, min(batch_size or 10, 10))
   # The last batch is filled up with rows that are masked out.
   assert (mask is None) == (batch_size != 4)
   real = rows if mask is None else rows[mask]
   np.testing.assert_array_equal(
-    real.reshape(-1), jax.random.permutation(KEY, 10)
+    real.reshape(-1), jax.random.permutation(jax.random.key(SEED), 10)
   )
   other, _ = streams.batches(jax.random.key(8), 10, batch_size)
   assert np.any(other != rows)
@@ -53,7 +54,9 @@ class TestShots:
     data = Samples(images, jnp.array([3, 4]))
     stream = streams.Shots(1)
     prepared = stream.prepare(tiny.NETWORK, data)
-    batch = stream.batch(tiny.NETWORK, prepared, jnp.array([1]), None, KEY)
+    batch = stream.batch(
+      tiny.NETWORK, prepared, jnp.array([1]), None, jax.random.key(SEED)
+    )
     np.testing.assert_array_equal(
       batch.samples.inputs, images.reshape(2, 784)[1:]
     )
@@ -69,7 +72,7 @@ class TestWhole:
     assert data.inputs.shape == digits.train.images.shape
     rows = jnp.array([9, 2])
     data = jax.tree.map(jnp.asarray, data)
-    batch = stream.batch(tiny.NETWORK, data, rows, None, KEY)
+    batch = stream.batch(tiny.NETWORK, data, rows, None, jax.random.key(SEED))
     np.testing.assert_array_equal(
       batch.samples.inputs, digits.train.images[rows].reshape(2, 784)
     )
@@ -79,7 +82,7 @@ class TestWhole:
     stream = streams.Whole(streams.Augmentation(crop=True))
     one, same, other = (
       stream.batch(tiny.NETWORK, data, jnp.arange(5), None, key).samples.inputs
-      for key in (KEY, KEY, jax.random.key(8))
+      for key in map(jax.random.key, (SEED, SEED, 8))
     )
     np.testing.assert_array_equal(one, same)
     assert np.any(one != other)
@@ -88,7 +91,7 @@ class TestWhole:
     data = Samples(jnp.zeros((9, 28, 28, 1), jnp.uint8), jnp.zeros(9, int))
     with pytest.raises(ValueError, match="multiple of the 2 devices"):
       streams.Whole(num_shards=2).batch(
-        tiny.NETWORK, data, jnp.arange(7), None, KEY
+        tiny.NETWORK, data, jnp.arange(7), None, jax.random.key(SEED)
       )
 
 

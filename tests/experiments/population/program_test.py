@@ -18,6 +18,9 @@ from experiments.machine import devices
 from experiments.population import program
 from tests.experiments import tiny
 
+# Several programs are compared to the bit.
+pytestmark = pytest.mark.optimized
+
 SEEDS = (0, 1, 2, 3)
 STRENGTHS = (0.3, 3.0, 0.0, 1.0)
 LEARNING_RATE = 5e-3
