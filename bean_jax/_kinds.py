@@ -49,11 +49,11 @@ HARMLESS = (
   | {"shift_left", "shift_right_arithmetic", "shift_right_logical", "xor"}
   | {"zeta"}
   | {"concatenate", "dynamic_slice", "dynamic_update_slice", "gather", "pad"}
-  | {"scatter", "scatter-add", "scatter_add", "scatter_max", "scatter_min"}
-  | {"scatter_mul", "scatter_sub", "select_and_gather_add"}
-  | {"select_and_scatter_add", "sort"}
-  | {"all_gather", "all_to_all", "optimization_barrier", "pbroadcast"}
-  | {"pmax", "pmin", "ppermute", "psum", "psum2", "psum_invariant", "pvary"}
+  | {"scatter", "scatter-add", "scatter-max", "scatter-min", "scatter-mul"}
+  | {"scatter-sub", "select_and_gather_add", "select_and_scatter"}
+  | {"select_and_scatter_add", "sort", "stack", "tie"}
+  | {"all_gather", "all_to_all", "pbroadcast", "pmax", "pmin", "ppermute"}
+  | {"psum", "psum2", "psum_invariant"}
   | NOISE
 )
 

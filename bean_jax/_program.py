@@ -238,7 +238,7 @@ class Program:
       loop = _jaxpr.scan_of(eqn)
       scans = (*context.scans, (context.place, eqn.params["length"]))
       return self._loop(loop, operands, context._replace(scans=scans))
-    if name == "optimization_barrier":
+    if name in _jaxpr.UNCHANGED:
       return operands
     if name == "dot_general":
       return [self._dot_general(eqn, operands, context)]

@@ -379,7 +379,8 @@ def custom_derivatives_beside(params, inputs):
 
   doubled.defvjp(lambda h: (2 * h, None), lambda _, g: (2 * g,))
   hidden = doubled(clipped(_norm_of_batch(inputs @ params["fc1"])))
-  outputs = jax.jit(jnp.matmul)(hidden, params["fc2"])
+  hidden, kernel = jax.device_put((hidden, params["fc2"]))
+  outputs = jax.jit(jnp.matmul)(hidden, kernel)
   return _loss(outputs), {"fc2": (hidden, params["fc2"])}
 
 
