@@ -105,21 +105,46 @@ def same_neurons(
 
 
 def sample_mask(
-  where: ArrayLike, batch_shape: tuple[int, ...], *, name: str
-) -> jax.Array:
-  """Returns the mask of real samples as a boolean array [S]."""
+  where: ArrayLike | None, batch_shape: tuple[int, ...], *, name: str
+) -> jax.Array | None:
+  """Returns `where` as a boolean array, [S] or of the shape of the batch."""
+  if where is None:
+    return None
   mask = _as_array(f"{name}: where", where)
-  num_samples = math.prod(batch_shape)
   if mask.dtype != jnp.bool_:
     raise TypeError(
       f"{name}: where must be boolean (True: a real sample), got {mask.dtype}"
     )
-  if mask.shape not in (batch_shape, (num_samples,)):
+  if mask.shape not in (batch_shape, (math.prod(batch_shape),)):
     raise ValueError(
       f"{name}: where must have shape {list(batch_shape)}, one entry a "
       f"sample, got {list(mask.shape)}"
     )
-  return mask.reshape(num_samples)
+  return mask
+
+
+def integers(name: str, value: ArrayLike) -> jax.Array:
+  """Returns `value` as an array of integers."""
+  array = jnp.asarray(value)
+  if not jnp.issubdtype(array.dtype, jnp.integer):
+    raise TypeError(f"{name} must be integers, got {array.dtype}")
+  return array
+
+
+def integer_vector(name: str, value: ArrayLike) -> jax.Array:
+  """Returns `value` as integers [N]."""
+  array = integers(name, value)
+  if array.ndim != 1:
+    raise ValueError(f"{name} must have one dimension, got {list(array.shape)}")
+  return array
+
+
+def same_shape(name: str, array: jax.Array, *shapes: tuple[int, ...]) -> None:
+  """Raises unless an array has one of these shapes."""
+  if array.shape not in shapes:
+    raise ValueError(
+      f"{name} must have shape {list(shapes[0])}, got {list(array.shape)}"
+    )
 
 
 def same_structure(expected: Any, got: Any, *, names: tuple[str, str]) -> None:

@@ -24,15 +24,15 @@ class Layer(NamedTuple):
 
   Attributes:
     path: Of its kernel, "encoder/kernel"; one of a stack is "blocks/kernel[2]".
-    num_neurons: N, the neurons that enter it.
-    num_next: M, the neurons that they are wired to.
+    num_neurons: N, the neurons that enter it; None if that cannot be seen.
+    num_next: M, the neurons that they are wired to, likewise.
     num_calls: How many products of the program it takes part in.
     left_out: Why it is left out; "" if it is chosen.
   """
 
   path: str
-  num_neurons: int
-  num_next: int
+  num_neurons: int | None
+  num_next: int | None
   num_calls: int
   left_out: str
 
@@ -98,7 +98,7 @@ def choose(
   for group in every:
     (first, *_) = group.calls.values()
     of_neurons = {p: call for p, call in group.calls.items() if call.neurons}
-    num_neurons, num_next = first.sizes
+    num_neurons, num_next = first.sizes if first.contracted[1] else (None, None)
     taken = False
     for path in group.paths:
       how = chosen_by(path, group.name)
@@ -107,6 +107,8 @@ def choose(
         left_out = "not asked for"
       elif first.convolution and not convolutions:
         left_out = "a convolution"
+      elif first.kind.is_sum and how != "by name":
+        left_out = "activity is added to its kernel, which may be none"
       elif not of_neurons and how != "by name":
         left_out = "its inputs are raw data"
       elif group.trouble:
@@ -301,6 +303,9 @@ def measured(
     ]
     batch = [len(call.scans) + place for place in call.batch_of_layers]
     axes = (*stack, *batch)
+    if not axes:
+      measurements.setdefault(group.name, []).append(observed[place])
+      continue
     in_front = jax.tree.map(
       lambda leaf, axes=axes: jnp.moveaxis(leaf, axes, range(len(axes))),
       observed[place],
@@ -342,7 +347,9 @@ def operands_of(
   places = call.kind.axes or range(kernel.ndim)
   lies_so = [places[axis] for axis in transposed] == list(range(kernel.ndim))
   order = transposed if lies_so else [*repeated, *in_stack, *summed, *others]
-  kernel = jnp.transpose(kernel, order)[(0,) * len(repeated)]
+  kernel = jnp.transpose(kernel, order)
+  if repeated:
+    kernel = kernel[(0,) * len(repeated)]
   num_neurons, num_next = call.sizes
   shape = (num_next, num_neurons) if lies_so else (num_neurons, num_next)
   inputs = inputs.reshape(*lead, num_neurons)

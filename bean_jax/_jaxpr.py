@@ -19,6 +19,8 @@ Observer = Callable[[Place, jax.Array, jax.Array], Any]
 # Calls whose body may stand in their place.
 INLINED = {"jit", "pjit", "closed_call", "core_call", "core_closed_call"}
 REMATERIALIZED = {"remat2", "checkpoint", "remat"}
+# They return each of their operands.
+UNCHANGED = {"device_put", "optimization_barrier", "pvary"}
 
 
 def shape_of(atom: core.Var | core.Literal) -> tuple[int, ...]:

@@ -28,6 +28,34 @@ NOISE = {
   "rng_bit_generator",
   "threefry2x32",
 }
+# Of the primitives that take several arrays: those that add, ...
+_SUMS = {"add", "add_any", "sub"}
+_PRODUCTS = {"div", "mul"}
+# ... that keep a sum with activity linear in the parameter, ...
+_LINEAR = (
+  _SUMS
+  | _PRODUCTS
+  | {"broadcast_in_dim", "convert_element_type", "copy", "neg", "reshape"}
+  | {"slice", "split", "squeeze", "transpose"}
+)
+# ... and all that work entry by entry, or move entries about. Whatever is not
+# among them may be a matrix product.
+HARMLESS = (
+  _LINEAR
+  | {"and", "atan2", "clamp", "complex", "eq", "eq_to", "ge", "gt", "igamma"}
+  | {"igamma_grad_a", "igammac", "le", "le_to", "lt", "lt_to", "max", "min"}
+  | {"mulhi", "ne", "nextafter", "not", "or", "polygamma", "pow", "rem"}
+  | {"random_gamma_grad", "regularized_incomplete_beta", "select_n"}
+  | {"shift_left", "shift_right_arithmetic", "shift_right_logical", "xor"}
+  | {"zeta"}
+  | {"concatenate", "dynamic_slice", "dynamic_update_slice", "gather", "pad"}
+  | {"scatter", "scatter-add", "scatter-max", "scatter-min", "scatter-mul"}
+  | {"scatter-sub", "select_and_gather_add", "select_and_scatter"}
+  | {"select_and_scatter_add", "sort", "stack", "tie"}
+  | {"all_gather", "all_to_all", "pbroadcast", "pmax", "pmin", "ppermute"}
+  | {"psum", "psum2", "psum_invariant"}
+  | NOISE
+)
 
 
 class Source(enum.IntEnum):
@@ -66,6 +94,7 @@ class Kind(NamedTuple):
     repeated: The axes along which it repeats itself, or the parameter that it
       is made of; None if not known.
     varies: Whether data make entries differ that repeat a parameter.
+    is_sum: Whether activity was added to a parameter that repeats itself.
     is_slope: Whether it is made by differentiation.
     looked_up: Whether data chose it from among several.
   """
@@ -78,6 +107,7 @@ class Kind(NamedTuple):
   steps: frozenset[Place] = frozenset()
   repeated: frozenset[int] | None = frozenset()
   varies: bool = False
+  is_sum: bool = False
   is_slope: bool = False
   looked_up: bool = False
 
@@ -120,76 +150,91 @@ def joined(kinds: Sequence[Kind], number: int, steps: frozenset[Place]) -> Kind:
     steps=steps.union(*(kind.steps for kind in kinds)),
     repeated=repeated.pop() if len(repeated) == 1 else None,
     varies=any(kind.varies for kind in kinds),
+    is_sum=not is_activity and any(kind.is_sum for kind in kinds),
     is_slope=all(kind.is_slope for kind in kinds),
     looked_up=any(kind.looked_up for kind in kinds),
   )
 
 
 def made(
+  name: str,
   operands: Sequence[Kind],
   shapes: Sequence[tuple[int, ...]],
   shape: tuple[int, ...],
-  *,
-  scales: bool = False,
 ) -> Kind:
-  """Returns the kind of an array of some shape that is made of operands.
+  """Returns the kind of an array that a primitive makes of operands.
 
   A parameter that is repeated to the size of something else, such as a bias
   that is added to a batch, becomes activity with it. A kernel remains one: a
   kernel times a mask, over its norm, with each of its rows scaled anew for
-  every sample, or minus a step along a gradient for every task.
+  every sample, or minus a step along a gradient for every task. So does a
+  matrix to which activity is added, until something follows that is not linear:
+  it may be a kernel that each sample changes, or a stream with positions.
 
   Args:
-    operands: What it is made of.
+    name: Of the primitive.
+    operands: What it takes.
     shapes: Their shapes.
     shape: Of the result.
-    scales: Whether operands are multiplied.
   """
-  spread = [
-    _repeats(kind, size, shape)
-    for kind, size in zip(operands, shapes, strict=True)
-  ]
-  of_parameters = [
-    axes for kind, axes in zip(operands, spread, strict=True) if kind.parameter
-  ]
   activity = [
-    (kind, axes)
-    for kind, size, axes in zip(operands, shapes, spread, strict=True)
-    if excess(kind) > Source.DATA and math.prod(size) != 1
+    place
+    for place, kind in enumerate(operands)
+    if excess(kind) > Source.DATA and math.prod(shapes[place]) != 1
   ]
-  known = [axes for axes in of_parameters if axes is not None]
-  repeated = None if of_parameters else frozenset[int]()
-  if known and (len(known) == len(of_parameters) or frozenset() in known):
-    repeated = known[0].intersection(*known[1:])
-  own = {
-    axis
-    for axis, size in enumerate(shape)
-    if size != 1 and repeated is not None and axis not in repeated
-  }
-  is_activity = repeated != frozenset() and any(
-    not kind.is_slope
-    and not (scales and len(own) > 1 and not own.isdisjoint(axes or ()))
-    for kind, axes in activity
-  )
-  is_made = bool(of_parameters) and not is_activity
+  parameter = _largest(operands)
+  is_sum = is_made = False
+  repeated: frozenset[int] | None = frozenset()
+  if parameter is not None:
+    spread = [
+      _repeats(kind, size, shape)
+      for kind, size in zip(operands, shapes, strict=True)
+    ]
+    repeated = _repeated_by_all(
+      [a for kind, a in zip(operands, spread, strict=True) if kind.parameter]
+    )
+    own = {
+      axis
+      for axis, size in enumerate(shape)
+      if size != 1 and repeated is not None and axis not in repeated
+    }
+    is_made = True
+    is_sum = any(kind.is_sum and kind.parameter for kind in operands)
+    others = [] if repeated == frozenset() else activity
+    others = [i for i in others if not operands[i].is_slope]
+    if others and name in _SUMS and len(own) > 1:
+      is_sum = True
+    elif others:
+      is_made = name in _PRODUCTS and len(own) > 1
+      is_made &= all(own.intersection(spread[i] or ()) for i in others)
+    is_made &= not is_sum or name in _LINEAR
+  steps = [
+    kind.steps
+    for kind in operands
+    if kind.steps and (not is_made or excess(kind) <= Source.DATA)
+  ]
   return Kind(
-    source=max((kind.source for kind in operands), default=Source.NOTHING),
+    source=max([kind.source for kind in operands], default=Source.NOTHING),
     depends=any(kind.depends for kind in operands),
     number=0,
-    parameter=_largest(operands) if is_made else None,
-    steps=frozenset[Place]().union(
-      *(
-        kind.steps
-        for kind in operands
-        if not is_made or excess(kind) <= Source.DATA
-      )
-    ),
+    parameter=parameter if is_made else None,
+    steps=frozenset[Place]().union(*steps),
     repeated=repeated,
-    varies=is_made
-    and (bool(activity) or any(kind.varies for kind in operands)),
-    is_slope=bool(activity) and all(kind.is_slope for kind, _ in activity),
+    varies=is_made and (bool(activity) or any(k.varies for k in operands)),
+    is_sum=is_made and is_sum,
+    is_slope=bool(activity) and all(operands[i].is_slope for i in activity),
     looked_up=any(kind.looked_up for kind in operands),
   )
+
+
+def _repeated_by_all(
+  parts: Sequence[frozenset[int] | None],
+) -> frozenset[int] | None:
+  """Returns the axes along which all parameters of a result repeat."""
+  known = [axes for axes in parts if axes is not None]
+  if known and (len(known) == len(parts) or frozenset() in known):
+    return known[0].intersection(*known[1:])
+  return None
 
 
 def _repeats(

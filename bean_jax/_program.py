@@ -15,27 +15,19 @@ from bean_jax._kinds import Kind, Parameter, Source
 
 # What JAX calls the backward pass of what it differentiates.
 _BACKWARD = re.compile(r"transpose\((\w+\()*jvp\(")
-# Products whose operands cannot be told apart by their equation.
-_OPAQUE = {
-  "custom_partitioning",
-  "ffi_call",
-  "io_callback",
-  "pallas_call",
-  "pure_callback",
-  "ragged_dot",
-  "ragged_dot_general",
-  "scaled_dot",
-  "scaled_matmul",
-  "triangular_solve",
-}
+# They keep the entries of a matrix in a vector.
+_SPARSE = re.compile(r"(bcoo|bcsr|coo|csr)_")
 _NAMES_OF_CONTAINERS = {
   "cond": "jax.lax.cond or switch",
   "custom_jvp_call": "jax.custom_jvp",
   "custom_vjp_call": "jax.custom_vjp",
   "custom_vjp_call_jaxpr": "jax.custom_vjp",
+  "ffi_call": "a foreign call",
   "io_callback": "jax.experimental.io_callback",
   "pallas_call": "a Pallas kernel",
   "pure_callback": "jax.pure_callback",
+  "ragged_dot": "jax.lax.ragged_dot",
+  "ragged_dot_general": "jax.lax.ragged_dot",
   "shard_map": "jax.shard_map",
   "while": "jax.lax.while_loop",
 }
@@ -61,6 +53,7 @@ class Product(NamedTuple):
     neurons: Whether the inputs depend on parameters; raw data does not.
     scans: The scans around it, from the outermost inwards, with their lengths.
     convolution: Whether it is a convolution.
+    is_differentiated: Whether the program has a derivative of it.
     trouble: Why its operands cannot be handed out; "" if they can.
   """
 
@@ -72,6 +65,7 @@ class Product(NamedTuple):
   neurons: bool
   scans: tuple[tuple[Place, int], ...] = ()
   convolution: bool = False
+  is_differentiated: bool = False
   trouble: str = ""
 
   @property
@@ -118,6 +112,9 @@ class _Context(NamedTuple):
   scans: tuple[tuple[Place, int], ...] = ()
   trouble: str = ""
   is_derivative: bool = False
+  is_inside: bool = False  # Of what is differentiated,
+  is_forward: bool = False  # in forward mode.
+  beside: tuple[core.JaxprEqn | None, core.JaxprEqn | None] = (None, None)
 
 
 class Program:
@@ -141,6 +138,8 @@ class Program:
     self._numbers: dict[Hashable, int] = {}
     self._fresh = itertools.count()
     self.products: dict[Place, Product] = {}
+    # The numbers of the kernels of products in derivatives.
+    self._derivatives: dict[Place, int] = {}
     kinds = [
       Kind(Source.NOTHING, True, self._number(("argument", index)), argument)
       if isinstance(argument, Parameter)
@@ -148,12 +147,14 @@ class Program:
       for index, argument in enumerate(arguments)
     ]
     self._body(jaxpr, kinds, _Context())
+    self._within: dict[Place, set[Place]] = {}
+    for place in (*self.products, *self._derivatives):
+      for depth in range(1, len(place) + 1):
+        self._within.setdefault(place[:depth], set()).add(place)
 
   def needed(self, outputs: Sequence[bool]) -> set[Place]:
     """Returns the places of products that some outputs depend on."""
-    found: set[Place] = set()
-    self._needed(self._jaxpr, outputs, (), set(), found)
-    return found
+    return self._products(outputs, set())
 
   def making(self, places: set[Place]) -> set[Place]:
     """Returns the places of products that the kernels of others depend on.
@@ -161,10 +162,26 @@ class Program:
     Those of spectral normalization, for example, belong to the making of a
     kernel, and not to what the layer does.
     """
-    found: set[Place] = set()
-    nothing = [False] * len(self._jaxpr.jaxpr.outvars)
-    self._needed(self._jaxpr, nothing, (), places, found)
-    return found
+    return self._products([False] * len(self._jaxpr.jaxpr.outvars), places)
+
+  def _products(
+    self, outputs: Sequence[bool], kernels: set[Place]
+  ) -> set[Place]:
+    """Returns the places of products that outputs or kernels depend on.
+
+    Where they depend on the derivative of a layer alone, as of the last one of
+    an energy, that layer counts.
+    """
+    places: set[Place] = set()
+    self._needed(self._jaxpr, outputs, (), kernels, places)
+    found = places & self.products.keys()
+    numbers = {self._derivatives[p] for p in places - found}
+    numbers -= {self.products[place].kind.number for place in found}
+    return found | {
+      place
+      for place, product in self.products.items()
+      if product.is_differentiated and product.kind.number in numbers
+    }
 
   def _number(self, key: Hashable) -> int:
     """Returns one number for equal keys."""
@@ -188,12 +205,22 @@ class Program:
         return Kind(Source.NOTHING, False, self._number(key))
       return known[atom]
 
-    for index, eqn in enumerate(jaxpr.jaxpr.eqns):
+    equations = jaxpr.jaxpr.eqns
+    stacks = [str(eqn.source_info.name_stack) for eqn in equations]
+    backward = {stack for stack in set(stacks) if _BACKWARD.search(stack)}
+    before = None
+    after = [*equations[1:], None]
+    for index, (eqn, stack) in enumerate(zip(equations, stacks, strict=True)):
+      is_inside = "jvp(" in stack
+      is_forward = is_inside and f"transpose({stack})" not in backward
       here = context._replace(
         place=(*context.place, index),
-        is_derivative=context.is_derivative
-        or bool(_BACKWARD.search(str(eqn.source_info.name_stack))),
+        is_derivative=context.is_derivative or stack in backward,
+        is_inside=context.is_inside or is_inside,
+        is_forward=context.is_forward or is_forward,
+        beside=(before, after[index]),
       )
+      before = eqn
       outputs = self._equation(eqn, list(map(kind_of, eqn.invars)), here)
       if here.is_derivative:
         outputs = [kind._replace(is_slope=True) for kind in outputs]
@@ -211,7 +238,7 @@ class Program:
       loop = _jaxpr.scan_of(eqn)
       scans = (*context.scans, (context.place, eqn.params["length"]))
       return self._loop(loop, operands, context._replace(scans=scans))
-    if name == "optimization_barrier":
+    if name in _jaxpr.UNCHANGED:
       return operands
     if name == "dot_general":
       return [self._dot_general(eqn, operands, context)]
@@ -220,7 +247,8 @@ class Program:
     if name == "reduce_sum":
       return [self._sum(eqn, operands[0], context)]
     bodies = list(_jaxpr.bodies(eqn))
-    if bodies or name in _OPAQUE:
+    is_harmless = len(operands) < 2 or name in _kinds.HARMLESS
+    if bodies or not is_harmless:
       within = f"it is called within {_NAMES_OF_CONTAINERS.get(name, name)}"
       context = context._replace(trouble=context.trouble or within)
       return self._closed(eqn, bodies, operands, context)
@@ -308,17 +336,12 @@ class Program:
       ]
     if len(bodies) == 1 and len(bodies[0].jaxpr.invars) == len(operands):
       return self._body(bodies[0], operands, context)
-    kernels = [
-      index
-      for index, (atom, kind) in enumerate(
-        zip(eqn.invars, operands, strict=True)
-      )
-      if kind.parameter and sum(size != 1 for size in shape_of(atom)) > 1
-    ]
-    for index in kernels:
-      kind = operands[index]
-      if any(_kinds.excess(other) > _kinds.excess(kind) for other in operands):
-        shape = shape_of(eqn.invars[index])
+    most = max(map(_kinds.excess, operands), default=0)
+    rank = 1 if _SPARSE.match(eqn.primitive.name) else 2
+    for index, kind in enumerate(operands):
+      shape = shape_of(eqn.invars[index])
+      is_matrix = sum(size != 1 for size in shape) >= rank
+      if kind.parameter and is_matrix and _kinds.excess(kind) < most:
         none: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
         self.products[*context.place, index] = Product(
           index, kind, none, none, shape, True, trouble=context.trouble
@@ -341,6 +364,10 @@ class Program:
       (pair[1 - kernel], pair[kernel])
       for pair in eqn.params["dimension_numbers"]
     )
+    if kind.is_sum and (
+      inputs.is_sum or not (kind.repeated or {-1}) <= set(batch[1])
+    ):
+      return result  # A kernel that samples change meets each sample's inputs.
     pairs = sorted(zip(*contracted, strict=True), key=lambda pair: pair[1])
     return self._layer(
       eqn,
@@ -403,7 +430,8 @@ class Program:
       if size != 1 and axis not in (kind.repeated or ())
     }
     summed = own.intersection(eqn.params["axes"])
-    if not (kind.parameter and kind.varies and kind.repeated and summed):
+    is_kernel = kind.parameter and not kind.is_sum
+    if not (is_kernel and kind.varies and kind.repeated and summed):
       return result
     if not context.is_derivative and summed != own:
       self.products[context.place] = Product(
@@ -436,8 +464,12 @@ class Program:
       trouble = _REPEATED
     if not trouble and any(map(_is_complex, dtypes)):
       trouble = "it is complex"
-    if not context.is_derivative:
-      self.products[context.place] = product._replace(trouble=trouble)
+    if context.is_derivative or _is_tangent(eqn, product.kernel, context):
+      self._derivatives[context.place] = kind.number
+    else:
+      self.products[context.place] = product._replace(
+        trouble=trouble, is_differentiated=context.is_inside
+      )
     closed_over = inputs.source <= Source.CLOSED_OVER and not inputs.depends
     if closed_over and kind.source <= Source.CLOSED_OVER:
       # Data, or a matrix that belongs to the making of a kernel.
@@ -459,9 +491,7 @@ class Program:
     shapes = [shape_of(atom) for atom in eqn.invars]
     results = []
     for index, var in enumerate(eqn.outvars):
-      kind = _kinds.made(
-        operands, shapes, shape_of(var), scales=name in ("mul", "div")
-      )
+      kind = _kinds.made(name, operands, shapes, shape_of(var))
       if name in _kinds.NOISE:
         kind = Kind(Source.NOTHING, False, 0, steps=kind.steps)
       elif name == "gather":
@@ -524,7 +554,7 @@ class Program:
             any(pair) for pair in zip(carry, wanted, strict=False)
           ] + wanted[loop.num_carry :]
       elif any(wanted):
-        found |= {p for p in self.products if p[: len(place)] == place}
+        found |= self._within.get(place, set())
       if place in kernels:
         inputs[self.products[place].kernel] = True
       needed.update(
@@ -533,6 +563,27 @@ class Program:
         if is_needed and isinstance(atom, core.Var)
       )
     return [var in needed for var in inner.invars]
+
+
+def _is_tangent(eqn: core.JaxprEqn, kernel: int, context: _Context) -> bool:
+  """Tells whether a product is the derivative of that before it.
+
+  In forward mode, the product of inputs and a kernel is followed at once by
+  that of the inputs' tangents and the kernel, and by that of the inputs and the
+  kernel's tangents, and the sum of these two.
+  """
+  before, after = context.beside
+  if not context.is_forward or before is None:
+    return False
+  of_inputs = (
+    before.primitive is eqn.primitive
+    and before.invars[kernel] is eqn.invars[kernel]
+  )
+  return of_inputs or (
+    after is not None
+    and after.primitive.name == "add_any"
+    and after.invars == [*before.outvars, *eqn.outvars]
+  )
 
 
 def _is_complex(dtype: Any) -> bool:

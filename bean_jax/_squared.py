@@ -27,6 +27,8 @@ Gradients = tuple[jax.Array, jax.Array]
 # Of one or two samples: few outer products fuse with what is done with their
 # sum, which costs less than a matrix product and a pass over its result.
 _MOST_OUTER_PRODUCTS = 4
+# Elements: 4 MiB in float32, which stay in cache.
+_SMALL_TEMPORARY = 2**20
 
 
 def energy(
@@ -54,7 +56,7 @@ def energy(
   else:
     features = num_neurons * num_next**2 * (num_samples + 2)
     temporary = num_neurons * num_next * (min(num_samples, num_next) + 2)
-    is_small = temporary <= max(num_neurons**2, divergence.BLOCK_ELEMENTS)
+    is_small = temporary <= max(num_neurons**2, _SMALL_TEMPORARY)
     if is_small and features <= pairs:
       strength = strength.T if transposed else strength
       if num_samples > num_next:

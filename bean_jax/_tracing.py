@@ -176,11 +176,15 @@ def _roles(parts: _Parts, params: PyTree) -> list[Parameter | Source]:
 
 
 def _name_of(path: Sequence[Any]) -> str:
-  """Returns "encoder/kernel"; what boxes a parameter is not part of it."""
+  """Returns "encoder/kernel"; what boxes a parameter is not part of it.
+
+  Parameters that are one array are called "params".
+  """
   attribute = jax.tree_util.GetAttrKey
   if len(path) > 1 and path[-1] == attribute("value"):
     path = path[:-1]
-  return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
+  name = jax.tree_util.keystr(tuple(path), simple=True, separator="/")
+  return name or "params"
 
 
 def _is_array(leaf: Any) -> bool:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from bean_jax import _checks, correlation
+from bean_jax import _checks, correlation, sparsity
 
 
 def class_profiles(
@@ -54,7 +54,10 @@ def class_profiles(
   name = "class_profiles"
   activations = _checks.activation_rows(activations, name=name)
   *batch_shape, num_neurons = activations.shape
-  labels = _integers(labels, f"{name}: labels", tuple(batch_shape)).reshape(-1)
+  labels = _checks.integers(f"{name}: labels", labels)
+  shape = tuple(batch_shape)
+  _checks.same_shape(f"{name}: labels", labels, shape, (math.prod(shape),))
+  labels = labels.reshape(-1)
   if labels.size == 0:
     raise ValueError(f"{name}: expected at least one sample, got none")
   if not isinstance(labels, jax.core.Tracer):
@@ -101,7 +104,7 @@ def selectivity(profiles: ArrayLike) -> jax.Array:
   profiles = _profiles(profiles, "selectivity")
   highest = jnp.max(profiles, axis=0)
   gap = jnp.sum(highest[None] - profiles, axis=0) / (profiles.shape[0] - 1)
-  return _ratio(gap, jnp.abs(highest) + jnp.abs(highest - gap))
+  return correlation.ratio(gap, jnp.abs(highest) + jnp.abs(highest - gap))
 
 
 def preferred_classes(profiles: ArrayLike) -> jax.Array:
@@ -137,10 +140,8 @@ def dead_neurons(
 ) -> jax.Array:
   """Finds the neurons that send next to nothing on.
 
-  What a neuron sends is the standard deviation of its activation times the norm
-  of its outgoing weights. That does not change where the neuron's activation is
-  scaled up and its weights down, and is zero for a neuron that is always
-  silent, always equally active, or not connected.
+  What a neuron sends is its importance, `sparsity.unit_importance`: zero for a
+  neuron that is always silent, always equally active, or not connected.
 
   Args:
     activations: Activations [..., N]; leading dimensions are batch.
@@ -162,13 +163,8 @@ def dead_neurons(
     >>> print(dead_neurons(activations, kernel))
     [False  True  True]
   """
-  name = "dead_neurons"
-  activations = _checks.activation_rows(activations, name=name)
-  kernel = _checks.kernel_matrix(kernel, name=name)
-  _checks.same_neurons(activations, kernel, name=name)
   tolerance = _checks.nonnegative_scalar("tolerance", tolerance)
-  rows = activations.reshape(-1, kernel.shape[0])
-  sent = jnp.std(rows - rows[:1], axis=0) * jnp.linalg.norm(kernel, axis=1)
+  sent = sparsity.unit_importance(activations, kernel)
   return sent <= tolerance * jnp.max(sent)
 
 
@@ -192,7 +188,7 @@ def assembly_masks(assemblies: ArrayLike, *, num_assemblies: int) -> jax.Array:
     [[False False  True]
      [ True False False]]
   """
-  members = _vector(assemblies, "assembly_masks")
+  members = _checks.integer_vector("assembly_masks: assemblies", assemblies)
   return members[None, :] == jnp.arange(num_assemblies)[:, None]
 
 
@@ -242,12 +238,12 @@ def ablate(
   mask = jnp.asarray(neurons)
   if mask.dtype != jnp.bool_:
     raise TypeError(f"ablate: neurons must be boolean, got {mask.dtype}")
-  _expect_shape(mask, "ablate: neurons", kernel.shape[:1])
+  _checks.same_shape("ablate: neurons", mask, kernel.shape[:1])
   shift = jnp.asarray(bias, kernel.dtype)
-  _expect_shape(shift, "ablate: bias", kernel.shape[1:])
+  _checks.same_shape("ablate: bias", shift, kernel.shape[1:])
   if means is not None:
     replaced = jnp.asarray(means, kernel.dtype)
-    _expect_shape(replaced, "ablate: means", kernel.shape[:1])
+    _checks.same_shape("ablate: means", replaced, kernel.shape[:1])
     shift = shift + correlation.matmul(jnp.where(mask, replaced, 0), kernel)
   return jnp.where(mask[:, None], 0, kernel), shift
 
@@ -284,7 +280,7 @@ def cohesion(
   same, different = _relations(members, matrix.dtype)
   same = jnp.where(jnp.eye(len(members), dtype=bool), 0, same)
   within, between = (
-    _ratio(jnp.sum(weights * matrix), jnp.sum(weights))
+    correlation.ratio(jnp.sum(weights * matrix), jnp.sum(weights))
     for weights in (same, different)
   )
   return within, between
@@ -326,8 +322,8 @@ def modularity(matrix: ArrayLike, assemblies: ArrayLike) -> jax.Array:
   degrees = jnp.sum(edges, axis=1)
   total = jnp.sum(degrees)
   expected = correlation.matmul(degrees, correlation.matmul(same, degrees))
-  share = _ratio(jnp.sum(edges * same), total)
-  return share - _ratio(expected, total**2)
+  share = correlation.ratio(jnp.sum(edges * same), total)
+  return share - correlation.ratio(expected, total**2)
 
 
 def proximity(strength: ArrayLike, *, paths: bool = False) -> jax.Array:
@@ -412,7 +408,7 @@ def clustering_coefficient(strength: ArrayLike) -> jax.Array:
   if strength.shape[1] > strength.shape[0]:
     strength = strength.T  # Symmetric in both sides, and cheaper so.
   paths = proximity(strength, paths=True)
-  return _ratio(jnp.sum(strength * paths), jnp.sum(paths))
+  return correlation.ratio(jnp.sum(strength * paths), jnp.sum(paths))
 
 
 def outgoing_variance(
@@ -449,8 +445,8 @@ def outgoing_variance(
   """
   name = "outgoing_variance"
   kernel = _checks.kernel_matrix(kernel, name=name)
-  members = _vector(assemblies, name)
-  _expect_shape(members, f"{name}: assemblies", kernel.shape[:1])
+  members = _checks.integer_vector(f"{name}: assemblies", assemblies)
+  _checks.same_shape(f"{name}: assemblies", members, kernel.shape[:1])
   same, _ = _relations(members, kernel.dtype)
   present = (members >= 0).astype(kernel.dtype)[:, None]
   count = jnp.maximum(jnp.sum(present), 1)
@@ -540,18 +536,12 @@ def rescale_units(
   factors = jnp.asarray(scales, incoming.dtype)
   shift = jnp.asarray(bias, incoming.dtype)
   for what, array in (("scales", factors), ("bias", shift)):
-    _expect_shape(array, f"{name}: {what}", outgoing.shape[:1])
+    _checks.same_shape(f"{name}: {what}", array, outgoing.shape[:1])
   return (
     incoming * factors[None],
     shift * factors,
     outgoing / factors[:, None],
   )
-
-
-def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-  """Returns the quotient, 0 where the denominator is not positive."""
-  positive = denominator > 0
-  return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), 0)
 
 
 def _profiles(value: ArrayLike, name: str) -> jax.Array:
@@ -564,40 +554,13 @@ def _profiles(value: ArrayLike, name: str) -> jax.Array:
   return profiles
 
 
-def _integers(value: ArrayLike, name: str, shape: tuple[int, ...]) -> jax.Array:
-  array = jnp.asarray(value)
-  if not jnp.issubdtype(array.dtype, jnp.integer):
-    raise TypeError(f"{name} must be integers, got {array.dtype}")
-  if array.shape not in (shape, (math.prod(shape),)):
-    raise ValueError(
-      f"{name} must have shape {list(shape)}, got {list(array.shape)}"
-    )
-  return array
-
-
-def _vector(assemblies: ArrayLike, name: str) -> jax.Array:
-  array = jnp.asarray(assemblies)
-  if array.ndim != 1:
-    raise ValueError(
-      f"{name}: assemblies must have shape [N], got {list(array.shape)}"
-    )
-  return _integers(array, f"{name}: assemblies", array.shape)
-
-
-def _expect_shape(array: jax.Array, name: str, shape: tuple[int, ...]) -> None:
-  if array.shape != shape:
-    raise ValueError(
-      f"{name} must have shape {list(shape)}, got {list(array.shape)}"
-    )
-
-
 def _pairs(
   matrix: ArrayLike, assemblies: ArrayLike, name: str
 ) -> tuple[jax.Array, jax.Array]:
   """Returns a matrix [N, N] and the assemblies [N] of its neurons."""
   square = _checks.kernel_matrix(matrix, name=name)
-  members = _vector(assemblies, name)
-  _expect_shape(square, f"{name}: matrix", (len(members), len(members)))
+  members = _checks.integer_vector(f"{name}: assemblies", assemblies)
+  _checks.same_shape(f"{name}: matrix", square, (len(members), len(members)))
   return square, members
 
 

@@ -15,7 +15,7 @@ _Q = (7.77655373e-7, 3.28563387e-4, 2.58769803e-2, 0.467143416, 1.0)
 
 def matmul(left: jax.Array, right: jax.Array) -> jax.Array:
   """Multiplies in full precision; a GPU's TensorFloat-32 keeps 10 bits."""
-  return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+  return jax.lax.dot(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
 def product(
@@ -28,6 +28,12 @@ def product(
     (((summed[0],), (summed[1],)), ((), ())),
     precision=jax.lax.Precision.HIGHEST,
   )
+
+
+def ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+  """Returns the quotient, 0 where the denominator is not positive."""
+  positive = denominator > 0
+  return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), 0)
 
 
 def relative_strength(kernel: jax.Array, gamma: ArrayLike) -> jax.Array:

@@ -10,8 +10,9 @@ from bean_jax import _checks, _sharding
 from bean_jax.correlation import matmul
 
 # Elements of the largest temporary that a block of neurons or samples may take
-# beyond the size of the inputs: 4 MiB in float32, so that it stays in cache.
-BLOCK_ELEMENTS = 2**20
+# beyond the size of the inputs: half a MiB in float32. Eight times as many were
+# no faster, and took more memory than a rematerialized transformer.
+_BLOCK_ELEMENTS = 2**17
 # d(s x, s y) is s to this power times d(x, y).
 POWERS = {"squared": 2, "absolute": 1}
 
@@ -55,9 +56,10 @@ def coactivation_divergence(
   distance = _checks.known_distance(distance)
   name = "coactivation_divergence"
   rows = _checks.activation_rows(activations, name=name)
+  mask = _checks.sample_mask(where, rows.shape[:-1], name=name)
 
-  def of_arrays(rows: jax.Array, where: jax.Array | None) -> jax.Array:
-    centred, num_samples = centre(rows, where, name=name)
+  def of_arrays(rows: jax.Array, mask: jax.Array | None) -> jax.Array:
+    centred, num_samples = centre(rows, mask)
     power = POWERS[distance]
     scale = scale_of_mean(centred.shape[0], power)
     centred, num_samples = scale * centred, num_samples * scale**power
@@ -73,12 +75,11 @@ def coactivation_divergence(
     # Fused, both sides of a difference may be rounded differently.
     return jnp.where(jnp.eye(len(pairs), dtype=bool), 0, pairs)
 
-  mask = None if where is None else jnp.asarray(where)
   return _sharding.with_automatic_axes(of_arrays, rows, mask)
 
 
 def centre(
-  activations: jax.Array, where: ArrayLike | None, *, name: str
+  activations: jax.Array, mask: jax.Array | None
 ) -> tuple[jax.Array, jax.Array | float]:
   """Returns activations [S, N] less each sample's mean, and the count of real.
 
@@ -86,14 +87,12 @@ def centre(
   cancellation between large, nearly equal terms. Samples that are masked out
   become rows of zeros, which diverge by nothing.
   """
-  *batch_shape, num_neurons = activations.shape
-  rows = activations.reshape(-1, num_neurons)
+  rows = activations.reshape(-1, activations.shape[-1])
   num_samples: jax.Array | float
-  if where is None:
+  if mask is None:
     num_samples = float_of(rows.shape[0])
   else:
-    mask = _checks.sample_mask(where, tuple(batch_shape), name=name)
-    rows = jnp.where(mask[:, None], rows, 0)
+    rows = jnp.where(mask.reshape(-1, 1), rows, 0)
     num_samples = jnp.maximum(jnp.sum(mask, dtype=rows.dtype), 1)
   # The result does not depend on the shift, so neither does any derivative.
   shift = jax.lax.stop_gradient(jnp.mean(rows, axis=1, keepdims=True))
@@ -138,5 +137,5 @@ def size_to_choose_by(size: int) -> int:
 
 def block_size(num_items: int, elements_per_item: int) -> int:
   """Returns how many items `jax.lax.map` may take at once."""
-  affordable = BLOCK_ELEMENTS // max(1, size_to_choose_by(elements_per_item))
+  affordable = _BLOCK_ELEMENTS // max(1, size_to_choose_by(elements_per_item))
   return max(1, min(affordable, size_to_choose_by(num_items)))

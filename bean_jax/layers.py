@@ -20,7 +20,8 @@ class FoundLayers(tuple[Layer, ...]):
     rows = [("path", "N", "M", "calls", "")]
     for *columns, why in self:
       text = f"left out: {why}" if why else ""
-      rows.append((*map(str, columns), text))  # type: ignore[arg-type]
+      known = ("?" if column is None else str(column) for column in columns)
+      rows.append((*known, text))  # type: ignore[arg-type]
     path, *widths = (
       max(map(len, column)) for column in zip(*rows, strict=True)
     )

@@ -179,31 +179,43 @@ def checked_layer_penalty(
   hidden = _checks.activation_rows(activations, name=name)
   kernel = _checks.kernel_matrix(kernel, name=name)
   _checks.same_neurons(hidden, kernel.T if transposed else kernel, name=name)
+  mask = _checks.sample_mask(where, hidden.shape[:-1], name=name)
   dtype = _checks.widest(hidden.dtype, kernel.dtype)
-
-  def of_arrays(
-    hidden: jax.Array,
-    kernel: jax.Array,
-    gamma: jax.Array,
-    where: jax.Array | None,
-  ) -> jax.Array:
-    centred, num_samples = divergence.centre(hidden, where, name=name)
-    strength = correlation.relative_strength(kernel, gamma)
-    num_rows, num_neurons = centred.shape
-    power = divergence.POWERS[distance]
-    scale = divergence.scale_of_mean(num_rows * num_neurons**2, power)
-    centred = scale * centred
-    if distance == "squared":
-      energy = _squared.energy(centred, strength, order, transposed=transposed)
-    else:
-      strength = strength.T if transposed else strength
-      energy = _absolute.energy(centred, strength, order)
-    return energy / (num_samples * (scale**power * float(num_neurons) ** 2))
-
   return _sharding.with_automatic_axes(
-    of_arrays,
+    functools.partial(
+      _of_arrays, order=order, distance=distance, transposed=transposed
+    ),
     hidden.astype(dtype),
     kernel.astype(dtype),
     jnp.asarray(gamma, dtype),
-    None if where is None else jnp.asarray(where),
+    mask,
   )
+
+
+# Layers of equal shapes are traced once: by itself, each took as long as a few
+# layers of the model. Inlined, so that the compiler sees one program.
+@functools.partial(
+  jax.jit, static_argnames=("order", "distance", "transposed"), inline=True
+)
+def _of_arrays(
+  hidden: jax.Array,
+  kernel: jax.Array,
+  gamma: jax.Array,
+  mask: jax.Array | None,
+  *,
+  order: int,
+  distance: str,
+  transposed: bool,
+) -> jax.Array:
+  centred, num_samples = divergence.centre(hidden, mask)
+  strength = correlation.relative_strength(kernel, gamma)
+  num_rows, num_neurons = centred.shape
+  power = divergence.POWERS[distance]
+  scale = divergence.scale_of_mean(num_rows * num_neurons**2, power)
+  centred = scale * centred
+  if distance == "squared":
+    energy = _squared.energy(centred, strength, order, transposed=transposed)
+  else:
+    strength = strength.T if transposed else strength
+    energy = _absolute.energy(centred, strength, order)
+  return energy / (num_samples * (scale**power * float(num_neurons) ** 2))

@@ -71,7 +71,7 @@ def gini_index(weights: ArrayLike) -> jax.Array:
   count = sizes.shape[0]
   # As a mean of differences, equal magnitudes give 0 exactly.
   signs = (2 * jnp.arange(1, count + 1) - count - 1) / count
-  return jnp.sum(_over(sizes, total) * signs.astype(sizes.dtype))
+  return jnp.sum(correlation.ratio(sizes, total) * signs.astype(sizes.dtype))
 
 
 def hoyer_sparsity(weights: ArrayLike) -> jax.Array:
@@ -101,10 +101,10 @@ def hoyer_sparsity(weights: ArrayLike) -> jax.Array:
     <https://www.jmlr.org/papers/v5/hoyer04a.html>`_, 2004.
   """
   sizes = _magnitudes(weights, "hoyer_sparsity", least=2)
-  sizes = _over(sizes, jnp.max(sizes))
+  sizes = correlation.ratio(sizes, jnp.max(sizes))
   root = sizes.shape[0] ** 0.5
   norm = jnp.sqrt(jnp.sum(sizes**2))
-  ratio = jnp.where(norm > 0, _over(jnp.sum(sizes), norm), root)
+  ratio = jnp.where(norm > 0, correlation.ratio(jnp.sum(sizes), norm), root)
   return jnp.clip((root - ratio) / (root - 1), 0.0, 1.0)
 
 
@@ -227,7 +227,9 @@ def unit_importance(activations: ArrayLike, kernel: ArrayLike) -> jax.Array:
   matrix = _checks.kernel_matrix(kernel, name="unit_importance")
   _checks.same_neurons(rows, matrix, name="unit_importance")
   rows = rows.reshape(-1, rows.shape[-1])
-  return jnp.std(rows, axis=0) * jnp.sqrt(jnp.sum(matrix**2, axis=1))
+  # Relative to the first sample, so that what is constant stays so.
+  spread = jnp.std(rows - rows[:1], axis=0)
+  return spread * jnp.linalg.norm(matrix, axis=1)
 
 
 def remove_units(
@@ -260,17 +262,13 @@ def remove_units(
     ((2, 1), [3.0, 3.0])
   """
   num_units = _num_units(layer, "remove_units")
-  keep = _indices("keep", keep, "remove_units")
+  keep = _checks.integer_vector("remove_units: keep", keep)
   layer = HiddenLayer(*map(jnp.asarray, layer))
   next_bias = layer.next_bias
   if means is not None:
     wide = _widened(layer, "remove_units")
     shift = jnp.asarray(means, wide.outgoing.dtype)
-    if shift.shape != (num_units,):
-      raise ValueError(
-        f"remove_units: means must have shape [{num_units}], one entry a unit, "
-        f"got {list(shift.shape)}"
-      )
+    _checks.same_shape("remove_units: means", shift, (num_units,))
     # Not a difference of two sums, which would cancel.
     shift = shift.at[keep].set(0)
     total = wide.next_bias + correlation.matmul(shift, wide.outgoing)
@@ -324,12 +322,8 @@ def merge_units(
     parameter pruning <https://arxiv.org/abs/1507.06149>`_, 2015.
   """
   num_units = _num_units(layer, "merge_units")
-  groups = _indices("groups", groups, "merge_units")
-  if groups.shape != (num_units,):
-    raise ValueError(
-      f"merge_units: groups must have shape [{num_units}], one entry a unit, "
-      f"got {list(groups.shape)}"
-    )
+  groups = _checks.integer_vector("merge_units: groups", groups)
+  _checks.same_shape("merge_units: groups", groups, (num_units,))
   layer = HiddenLayer(*map(jnp.asarray, layer))
   wide = _widened(layer, "merge_units")
   members = jax.nn.one_hot(groups, num_groups, dtype=wide.incoming.dtype)
@@ -365,11 +359,6 @@ def _magnitudes(weights: ArrayLike, name: str, *, least: int = 1) -> jax.Array:
   return sizes
 
 
-def _over(values: jax.Array, total: jax.Array) -> jax.Array:
-  """Returns values / total, 0 where the total is 0."""
-  return jnp.where(total > 0, values / jnp.where(total > 0, total, 1), 0)
-
-
 def _kept(sizes: jax.Array, fraction: ArrayLike) -> jax.Array:
   """Marks all but the least round(fraction * n) of n magnitudes."""
   count = sizes.shape[0]
@@ -389,14 +378,3 @@ def _num_units(layer: HiddenLayer, name: str) -> int:
     f"{name}: expected incoming [K, N], bias [N], outgoing [N, M] and "
     f"next_bias [M], got {', '.join(str(list(shape)) for shape in shapes)}"
   )
-
-
-def _indices(argument: str, values: ArrayLike, name: str) -> jax.Array:
-  array = jnp.asarray(values)
-  if not jnp.issubdtype(array.dtype, jnp.integer):
-    raise TypeError(f"{name}: {argument} must be integers, got {array.dtype}")
-  if array.ndim != 1:
-    raise ValueError(
-      f"{name}: {argument} must have one dimension, got {list(array.shape)}"
-    )
-  return array

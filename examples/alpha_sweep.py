@@ -60,7 +60,7 @@ def train_step(state, alpha, images, labels, order):
 
 def accuracy_fn(state, images, labels):
   logits = model.apply({"params": state[0]}, images)
-  return jnp.mean(jnp.argmax(logits, axis=1) == labels)
+  return jnp.mean(logits.argmax(axis=1) == labels)
 
 
 def main():
@@ -70,19 +70,14 @@ def main():
     # One member for each alpha and seed.
     alpha = jnp.repeat(jnp.float32(alphas), NUM_SEEDS)
     seeds = jnp.tile(jnp.arange(NUM_SEEDS), len(alphas))
-    states = jax.vmap(functools.partial(init, images=images))(seeds)
-    step = functools.partial(
-      train_step, images=images[:50], labels=labels[:50], order=order
-    )
-    step = jax.jit(jax.vmap(step))
+    states = jax.vmap(init, in_axes=(0, None))(seeds, images)
+    step = functools.partial(train_step, order=order)
+    step = jax.jit(jax.vmap(step, in_axes=(0, 0, None, None)))
     for _ in range(NUM_STEPS):
-      states = step(states, alpha)
-    accuracies = jax.vmap(
-      functools.partial(accuracy_fn, images=images[50:], labels=labels[50:])
-    )(states)
-    for value, members in zip(
-      alphas, accuracies.reshape(len(alphas), NUM_SEEDS), strict=True
-    ):
+      states = step(states, alpha, images[:50], labels[:50])
+    evaluate = jax.vmap(accuracy_fn, in_axes=(0, None, None))
+    accuracies = evaluate(states, images[50:], labels[50:])
+    for value, members in zip(alphas, jnp.split(accuracies, 5), strict=True):
       print(
         f"BEAN-{order}, alpha {value:g}: test accuracy {members.mean():.1%}, "
         f"from {members.min():.1%} to {members.max():.1%}"

@@ -28,11 +28,9 @@ def loss_fn(params, images, labels):
 
 
 def train(loss_fn, params, images, labels, num_devices):
+  devices = jax.devices()[:num_devices]
   mesh = jax.make_mesh(
-    (num_devices,),
-    ("batch",),
-    (AxisType.Auto,),
-    devices=jax.devices()[:num_devices],
+    (num_devices,), ("batch",), (AxisType.Auto,), devices=devices
   )
 
   @jax.jit

@@ -31,6 +31,15 @@ def init_layer(key, num_inputs, num_outputs):
   }
 
 
+def init_params(key):
+  keys = jax.random.split(key, 3)
+  sizes = {"fc1": (64, 64), "fc2": (64, 32), "head": (32, 10)}
+  return {
+    name: init_layer(key, *size)
+    for (name, size), key in zip(sizes.items(), keys, strict=True)
+  }
+
+
 def dense(layer, inputs):
   return inputs @ layer["kernel"] + layer["bias"]
 
@@ -46,20 +55,13 @@ def loss_fn(params, images, labels):
   return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def bean_loss_fn(params, images, labels, alpha):
-  regularized_fn = bean_jax.regularize(
-    loss_fn, alpha=alpha, layers="head/kernel"
-  )  # BEAN
-  return regularized_fn(params, images, labels)
-
-
 @functools.partial(jax.jit, static_argnames="num_steps")
 def train(trained, frozen, images, labels, alpha, num_steps):
+  fn = bean_jax.regularize(loss_fn, alpha=alpha, layers="head/kernel")  # BEAN
+
   def step(carry, _):
     trained, opt_state = carry
-    gradients = jax.grad(
-      lambda trained: bean_loss_fn({**trained, **frozen}, images, labels, alpha)
-    )(trained)
+    gradients = jax.grad(lambda t: fn({**t, **frozen}, images, labels))(trained)
     updates, opt_state = tx.update(gradients, opt_state)
     return (optax.apply_updates(trained, updates), opt_state), None
 
@@ -71,20 +73,11 @@ def main():
   images, labels = datasets.load_digits(return_X_y=True)
   images = np.float32(images / 16)
   sideways = images.reshape(-1, 8, 8).swapaxes(1, 2)[:, ::-1].reshape(-1, 64)
-  keys = jax.random.split(jax.random.key(0), 3)
-  sizes = {"fc1": (64, 64), "fc2": (64, 32), "head": (32, 10)}
-  initial = {
-    name: init_layer(key, *size)
-    for (name, size), key in zip(sizes.items(), keys, strict=True)
-  }
-  params = train(initial, {}, images[:900], labels[:900], 0.0, num_steps=300)
-  head = {"head": params["head"]}
-  body = {"fc1": params["fc1"], "fc2": params["fc2"]}
-  new_head = {"head": initial["head"]}
-  for kind, trained, frozen in (
-    ("frozen head", body, head),
-    ("frozen body", new_head, body),
-  ):
+  initial = init_params(jax.random.key(0))
+  body = train(initial, {}, images[:900], labels[:900], 0.0, num_steps=300)
+  head, new_head = {"head": body.pop("head")}, {"head": initial["head"]}
+  ways = {"frozen head": (body, head), "frozen body": (new_head, body)}
+  for kind, (trained, frozen) in ways.items():
     for name, alpha in (("plain", 0.0), ("BEAN", 1.0)):
       few = sideways[900:950], labels[900:950]
       adapted = frozen | train(trained, frozen, *few, alpha, num_steps=200)
@@ -92,9 +85,8 @@ def main():
       logits = dense(adapted["head"], hidden)
       accuracy = jnp.mean(jnp.argmax(logits, axis=1) == labels[950:])
       penalty = bean_jax.layer_penalty(hidden, adapted["head"]["kernel"])
-      print(
-        f"{kind}, {name}: test accuracy {accuracy:.1%}, penalty {penalty:.4f}"
-      )
+      print(f"{kind}, {name}: test accuracy {accuracy:.1%}, ", end="")
+      print(f"penalty {penalty:.4f}")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,9 @@
     python -m examples.language_model
 
 trains on the texts of Python's own `help` without BEAN and with it, and shows
-the assemblies that form: the neurons that are wired together most, how
-differently they fire (all neurons: 1), and at which characters. The penalty
-looks at 256 rows of each batch. The statement that BEAN takes is marked
-`# BEAN`.
+the assemblies that form: the neurons that are wired together most, and how
+differently they fire (all neurons: 1). The penalty looks at 256 rows of each
+batch. The statement that BEAN takes is marked `# BEAN`.
 """
 
 from pydoc_data import topics
@@ -68,25 +67,16 @@ def train(loss_fn, model, codes):
     train_step(model, optimizer, draw(np.random.default_rng(step), codes, 32))
 
 
-def find_assemblies(hidden, kernel):
-  """Returns the best wired neurons, and how differently they fire."""
+def assemblies(hidden, kernel):
+  """Yields the best wired neurons, and how differently they fire."""
   wires = np.array(bean_jax.neuron_correlation(kernel, order=2, gamma=10.0))
-  assemblies = []
-  for _ in range(4):
-    neurons = np.argsort(wires[np.argmax(np.diag(wires))])[-6:]
-    wires[neurons], wires[:, neurons] = 0, 0
-    assemblies.append(np.sort(neurons))
   divergence = np.array(bean_jax.coactivation_divergence(hidden))
   np.fill_diagonal(divergence, np.nan)
-  within = [divergence[np.ix_(neurons, neurons)] for neurons in assemblies]
-  return assemblies, np.nanmean(within) / np.nanmean(divergence)
-
-
-def favourite_characters(fires, text, alphabet):
-  """Returns the characters at which an assembly fires most."""
-  codes = [code for code in np.unique(text) if np.sum(text == code) > 20]
-  means = [fires[text == code].mean() for code in codes]
-  return "".join(alphabet[codes][np.argsort(means)[:-7:-1]])
+  for _ in range(4):
+    neurons = np.sort(np.argsort(wires[np.argmax(np.diag(wires))])[-6:])
+    wires[neurons], wires[:, neurons] = 0, 0
+    within = np.nanmean(divergence[np.ix_(neurons, neurons)])
+    yield neurons, within / np.nanmean(divergence)
 
 
 def draw(rng, codes, num_samples):
@@ -99,28 +89,18 @@ def main():
   alphabet, codes = np.unique(list(text), return_inverse=True)
   split = len(codes) * 9 // 10
   test = draw(np.random.default_rng(0), codes[split:], 200)
+  layers = {"layers": "*/ff2/kernel"}
   bean_loss_fn = bean_jax.regularize(
-    loss_fn,
-    alpha=10.0,
-    layers="*/ff2/kernel",
-    order=2,
-    gamma=10.0,
-    samples=256,
+    loss_fn, alpha=10.0, order=2, gamma=10.0, samples=256, **layers
   )  # BEAN
   for name, function in (("plain", loss_fn), ("BEAN", bean_loss_fn)):
     model = LanguageModel(len(alphabet), nnx.Rngs(0))
     train(function, model, codes[:split])
-    loss, hidden, kernels = bean_jax.capture(loss_fn, layers="*/ff2/kernel")(
-      model, test
-    )
+    loss, hidden, kernels = bean_jax.capture(loss_fn, **layers)(model, test)
     print(f"{name}: {loss / np.log(2):.2f} bits a character of unseen text")
     for layer, kernel in kernels.items():
-      assemblies, ratio = find_assemblies(hidden[layer], kernel)
-      print(f"  {layer}: neurons of an assembly differ {ratio:.2f} x as much")
-      for neurons in assemblies:
-        fires = np.asarray(hidden[layer])[..., neurons].mean(axis=2)
-        found = favourite_characters(fires, test[:, :-1], alphabet)
-        print(f"    neurons {neurons} fire most at {found!r}")
+      for neurons, ratio in assemblies(hidden[layer], kernel):
+        print(f"  {layer}: neurons {neurons} differ {ratio:.2f} x as much")
 
 
 if __name__ == "__main__":

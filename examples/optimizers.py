@@ -27,74 +27,49 @@ def loss_fn(params, images, labels):
   return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def lbfgs(loss_fn, params, batch):
-  solver = optax.lbfgs()
-
-  def value_fn(params):
-    return loss_fn(params, *batch)
-
-  @jax.jit
-  def step(params, state):
-    value, grad = optax.value_and_grad_from_state(value_fn)(params, state=state)
-    updates, state = solver.update(
-      grad, state, params, value=value, grad=grad, value_fn=value_fn
-    )
-    return optax.apply_updates(params, updates), state
-
-  state = solver.init(params)
-  for _ in range(30):
-    params, state = step(params, state)
-  return params
+ascent = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
+sam = optax.contrib.sam(optax.adam(3e-3), ascent, opaque_mode=True)
+# Each with its number of steps, and what its update takes beside gradients.
+OPTIMIZERS = {
+  "lbfgs": (optax.lbfgs(), 30, ["value", "grad", "value_fn"]),
+  "sharpness_aware": (sam, 150, ["grad_fn"]),
+  "accumulated": (optax.MultiSteps(optax.sgd(0.2), 5), 300, []),
+}
 
 
-def sharpness_aware(loss_fn, params, batch):
-  ascent = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
-  tx = optax.contrib.sam(optax.adam(3e-3), ascent, opaque_mode=True)
-
-  @jax.jit
-  def step(params, state):
-    def grad_fn(params, _=None):
-      return jax.grad(loss_fn)(params, *batch)
-
-    updates, state = tx.update(grad_fn(params), state, params, grad_fn=grad_fn)
-    return optax.apply_updates(params, updates), state
-
-  state = tx.init(params)
-  for _ in range(150):
-    params, state = step(params, state)
-  return params
-
-
-def accumulated(loss_fn, params, batch):
-  tx = optax.MultiSteps(optax.sgd(0.2), every_k_schedule=5)
-
+def train(loss_fn, params, batches, tx, num_steps, takes):
   @jax.jit
   def step(params, state, batch):
-    gradients = jax.grad(loss_fn)(params, *batch)
-    updates, state = tx.update(gradients, state, params)
+    def value_fn(params, _=None):
+      return loss_fn(params, *batch)
+
+    value, grad = jax.value_and_grad(value_fn)(params)
+    known = {"value": value, "grad": grad, "value_fn": value_fn}
+    known["grad_fn"] = jax.grad(value_fn)
+    options = {name: known[name] for name in takes}
+    updates, state = tx.update(grad, state, params, **options)
     return optax.apply_updates(params, updates), state
 
   state = tx.init(params)
-  for index in range(5 * 60):
-    part = tuple(array[index % 5 :: 5] for array in batch)
-    params, state = step(params, state, part)
+  for index in range(num_steps):
+    params, state = step(params, state, batches[index % len(batches)])
   return params
 
 
 def main():
   images, labels = datasets.load_digits(return_X_y=True)
   images = np.float32(images / 16)
-  batch, test = (images[:100], labels[:100]), (images[100:], labels[100:])
+  whole, test = (images[:100], labels[:100]), (images[100:], labels[100:])
+  parts = [(whole[0][i::5], whole[1][i::5]) for i in range(5)]
   initial = model.init(jax.random.key(0), images[:1])["params"]
   bean_loss_fn = bean_jax.regularize(loss_fn, alpha=1.0)  # BEAN
-  for train in (lbfgs, sharpness_aware, accumulated):
+  for optimizer, options in OPTIMIZERS.items():
+    batches = parts if optimizer == "accumulated" else [whole]
     for name, function in (("plain", loss_fn), ("BEAN", bean_loss_fn)):
-      params = train(function, initial, batch)
+      params = train(function, initial, batches, *options)
       loss, penalties = bean_jax.penalties(loss_fn)(params, *test)
       penalty = sum(penalties.values())
-      print(
-        f"{train.__name__}, {name}: test loss {loss:.3f}, penalty {penalty:.4f}"
-      )
+      print(f"{optimizer}, {name}: test loss {loss:.3f}, penalty {penalty:.4f}")
 
 
 if __name__ == "__main__":

@@ -52,14 +52,13 @@ def train(loss_fn, params, images, labels):
     updates, opt_state = tx.update(gradients, opt_state, params)
     return optax.apply_updates(params, updates), opt_state
 
-  state = (params, tx.init(params))
-  step = jax.jit(train_step).lower(*state).compile()
+  opt_state = tx.init(params)
+  step = jax.jit(train_step).lower(params, opt_state).compile()
   started = time.perf_counter()
   for _ in range(100):
-    state = step(*state)
-  jax.block_until_ready(state)
+    params, opt_state = jax.block_until_ready(step(params, opt_state))
   seconds = (time.perf_counter() - started) / 100
-  return state[0], seconds, step.memory_analysis().temp_size_in_bytes
+  return params, seconds, step.memory_analysis().temp_size_in_bytes
 
 
 def main():
@@ -72,8 +71,8 @@ def main():
     accuracies, times = [], []
     for seed in range(5):
       params = model.init(jax.random.key(seed), images[:1])["params"]
-      rows = np.random.default_rng(seed).permutation(len(images))
-      few, rest = rows[:100], rows[100:]
+      rng = np.random.default_rng(seed)
+      few, rest = np.split(rng.permutation(len(images)), [100])
       params, seconds, size = train(function, params, images[few], labels[few])
       logits = model.apply({"params": params}, images[rest])
       accuracies.append(jnp.mean(logits.argmax(axis=1) == labels[rest]))

@@ -470,7 +470,8 @@ def _block(inputs, kernels):
 
 
 @pytest.mark.optimized
-def test_rematerialized_transformer_keeps_its_memory():
+@pytest.mark.parametrize("distance", ("squared", "absolute"))
+def test_rematerialized_transformer_keeps_its_memory(distance):
   width, inputs = 64, jax.ShapeDtypeStruct((8, 64, 16), jnp.float32)
   sizes = {"qkv": (1, 3), "out": (1, 1), "up": (1, 4), "down": (4, 1)}
   params = {
@@ -486,7 +487,7 @@ def test_rematerialized_transformer_keeps_its_memory():
     hidden, _ = jax.lax.scan(jax.checkpoint(_block), hidden, params["blocks"])
     return jnp.mean(hidden**2)
 
-  bean_loss_fn = bean_jax.regularize(loss_fn, alpha=10.0)
+  bean_loss_fn = bean_jax.regularize(loss_fn, alpha=10.0, distance=distance)
   found = bean_jax.find_layers(loss_fn, params, inputs)
   chosen = [layer for layer in found if not layer.left_out]
   assert len(chosen) == 12 * len(sizes)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import jax
 from jax import lax
+from jax.experimental import sparse
+from jax.extend import core
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -230,6 +232,21 @@ def gradient_penalty(params, inputs):
   }
 
 
+def score_matching(params, inputs):
+  """Only the gradient of an energy counts, and not the energy."""
+
+  def energy(inputs):
+    hidden = jnp.tanh(inputs @ params["fc1"])
+    hidden_2 = jnp.tanh(hidden @ params["fc2"])
+    return jnp.sum(hidden_2 @ params["fc3"]), (hidden, hidden_2)
+
+  slopes, (hidden, hidden_2) = jax.grad(energy, has_aux=True)(inputs)
+  return jnp.mean((slopes + inputs) ** 2), {
+    "fc2": (hidden, params["fc2"]),
+    "fc3": (hidden_2, params["fc3"]),
+  }
+
+
 def gated_experts(params, inputs):
   """Experts [E, N, M] that all see the same neurons, and a gate."""
   hidden = jnp.tanh(inputs @ params["fc1"])
@@ -306,7 +323,7 @@ def flat_vector(params, inputs):
   """All parameters in one vector, as evolution strategies keep them."""
   fc1, fc2 = params[:24].reshape(DIM, 6), params[24:42].reshape(6, 3)
   hidden = jnp.tanh(inputs @ fc1)
-  return _loss(hidden @ fc2), {"[24:42]": (hidden, fc2)}
+  return _loss(hidden @ fc2), {"params[24:42]": (hidden, fc2)}
 
 
 def called_twice(params, inputs):
@@ -315,6 +332,15 @@ def called_twice(params, inputs):
   other = jnp.tanh(hidden[:2] * params["scale"])
   loss = _loss(hidden @ params["fc2"]) + _loss(other @ params["fc2"])
   return loss, {"fc2": (jnp.concatenate([hidden, other]), params["fc2"])}
+
+
+def twice_in_a_row(params, inputs):
+  """Two products with nothing between them are no value and its tangent."""
+  hidden = jnp.tanh(inputs @ params["fc1"])
+  other = jnp.tanh(hidden)
+  outputs = jnp.stack([hidden @ params["fc2"], other @ params["fc2"]])
+  rows = jnp.concatenate([hidden, other])
+  return _loss(outputs), {"fc2": (rows, params["fc2"])}
 
 
 def draws_and_integers(params, inputs):
@@ -353,7 +379,8 @@ def custom_derivatives_beside(params, inputs):
 
   doubled.defvjp(lambda h: (2 * h, None), lambda _, g: (2 * g,))
   hidden = doubled(clipped(_norm_of_batch(inputs @ params["fc1"])))
-  outputs = jax.jit(jnp.matmul)(hidden, params["fc2"])
+  hidden, kernel = jax.device_put((hidden, params["fc2"]))
+  outputs = jax.jit(jnp.matmul)(hidden, kernel)
   return _loss(outputs), {"fc2": (hidden, params["fc2"])}
 
 
@@ -563,6 +590,7 @@ CASES = {
   ),
   adapted_by_a_step: (_MLP, (INPUTS,), ["fc1"]),
   gradient_penalty: ({**_MLP, "fc3": FC3}, (INPUTS,), ["fc1"]),
+  score_matching: ({**_MLP, "fc3": FC3}, (INPUTS,), ["fc1"]),
   gated_experts: (
     {"fc1": FC1, "gate": _draw(6, 2), "experts": _draw(2, 6, 3)},
     (INPUTS,),
@@ -588,8 +616,9 @@ CASES = {
     (INPUTS,),
     ["first"],
   ),
-  flat_vector: (_draw(50), (INPUTS,), ["[0:24]"]),
+  flat_vector: (_draw(50), (INPUTS,), ["params[0:24]"]),
   called_twice: ({**_MLP, "scale": jnp.float32(2)}, (INPUTS,), ["fc1"]),
+  twice_in_a_row: (_MLP, (INPUTS,), ["fc1"]),
   custom_derivatives_beside: (_MLP, (INPUTS,), ["fc1"]),
   recomputed_with_a_policy: (_MLP, (INPUTS,), ["fc1"]),
   fixed_projection: (_MLP, (INPUTS,), ["fc1"]),
@@ -697,6 +726,98 @@ def test_kernels_that_data_change(loss_of_one, loop):
   assert_close((activations["fc2"], kernels["fc2"]), operands)
 
 
+def _fast_weights(params, rows):
+  """Returns the loss of kernels to which each sample adds what it says."""
+  hidden = jnp.tanh(rows @ params["fc1"])
+  kernels = params["fc2"][None] + hidden[:, :, None] * rows[:, None, :3]
+  outputs = jnp.einsum("bn,bnm->bm", hidden, kernels)
+  return _loss(outputs), (hidden[:, None], kernels)
+
+
+def test_kernels_to_which_activity_is_added_are_taken_by_name():
+  *_, layer = bean_jax.find_layers(_fast_weights, _MLP, INPUTS)
+  assert layer[:3] == ("fc2", 6, 3)
+  assert layer.left_out == "activity is added to its kernel, which may be none"
+  with pytest.raises(ValueError, match="'fc2' .activity is added"):
+    bean_jax.penalties(_fast_weights)(_MLP, INPUTS)
+  penalties_fn = bean_jax.penalties(_fast_weights, layers="fc2")
+  (_, operands), terms = jax.jit(penalties_fn)(_MLP, INPUTS)
+  expected = jnp.mean(jax.vmap(bean_jax.layer_penalty)(*operands))
+  assert_close(terms, {"fc2": expected})
+
+
+@pytest.mark.parametrize("bias", (False, True), ids=("stream", "scores"))
+def test_activity_to_which_parameters_are_added_is_no_kernel(bias):
+  # Positions, of tokens that attention mixes, or of its own scores.
+  def loss_fn(params, inputs):
+    tokens = jnp.stack([inputs, inputs[::-1]]) @ params["fc1"]
+    tokens = _norm_of_batch(tokens + params["positions"][None])
+    scores = tokens @ jnp.swapaxes(tokens, 1, 2)
+    if bias:
+      tokens = jnp.tanh(tokens)
+      scores = scores + params["bias"][None]
+    mixed = jax.nn.softmax(scores) @ tokens
+    outputs = jnp.mean(mixed, axis=1) @ params["fc2"]
+    return _loss(outputs), {"fc2": (jnp.mean(mixed, axis=1), params["fc2"])}
+
+  params = {
+    **_MLP,
+    "positions": _draw(NUM_SAMPLES, 6),
+    "bias": _draw(NUM_SAMPLES, NUM_SAMPLES),
+  }
+  _, terms = bean_jax.penalties(loss_fn)(params, INPUTS)
+  assert list(terms) == ["fc2"]
+  found = {
+    layer.path for layer in bean_jax.find_layers(loss_fn, params, INPUTS)
+  }
+  assert found == {"fc1", "fc2"} if bias else {"fc1", "fc2", "positions"}
+
+
+@pytest.mark.parametrize("product", (jnp.matmul, jax.jit(jnp.matmul)))
+@pytest.mark.parametrize("way", ("jvp", "by params", "scan", "jacfwd"))
+def test_derivatives_in_forward_mode_are_no_calls(way, product):
+  def network(params, rows):
+    hidden = jnp.tanh(product(rows, params["fc1"]))
+    hidden_2 = jnp.tanh(product(hidden, params["fc2"]))
+    outputs = product(hidden_2, params["fc3"])
+    return outputs, {
+      "fc2": (hidden, params["fc2"]),
+      "fc3": (hidden_2, params["fc3"]),
+    }
+
+  def loss_fn(params, inputs):
+    outputs, layers = network(params, inputs)
+    of_inputs = functools.partial(network, params)
+    if way == "by params":
+      steps = jax.tree.map(jnp.cos, (params, inputs))
+      _, slopes, layers = jax.jvp(
+        network, (params, inputs), steps, has_aux=True
+      )
+    elif way == "jvp":
+      _, slopes, layers = jax.jvp(
+        of_inputs, (inputs,), (jnp.cos(inputs),), has_aux=True
+      )
+    elif way == "scan":
+
+      def step(rows, _):
+        _, slopes, layers = jax.jvp(of_inputs, (rows,), (rows,), has_aux=True)
+        return rows, (slopes, layers)
+
+      _, (slopes, layers) = lax.scan(step, inputs, length=2)
+    else:
+      slopes, layers = jax.jacfwd(of_inputs, has_aux=True)(inputs[:2])
+      return _loss(slopes), layers
+    return _loss(outputs) + jnp.mean(slopes**2), layers
+
+  params = {**_MLP, "fc3": FC3}
+  (_, layers), terms = bean_jax.penalties(loss_fn)(params, INPUTS)
+  expected = {
+    path: bean_jax.layer_penalty(hidden, params[path])
+    for path, (hidden, _) in layers.items()
+  }
+  assert_close(terms, expected)
+
+
 def test_sums_that_are_written_as_no_product_are_named():
   def loss_fn(params, inputs):
     hidden = jnp.tanh(inputs @ params["fc1"])
@@ -707,16 +828,62 @@ def test_sums_that_are_written_as_no_product_are_named():
   assert "not as a matrix product" in layer.left_out
 
 
-def test_kernels_that_are_handed_to_callbacks_are_named():
+def _ragged(hidden, kernel):
+  sizes = jnp.array([2, 3], jnp.int32)
+  return lax.ragged_dot(hidden, jnp.stack([kernel, kernel]), sizes)
+
+
+def _called_back(hidden, kernel):
+  shape = jax.ShapeDtypeStruct((NUM_SAMPLES, 3), hidden.dtype)
+  return jax.pure_callback(np.matmul, shape, hidden, kernel)
+
+
+def _sparse(hidden, kernel):
+  indices = np.argwhere(np.ones((6, 3)))
+  return hidden @ sparse.BCOO((kernel.ravel(), indices), shape=(6, 3))
+
+
+class _Unheard(core.Primitive):
+  """A matrix product of another library, which this one does not know."""
+
+
+_unheard_p = _Unheard("unheard_of")
+_unheard_p.def_abstract_eval(
+  lambda hidden, kernel: hidden.update(shape=(hidden.shape[0], 3))
+)
+
+
+@pytest.mark.parametrize(
+  ("product", "name"),
+  (
+    (_ragged, "jax.lax.ragged_dot"),
+    (_called_back, "jax.pure_callback"),
+    (_sparse, "bcoo_dot_general"),
+    (_unheard_p.bind, "unheard_of"),
+  ),
+)
+def test_products_that_cannot_be_seen_are_named(product, name):
   def loss_fn(params, inputs):
     hidden = jnp.tanh(inputs @ params["fc1"])
-    shape = jax.ShapeDtypeStruct((NUM_SAMPLES, 3), hidden.dtype)
-    outputs = jax.pure_callback(np.matmul, shape, hidden, params["fc2"])
-    return _loss(outputs)
+    return _loss(product(hidden, params["fc2"]))
 
-  *_, layer = bean_jax.find_layers(loss_fn, _MLP, INPUTS)
-  assert layer.path == "fc2"
-  assert "jax.pure_callback" in layer.left_out
+  found = bean_jax.find_layers(loss_fn, _MLP, INPUTS)
+  *_, layer = found
+  left_out = f"it is called within {name}"
+  assert layer == ("fc2", None, None, 1, left_out)
+  assert f"fc2   ?  ?      1  left out: {left_out}" in str(found)
+  with pytest.raises(ValueError, match=f"cannot be had: 'fc2': {left_out}"):
+    bean_jax.regularize(loss_fn, alpha=1.0)(_MLP, INPUTS)
+
+
+def test_parameters_that_are_one_array_have_a_name():
+  def loss_fn(kernel, inputs):
+    return _loss(jnp.tanh(inputs) @ kernel)
+
+  (layer,) = bean_jax.find_layers(loss_fn, FC1, INPUTS)
+  assert layer.path == "params"
+  _, terms = bean_jax.penalties(loss_fn, layers="params")(FC1, INPUTS)
+  assert_close(terms["params"], bean_jax.layer_penalty(jnp.tanh(INPUTS), FC1))
 
 
 def test_integers_and_keys_among_parameters():
