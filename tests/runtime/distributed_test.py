@@ -129,7 +129,7 @@ class TestFlags:
     values(["script"])
     for chosen in (values, flags.FlagValues(), None):
       with distributed.joined(chosen):
-        assert processes.share() == (0, 1)
+        assert machine_processes.share() == (0, 1)
         assert processes.is_first()
 
 
