@@ -130,7 +130,7 @@ class TestFlags:
     for chosen in (values, flags.FlagValues(), None):
       with distributed.joined(chosen):
         assert machine_processes.share() == (0, 1)
-        assert processes.is_first()
+        assert machine_processes.is_first()
 
 
 class TestWaiting:
