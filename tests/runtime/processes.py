@@ -16,6 +16,7 @@ import sys, time
 from experiments import datasets
 from experiments.architectures import networks
 from experiments.command import scripts
+from experiments.machine import devices, progress
 from tests.experiments import tiny
 name, num_cores, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 sys.argv[1:4] = []
