@@ -128,24 +128,7 @@ def parse_config() -> cells.Config:
   Raises:
     parsing.ConfigError: If a flag has a value that cannot be used.
   """
-  shots = parsing.numbers("shots", _SHOTS.value, int, low=1)
-  epochs = parsing.numbers("epochs", _EPOCHS.value, int, low=1, distinct=False)
-  if len(epochs) == 1:
-    epochs *= len(shots)
-  if len(epochs) != len(shots):
-    raise parsing.ConfigError(
-      f"--epochs: expected one number or {len(shots)}, one for each of "
-      f"--shots, got {len(epochs)}"
-    )
-  validate_every = parsing.number(
-    "validate_every", _VALIDATE_EVERY.value, low=0
-  )
-  for number in epochs:
-    if validate_every and number % validate_every:
-      raise parsing.ConfigError(
-        f"--validate_every: expected a divisor of all --epochs, got "
-        f"{validate_every} for {number}"
-      )
+  schedule, validate_every = _parse_schedule()
   if _DATASET.value == "cifar10":
     raise parsing.ConfigError(
       f"--dataset=cifar10: {_MODEL.value} takes gray images of 28 x 28; "
@@ -176,11 +159,34 @@ def parse_config() -> cells.Config:
     ),
     cells=tuple(
       cells.Cell(Shots(num_shots), name, strength, num_epochs, rates[name])
-      for num_shots, num_epochs in sorted(zip(shots, epochs, strict=True))
+      for num_shots, num_epochs in schedule
       for name in names
       for strength in tried[name]
     ),
   )
+
+
+def _parse_schedule() -> tuple[list[tuple[int, int]], int]:
+  """Returns shots with their epochs, and the epochs between validations."""
+  shots = parsing.numbers("shots", _SHOTS.value, int, low=1)
+  epochs = parsing.numbers("epochs", _EPOCHS.value, int, low=1, distinct=False)
+  if len(epochs) == 1:
+    epochs *= len(shots)
+  if len(epochs) != len(shots):
+    raise parsing.ConfigError(
+      f"--epochs: expected one number or {len(shots)}, one for each of "
+      f"--shots, got {len(epochs)}"
+    )
+  validate_every = parsing.number(
+    "validate_every", _VALIDATE_EVERY.value, low=0
+  )
+  for number in epochs:
+    if validate_every and number % validate_every:
+      raise parsing.ConfigError(
+        f"--validate_every: expected a divisor of all --epochs, got "
+        f"{validate_every} for {number}"
+      )
+  return sorted(zip(shots, epochs, strict=True)), validate_every
 
 
 def main(argv: Sequence[str]) -> int | None:

@@ -37,9 +37,9 @@ def train(
     store: Where they are kept, from time to time.
     found: What the store has of those that were in training before.
     kept: Members that are kept when they are done, too.
-    tick: Told, after each call of the program, by how many laps less a member
-      is still to be trained, and its metrics.
-    stop_requested: Asked before each call whether to stop.
+    tick: Told after each call of a member, by how many laps fewer it is still
+      to be trained, and its metrics.
+    stop_requested: Asked before each call.
 
   Returns:
     What they gave.
@@ -78,7 +78,7 @@ def train(
       _save(changed, chunk, group, store, carry, progress)
       saved, changed = time.monotonic(), set()
   progress = _tested(group, carry, progress, keys, hparams, raw)
-  places = [place for place, member in enumerate(chunk) if member in kept]
+  places = {place for place, member in enumerate(chunk) if member in kept}
   _save(places, chunk, group, store, carry, progress)
   return dict(zip(chunk, progress, strict=True))
 

@@ -85,34 +85,17 @@ def run(
     results.ResultError: If the store cannot be read or written.
   """
   protocol = store.config.protocol
-  pool = _Pool(store, tick, {}, {}, *share, stores.make_look(store))
+  pool = _Pool(
+    store, tick, stop_requested, {}, {}, *share, stores.make_look(store)
+  )
   turn = 0
   for _, similar in itertools.groupby(
     planned, lambda cell: cell._replace(strength=0.0, learning_rate=0.0)
   ):
+    protocol = store.config.protocol
     group = groups.make(list(similar), dataset, protocol, share[1])
-    blocks = _blocks(_members(group.cells, protocol), group.width)
-    mine = _share_of(pool, blocks, turn)
-    turn += len(blocks)
-    missing = [cell for cell in group.cells if cell not in done]
-    pool.left.update(dict.fromkeys(missing, group))
-    found = _look_first(pool, missing)
-    yield from _whole(pool)
-    waiting = [m for m in mine if m.cell in missing and m not in pool.finished]
-    for chunk in _blocks(waiting, group.width):
-      pool.finished.update(
-        chunks.train(
-          chunk,
-          group,
-          store,
-          found=found,
-          kept=_kept(pool, chunk),
-          tick=functools.partial(_tick, pool),
-          stop_requested=stop_requested,
-        )
-      )
-      _look_again(pool)
-      yield from _whole(pool)
+    yield from _train(pool, group, done, turn)
+    turn += len(_blocks(_members(group.cells, protocol), group.width))
   while not pool.process and pool.left:
     if stop_requested():
       raise interruption.Stopped
@@ -127,6 +110,7 @@ class _Pool(NamedTuple):
   Attributes:
     store: Where members are kept.
     tick: As in `run`.
+    stop_requested: As in `run`.
     finished: What the members gave that are done.
     left: Cells that are not whole yet, with their groups.
     process: Number of this process; the first, 0, yields cells.
@@ -136,6 +120,7 @@ class _Pool(NamedTuple):
 
   store: Store
   tick: Tick
+  stop_requested: Callable[[], bool]
   finished: dict[Member, Metrics]
   left: dict[Cell, Group]
   process: int
@@ -151,21 +136,40 @@ def _blocks(population: list[Member], width: int) -> list[list[Member]]:
   return [population[i : i + width] for i in range(0, len(population), width)]
 
 
-def _share_of(
-  pool: _Pool, blocks: list[list[Member]], turn: int
-) -> list[Member]:
-  """Returns the members that this process trains.
+def _train(
+  pool: _Pool, group: Group, done: Collection[Cell], turn: int
+) -> Iterator[tuple[Cell, Outcome]]:
+  """Trains this process's share of a group, after so many chunks of others.
 
-  By place in the plan, not by what is missing, which may change while the
-  processes look; and going on where the last group ended, so that each gets as
-  many.
+  The share goes by place in the plan, not by what is missing, which may change
+  while the processes look; and on where the last group ended, so that each gets
+  as many.
   """
-  return [
+  missing = [cell for cell in group.cells if cell not in done]
+  pool.left.update(dict.fromkeys(missing, group))
+  found = _look_first(pool, missing)
+  yield from _whole(pool)
+  planned = _members(group.cells, pool.store.config.protocol)
+  waiting = [
     member
-    for index, block in enumerate(blocks, turn)
+    for index, block in enumerate(_blocks(planned, group.width), turn)
     if index % pool.num_processes == pool.process
     for member in block
+    if member.cell in missing and member not in pool.finished
   ]
+  for chunk in _blocks(waiting, group.width):
+    trained = chunks.train(
+      chunk,
+      group,
+      pool.store,
+      found=found,
+      kept=_kept(pool, chunk),
+      tick=functools.partial(_tick, pool),
+      stop_requested=pool.stop_requested,
+    )
+    pool.finished.update(trained)
+    _look_again(pool)
+    yield from _whole(pool)
 
 
 def _kept(pool: _Pool, chunk: list[Member]) -> set[Member]:

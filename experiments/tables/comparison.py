@@ -172,7 +172,7 @@ def _entry(
       _, values, others = stats.align(accuracies, others)
       difference = stats.paired_difference(values, others)
   reference = {}
-  if name == "imitation":
+  if "test_accuracy_reference" in record["metrics"]:
     reference = summary.kept(record, "test_accuracy_reference")
   return Entry(
     accuracies,
@@ -392,7 +392,7 @@ def imitation_note(records: Sequence[summary.Record]) -> str:
   sizes = {
     tuple(record["config"][name] for name in methods.IMITATION_OPTIONS)
     for record in records
-    if record["config"]["method"] == "imitation"
+    if record["config"].keys() >= set(methods.IMITATION_OPTIONS)
   }
   # The authors' of imitation networks.
   usual = methods.Options()
