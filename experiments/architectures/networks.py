@@ -117,11 +117,12 @@ def from_linen(
   Returns:
     The network.
   """
-  example = jnp.zeros((1, *image_shape), jnp.uint8)
   evaluation = {"train": False} if has_stats else {}
 
   def init(key: jax.Array) -> Variables:
-    variables = module.init(key, example, **evaluation)
+    # Not before: whoever imports this may not have chosen a device yet.
+    images = jnp.zeros((1, *image_shape), jnp.uint8)
+    variables = module.init(key, images, **evaluation)
     return Variables(variables["params"], variables.get("batch_stats", {}))
 
   def apply(
