@@ -195,7 +195,7 @@ def main() -> None:
 def _table1(dataset: str, protocol: str, title: str) -> list[list[str]]:
   """Returns the cells of a table of the results, the header's first."""
   text = (RESULTS / "table1" / "table.md").read_text()
-  _, _, part = text.partition(f"\n## {dataset}, protocol {protocol}")
+  _, _, part = text.partition(f"\n## {DATASETS[dataset]}, protocol {protocol}")
   _, _, part = part.partition(f"### {title}\n\n")
   return _cells(part)
 
