@@ -235,7 +235,7 @@ def draw(
   """
   for claim, finding in findings:
     if claim.figure is None and finding.comparisons:
-      path = directory / _figure(claim)
+      path = directory / figure(claim)
       results.prepare_directory(path.parent)
       groups: dict[str, dict[str, stats.Interval]] = {}
       for compared in finding.comparisons:
@@ -249,7 +249,8 @@ def draw(
         )
 
 
-def _figure(claim: claims.Claim) -> str:
+def figure(claim: claims.Claim) -> str:
+  """Returns the file that shows a claim, below the results."""
   return claim.figure or f"claims/{_anchor(claim.title)}.png"
 
 
@@ -257,8 +258,8 @@ def _claim(
   directory: pathlib.Path, claim: claims.Claim, finding: claims.Finding
 ) -> list[str]:
   lines = ["", f"### {claim.title}", ""]
-  if (directory / _figure(claim)).exists():
-    lines += [f"![{claim.alt}]({_figure(claim)})", ""]
+  if (directory / figure(claim)).exists():
+    lines += [f"![{claim.alt}]({figure(claim)})", ""]
   lines += [
     f"**{finding.verdict.capitalize()}.** {finding.sentence}",
     "",
