@@ -79,8 +79,20 @@ def _skip_field(
   return True if type(member).__name__ == "_tuplegetter" else None
 
 
+def _draw_tutorial(app: Any, exception: Exception | None) -> None:
+  """Runs the tutorial, and keeps the figure that it draws."""
+  if exception is None and app.builder.format == "html":
+    text = (pathlib.Path(app.srcdir) / "tutorial.md").read_text()
+    names: dict[str, Any] = {}
+    for block in re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S):
+      exec(compile(block, "tutorial.md", "exec"), names)
+    path = pathlib.Path(app.outdir) / "_static" / "tutorial.png"
+    names["drawing"].savefig(path, dpi=150)
+
+
 def setup(app: Any) -> None:
-  """Registers the renderer of formulas, and what autodoc leaves out."""
+  """Registers formulas, what autodoc leaves out, and the tutorial's figure."""
+  app.connect("build-finished", _draw_tutorial)
   app.connect("autodoc-skip-member", _skip_field)
   app.add_html_math_renderer(
     "mathml", (_visit_inline, None), (_visit_block, None)

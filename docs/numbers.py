@@ -1,4 +1,4 @@
-"""Writes the tables of these pages, README and BUILD from committed results.
+"""Writes the tables of all pages from committed results.
 
     python docs/numbers.py
 
@@ -9,13 +9,23 @@ import functools
 import json
 import pathlib
 import re
+import sys
 from typing import Any
+
+if __name__ == "__main__":
+  # Not this folder, where Python's own module "numbers" would be this file.
+  sys.path[0] = str(pathlib.Path(__file__).parent.parent)
+
+from experiments import report
+from experiments.account import claims, spread
+from experiments.tables import summary
 
 DOCS = pathlib.Path(__file__).parent
 PAGES = (
   DOCS.parent / "README.md",
   DOCS.parent / "BUILD.md",
   *sorted(DOCS.glob("*.md")),
+  *sorted((DOCS.parent / "results").glob("*.md")),
 )
 RESULTS = DOCS.parent / "results"
 DATASETS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
@@ -155,7 +165,51 @@ def gains(dataset: str) -> str:
   return "\n".join(lines)
 
 
+@functools.cache
+def _found() -> Any:
+  """Reads the records that claims are judged by."""
+  return claims.read(RESULTS)
+
+
+def claim_lines() -> str:
+  """Returns a line a claim of the paper."""
+  lines = ["| claim | the paper | found | verdict |", "|---|---|---|---|"]
+  for claim in claims.CLAIMS:
+    finding = claim.find(_found())
+    title = claim.title
+    if finding.comparisons:
+      title = f"[{title}]({report.figure(claim)})"
+    cells = title, claim.paper, finding.sentence, f"**{finding.verdict}**"
+    lines.append("| " + " | ".join(cells) + " |")
+  return "\n".join(lines)
+
+
+def comparisons(title: str) -> str:
+  """Returns all comparisons of a claim."""
+  (claim,) = (claim for claim in claims.CLAIMS if claim.title == title)
+  lines = ["| | | points | p |", "|---|---|---|---|"]
+  for compared in claim.find(_found()).comparisons:
+    points = summary.percent(compared.interval, "+.1f")
+    cells = compared.group, compared.label, points, f"{compared.adjusted:.2g}"
+    lines.append("| " + " | ".join(cells) + " |")
+  return "\n".join(lines)
+
+
+def seeds() -> str:
+  """Returns how far two groups of seeds differ."""
+  found = spread.spreads(_found().few_shot)
+  return f"{spread.sentence(found)}\n\n{spread.table(found)}"
+
+
 TABLES = {
+  "claims": claim_lines,
+  "spread": seeds,
+  "wiring against a random A": functools.partial(
+    comparisons, "The wiring helps, against a random A"
+  ),
+  "wiring against a constant A and none": functools.partial(
+    comparisons, "The wiring helps, against a constant A and none"
+  ),
   "table 1 mnist": functools.partial(table1, "mnist"),
   "table 1 fashion_mnist": functools.partial(table1, "fashion_mnist"),
   "gains mnist": functools.partial(gains, "mnist"),
@@ -195,7 +249,7 @@ def main() -> None:
 def _table1(dataset: str, protocol: str, title: str) -> list[list[str]]:
   """Returns the cells of a table of the results, the header's first."""
   text = (RESULTS / "table1" / "table.md").read_text()
-  _, _, part = text.partition(f"\n## {dataset}, protocol {protocol}")
+  _, _, part = text.partition(f"\n## {DATASETS[dataset]}, protocol {protocol}")
   _, _, part = part.partition(f"### {title}\n\n")
   return _cells(part)
 

@@ -1,14 +1,15 @@
-"""A page of all results: every table and figure, its command, the paper, ours.
+"""A page of all results: the paper's claims, what was found, what was measured.
 
     python -m experiments.report
 
 reads what the other scripts left in --results_dir and writes one HTML file that
-needs nothing else: figures are inside, and there is no script in it. What was
-not run is listed as not run.
+needs nothing else: figures are inside, and there is no script in it. It opens
+with a line a claim; figures of those that no other figure shows are drawn into
+claims/. What was not run is listed as not run.
 """
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 import html
 import json
 import pathlib
@@ -18,20 +19,20 @@ from typing import NamedTuple
 from absl import flags
 import markdown_it
 
-from experiments.assemblies import summary as assemblies
+from experiments.account import claims, spread
 from experiments.command import flag_groups, parsing, scripts
-from experiments.compaction import needed, schemes
-from experiments.learning import methods
 from experiments.records import results
-from experiments.tables import comparison, stats
+from experiments.tables import canvas, figures, markdown, stats
 
 # Its own, so that scripts can be imported together.
 FLAGS = flags.FlagValues()
 
-# Validation accuracy that a most clustered network may lack, as a fraction, and
-# points of accuracy that a smaller network may lose.
-MARGIN = 0.01
-POINTS = 0.5
+_RULES = (
+  "A claim holds if every comparison is told apart from 0 and for it, in part "
+  "if more are for it than against it. With 20 seeds that is decided by the "
+  "exact sign-flip test, corrected by Holm for all comparisons of the claim; "
+  "with 3 to 5 by the interval alone, which is then somewhat too narrow."
+)
 
 _RESULTS_DIR = flag_groups.define_path(
   FLAGS,
@@ -48,125 +49,19 @@ _OUTPUT = flag_groups.define_path(
 
 
 class Section(NamedTuple):
-  """What the page says about one experiment.
+  """What the page shows of one experiment.
 
   Attributes:
     title: Heading.
     folder: Of the results, below --results_dir.
     command: Makes them.
-    paper: What the paper says, Markdown.
-    figures: Patterns of the files to show; each file is shown once.
     findings: Maps the folder to sentences about what was found.
   """
 
   title: str
   folder: str
   command: str
-  paper: str
-  figures: tuple[str, ...] = ("*.png",)
   findings: Callable[[pathlib.Path], list[str]] = lambda folder: []
-
-
-def few_shot_findings(folder: pathlib.Path) -> list[str]:
-  """Says whether BEAN is ahead in Table 1, from its records.
-
-  Args:
-    folder: Of `experiments.table1`.
-
-  Returns:
-    Sentences, those of one dataset and protocol after each other.
-  """
-  stages = [
-    list(results.load_all(folder / name).values())
-    if (folder / name).is_dir()
-    else []
-    for name in comparison.Records._fields
-  ]
-  names = sorted({r["config"]["dataset"] for r in stages[1]}, reverse=True)
-  sentences = []
-  for dataset in names:
-    records = comparison.Records(
-      *(
-        [r for r in stage if r["config"]["dataset"] == dataset]
-        for stage in stages
-      )
-    )
-    shots = sorted({r["config"]["shots"] for r in records.evaluation})
-    for protocol in comparison.PROTOCOLS:
-      found = comparison.entries(protocol, records)
-      rows = [
-        n for n in methods.METHODS if n in comparison.paper.TABLE1["mnist"]
-      ]
-      sentences += [
-        f"{dataset}, protocol {protocol}, {sentence}"
-        for sentence in comparison.verdicts(found, rows, shots, dataset)
-      ]
-  return sentences
-
-
-def assembly_findings(folder: pathlib.Path) -> list[str]:
-  """Says how clustered plain networks are, and the most clustered with BEAN.
-
-  Args:
-    folder: Of `experiments.interpret`.
-
-  Returns:
-    A sentence for each of them.
-  """
-  sentences = []
-  for group, cells in assemblies.groups(_records(folder)).items():
-    for cell in assemblies.clustered(cells, margin=MARGIN):
-      silhouettes = [
-        assemblies.interval(cell.at_classes(name))
-        for name in (
-          "trained_silhouettes",
-          "rescaled_silhouettes_live",
-          "permuted_rescaled_silhouettes_live",
-        )
-      ]
-      agreement = assemblies.interval(cell.values("rescaled_agreement"))
-      share = assemblies.interval(cell.values("ablation_mean_diagonality"))
-      accuracy = assemblies.interval(cell.values("test_accuracy"), 2, 100)
-      sentences.append(
-        f"{group}, {cell.title}: silhouette {silhouettes[0]} in weight space, "
-        f"{silhouettes[1]} with weights of equal norm (permuted "
-        f"{silhouettes[2]}); clusters agree with preferred classes by "
-        f"{agreement} (adjusted mutual information); {share} of what ablations "
-        f"cost falls on the ablated class; test accuracy {accuracy} %."
-      )
-  return sentences
-
-
-def efficiency_findings(folder: pathlib.Path) -> list[str]:
-  """Says how many parameters each method needs, at matched accuracy.
-
-  Args:
-    folder: Of `experiments.efficiency`.
-
-  Returns:
-    A sentence for each way to make networks smaller, of those that retrain.
-  """
-  sentences = []
-  for group in needed.make_groups(_records(folder)):
-    for scheme in group.schemes:
-      options = {"points": POINTS, "retrained": group.retrained}
-      counts = {
-        methods.METHODS[cell.method].title: stats.mean_interval(
-          needed.need(group, cell, scheme, **options).parameters / 1000
-        )
-        for cell in needed.choose(group, "strongest", scheme, **options)
-      }
-      text = ", ".join(
-        f"{title} {mean:.1f} [{low:.1f}, {high:.1f}]"
-        for title, (mean, low, high) in sorted(
-          counts.items(), key=lambda item: item[1].mean
-        )
-      )
-      sentences.append(
-        f"{group.title}, {schemes.TITLES[scheme]}: thousands of parameters "
-        f"needed for at most {POINTS} points lost: {text}."
-      )
-  return sentences
 
 
 def speed_findings(folder: pathlib.Path) -> list[str]:
@@ -190,101 +85,94 @@ def speed_findings(folder: pathlib.Path) -> list[str]:
   return sentences
 
 
-def _records(folder: pathlib.Path) -> list[dict]:
-  return [
-    record
-    for path in [folder, *sorted(folder.rglob("*/"))]
-    for record in results.load_all(path).values()
-  ]
-
-
 SECTIONS = (
   Section(
     "Few-shot learning from scratch",
     "table1",
     "python -m experiments.table1 --output_dir=results/table1",
-    "Table 1: BEAN is ahead of every other method for all numbers of shots on "
-    "both datasets, by 24 to 42 percent of their accuracy at 1-shot MNIST. "
-    "Means of 20 simulations, without intervals.",
-    ("accuracy_against_shots_*.png", "sensitivity_*.png"),
-    few_shot_findings,
   ),
   Section(
     "What matters for BEAN",
     "study",
     "python -m experiments.study --output_dir=results/study",
-    "Nothing: gamma is 1 in all experiments, the absolute distance is said to "
-    "behave alike, and which alphas, epochs and layers were tried is not told.",
   ),
   Section(
     "Whole datasets",
     "full_data",
     "python -m experiments.full_data --dataset=mnist --model=mlp500 "
     "--output_dir=results/full_data/mnist-mlp500",
-    "Sections 3.1.1 and 3.1.2 train a perceptron and LeNet-5 on MNIST and "
-    "ResNet-18 on CIFAR-10, and print no accuracy.",
   ),
   Section(
     "Neuronal assemblies",
     "interpret",
     "python -m experiments.interpret --checkpoint_dir=outputs/checkpoints "
     "--output_dir=results/interpret/mnist-mlp500",
-    "Figures 2 to 6: silhouettes near 0.9 with BEAN and 0.5 without it, "
-    "neurons of an assembly that prefer one class, and ablations that damage "
-    "that class alone.",
-    (
-      "*-silhouettes.png",
-      "*-maps.png",
-      "*-coactivation.png",
-      "*-ablation.png",
-      "*-wiring.png",
-      "*-strength.png",
-    ),
-    assembly_findings,
   ),
   Section(
     "Efficiency",
     "efficiency",
     "python -m experiments.efficiency --checkpoint_dir=outputs/checkpoints "
     "--output_dir=results/efficiency/mnist-mlp300_100",
-    "The abstract: sparse and structured connectivity and parameter sharing "
-    "substantially improve the efficiency of the model. There is no number.",
-    findings=efficiency_findings,
   ),
   Section(
     "Speed",
     "benchmarks",
     "python -m benchmarks.run --suite=cpu --output_dir=results/benchmarks",
-    "The correlation is computed by matrix operations, which GPUs speed up.",
-    findings=speed_findings,
+    speed_findings,
   ),
 )
 
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 62rem;
-  padding: 1rem; }
+  overflow-wrap: break-word; padding: 1rem; }
 h1, h2, h3, h4 { line-height: 1.2; }
 h2 { border-top: 1px solid #8884; margin-top: 3rem; padding-top: 1.5rem; }
+h3 { margin-top: 2.5rem; }
 pre { background: #8881; overflow-x: auto; padding: .7rem; }
+summary { cursor: pointer; padding: .3rem 0; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 14px;
   font-variant-numeric: tabular-nums; }
 th, td { border: 1px solid #8886; padding: .25rem .5rem; text-align: left;
-  white-space: nowrap; }
-p:has(> img) { align-items: start; display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
-img { background: #fff; height: auto; max-width: 100%; }
+  vertical-align: top; white-space: nowrap; }
+.claims :is(th, td) { white-space: normal; }
+.claims td:nth-child(4) { font-weight: bold; min-width: 6rem; }
+img { background: #fff; display: block; height: auto; margin: 1rem 0;
+  max-height: 90vh; max-width: 100%; }
 blockquote { border-left: 4px solid #8888; margin-left: 0; padding-left: 1rem; }
+@media (max-width: 45rem) {
+  .claims :is(table, tbody, tr, td) { display: block; }
+  .claims thead { height: 0; overflow: hidden; position: absolute; }
+  .claims tr { border: 1px solid #8886; margin-bottom: 1rem; }
+  .claims td { border: 0; }
+  .claims td:nth-child(1) { font-size: 1.2em; }
+  .claims td:nth-child(2)::before { content: "The paper: "; }
+  .claims td:nth-child(3)::before { content: "Found: "; }
+}
+@media print {
+  body { font-size: 11px; max-width: none; }
+  img { break-inside: avoid; max-height: 18cm; }
+  h2, h3 { break-after: avoid; }
+  tr { break-inside: avoid; }
+  table { font-size: 9px; }
+}
 """
 
 
-def build(directory: pathlib.Path, sections: Sequence[Section]) -> str:
+def build(
+  directory: pathlib.Path,
+  findings: Sequence[tuple[claims.Claim, claims.Finding]],
+  spreads: Sequence[spread.Spread],
+  sections: Sequence[Section],
+) -> str:
   """Builds the page.
 
   Args:
-    directory: Folder of the results.
-    sections: What to say.
+    directory: Folder of the results, with the figures that `draw` drew.
+    findings: Claims of the paper, each with what was found about it.
+    spreads: How far groups of seeds differ.
+    sections: All that was measured, by experiment.
 
   Returns:
     HTML.
@@ -293,59 +181,160 @@ def build(directory: pathlib.Path, sections: Sequence[Section]) -> str:
     "# BEAN: what the paper says, what we found",
     "",
     "Built from records of single runs, each with its versions, device and "
-    "seeds, by `python -m experiments.report`.",
+    "seeds, by `python -m experiments.report`. Brackets are 95 % bootstrap "
+    "intervals over seeds, differences are paired by seed. " + _RULES,
     "",
-    *(f"- [{s.title}](#{_anchor(s.title)})" for s in sections),
+    '<div class="claims">',
+    "",
+    table(findings),
+    "",
+    "</div>",
+    "",
+    "## The claims, one by one",
   ]
+  for claim, finding in findings:
+    lines += _claim(directory, claim, finding)
+  lines += ["", "## Other seeds", "", spread.sentence(spreads), ""]
+  if spreads:
+    lines += _folded("By dataset and number of shots", [spread.table(spreads)])
+  lines += ["", "## All tables and figures"]
+  shown = {claim.figure for claim, _ in findings}
   for section in sections:
-    lines += _section(directory, section)
+    lines += _section(directory, section, shown)
   return _page("BEAN: results", "\n".join(lines), directory)
 
 
-def _section(directory: pathlib.Path, section: Section) -> list[str]:
-  folder = directory / section.folder
-  lines = ["", f"## {section.title}", "", f"> The paper: {section.paper}", ""]
-  lines += ["```", section.command, "```", ""]
-  tables = sorted(folder.rglob("table.md"))
-  shown = dict.fromkeys(
-    path
-    for pattern in section.figures
-    for path in sorted(folder.rglob(pattern))
+def table(findings: Sequence[tuple[claims.Claim, claims.Finding]]) -> str:
+  """Formats claims and findings as a Markdown table that links to sections."""
+  return markdown.table(
+    ("claim, with its figure", "the paper", "found", "verdict"),
+    [
+      (
+        f"[{claim.title}](#{_anchor(claim.title)})",
+        claim.paper,
+        finding.sentence,
+        finding.verdict,
+      )
+      for claim, finding in findings
+    ],
   )
-  if not tables and not shown:
+
+
+def draw(
+  directory: pathlib.Path,
+  findings: Sequence[tuple[claims.Claim, claims.Finding]],
+) -> None:
+  """Draws the comparisons of those claims that no other figure shows.
+
+  Args:
+    directory: Folder of the results, where `claims/*.png` will be.
+    findings: Claims of the paper, each with what was found about it.
+
+  Raises:
+    results.ResultError: If a file cannot be written.
+  """
+  for claim, finding in findings:
+    if claim.figure is None and finding.comparisons:
+      path = directory / figure(claim)
+      results.prepare_directory(path.parent)
+      groups: dict[str, dict[str, stats.Interval]] = {}
+      for compared in finding.comparisons:
+        labels = groups.setdefault(compared.group, {})
+        labels[compared.label] = compared.interval
+      with canvas.attempt(path):
+        figures.differences(
+          path,
+          list(groups.items()),
+          title=f"{claim.title}: {finding.verdict}",
+        )
+
+
+def figure(claim: claims.Claim) -> str:
+  """Returns the file that shows a claim, below the results."""
+  return claim.figure or f"claims/{_anchor(claim.title)}.png"
+
+
+def _claim(
+  directory: pathlib.Path, claim: claims.Claim, finding: claims.Finding
+) -> list[str]:
+  lines = ["", f"### {claim.title}", ""]
+  if (directory / figure(claim)).exists():
+    lines += [f"![{claim.alt}]({figure(claim)})", ""]
+  lines += [
+    f"**{finding.verdict.capitalize()}.** {finding.sentence}",
+    "",
+    f"> The paper: {claim.paper}",
+    "",
+  ]
+  if not finding.comparisons:
+    return [*lines, "```", claim.command, "```"]
+  rows = [
+    (
+      c.group,
+      c.label,
+      "{:+.3f} [{:+.3f}, {:+.3f}]".format(*c.interval),
+      "" if c.adjusted is None else f"{c.adjusted:.2g}",
+      {1: "for it", 0: "undecided", -1: "against it"}[c.direction],
+    )
+    for c in finding.comparisons
+  ]
+  head = ("group", "comparison", "difference", "p, Holm", "the claim")
+  return lines + _folded(
+    f"All {len(rows)} comparisons, and the command",
+    ["```", claim.command, "```", "", markdown.table(head, rows)],
+  )
+
+
+def _folded(summary: str, lines: Sequence[str]) -> list[str]:
+  opening = f"<details><summary>{html.escape(summary)}</summary>"
+  return [opening, "", *lines, "", "</details>", ""]
+
+
+def _section(
+  directory: pathlib.Path, section: Section, shown: Collection[str | None]
+) -> list[str]:
+  folder = directory / section.folder
+  lines = ["", f"### {section.title}", "", "```", section.command, "```", ""]
+  tables = sorted(folder.rglob("table.md"))
+  pictures = [
+    path
+    for path in sorted(folder.rglob("*.png"))
+    if path.relative_to(directory).as_posix() not in shown
+  ]
+  if not tables and not pictures:
     return [*lines, "Not run.", ""]
-  if findings := section.findings(folder):
-    lines += ["### Found", "", *(f"- {sentence}" for sentence in findings), ""]
+  inside = [f"- {sentence}" for sentence in section.findings(folder)]
   for path in tables:
-    lines += [_lowered(path.read_text(encoding="utf-8")), ""]
-  for path in shown:
+    inside += ["", _lowered(path.read_text(encoding="utf-8")), ""]
+  for path in pictures:
     name = path.relative_to(directory).as_posix()
     alt = path.relative_to(folder).with_suffix("").as_posix()
-    # In one paragraph, side by side where there is room.
-    lines.append(f"![{section.folder}: {alt}]({name})")
-  return lines
+    inside += ["", f"![{section.title}: {alt}]({name})"]
+  return lines + _folded(
+    f"{len(tables)} tables, {len(pictures)} figures", inside
+  )
 
 
-def _lowered(markdown: str) -> str:
+def _lowered(text: str) -> str:
   """Puts the headings of a table's file below those of the page."""
-  return re.sub(r"^(#+) ", r"##\1 ", markdown, flags=re.MULTILINE)
+  return re.sub(r"^(#+) ", r"###\1 ", text, flags=re.MULTILINE)
 
 
 def _anchor(title: str) -> str:
   return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
-def _page(title: str, markdown: str, directory: pathlib.Path) -> str:
+def _page(title: str, text: str, directory: pathlib.Path) -> str:
   parser = markdown_it.MarkdownIt("commonmark", {"html": True}).enable("table")
-  tokens = parser.parse(markdown)
+  tokens = parser.parse(text)
   for place, token in enumerate(tokens):
     if token.type == "heading_open":
       token.attrSet("id", _anchor(tokens[place + 1].content))
     for child in token.children or ():
       if child.type == "image":
         data = (directory / child.attrs["src"]).read_bytes()
-        text = base64.b64encode(data).decode()
-        child.attrSet("src", f"data:image/png;base64,{text}")
+        encoded = base64.b64encode(data).decode()
+        child.attrSet("src", f"data:image/png;base64,{encoded}")
   body = parser.renderer.render(tokens, parser.options, {})
   # A table wider than a telephone scrolls alone.
   body = body.replace("<table>", '<div class="wide"><table>')
@@ -371,7 +360,11 @@ def run() -> None:
       f"--results_dir: expected a folder with results, got {str(directory)!r}"
     )
   path = pathlib.Path(_OUTPUT.value or directory / "report.html")
-  results.write_bytes(path, build(directory, SECTIONS).encode())
+  found = claims.read(directory)
+  findings = [(claim, claim.find(found)) for claim in claims.CLAIMS]
+  draw(directory, findings)
+  page = build(directory, findings, spread.spreads(found.few_shot), SECTIONS)
+  results.write_bytes(path, page.encode())
   print(f"wrote {path}")
 
 

@@ -314,50 +314,6 @@ def head_to_head(
   return rows
 
 
-def verdicts(
-  found: Entries, names: Sequence[str], shots: Sequence[int], dataset: str
-) -> list[str]:
-  """Says in sentences whether BEAN is ahead of the best other method.
-
-  Args:
-    found: As in `table`.
-    names: Methods of the run, names in `methods.METHODS`.
-    shots: As in `table`.
-    dataset: Of the records.
-
-  Returns:
-    A sentence for each number of shots and order of BEAN, of those that were
-    run.
-  """
-  sentences = []
-  for number in shots:
-    others = [
-      name for name in _ranked(found, names, number) if name not in BEAN
-    ]
-    for name in BEAN:
-      entry = found.get((name, number))
-      if not others or entry is None or not entry.accuracies:
-        continue
-      best = others[0]
-      difference = _difference(entry, found[best, number])
-      verdict = "not told apart from"
-      if difference.startswith("**"):
-        verdict = "ahead of" if difference[2] == "+" else "behind"
-      sentence = (
-        f"{number}-shot: {methods.METHODS[name].title} is {verdict} "
-        f"{methods.METHODS[best].title}, the best other method: "
-        f"{difference.strip('*')} points."
-      )
-      printed = paper.TABLE1.get(dataset, {})
-      if number in printed.get(name, {}):
-        theirs = printed[name][number] - max(
-          printed[other][number] for other in printed if other not in BEAN
-        )
-        sentence += f" The paper: {theirs:+.1f} against its best other method."
-      sentences.append(sentence)
-  return sentences
-
-
 def _difference(first: Entry | None, second: Entry | None) -> str:
   if first is None or second is None:
     return ""
@@ -459,12 +415,13 @@ def write(
   for dataset, records in found.items():
     for protocol, meaning in PROTOCOLS.items():
       picked = entries(protocol, records)
-      text.append(f"## {dataset}, protocol {protocol}: {meaning}")
+      text.append(f"## {paper.title(dataset)}, protocol {protocol}: {meaning}")
       for title, group in groups.items():
         if group:
           rows = table(picked, group, shots, dataset)
           text += [f"### {title}", to_markdown(rows)]
-          tex += [f"% {dataset}, protocol {protocol}: {title}", to_latex(rows)]
+          heading = f"% {paper.title(dataset)}, protocol {protocol}: {title}"
+          tex += [heading, to_latex(rows)]
       rows = details(picked, names, shots, dataset)
       if len(rows) > 1:
         text += ["### Details", to_markdown(rows)]
@@ -575,7 +532,7 @@ def _draw_shots(
     figures.accuracy_against_shots(
       path,
       series,
-      title=f"{dataset}: test accuracy, protocol {protocol}",
+      title=f"{paper.title(dataset)}: test accuracy, protocol {protocol}",
     )
 
 
@@ -598,7 +555,7 @@ def _draw_gains(
     figures.differences(
       path,
       [(f"{shots}-shot", series[shots]) for shots in sorted(series)],
-      title=f"{dataset}: gain over vanilla, protocol {protocol}",
+      title=f"{paper.title(dataset)}: gain over vanilla, protocol {protocol}",
     )
 
 
@@ -636,7 +593,7 @@ def _draw_sensitivity(
     figures.accuracy_against_hparam(
       path,
       lines,
-      title=f"{dataset}: test accuracy of {method.title}",
+      title=f"{paper.title(dataset)}: test accuracy of {method.title}",
       xlabel=method.hparam.replace("_", " "),
       looks=looks,
     )

@@ -216,7 +216,7 @@ def differences(
   """
   names = list(dict.fromkeys(name for _, by_name in series for name in by_name))
   drawing, plot = _blank(title, "difference (points)", names)
-  drawing.set_figheight(1.6 + max(0.42, 0.15 * len(series)) * len(names))
+  drawing.set_figheight(1.8 + max(0.42, 0.15 * len(series)) * len(names))
   plot.set_ylabel("")
   plot.axvline(0, color="0.4", linewidth=1.2, zorder=1)
   offsets = _side_by_side(len(series), at_most=0.16)
@@ -235,7 +235,8 @@ def differences(
     )
   labels = [textwrap.fill(name, 34) for name in names]
   plot.set_yticks(range(len(names)), labels, fontsize=9)
-  plot.invert_yaxis()
+  # The first above, and as much room at the ends as in between.
+  plot.set_ylim(len(names) - 0.5, -0.5)
   return _finish(drawing, path)
 
 

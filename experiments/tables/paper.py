@@ -5,6 +5,12 @@ the first version of the paper: means of 20 simulations, given without any
 spread. Hyper-parameters were chosen on validation images.
 """
 
+TITLES = {
+  "mnist": "MNIST",
+  "fashion_mnist": "Fashion-MNIST",
+  "cifar10": "CIFAR-10",
+}
+
 # Table 1: test accuracy in percent, {dataset: {method: {shots: accuracy}}}.
 TABLE1 = {
   "mnist": {
@@ -26,3 +32,8 @@ TABLE1 = {
     "bean2": {1: 49.94, 5: 65.98, 10: 70.21, 20: 75.06},
   },
 }
+
+
+def title(dataset: str) -> str:
+  """Returns a dataset's name for people, its own if the paper has none."""
+  return TITLES.get(dataset, dataset)

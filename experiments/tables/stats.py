@@ -11,6 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+# 2^24 sums take 128 MB.
+_MOST_SIGNS = 24
+
 
 class Interval(NamedTuple):
   """A mean with the bounds of its confidence interval.
@@ -136,6 +139,52 @@ def paired_difference(
   return PairedDifference(interval, wins, values.size)
 
 
+def unpaired_difference(
+  values: ArrayLike,
+  others: ArrayLike,
+  *,
+  confidence: float = 0.95,
+  num_resamples: int = 10_000,
+  seed: int = 0,
+) -> Interval:
+  """Compare two groups of different seeds.
+
+  Both are drawn again with replacement, each from itself.
+
+  Args:
+    values: [num_seeds] finite numbers.
+    others: [num_others] finite numbers, of other seeds.
+    confidence: as in `mean_interval`.
+    num_resamples: as in `mean_interval`.
+    seed: as in `mean_interval`.
+
+  Returns:
+    The difference of the means, `values` less `others`, with its bounds, which
+    are NaN where a group is a single value.
+
+  Raises:
+    ValueError: as `mean_interval` does.
+
+  Example:
+    >>> unpaired_difference([3.0, 3.0], [1.0, 1.0, 1.0])
+    Interval(mean=2.0, low=2.0, high=2.0)
+  """
+  values, others = _finite(values, "values"), _finite(others, "others")
+  mean = float(values.mean() - others.mean())
+  if min(values.size, others.size) == 1:
+    return Interval(mean, float("nan"), float("nan"))
+  generator = np.random.default_rng(seed)
+  first, second = (
+    group[generator.integers(group.size, size=(num_resamples, group.size))]
+    for group in (values, others)
+  )
+  tail = (1.0 - confidence) / 2.0
+  low, high = np.quantile(
+    first.mean(axis=1) - second.mean(axis=1), [tail, 1.0 - tail]
+  )
+  return Interval(mean, float(low), float(high))
+
+
 def align(
   values: Mapping[int, float], baseline: Mapping[int, float]
 ) -> tuple[list[int], np.ndarray, np.ndarray]:
@@ -167,6 +216,79 @@ def align(
     np.array([values[s] for s in seeds], np.float64),
     np.array([baseline[s] for s in seeds], np.float64),
   )
+
+
+def sign_flip_p_value(differences: ArrayLike) -> float:
+  """Test whether paired differences are symmetric about 0.
+
+  If a method and its baseline did not differ, every difference would have the
+  other sign as probably. The p-value is the share of all 2^n choices of signs
+  whose sum is as far from 0 as the one that was found, or farther: exact, and
+  at least 2 / 2^n, so five seeds never give less than 0.0625.
+
+  Args:
+    differences: [num_seeds] finite numbers, 1 to 24 of them.
+
+  Returns:
+    The two-sided p-value, within (0, 1].
+
+  Raises:
+    ValueError: if there are none or more than 24, or one is not finite.
+
+  Example:
+    >>> sign_flip_p_value([1.0, 2.0, 3.0])
+    0.25
+
+  References:
+    Fisher, The Design of Experiments, 1935, section 21.
+  """
+  values = _finite(differences, "differences")
+  if values.size > _MOST_SIGNS:
+    raise ValueError(
+      f"differences: expected at most {_MOST_SIGNS}, got {values.size}; all"
+      " choices of their signs would not fit into memory"
+    )
+  sums = np.zeros(1)
+  for value in values:
+    sums = np.concatenate([sums + value, sums - value])
+  # The same sum in another order may differ in its last bits.
+  least = abs(sums[0]) - 1e-12 * np.abs(values).sum()
+  return float(np.mean(np.abs(sums) >= least))
+
+
+def holm(p_values: ArrayLike) -> np.ndarray:
+  """Adjust p-values for the number of tests that a claim is made from.
+
+  The k-th least of n is multiplied by n - k + 1, and is never below one before
+  it. To reject what is then below 0.05 is wrong anywhere among the n tests with
+  a probability of at most 0.05, however they depend on each other.
+
+  Args:
+    p_values: [num_tests] numbers within [0, 1], at least one.
+
+  Returns:
+    The adjusted p-values [num_tests], at most 1.
+
+  Raises:
+    ValueError: if there are none, or one is outside of [0, 1].
+
+  Example:
+    >>> holm([0.01, 0.04, 0.03]).tolist()
+    [0.03, 0.06, 0.06]
+
+  References:
+    Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
+  """
+  values = _finite(p_values, "p_values")
+  if values.min() < 0 or values.max() > 1:
+    raise ValueError(
+      f"p_values: expected numbers within [0, 1], got {values.tolist()}"
+    )
+  order = np.argsort(values, kind="stable")
+  factors = np.arange(values.size, 0, -1)
+  adjusted = np.empty_like(values)
+  adjusted[order] = np.maximum.accumulate(factors * values[order])
+  return np.minimum(adjusted, 1.0)
 
 
 def interquartile_mean(values: ArrayLike) -> float:

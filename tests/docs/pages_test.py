@@ -5,13 +5,18 @@ import importlib.util
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
 import bean_jax
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 # Beside those of the documentation.
-OTHERS = [ROOT / "README.md", ROOT / "BUILD.md"]
+OTHERS = [
+  ROOT / "README.md",
+  ROOT / "BUILD.md",
+  *sorted((ROOT / "results").glob("*.md")),
+]
 PAGES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
 each_page = pytest.mark.parametrize("name", PAGES)
 
@@ -82,11 +87,40 @@ def test_tables_that_differ_from_the_results_are_noticed():
   numbers = _load_numbers()
   pages = [path.read_text() for path in (*OTHERS, *PAGES.values())]
   marked = [page for page in pages if "<!-- begin" in page]
-  assert len(marked) == 4
+  assert len(marked) >= 5
   for page in marked:
     altered = re.sub(r"(?<=\| )\d", "7", page)
     assert altered != page
     assert numbers.with_tables(altered) != altered
+
+
+def _intervals(text: str) -> np.ndarray:
+  """Returns all means with their bounds that a text has [..., 3]."""
+  number = r"([+-]?\d+\.\d+)"
+  found = re.findall(rf"{number}\s\[{number},\s{number}\]", text)
+  return np.array(found, float).reshape(-1, 3)
+
+
+@pytest.mark.parametrize(
+  "path",
+  [
+    ROOT / "README.md",
+    ROOT / "docs" / "alpha.md",
+    ROOT / "results" / "what_helps.md",
+  ],
+  ids=lambda path: path.stem,
+)
+def test_intervals_are_those_of_the_results(path):
+  tables = [*ROOT.glob("results/*.md"), *ROOT.glob("results/**/table.md")]
+  measured = np.concatenate(
+    [_intervals(table.read_text()) for table in tables if table != path]
+  )
+  stated = _intervals(path.read_text())
+  assert len(stated) > 5
+  for interval in stated:
+    # Some tables have one digit, others two.
+    distance = np.abs(measured - interval).max(axis=1).min()
+    assert distance < 0.051, interval
 
 
 @each_page

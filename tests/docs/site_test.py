@@ -113,3 +113,10 @@ def test_formulas_are_rendered(site):
 def test_the_api_has_all_that_is_public(site):
   (api,) = (page for path, page in site.items() if path.stem == "api")
   assert set(api_test.SIGNATURES) | set(api_test.CLASSES) <= api.anchors
+
+
+def test_the_tutorial_has_its_picture(site):
+  (path,) = (path for path in site if path.stem == "tutorial")
+  picture = path.parent / "_static" / "tutorial.png"
+  assert "_static/tutorial.png" in site[path].links
+  assert picture.read_bytes().startswith(b"\x89PNG")

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from experiments import report
-from experiments.records import results
+from experiments.account import claims
 from experiments.tables import figures, stats
 from tests.experiments import in_process
 
@@ -23,11 +23,33 @@ SECTIONS = (
     "First things",
     "first",
     "python -m first --output_dir=results/first",
-    "all is well.",
-    ("*.png",),
     lambda folder: [f"{folder.name} is fine"],
   ),
-  report.Section("Later", "later", "python -m later", "nothing."),
+  report.Section("Later", "later", "python -m later"),
+)
+COMPARED = (
+  claims.Comparison("1-shot", "a", stats.Interval(0.021, 0.01, 0.03), 0.004),
+  claims.Comparison("1-shot", "b", stats.Interval(-0.05, -0.07, -0.03), 0.2),
+)
+FINDINGS = (
+  (
+    claims.Claim(
+      "All is well", "nothing.", None, "first", "python -m a", None, "Bars."
+    ),
+    claims.Finding("It is +2.1 [+1.0, +3.0].", COMPARED, claims.IN_PART),
+  ),
+  (
+    claims.Claim(
+      "As drawn",
+      "one.",
+      None,
+      "first",
+      "python -m b",
+      "first/one.png",
+      "A dot.",
+    ),
+    claims.Finding("There are no records of it.", (), claims.NOT_TESTED),
+  ),
 )
 
 
@@ -64,24 +86,47 @@ def folder(tmp_path):
 
 @pytest.fixture
 def text(folder):
-  return report.build(folder, SECTIONS)
+  report.draw(folder, FINDINGS)
+  return report.build(folder, FINDINGS, [], SECTIONS)
 
 
 def test_links_lead_to_sections(text):
   page = Page(text)
-  assert page.links == ["#first-things", "#later"]
+  assert page.links == ["#all-is-well", "#as-drawn"]
   assert {link[1:] for link in page.links} <= set(page.anchors)
   assert len(set(page.anchors)) == len(page.anchors)
 
 
+def test_opens_with_a_line_a_claim(text):
+  opening = text.partition("<h2")[0]
+  assert opening.count("<tr>") == 1 + len(FINDINGS)
+  assert "<td>It is +2.1 [+1.0, +3.0].</td>" in opening
+  assert "<td>holds in part</td>" in opening
+  assert "<td>not tested</td>" in opening
+
+
+def test_a_claim_has_its_figure_first_and_details_folded(text):
+  section = text[text.index('id="all-is-well"') : text.index('id="as-drawn"')]
+  places = [
+    section.index(part)
+    for part in ('alt="Bars."', "Holds in part.", "<details>", "python -m a")
+  ]
+  assert places == sorted(places)
+  for cells in (
+    ("+0.021 [+0.010, +0.030]", "0.004", "for it"),
+    ("-0.050 [-0.070, -0.030]", "0.2", "undecided"),
+  ):
+    assert "\n".join(f"<td>{cell}</td>" for cell in cells) in section
+
+
 def test_section_has_what_belongs_to_it(text):
   first, later = text.split('id="later"')
-  assert "The paper: all is well." in first
+  first = first[first.index('id="first-things"') :]
   assert "python -m first --output_dir=results/first" in first
   assert "<li>first is fine</li>" in first
   assert "<td><strong>50.0</strong></td>" in first
   # Below the heading of the section.
-  assert "<h3" in first
+  assert "<h4" in first
   assert text.count("<h1") == 1
   assert "Not run." in later
   assert "Not run." not in first
@@ -90,14 +135,16 @@ def test_section_has_what_belongs_to_it(text):
 def test_page_needs_nothing_but_itself(text):
   page = Page(text)
   assert not {"script", "link", "iframe"} & set(page.tags)
-  (image,) = page.images
-  assert image["src"].startswith("data:image/png;base64,iVBOR")
-  assert image["alt"] == "first: one"
+  # One that shows a claim is not shown again.
+  assert [image["alt"] for image in page.images] == ["Bars.", "A dot."]
+  for image in page.images:
+    assert image["src"].startswith("data:image/png;base64,iVBOR")
   assert "http" not in text.replace("<!doctype html>", "")
+  assert page.tags.count("details") == 2
 
 
 def test_the_same_results_make_the_same_page(folder, text):
-  assert report.build(folder, SECTIONS) == text
+  assert report.build(folder, FINDINGS, [], SECTIONS) == text
 
 
 run = functools.partial(in_process.run, report)
@@ -108,7 +155,9 @@ def test_script(tmp_path):
   assert (status, err) == (0, "")
   path = tmp_path / "report.html"
   assert out == f"wrote {path}\n"
-  assert path.read_text().count("Not run.") == len(report.SECTIONS)
+  page = path.read_text()
+  assert page.count("Not run.") == len(report.SECTIONS)
+  assert page.count("<td>not tested</td>") == len(claims.CLAIMS)
 
 
 def test_results_that_are_not_there(tmp_path):
@@ -122,36 +171,10 @@ def test_results_that_are_not_there(tmp_path):
 
 def test_commands_are_those_of_scripts():
   root = pathlib.Path(report.__file__).parent
-  for section in report.SECTIONS:
+  for section in (*report.SECTIONS, *claims.CLAIMS):
     _, _, module, *flags = section.command.split()
     assert (root / f"{module.removeprefix('experiments.')}.py").exists() or (
       module == "benchmarks.run"
     )
-    assert any(section.folder in flag for flag in flags), section.title
-
-
-def write_record(folder, method, accuracy, **hparam):
-  metrics = ("test_accuracy", "validation_accuracy", "test_accuracy_last")
-  record = {
-    "experiment": "table1",
-    "config": {"dataset": "mnist", "shots": 1, "method": method, **hparam},
-    "source": "none",
-    "members_per_chunk": 1,
-    **results.environment(),
-    "seconds": 1.0,
-    "seeds": [0, 1],
-    "metrics": {name: [accuracy] * 2 for name in metrics},
-  }
-  folder.mkdir(exist_ok=True)
-  results.write(folder / f"{method}.json", record)
-
-
-def test_findings_of_few_shot_records(tmp_path):
-  assert report.few_shot_findings(tmp_path) == []
-  for name in ("evaluation", "chosen"):
-    write_record(tmp_path / name, "vanilla", 0.5)
-    write_record(tmp_path / name, "bean1", 0.6, alpha=1.0)
-  (sentence,) = report.few_shot_findings(tmp_path)
-  assert sentence.startswith(
-    "mnist, protocol paper, 1-shot: BEAN-1 is ahead of Vanilla"
-  )
+    if section in report.SECTIONS:
+      assert any(section.folder in flag for flag in flags), section.title

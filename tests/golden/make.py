@@ -1,14 +1,16 @@
 """Makes the golden results of this version of jax on this backend.
 
-    python -m tests.golden.make
+    python -m tests.golden.make [FOLDER]
 
-writes tests/golden/BACKEND-jaxVERSION.json: values and gradients of the
-penalty, and what short runs of the scripts record. `golden_test` computes them
-again. They are to change only with a reason, which the commit then says.
+writes BACKEND-jaxVERSION.json into tests/golden, or that folder: values and
+gradients of the penalty, and what short runs of the scripts record.
+`golden_test` computes them again. They are to change only with a reason, which
+the commit then says.
 """
 
 import json
 import pathlib
+import sys
 import tempfile
 
 import jax
@@ -106,8 +108,8 @@ def run(name: str) -> Numbers:
   return numbers
 
 
-def main() -> None:
-  """Writes the file."""
+def main(folder: str | pathlib.Path = FOLDER) -> None:
+  """Writes the file into a folder."""
   environment = results.environment()
   fields = {
     "command": COMMAND,
@@ -116,9 +118,10 @@ def main() -> None:
     "penalties": penalties(),
     **{name: run(name) for name in ARGS},
   }
-  path().write_text(json.dumps(fields, indent=1) + "\n")
-  print(path())
+  target = pathlib.Path(folder) / path().name
+  target.write_text(json.dumps(fields, indent=1) + "\n")
+  print(target)
 
 
 if __name__ == "__main__":
-  main()
+  main(*sys.argv[1:2])

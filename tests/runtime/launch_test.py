@@ -2,9 +2,11 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 
 import pytest
 
@@ -171,3 +173,72 @@ class TestLocalGpus:
     # A core each, which is two devices.
     assert record["device"]["count"] == 4
     assert "1-shot Vanilla: test " in out
+
+
+class TestGpuCampaign:
+  STEPS = ("checks", "benchmarks", "golden", "table1", "imitation", "resnet18")
+
+  def campaign(self, folder, **environment):
+    """Runs it with a home and a folder of temporary files that stay empty."""
+    outside = folder / "outside"
+    outside.mkdir(exist_ok=True)
+    names = ("HOME", "TMPDIR", "XDG_CACHE_HOME")
+    environment |= dict.fromkeys(names, str(outside))
+    finished = subprocess.run(
+      ["bash", LAUNCH / "gpu_campaign.sh", folder / "out put"],
+      env={**os.environ, "CAMPAIGN_TINY": "1", **environment},
+      capture_output=True,
+      text=True,
+      check=False,
+      timeout=1500,
+    )
+    assert finished.stderr == ""
+    assert not list(outside.iterdir())
+    return finished.returncode, finished.stdout
+
+  @pytest.mark.parametrize("args", [(), ("--help",), ("a", "b")])
+  def test_usage(self, args):
+    finished = subprocess.run(
+      ["bash", LAUNCH / "gpu_campaign.sh", *args],
+      capture_output=True,
+      text=True,
+      check=False,
+      timeout=60,
+    )
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr.startswith("usage: ")
+
+  @pytest.mark.slow
+  def test_goes_on_until_all_is_there(self, tmp_path):
+    status, text = self.campaign(tmp_path, CAMPAIGN_SECONDS="0.2")
+    assert status == 0
+    assert text.count("not finished") == len(self.STEPS)
+    status, text = self.campaign(tmp_path)
+    assert status == 0, text
+    started = re.findall(r"\] (\w+): ", text)
+    assert started == list(self.STEPS)
+    out = tmp_path / "out put"
+    files = sorted(path.name for path in out.iterdir() if path.is_file())
+    assert files == sorted(
+      ["campaign.log", *(f"{name}.tar.gz" for name in self.STEPS)]
+    )
+    held = {}
+    for name in self.STEPS:
+      with tarfile.open(out / f"{name}.tar.gz") as archive:
+        held[name] = {path.rpartition("/")[2] for path in archive.getnames()}
+    assert "digits-1shot-vanilla.json" in held["table1"]
+    assert "digits-mlp500-bean1-alpha3.json" in held["resnet18"]
+    assert "gpu-quick.json" in held["benchmarks"]
+    assert any("-jax" in name for name in held["golden"])
+    assert not any(name.endswith(".npz") for name in held["resnet18"])
+    # Elsewhere, with what was brought along and nothing else.
+    shutil.rmtree(out / "work")
+    (tmp_path / "elsewhere").mkdir()
+    out.rename(tmp_path / "elsewhere" / "out put")
+    assert self.campaign(tmp_path / "elsewhere") == (0, "")
+
+  @pytest.mark.slow
+  def test_a_step_that_fails_does_not_stop_the_others(self, tmp_path):
+    status, text = self.campaign(tmp_path, JAX_PLATFORMS="nonsense")
+    assert status == 1
+    assert text.count("failed with status") == len(self.STEPS)

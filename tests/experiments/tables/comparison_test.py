@@ -189,7 +189,7 @@ def test_files(records, tmp_path):
     "sensitivity_mnist_bean1.png",
   }
   for protocol in comparison.PROTOCOLS:
-    assert f"## mnist, protocol {protocol}: " in text
+    assert f"## MNIST, protocol {protocol}: " in text
 
 
 def make_imitation(shots, reference):
@@ -286,23 +286,3 @@ def test_bean_is_compared_with_what_is_beyond_the_paper(tmp_path):
   assert beyond.startswith("methods beyond the paper\n")
   assert "minus BEAN-1, A random" in beyond
   assert "**-10.0 [-10.0, -10.0]**" in beyond
-
-
-def test_verdicts():
-  chosen = [
-    make_record("vanilla", best=(0.4, 0.4, 0.4)),
-    make_record("dropout", 0.5, best=(0.6, 0.5, 0.4)),
-    make_record("bean1", 1.0, best=(0.5, 0.5, 0.5)),
-    make_record("bean2", 1.0, best=(0.7, 0.6, 0.5)),
-    make_record("l1", 1e-4, best=(0.6, 0.6, 0.6), shots=5),
-    make_record("bean1", 1.0, best=(0.5, 0.5, 0.5), shots=5),
-  ]
-  found = comparison.entries("paper", comparison.Records([], [], chosen))
-  names = ["vanilla", "dropout", "l1", "bean1", "bean2"]
-  first, second, third = comparison.verdicts(found, names, [1, 5], "mnist")
-  assert first.startswith("1-shot: BEAN-1 is not told apart from Dropout, ")
-  assert second.startswith("1-shot: BEAN-2 is ahead of Dropout, ")
-  assert ": +10.0 [+10.0, +10.0] points." in second
-  assert third.startswith("5-shot: BEAN-1 is behind l1, ")
-  # 54.79 against 44.10 of imitation networks.
-  assert first.endswith("The paper: +10.7 against its best other method.")

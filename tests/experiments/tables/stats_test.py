@@ -1,6 +1,7 @@
 """Tests of experiments.tables.stats."""
 
 import doctest
+import itertools
 
 from absl.testing import parameterized
 import numpy as np
@@ -128,6 +129,24 @@ class PairedDifferenceTest(parameterized.TestCase):
       stats.paired_difference([1.0, 2.0], [1.0])
 
 
+class UnpairedDifferenceTest(parameterized.TestCase):
+  def test_matches_the_normal_law(self):
+    generator = np.random.default_rng(0)
+    values = generator.normal(1.0, 2.0, size=400)
+    others = generator.normal(0.0, 1.0, size=300)
+    error = np.hypot(values.std() / 20, others.std() / 300**0.5)
+    mean, low, high = stats.unpaired_difference(values, others)
+    np.testing.assert_allclose(mean, values.mean() - others.mean(), rtol=1e-12)
+    np.testing.assert_allclose(
+      [mean - low, high - mean], 1.96 * error, rtol=0.05
+    )
+
+  def test_a_single_value_has_no_bounds(self):
+    difference = stats.unpaired_difference([3.0], [1.0, 2.0])
+    self.assertEqual(difference.mean, 1.5)
+    self.assertTrue(np.isnan(difference.low))
+
+
 class AlignTest(parameterized.TestCase):
   def test_keeps_shared_seeds_in_order(self):
     seeds, values, baseline = stats.align(
@@ -140,6 +159,61 @@ class AlignTest(parameterized.TestCase):
   def test_refuses_disjoint_seeds(self):
     with pytest.raises(ValueError, match=r"got \[0, 1\] and \[2\]"):
       stats.align({1: 0.0, 0: 0.0}, {2: 0.0})
+
+
+class SignFlipTest(parameterized.TestCase):
+  def test_by_hand(self):
+    # Of the eight sums of +-1 +-2 +-4, |7| twice, |5|, |3|, |1| twice each.
+    self.assertEqual(stats.sign_flip_p_value([1.0, 2.0, 4.0]), 2 / 8)
+    self.assertEqual(stats.sign_flip_p_value([-1.0, 2.0, 4.0]), 4 / 8)
+    self.assertEqual(stats.sign_flip_p_value([0.0, 0.0]), 1.0)
+
+  @parameterized.parameters(2, 5, 12)
+  def test_matches_scipy(self, num_seeds):
+    values = np.random.default_rng(num_seeds).normal(0.4, size=num_seeds)
+    expected = scipy.stats.permutation_test(
+      (values, np.zeros(num_seeds)),
+      lambda x, y: np.mean(x - y),
+      permutation_type="samples",
+      n_resamples=np.inf,
+    ).pvalue
+    np.testing.assert_allclose(
+      stats.sign_flip_p_value(values), expected, rtol=1e-12
+    )
+
+  def test_ties_count_whatever_the_order_of_the_sum(self):
+    values = [0.1, 0.2, -0.3, 0.7]
+    for order in itertools.permutations(values):
+      # Five of the eight sums with +0.7 are 0.7 or more.
+      self.assertEqual(stats.sign_flip_p_value(order), 10 / 16)
+
+  def test_refuses_too_many(self):
+    with pytest.raises(ValueError, match="at most 24, got 25"):
+      stats.sign_flip_p_value(np.ones(25))
+
+
+class HolmTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ([0.2], [0.2]),
+    # 4 * 0.005, 3 * 0.01, 2 * 0.03, and 1 * 0.04 that may not be below that.
+    ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+    ([0.5, 0.6], [1.0, 1.0]),
+    ([0.02, 0.02, 0.02], [0.06, 0.06, 0.06]),
+  )
+  def test_by_hand(self, p_values, expected):
+    np.testing.assert_allclose(stats.holm(p_values), expected, rtol=1e-12)
+
+  def test_does_not_depend_on_the_order(self):
+    p_values = np.random.default_rng(0).uniform(size=9)
+    order = np.random.default_rng(1).permutation(9)
+    np.testing.assert_array_equal(
+      stats.holm(p_values)[order], stats.holm(p_values[order])
+    )
+
+  @parameterized.parameters([[-0.1, 0.5]], [[0.5, 1.1]])
+  def test_refuses_what_is_no_probability(self, p_values):
+    with pytest.raises(ValueError, match="expected numbers within"):
+      stats.holm(p_values)
 
 
 class InterquartileMeanTest(parameterized.TestCase):

@@ -1,0 +1,247 @@
+"""Tests of experiments.account.claims, with records of known numbers."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from experiments.account import claims
+from experiments.assemblies import summary as assemblies
+from experiments.compaction import needed
+from experiments.learning import methods
+from experiments.tables import comparison, stats
+from tests.experiments.compaction import fake_records
+
+SEEDS = tuple(range(12))
+# A mean of 0, and none of its sums of signs is 0.
+NOISE = np.resize([0.004, -0.004, 0.011, -0.011, 0.02, -0.02], len(SEEDS))
+
+
+METRICS = (
+  "test_accuracy",
+  "test_accuracy_last",
+  "test_accuracy_reference",
+  "validation_accuracy",
+  "validation_accuracy_last",
+)
+
+
+def make_record(name, shots, accuracy, dataset, noise):
+  hparam = methods.METHODS[name].hparam
+  strength = methods.METHODS[name].grid[0]
+  values = (accuracy + noise).tolist()
+  return {
+    "config": {
+      "dataset": dataset,
+      "shots": shots,
+      "method": name,
+      **({hparam: strength} if hparam else {}),
+    },
+    "seeds": list(SEEDS),
+    "metrics": dict.fromkeys(METRICS, values),
+  }
+
+
+def few_shot(accuracies, *, dataset="mnist"):
+  """Records {(method, shots): mean accuracy}; BEAN's have noise."""
+  records = [
+    make_record(
+      name, shots, accuracy, dataset, NOISE * (name in ("bean1", "bean2"))
+    )
+    for (name, shots), accuracy in accuracies.items()
+  ]
+  selection = []
+  for record in records:
+    name = record["config"]["method"]
+    hparam = methods.METHODS[name].hparam
+    # So that the first value of every grid is chosen.
+    for place, value in enumerate(methods.METHODS[name].grid):
+      config = record["config"] | ({hparam: value} if hparam else {})
+      accuracy = [0.9 - 0.1 * place] * len(SEEDS)
+      metrics = dict.fromkeys(METRICS, accuracy)
+      selection.append(record | {"config": config, "metrics": metrics})
+  return claims.Found(
+    {dataset: comparison.Records(selection, records, records)}, {}, ()
+  )
+
+
+def test_gain_is_that_of_the_records():
+  found = few_shot({("vanilla", 1): 0.4, ("bean1", 1): 0.45})
+  finding = claims.gain(1)(found)
+  low, high = stats.mean_interval(0.05 + NOISE)[1:]
+  assert finding.sentence == (
+    f"Gain over vanilla in points: BEAN-1 on MNIST +5.0 [+{100 * low:.1f}, "
+    f"+{100 * high:.1f}] (the paper: +16.2)."
+  )
+  # Ahead, but by less than the paper says.
+  assert finding.verdict == claims.IN_PART
+  (compared,) = finding.comparisons
+  np.testing.assert_allclose(compared.interval.mean, 0.05)
+  assert compared.adjusted == 2 / 2**12
+
+
+@pytest.mark.parametrize(
+  ("accuracy", "verdict"),
+  [(0.57, claims.HOLDS), (0.40, claims.FAILS), (0.35, claims.FAILS)],
+)
+def test_verdict_of_a_gain(accuracy, verdict):
+  found = few_shot({("vanilla", 1): 0.4, ("bean1", 1): accuracy})
+  assert claims.gain(1)(found).verdict == verdict
+
+
+def test_without_records_nothing_is_claimed():
+  nothing = claims.Found({}, {}, ())
+  for claim in claims.CLAIMS:
+    finding = claim.find(nothing)
+    assert finding.verdict == claims.NOT_TESTED, claim.title
+    assert not finding.comparisons
+
+
+def test_many_comparisons_are_corrected():
+  # Alone the difference is told apart from 0, of four comparisons it is not.
+  noise = np.where(np.arange(12) < 10, 0.01, -0.01)
+  uneven = np.where(np.arange(12) < 6, 0.03, -0.01)
+  p_value = stats.sign_flip_p_value(noise)
+  assert claims.LEVEL / 4 < p_value < claims.LEVEL
+  for rivals, factor, direction, verdict in (
+    (["dropout"], 1, 1, claims.HOLDS),
+    (["dropout", "weight_decay", "l1", "imitation"], 4, 0, claims.FAILS),
+  ):
+    found = few_shot({(name, 1): 0.5 for name in ["bean1", *rivals]})
+    for record in found.few_shot["mnist"].evaluation:
+      name = record["config"]["method"]
+      plus = {"bean1": noise, "dropout": 0 * noise}.get(name, uneven)
+      record["metrics"]["test_accuracy_last"] = (0.5 + plus).tolist()
+    finding = claims.against_regularizers(found)
+    assert len(finding.comparisons) == len(rivals)
+    first = finding.comparisons[0]
+    assert first.adjusted == pytest.approx(factor * p_value)
+    assert (first.direction, finding.verdict) == (direction, verdict)
+    assert f"{direction} of {len(rivals)} are above 0, corrected by Holm" in (
+      finding.sentence
+    )
+
+
+def test_order_is_oriented_as_in_the_paper():
+  accuracies = {("bean1", 1): 0.5, ("bean2", 1): 0.4}
+  accuracies |= {("bean1", 20): 0.7, ("bean2", 20): 0.8}
+  finding = claims.order(few_shot(accuracies))
+  means = [c.interval.mean for c in finding.comparisons]
+  np.testing.assert_allclose(means, [0.1, 0.1])
+  assert finding.verdict == claims.HOLDS
+
+
+def test_wiring_that_loses_as_often_as_it_wins():
+  accuracies = {("bean1", 1): 0.5, ("bean1_random", 1): 0.4}
+  accuracies |= {("bean1", 5): 0.7, ("bean1_random", 5): 0.8}
+  finding = claims.wiring_against("bean1_random")(few_shot(accuracies))
+  assert [c.direction for c in finding.comparisons] == [1, -1, 1, -1]
+  assert finding.verdict == claims.FAILS
+  assert "2 of 4 are above 0, corrected by Holm, and 2 below" in (
+    finding.sentence
+  )
+
+
+def network(rises, *, losses=None):
+  """Cells of a network whose quantity is above vanilla's 0.1 by some rises."""
+  cells = []
+  rows = [("vanilla", 0.0, 0.0), *rises]
+  for method, strength, rise in rows:
+    records = []
+    for seed in range(4):
+      silhouettes = [0.1 + rise + 0.01 * (seed % 2) * (rise > 0)] * 19
+      accuracy = 0.9 - (losses or {}).get((method, strength), 0.0)
+      records.append(
+        {
+          "config": {"checkpoint": {}},
+          "seeds": [seed],
+          "metrics": {
+            "validation_accuracy": [accuracy - 1e-5 * strength],
+            "test_accuracy": [accuracy],
+            "trained_silhouettes": [silhouettes],
+            "rescaled_silhouettes_live": [silhouettes],
+            "ablation_class_accuracy": [[0.9] * 10],
+          },
+        }
+      )
+    cells.append(assemblies.Cell(method, strength, tuple(records)))
+  return claims.Found({}, {"mnist-lenet5": tuple(cells)}, ())
+
+
+def silhouette(least):
+  return claims.rise(
+    "Silhouette",
+    lambda cell: cell.at_classes("trained_silhouettes"),
+    least=least,
+  )
+
+
+def test_rise_of_strong_and_of_usual_networks():
+  found = network([("bean2", 1.0, 0.2), ("bean2", 100.0, 0.6)])
+  finding = silhouette(0.4)(found)
+  strong, usual = finding.comparisons
+  assert strong.label == "LeNet-5, BEAN-2 alpha 100"
+  assert usual.label == "LeNet-5, BEAN-2 alpha 1"
+  np.testing.assert_allclose(strong.interval.mean, 0.605)
+  np.testing.assert_allclose(usual.interval.mean, 0.205)
+  assert "+0.60 [+0.60, +0.61]" in finding.sentence or (
+    "+0.61 [+0.60, +0.61]" in finding.sentence
+  )
+  assert finding.verdict == claims.IN_PART
+  assert silhouette(0.1)(found).verdict == claims.HOLDS
+  assert silhouette(0.4)(network([("bean2", 1.0, -0.1)])).verdict == (
+    claims.FAILS
+  )
+
+
+def test_loss_of_accuracy():
+  rises = [("bean1", 1.0, 0.2), ("bean1", 100.0, 0.6)]
+  assert claims.no_loss(network(rises)).verdict == claims.HOLDS
+  finding = claims.no_loss(network(rises, losses={("bean1", 100.0): 0.005}))
+  assert "-0.5 [-0.5, -0.5] (LeNet-5, BEAN-1 alpha 100)" in finding.sentence
+  assert finding.verdict == claims.IN_PART
+
+
+def test_parameters_are_compared_with_vanilla_and_the_best():
+  records = [
+    fake_records.make(method, strength, seed, accuracies)
+    for seed in range(3)
+    for method, strength, accuracies in (
+      ("vanilla", None, [0.9, 0.9, 0.8]),
+      ("l1", 0.1, [0.9, 0.9, 0.9]),
+      ("bean1", 10.0, [0.9, 0.9, 0.9 if seed else 0.8]),
+    )
+  ]
+  found = claims.Found({}, {}, needed.make_groups(records))
+  finding = claims.fewer_parameters("weights")(found)
+  vanilla, best = finding.comparisons
+  whole, half, tenth = fake_records.PARAMETERS
+  # Two of three seeds need a tenth, where vanilla needs half and l1 a tenth.
+  np.testing.assert_allclose(
+    vanilla.interval.mean, 2 / 3 * (half - tenth) / whole
+  )
+  np.testing.assert_allclose(
+    best.interval.mean, -1 / 3 * (half - tenth) / whole
+  )
+  assert vanilla.label == "weights pruned: BEAN-1 against vanilla"
+  assert best.label == "weights pruned: BEAN-1 against the best regularizer"
+
+
+def test_networks_trained_differently_are_kept_apart():
+  results = pathlib.Path(__file__).parents[3] / "results"
+  found = claims.read(results)
+  for name in claims.NETWORKS:
+    seeds = {
+      tuple(seed for r in cell.records for seed in r["seeds"])
+      for cell in found.networks[name]
+    }
+    assert seeds == {(0, 1, 2, 3, 4)}, name
+
+
+def test_figures_and_titles():
+  results = pathlib.Path(__file__).parents[3] / "results"
+  titles = [claim.title for claim in claims.CLAIMS]
+  assert len(set(titles)) == len(titles)
+  for claim in claims.CLAIMS:
+    assert claim.alt.endswith("."), claim.title
+    assert claim.figure is None or (results / claim.figure).exists()
