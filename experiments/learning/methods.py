@@ -1,4 +1,4 @@
-"""The compared methods, one entry of `METHODS` each: a row of Table 1.
+"""The compared methods, one entry of `METHODS` each: a row of a table.
 
 To add a method, add an entry; flags, cells, tables and figures follow. Most are
 a penalty or an optimizer of `descent`; any function that makes a `Learner` will
@@ -13,7 +13,7 @@ import jax
 import optax
 
 from experiments.architectures.networks import Network
-from experiments.learning import descent, imitation, penalties
+from experiments.learning import chains, descent, imitation, penalties
 from experiments.learning.learner import Hparams, Learner, Schedule
 from experiments.learning.options import (
   IMITATION_OPTIONS,
@@ -48,6 +48,7 @@ class Method(NamedTuple):
       for a method that takes the run's. Such a method learns from shots alone.
     cost: Maps (options, number of samples) to the work of a whole training of
       its own pace, without validation.
+    in_table1: Whether it is a row of Table 1 unless the script is told so.
   """
 
   title: str
@@ -63,6 +64,7 @@ class Method(NamedTuple):
   optimizer: str = "adam"
   pace: Callable[[Options], Schedule] | None = None
   cost: Callable[[Options, int], int] | None = None
+  in_table1: bool = True
 
 
 @functools.cache
@@ -219,6 +221,26 @@ def _imitation(
   return imitation.make_learner(network, _imitation_settings(options))
 
 
+def _predictive_coding(title: str, rule: str, step_cost: int) -> Method:
+  def make(
+    network: Network, stream: Stream, schedule: Schedule, options: Options
+  ) -> Learner:
+    del options
+    gradient = chains.predictive_gradient(network, rule)
+    return descent.make_learner(network, stream, schedule, gradient=gradient)
+
+  return Method(
+    f"Predictive coding, {title}",
+    "step_size",
+    (0.03, 0.1, 0.3, 1.0),
+    (),
+    make,
+    whole_batch=True,
+    step_cost=step_cost,
+    in_table1=False,
+  )
+
+
 METHODS = {
   "vanilla": Method("Vanilla", None, (0.0,), (), _descent()),
   "dropout": Method(
@@ -324,7 +346,11 @@ METHODS = {
       dropout_rate=_half,
     ),
   ),
+  "pc_fixed": _predictive_coding("fixed predictions", "fixed", 10),
+  "pc_strict": _predictive_coding("strict", "strict", 20),
 }
 
+# Rows of Table 1: the paper's methods, and what explains them.
+TABLE1 = tuple(name for name, m in METHODS.items() if m.in_table1)
 # Those that learn from a training set of any size.
 OF_ANY_SIZE = tuple(name for name, m in METHODS.items() if m.pace is None)

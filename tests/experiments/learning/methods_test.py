@@ -386,7 +386,7 @@ def test_penalty_and_gradient_are_those_of_the_definition(name, masked, params):
 
 
 def test_every_penalty_has_a_definition():
-  losses = {"vanilla", "vanilla10", "dropout"}
+  losses = {"vanilla", "vanilla10", "dropout", "pc_fixed", "pc_strict"}
   assert set(DEFINITIONS) | losses == set(methods.OF_ANY_SIZE)
 
 
