@@ -13,7 +13,13 @@ import jax
 import optax
 
 from experiments.architectures.networks import Network
-from experiments.learning import chains, descent, imitation, penalties
+from experiments.learning import (
+  chains,
+  descent,
+  imitation,
+  nonnegative,
+  penalties,
+)
 from experiments.learning.learner import Hparams, Learner, Schedule
 from experiments.learning.options import (
   IMITATION_OPTIONS,
@@ -160,6 +166,14 @@ def _descent(
     )
 
   return make
+
+
+def _nonnegative(penalty: penalties.Maker | None = None) -> Maker:
+  """Returns what makes learners of a loss whose kernels stay at 0 or above."""
+  make = _descent(
+    penalty, optimizer=lambda options: nonnegative.optimizer(descent.adam)
+  )
+  return lambda network, *rest: make(nonnegative.network(network), *rest)
 
 
 def _strength(hparams: Hparams) -> jax.Array:
@@ -345,6 +359,29 @@ METHODS = {
       penalties.bean_without_wiring(penalties.constant_divergence),
       dropout_rate=_half,
     ),
+  ),
+  "nonnegative": Method(
+    "Non-negative", None, (0.0,), (), _nonnegative(), in_table1=False
+  ),
+  "nonnegative_bean1": Method(
+    "Non-negative, BEAN-1",
+    "alpha",
+    _BEAN1_ALPHAS,
+    _BEAN_OPTIONS,
+    _nonnegative(penalties.bean(1)),
+    step_cost=8,
+    baseline="nonnegative",
+    in_table1=False,
+  ),
+  "nonnegative_bean2": Method(
+    "Non-negative, BEAN-2",
+    "alpha",
+    (1.0, 10.0, 100.0, 1e3, 1e4),
+    _BEAN_OPTIONS,
+    _nonnegative(penalties.bean(2)),
+    step_cost=40,
+    baseline="nonnegative",
+    in_table1=False,
   ),
   "pc_fixed": _predictive_coding("fixed predictions", "fixed", 10),
   "pc_strict": _predictive_coding("strict", "strict", 20),

@@ -226,5 +226,6 @@ class TestFlags:
       *("vanilla", "vanilla10", "dropout", "weight_decay", "l1"),
       *("group_lasso", "bean1", "bean2", "bean1_frozen", "bean2_frozen"),
       *("bean1_random", "bean1_constant", "mean_square", "bean1_dropout"),
-      *("bean2_dropout", "bean1_constant_dropout"),
+      *("bean2_dropout", "bean1_constant_dropout", "nonnegative"),
+      *("nonnegative_bean1", "nonnegative_bean2"),
     }, methods.OF_ANY_SIZE
