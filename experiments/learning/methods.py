@@ -235,7 +235,9 @@ def _imitation(
   return imitation.make_learner(network, _imitation_settings(options))
 
 
-def _predictive_coding(title: str, rule: str, step_cost: int) -> Method:
+def _predictive_coding(
+  title: str, rule: str, grid: tuple[float, ...], step_cost: int
+) -> Method:
   def make(
     network: Network, stream: Stream, schedule: Schedule, options: Options
   ) -> Learner:
@@ -246,7 +248,7 @@ def _predictive_coding(title: str, rule: str, step_cost: int) -> Method:
   return Method(
     f"Predictive coding, {title}",
     "step_size",
-    (0.03, 0.1, 0.3, 1.0),
+    grid,
     (),
     make,
     whole_batch=True,
@@ -383,8 +385,12 @@ METHODS = {
     baseline="nonnegative",
     in_table1=False,
   ),
-  "pc_fixed": _predictive_coding("fixed predictions", "fixed", 10),
-  "pc_strict": _predictive_coding("strict", "strict", 20),
+  "pc_fixed": _predictive_coding(
+    "fixed predictions", "fixed", (0.1, 0.3, 1.0), 10
+  ),
+  "pc_strict": _predictive_coding(
+    "strict", "strict", (0.01, 0.03, 0.1, 0.3), 15
+  ),
 }
 
 # Rows of Table 1: the paper's methods, and what explains them.
