@@ -7,7 +7,9 @@ Formulas become MathML, so that the pages need neither scripts nor a network.
 
 import pathlib
 import re
+import runpy
 import sys
+import tempfile
 from typing import Any
 
 from docutils import nodes
@@ -83,9 +85,11 @@ def _draw_tutorial(app: Any, exception: Exception | None) -> None:
   """Runs the tutorial, and keeps the figure that it draws."""
   if exception is None and app.builder.format == "html":
     text = (pathlib.Path(app.srcdir) / "tutorial.md").read_text()
-    names: dict[str, Any] = {}
-    for block in re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S):
-      exec(compile(block, "tutorial.md", "exec"), names)
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    with tempfile.TemporaryDirectory() as folder:
+      program = pathlib.Path(folder) / "tutorial.py"
+      program.write_text("".join(blocks))
+      names = runpy.run_path(str(program))
     path = pathlib.Path(app.outdir) / "_static" / "tutorial.png"
     names["drawing"].savefig(path, dpi=150)
 

@@ -55,7 +55,7 @@ _SHOTS = flags.DEFINE_list(
   flag_values=FLAGS,
 )
 flag_groups.define_methods(
-  FLAGS, known=list(methods.METHODS), default=list(methods.METHODS)
+  FLAGS, known=list(methods.METHODS), default=methods.TABLE1
 )
 flag_groups.define_imitation(FLAGS)
 flag_groups.define_seeds(FLAGS, default="20")

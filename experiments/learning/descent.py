@@ -36,6 +36,9 @@ class Aux(NamedTuple):
 Penalty = Callable[..., jax.Array]
 Rate = Callable[[Hparams], jax.Array | float]
 Optimizer = Callable[[Hparams], optax.GradientTransformation]
+# Maps (params, batch statistics, `streams.Batch`, hparams) to ((objective,
+# `Aux`), gradient by the parameters).
+Gradient = Callable[..., tuple[tuple[jax.Array, Aux], PyTree]]
 
 
 def adam(hparams: Hparams) -> optax.GradientTransformation:
@@ -95,6 +98,7 @@ def make_learner(
   penalty: Penalty | None = None,
   dropout_rate: Rate | None = None,
   optimizer: Optimizer = adam,
+  gradient: Gradient | None = None,
   dropout_at_eval: bool = False,
 ) -> learner.Learner:
   """Makes the learner of a loss.
@@ -106,13 +110,15 @@ def make_learner(
     penalty: As in `make_objective`.
     dropout_rate: As in `make_objective`.
     optimizer: Maps hparams to the optimizer.
+    gradient: What is given to the optimizer; None for the gradient of the
+      objective by backpropagation.
     dropout_at_eval: Whether dropout stays on at evaluation.
 
   Returns:
     The learner; its memory is the state of the optimizer.
   """
   objective_fn = make_objective(network, penalty, dropout_rate)
-  gradient = jax.value_and_grad(objective_fn, has_aux=True)
+  gradient = gradient or jax.value_and_grad(objective_fn, has_aux=True)
 
   def init(key: jax.Array, hparams: Hparams, data: Samples) -> State:
     del data

@@ -1,4 +1,4 @@
-"""The compared methods, one entry of `METHODS` each: a row of Table 1.
+"""The compared methods, one entry of `METHODS` each: a row of a table.
 
 To add a method, add an entry; flags, cells, tables and figures follow. Most are
 a penalty or an optimizer of `descent`; any function that makes a `Learner` will
@@ -13,7 +13,13 @@ import jax
 import optax
 
 from experiments.architectures.networks import Network
-from experiments.learning import descent, imitation, penalties
+from experiments.learning import (
+  chains,
+  descent,
+  imitation,
+  nonnegative,
+  penalties,
+)
 from experiments.learning.learner import Hparams, Learner, Schedule
 from experiments.learning.options import (
   IMITATION_OPTIONS,
@@ -48,6 +54,7 @@ class Method(NamedTuple):
       for a method that takes the run's. Such a method learns from shots alone.
     cost: Maps (options, number of samples) to the work of a whole training of
       its own pace, without validation.
+    in_table1: Whether it is a row of Table 1 unless the script is told so.
   """
 
   title: str
@@ -63,6 +70,7 @@ class Method(NamedTuple):
   optimizer: str = "adam"
   pace: Callable[[Options], Schedule] | None = None
   cost: Callable[[Options, int], int] | None = None
+  in_table1: bool = True
 
 
 @functools.cache
@@ -160,6 +168,14 @@ def _descent(
   return make
 
 
+def _nonnegative(penalty: penalties.Maker | None = None) -> Maker:
+  """Returns what makes learners of a loss whose kernels stay at 0 or above."""
+  make = _descent(
+    penalty, optimizer=lambda options: nonnegative.optimizer(descent.adam)
+  )
+  return lambda network, *rest: make(nonnegative.network(network), *rest)
+
+
 def _strength(hparams: Hparams) -> jax.Array:
   return hparams.strength
 
@@ -217,6 +233,28 @@ def _imitation(
 ) -> Learner:
   del stream, schedule
   return imitation.make_learner(network, _imitation_settings(options))
+
+
+def _predictive_coding(
+  title: str, rule: str, grid: tuple[float, ...], step_cost: int
+) -> Method:
+  def make(
+    network: Network, stream: Stream, schedule: Schedule, options: Options
+  ) -> Learner:
+    del options
+    gradient = chains.predictive_gradient(network, rule)
+    return descent.make_learner(network, stream, schedule, gradient=gradient)
+
+  return Method(
+    f"Predictive coding, {title}",
+    "step_size",
+    grid,
+    (),
+    make,
+    whole_batch=True,
+    step_cost=step_cost,
+    in_table1=False,
+  )
 
 
 METHODS = {
@@ -324,7 +362,38 @@ METHODS = {
       dropout_rate=_half,
     ),
   ),
+  "nonnegative": Method(
+    "Non-negative", None, (0.0,), (), _nonnegative(), in_table1=False
+  ),
+  "nonnegative_bean1": Method(
+    "Non-negative, BEAN-1",
+    "alpha",
+    _BEAN1_ALPHAS,
+    _BEAN_OPTIONS,
+    _nonnegative(penalties.bean(1)),
+    step_cost=8,
+    baseline="nonnegative",
+    in_table1=False,
+  ),
+  "nonnegative_bean2": Method(
+    "Non-negative, BEAN-2",
+    "alpha",
+    (1.0, 10.0, 100.0, 1e3, 1e4),
+    _BEAN_OPTIONS,
+    _nonnegative(penalties.bean(2)),
+    step_cost=40,
+    baseline="nonnegative",
+    in_table1=False,
+  ),
+  "pc_fixed": _predictive_coding(
+    "fixed predictions", "fixed", (0.1, 0.3, 1.0), 10
+  ),
+  "pc_strict": _predictive_coding(
+    "strict", "strict", (0.01, 0.03, 0.1, 0.3), 15
+  ),
 }
 
+# Rows of Table 1: the paper's methods, and what explains them.
+TABLE1 = tuple(name for name, m in METHODS.items() if m.in_table1)
 # Those that learn from a training set of any size.
 OF_ANY_SIZE = tuple(name for name, m in METHODS.items() if m.pace is None)

@@ -18,6 +18,7 @@ LAYERS = (
   "command",
   "assemblies",
   "compaction",
+  "attacks",
   "account",
 )
 SCRIPTS = sorted(path.stem for path in _ROOT.glob("[a-z]*.py"))

@@ -46,6 +46,16 @@ def records_of(directory, folder):
   return results.load_all(directory / folder)
 
 
+def test_methods_are_those_of_the_table():
+  """Others are trained only where they are asked for."""
+  with parsed():
+    trained = table1.FLAGS.methods
+  assert set(methods.METHODS) - set(trained) == {
+    *("nonnegative", "nonnegative_bean1", "nonnegative_bean2"),
+    *("pc_fixed", "pc_strict"),
+  }
+
+
 def test_every_cell_of_both_groups_of_seeds(finished):
   directory, _ = finished
   selection = records_of(directory, "selection")

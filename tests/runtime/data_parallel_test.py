@@ -221,10 +221,11 @@ class TestFlags:
   def test_methods_that_are_no_sum_over_samples_are_known(self):
     """Whoever adds one has to say so."""
     needing = {n for n, m in methods.METHODS.items() if m.whole_batch}
-    assert needing == {"decov"}
+    assert needing == {"decov", "pc_fixed", "pc_strict"}
     assert set(methods.OF_ANY_SIZE) - needing <= {
       *("vanilla", "vanilla10", "dropout", "weight_decay", "l1"),
       *("group_lasso", "bean1", "bean2", "bean1_frozen", "bean2_frozen"),
       *("bean1_random", "bean1_constant", "mean_square", "bean1_dropout"),
-      *("bean2_dropout", "bean1_constant_dropout"),
+      *("bean2_dropout", "bean1_constant_dropout", "nonnegative"),
+      *("nonnegative_bean1", "nonnegative_bean2"),
     }, methods.OF_ANY_SIZE

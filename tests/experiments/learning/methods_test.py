@@ -20,6 +20,7 @@ from tests.experiments import tiny
 ORDERS = {"bean1": 1, "bean2": 2}
 WITHOUT_WIRING = ("bean1_random", "bean1_constant")
 BEANS = ("bean1", "bean2", "bean1_frozen", "bean2_frozen", *WITHOUT_WIRING)
+NONNEGATIVE = ("nonnegative_bean1", "nonnegative_bean2")
 WITH_DROPOUT = ("bean1_dropout", "bean2_dropout", "bean1_constant_dropout")
 DIGITS = tiny.load_digits(20)
 LENET5 = networks.make(networks.Spec())
@@ -334,6 +335,9 @@ DEFINITIONS = {
 DEFINITIONS |= {
   name: DEFINITIONS[name.removesuffix("_dropout")] for name in WITH_DROPOUT
 }
+DEFINITIONS |= {
+  name: DEFINITIONS[name.removeprefix("nonnegative_")] for name in NONNEGATIVE
+}
 
 
 def drawn_dropout(params):
@@ -386,7 +390,8 @@ def test_penalty_and_gradient_are_those_of_the_definition(name, masked, params):
 
 
 def test_every_penalty_has_a_definition():
-  losses = {"vanilla", "vanilla10", "dropout"}
+  losses = {"vanilla", "vanilla10", "dropout", "nonnegative"}
+  losses |= {"pc_fixed", "pc_strict"}
   assert set(DEFINITIONS) | losses == set(methods.OF_ANY_SIZE)
 
 

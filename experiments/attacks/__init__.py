@@ -1,0 +1,1 @@
+"""Adversarial attacks on trained networks, and what they do to accuracy."""
