@@ -567,7 +567,8 @@ class TestLeNet5:
       losses,
       rtol=1e-4,
     )
-    assert_close(pick(last.state.variables, 3), variables, rtol=0, atol=5e-5)
+    # Adam divides rounding by rounding: within 4 % of a step of its own.
+    assert_close(pick(last.state.variables, 3), variables, rtol=0, atol=2e-4)
 
   def test_learns(self):
     stream = Shots(1)
