@@ -19,6 +19,7 @@ if __name__ == "__main__":
 from experiments import report
 from experiments.account import claims, spread
 from experiments.tables import summary
+from experiments.tables.paper import TITLES
 
 DOCS = pathlib.Path(__file__).parent
 PAGES = (
@@ -28,7 +29,6 @@ PAGES = (
   *sorted((DOCS.parent / "results").glob("*.md")),
 )
 RESULTS = DOCS.parent / "results"
-DATASETS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 NAMES = {"vanilla": "no penalty", "bean1": "BEAN-1", "bean2": "BEAN-2"}
 
 
@@ -122,7 +122,7 @@ def table1(dataset: str) -> str:
   ]
   shots = [header[column] for column in columns]
   lines = [
-    f"| {DATASETS[dataset]} | {' | '.join(shots)} |",
+    f"| {TITLES[dataset]} | {' | '.join(shots)} |",
     "|---" * (1 + len(shots)) + "|",
   ]
   for row, chosen in zip(strict, paper, strict=True):
@@ -152,7 +152,7 @@ def gains(dataset: str) -> str:
   )
   columns = " | ".join(f"{number}-shot" for number in shots)
   lines = [
-    f"| {DATASETS[dataset]} | protocol | {columns} |",
+    f"| {TITLES[dataset]} | protocol | {columns} |",
     "|---" * (2 + len(shots)) + "|",
   ]
   for method in methods:
@@ -249,7 +249,8 @@ def main() -> None:
 def _table1(dataset: str, protocol: str, title: str) -> list[list[str]]:
   """Returns the cells of a table of the results, the header's first."""
   text = (RESULTS / "table1" / "table.md").read_text()
-  _, _, part = text.partition(f"\n## {DATASETS[dataset]}, protocol {protocol}")
+  heading = f"\n## {TITLES[dataset]}, protocol {protocol}"
+  _, _, part = text.partition(heading)
   _, _, part = part.partition(f"### {title}\n\n")
   return _cells(part)
 

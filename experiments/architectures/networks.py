@@ -50,8 +50,8 @@ class Network(NamedTuple):
     predict: Maps (variables stacked over members, images [n, ...] shared by
       them, dropout stacked over members or None) to classes [members, n].
     layers: Dense layers whose inputs are neurons, where BEAN applies.
-    alone: Whether several members on one device are slower than one after
-      another, as where mapping over them makes grouped convolutions.
+    one_at_a_time: Whether a device is fastest with one member, as where mapping
+      over several makes grouped convolutions.
   """
 
   init: Callable[[jax.Array], Variables]
@@ -60,7 +60,7 @@ class Network(NamedTuple):
   evaluate: Callable[[Variables, jax.Array], Output]
   predict: Callable[..., jax.Array]
   layers: tuple[str, ...]
-  alone: bool = False
+  one_at_a_time: bool = False
 
 
 class Spec(NamedTuple):
@@ -221,7 +221,9 @@ def _perceptron(
 def _resnet18(spec: Spec, image_shape: tuple, axis_name: str | None) -> Network:
   dtype = jnp.bfloat16 if spec.bfloat16 else jnp.float32
   module = resnet18.ResNet18(dtype=dtype, axis_name=axis_name)
-  return from_linen(module, image_shape, ("head",), has_stats=True, alone=True)
+  return from_linen(
+    module, image_shape, ("head",), has_stats=True, one_at_a_time=True
+  )
 
 
 def _refuse_colors(spec: Spec, image_shape: tuple) -> None:

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+import numpy as np
 import optax
 
 from experiments.architectures.networks import Network, Variables
@@ -239,6 +240,9 @@ def evaluate(
 
 
 def _check(epsilon: ArrayLike) -> None:
-  # A traced number cannot be looked at; a comparison with NaN is false.
-  if isinstance(epsilon, (int, float)) and not 0 <= epsilon <= 1:
+  if isinstance(epsilon, jax.core.Tracer):
+    return  # It cannot be looked at.
+  number = np.asarray(epsilon)
+  # A comparison with NaN is false.
+  if not np.all((number >= 0) & (number <= 1)):
     raise ValueError(f"epsilon: expected a number from 0 to 1, got {epsilon}")

@@ -22,6 +22,10 @@ from experiments.learning.learner import Hparams
 from experiments.learning.options import Options
 
 PyTree = Any
+# Neurons that enter dense layers, {layer: [batch, n]}, and real samples [batch]
+# or None if all are.
+Hidden = dict[str, jax.Array]
+Mask = jax.Array | None
 
 # Maps (network, options) to what is added to the cross-entropy, if anything.
 Maker = Callable[[Network, Options], descent.Penalty | None]
@@ -54,100 +58,93 @@ def layer_alphas(
   }
 
 
+def _scaled(penalty: Callable[..., jax.Array]) -> Maker:
+  """Makes the maker of a penalty that is multiplied with the strength.
+
+  Args:
+    penalty: Maps (params, hidden, mask, network, options) to a scalar.
+  """
+
+  @functools.wraps(penalty)
+  def make(network: Network, options: Options) -> descent.Penalty:
+    return lambda params, hidden, mask, hparams: (
+      hparams.strength * penalty(params, hidden, mask, network, options)
+    )
+
+  return make
+
+
 def weight_decay(network: Network, options: Options) -> descent.Penalty | None:
   """Half the squares of all parameters: w enters the gradient."""
-  del network
   if options.decoupled_decay:
     return None
-  return lambda params, hidden, mask, hparams: (
-    hparams.strength * (optax.tree.norm(params, squared=True) / 2)
+  half_squares = _scaled(
+    lambda params, *_: optax.tree.norm(params, squared=True) / 2
+  )
+  return half_squares(network, options)
+
+
+@_scaled
+def l1(params: PyTree, *_: Any) -> jax.Array:
+  """The absolute values of the dense layers' kernels and biases."""
+  leaves = traverse_util.flatten_dict(params)
+  dense = {
+    path[:-1]
+    for path, leaf in leaves.items()
+    if path[-1] == "kernel" and leaf.ndim == 2
+  }
+  return optax.tree.norm(
+    [leaf for path, leaf in leaves.items() if path[:-1] in dense], ord=1
   )
 
 
-def l1(network: Network, options: Options) -> descent.Penalty:
-  """The absolute values of the dense layers' kernels and biases."""
-  del network, options
-
-  def penalty(params: PyTree, *args: Any) -> jax.Array:
-    *_, hparams = args
-    leaves = traverse_util.flatten_dict(params)
-    dense = {
-      path[:-1]
-      for path, leaf in leaves.items()
-      if path[-1] == "kernel" and leaf.ndim == 2
-    }
-    return hparams.strength * optax.tree.norm(
-      [leaf for path, leaf in leaves.items() if path[:-1] in dense], ord=1
-    )
-
-  return penalty
-
-
-def group_lasso(network: Network, options: Options) -> descent.Penalty:
+@_scaled
+def group_lasso(
+  params: PyTree, hidden: Hidden, mask: Mask, network: Network, options: Options
+) -> jax.Array:
   """The square root of M times the norm of each neuron's M outgoing weights."""
-  del options
-
-  def penalty(params: PyTree, *args: Any) -> jax.Array:
-    *_, hparams = args
-    return hparams.strength * sum(
-      kernel.shape[1] ** 0.5
-      * jnp.sum(optax.safe_norm(kernel, min_norm=1e-12, axis=1))
-      for kernel in dense_kernels(params, network.layers).values()
-    )
-
-  return penalty
+  del hidden, mask, options
+  return sum(
+    kernel.shape[1] ** 0.5
+    * jnp.sum(optax.safe_norm(kernel, min_norm=1e-12, axis=1))
+    for kernel in dense_kernels(params, network.layers).values()
+  )
 
 
-def decov(network: Network, options: Options) -> descent.Penalty:
+@_scaled
+def decov(params: PyTree, hidden: Hidden, mask: Mask, *_: Any) -> jax.Array:
   """Half the squared covariances of different neurons over the batch.
 
   Cogswell et al., `DeCov <https://arxiv.org/abs/1511.06068>`_, 2016: Eq. 2.
   """
-  del network, options
-
-  def penalty(
-    params: PyTree,
-    hidden: dict[str, jax.Array],
-    mask: jax.Array | None,
-    hparams: Hparams,
-  ) -> jax.Array:
-    del params
-    total = 0.0
-    for rows in hidden.values():
-      where = None if mask is None else mask[:, None]
-      centred = rows - jnp.mean(rows, axis=0, where=where)
-      if where is not None:
-        centred = jnp.where(where, centred, 0)
-      count = rows.shape[0] if where is None else jnp.sum(where)
-      covariance = centred.T @ centred / count
-      variance = jnp.diagonal(covariance)
-      total += (jnp.sum(covariance**2) - jnp.sum(variance**2)) / 2
-    return hparams.strength * total
-
-  return penalty
+  del params
+  total = 0.0
+  for rows in hidden.values():
+    where = None if mask is None else mask[:, None]
+    centred = rows - jnp.mean(rows, axis=0, where=where)
+    if where is not None:
+      centred = jnp.where(where, centred, 0)
+    count = rows.shape[0] if where is None else jnp.sum(where)
+    covariance = centred.T @ centred / count
+    variance = jnp.diagonal(covariance)
+    total += (jnp.sum(covariance**2) - jnp.sum(variance**2)) / 2
+  return total
 
 
-def mean_square(network: Network, options: Options) -> descent.Penalty:
+@_scaled
+def mean_square(
+  params: PyTree, hidden: Hidden, mask: Mask, network: Network, options: Options
+) -> jax.Array:
   """The mean square of activations, over samples and neurons of a layer.
 
   Merity et al., `Revisiting Activation Regularization
   <https://arxiv.org/abs/1708.01009>`_, 2017: AR, on the layers of BEAN.
   """
-  layers = options.layers or network.layers
-
-  def penalty(
-    params: PyTree,
-    hidden: dict[str, jax.Array],
-    mask: jax.Array | None,
-    hparams: Hparams,
-  ) -> jax.Array:
-    del params
-    return hparams.strength * sum(
-      jnp.mean(jnp.mean(hidden[layer] ** 2, axis=-1), where=mask)
-      for layer in layers
-    )
-
-  return penalty
+  del params
+  return sum(
+    jnp.mean(jnp.mean(hidden[layer] ** 2, axis=-1), where=mask)
+    for layer in options.layers or network.layers
+  )
 
 
 def bean(order: int, *, frozen: bool = False) -> Maker:
@@ -160,10 +157,7 @@ def bean(order: int, *, frozen: bool = False) -> Maker:
     layers = options.layers or network.layers
 
     def penalty(
-      params: PyTree,
-      hidden: dict[str, jax.Array],
-      mask: jax.Array | None,
-      hparams: Hparams,
+      params: PyTree, hidden: Hidden, mask: Mask, hparams: Hparams
     ) -> jax.Array:
       kernels = dense_kernels(params, layers)
       alphas = layer_alphas(
@@ -196,30 +190,27 @@ def bean_without_wiring(divergence: Divergence) -> Maker:
   that gives it the mean of the A which it replaces.
   """
 
-  def make(network: Network, options: Options) -> descent.Penalty:
+  def penalty(
+    params: PyTree,
+    hidden: Hidden,
+    mask: Mask,
+    network: Network,
+    options: Options,
+  ) -> jax.Array:
     layers = options.layers or network.layers
+    kernels = jax.lax.stop_gradient(dense_kernels(params, layers))
+    alphas = layer_alphas(1.0, kernels, order=1, units=options.alpha_units)
+    total = 0.0
+    for layer, kernel in kernels.items():
+      strength = correlation.relative_strength(kernel, options.gamma)
+      # The mean of F F' / M, which is not formed.
+      mean = jnp.mean(jnp.mean(strength, axis=0) ** 2)
+      place = network.layers.index(layer)
+      distance = divergence(hidden[layer], mask, place, options)
+      total += alphas[layer] * mean * distance
+    return total
 
-    def penalty(
-      params: PyTree,
-      hidden: dict[str, jax.Array],
-      mask: jax.Array | None,
-      hparams: Hparams,
-    ) -> jax.Array:
-      kernels = jax.lax.stop_gradient(dense_kernels(params, layers))
-      alphas = layer_alphas(1.0, kernels, order=1, units=options.alpha_units)
-      total = 0.0
-      for layer, kernel in kernels.items():
-        strength = correlation.relative_strength(kernel, options.gamma)
-        # The mean of F F' / M, which is not formed.
-        mean = jnp.mean(jnp.mean(strength, axis=0) ** 2)
-        place = network.layers.index(layer)
-        distance = divergence(hidden[layer], mask, place, options)
-        total += alphas[layer] * mean * distance
-      return hparams.strength * total
-
-    return penalty
-
-  return make
+  return _scaled(penalty)
 
 
 def constant_divergence(

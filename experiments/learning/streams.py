@@ -16,13 +16,9 @@ import numpy as np
 from experiments import datasets
 from experiments.architectures.networks import Network
 from experiments.learning.learner import Samples
+from experiments.machine import devices
 
 PyTree = Any
-
-# An axis of members spread over devices, or the axis over which devices that
-# train one member together have a part of each batch.
-MEMBERS = "members"
-BATCH = "batch"
 
 
 class Batch(NamedTuple):
@@ -65,10 +61,10 @@ class Shots:
   num_shots: int
 
   # How members and held-out images lie on devices, and along which axis.
-  axis = MEMBERS
-  members_spec = PartitionSpec(MEMBERS)
-  data_spec = PartitionSpec(MEMBERS)
-  held_out_spec = PartitionSpec()
+  axis = devices.MEMBERS_AXIS
+  members_spec = devices.MEMBERS
+  data_spec = devices.MEMBERS
+  held_out_spec = devices.SHARED
   data_axis = 0  # Every member has its own.
   # Between two looks of the host: often enough for a progress bar, seldom
   # enough to cost nothing.
@@ -153,7 +149,7 @@ class Whole:
   patience: int = 5
   tolerance: float = 1e-3
 
-  data_spec = PartitionSpec()
+  data_spec = devices.SHARED
   data_axis = None  # All members share them.
   # Who goes on is decided after every epoch.
   most_laps = 1
@@ -163,17 +159,17 @@ class Whole:
   @property
   def axis(self) -> str:
     """The axis of devices."""
-    return BATCH if self.num_shards > 1 else MEMBERS
+    return devices.BATCH_AXIS if self.num_shards > 1 else devices.MEMBERS_AXIS
 
   @property
   def members_spec(self) -> PartitionSpec:
     """How members lie on devices."""
-    return PartitionSpec(None if self.num_shards > 1 else MEMBERS)
+    return PartitionSpec(None if self.num_shards > 1 else devices.MEMBERS_AXIS)
 
   @property
   def held_out_spec(self) -> PartitionSpec:
     """How held-out images lie on devices."""
-    return PartitionSpec(BATCH if self.num_shards > 1 else None)
+    return PartitionSpec(devices.BATCH_AXIS if self.num_shards > 1 else None)
 
   @property
   def fields(self) -> dict[str, Any]:
@@ -234,7 +230,9 @@ class Whole:
 
   def reduce(self, tree: PyTree) -> PyTree:
     """Sums over the devices that share a batch."""
-    return jax.lax.psum(tree, BATCH) if self.num_shards > 1 else tree
+    if self.num_shards == 1:
+      return tree
+    return jax.lax.psum(tree, devices.BATCH_AXIS)
 
   def has_converged(self, objectives: Sequence[float]) -> bool:
     """Tells whether a member is done before its last lap."""
@@ -337,7 +335,7 @@ def _own_shard(num_shards: int, batch: Batch) -> Batch:
   The weights, the shares of real samples, make the sum over devices of means
   over samples the mean over all samples.
   """
-  place = jax.lax.axis_index(BATCH)
+  place = jax.lax.axis_index(devices.BATCH_AXIS)
 
   def own(leaf: jax.Array) -> jax.Array:
     # Dealt out in turn, so that also of an epoch's last batch, which is filled

@@ -10,9 +10,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 PyTree = Any
 
-# How an argument or result lies: an axis of members, first or second, or none.
-MEMBERS = PartitionSpec("members")
-SECOND = PartitionSpec(None, "members")
+# Axes of devices: each has members of its own, or a part of every batch.
+MEMBERS_AXIS = "members"
+BATCH_AXIS = "batch"
+# How an argument or result lies: an axis of members in front, or none.
+MEMBERS = PartitionSpec(MEMBERS_AXIS)
 SHARED = PartitionSpec()
 
 
@@ -66,7 +68,7 @@ def refuse_missing() -> None:
 
 
 @functools.cache
-def mesh(axis: str = "members") -> jax.sharding.Mesh:
+def mesh(axis: str = MEMBERS_AXIS) -> jax.sharding.Mesh:
   """Returns an axis over all devices of this process."""
   return jax.make_mesh(
     (jax.local_device_count(),),
@@ -82,7 +84,7 @@ def spread(
   takes: tuple[PartitionSpec, ...],
   gives: Any,
   donate: tuple[int, ...] = (),
-  axis: str = "members",
+  axis: str = MEMBERS_AXIS,
 ) -> Callable:
   """Compiles a function of a population so that each device runs a part of it.
 
@@ -107,7 +109,7 @@ def spread(
 
 
 def place(
-  tree: PyTree, spec: PartitionSpec, *, axis: str = "members"
+  tree: PyTree, spec: PartitionSpec, *, axis: str = MEMBERS_AXIS
 ) -> PyTree:
   """Moves arrays to where they are used, once instead of at every call."""
   return jax.device_put(tree, NamedSharding(mesh(axis), spec))

@@ -6,17 +6,20 @@ then stands still until the others of its chunk are done.
 
 from collections.abc import Callable, Collection, Mapping
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.learning.learner import Hparams, Samples
-from experiments.machine import devices, interruption
+from experiments.machine import interruption
 from experiments.population import program, store as stores
 from experiments.population.cells import Member
 from experiments.population.groups import Group
 from experiments.population.store import Metrics, Store
+
+PyTree = Any
 
 
 def train(
@@ -48,8 +51,7 @@ def train(
     interruption.Stopped: If a stop was requested; what there is was kept.
     results.ResultError: If the store cannot be read or written.
   """
-  keys, hparams, raw = _arguments(chunk, group)
-  data = group.programs.prepare(raw)
+  keys, hparams, raw, data = _arguments(chunk, group)
   carry, progress = _begin(chunk, group, store, found, keys, hparams, raw)
   saved, changed = time.monotonic(), set()
   while any(left := [_laps_left(group, metrics) for metrics in progress]):
@@ -105,8 +107,8 @@ def _next_lap(
 
 def _arguments(
   chunk: list[Member], group: Group
-) -> tuple[jax.Array, Hparams, Samples]:
-  """Returns keys, hyper-parameters and data of a chunk, on the devices.
+) -> tuple[jax.Array, Hparams, Samples, Samples]:
+  """Returns keys, hyper-parameters and data of a chunk, as it was and prepared.
 
   The last member is repeated to the width of a chunk, so that all chunks run
   the same program: results do not depend on how members were dealt out.
@@ -120,12 +122,7 @@ def _arguments(
       for name in Hparams._fields
     )
   )
-  data = devices.place(
-    group.stream.load(group.dataset, seeds),
-    group.stream.data_spec,
-    axis=group.stream.axis,
-  )
-  return *group.place((keys, hparams)), data
+  return *group.place((keys, hparams)), *group.load(seeds)
 
 
 def _begin(
@@ -153,7 +150,7 @@ def _begin(
   host = jax.tree.map(np.array, jax.device_get(carry))
   for place in places:
     restored, progress[place] = stores.restore(
-      store, chunk[place], group.width_per_device, stores.take(host, place)
+      store, chunk[place], group.width_per_device, _pick(host, place)
     )
     jax.tree.map(
       lambda leaf, value, i=place: leaf.__setitem__(i, value), host, restored
@@ -265,6 +262,11 @@ def _save(
       store,
       chunk[place],
       group.width_per_device,
-      stores.take(host, place),
+      _pick(host, place),
       progress[place],
     )
+
+
+def _pick(tree: PyTree, place: int) -> PyTree:
+  """Returns one member of arrays [members, ...]."""
+  return jax.tree.map(lambda leaf: leaf[place], tree)

@@ -9,7 +9,7 @@ from experiments import datasets
 from experiments.architectures import networks
 from experiments.learning import methods
 from experiments.learning.learner import Learner, Samples
-from experiments.learning.streams import MEMBERS, Stream
+from experiments.learning.streams import Stream
 from experiments.machine import devices
 from experiments.population import cells, program
 from experiments.population.cells import Cell, Protocol
@@ -28,6 +28,7 @@ class Group(NamedTuple):
     laps_per_call: Laps that a call of `Program.run` trains.
     width: Members of a chunk, over all devices of this process.
     dataset: Images.
+    shared: Training samples on the devices, where members share them.
     validation: Validation samples on the devices, and perhaps some that fill
       them up.
     test: Test samples there, likewise.
@@ -41,6 +42,7 @@ class Group(NamedTuple):
   laps_per_call: int
   width: int
   dataset: datasets.Dataset
+  shared: Samples | None
   validation: Samples
   test: Samples
   cost: int
@@ -49,6 +51,15 @@ class Group(NamedTuple):
   def width_per_device(self) -> int:
     """Members that a device trains at once."""
     return self.width // _num_devices(self.stream)
+
+  def load(self, seeds: Sequence[int]) -> tuple[Samples, Samples]:
+    """Returns training samples on the devices, as they were and prepared."""
+    if self.shared is not None:
+      return self.shared, self.shared
+    spec, axis = self.stream.data_spec, self.stream.axis
+    own = self.stream.load(self.dataset, seeds)
+    own = devices.place(own, spec, axis=axis)
+    return own, self.programs.prepare(own)
 
   def place(self, tree: PyTree) -> PyTree:
     """Moves arrays of members to the devices."""
@@ -75,7 +86,7 @@ def make(
   network = networks.make(
     protocol.network,
     dataset.train.images.shape[1:],
-    axis_name=None if stream.axis == MEMBERS else stream.axis,
+    axis_name=None if stream.axis == devices.MEMBERS_AXIS else stream.axis,
   )
   learner = methods.learner(
     cell.method, network, stream, schedule, protocol.options
@@ -88,7 +99,7 @@ def make(
   if protocol.members_per_chunk:
     width = min(width, protocol.members_per_chunk)
   else:
-    alone = network.alone or stream.axis != MEMBERS
+    alone = network.one_at_a_time or stream.axis != devices.MEMBERS_AXIS
     fast = 1 if alone else fast_width(schedule.batch_size or num_samples)
     width = program.fitting_width(
       learner,
@@ -98,6 +109,10 @@ def make(
       num_validation=len(dataset.validation.labels),
       wanted=min(width, fast),
     )
+  shared = None
+  if stream.data_axis is None:
+    shared = stream.load(dataset, ())
+    shared = devices.place(shared, stream.data_spec, axis=stream.axis)
   return Group(
     cells=tuple(planned),
     learner=learner,
@@ -106,6 +121,7 @@ def make(
     laps_per_call=laps_per_call,
     width=num_devices * width,
     dataset=dataset,
+    shared=shared,
     validation=_place_held_out(dataset.validation, stream),
     test=_place_held_out(dataset.test, stream),
     cost=cells.cost(cell, dataset, protocol),
@@ -125,7 +141,7 @@ def fast_width(batch_size: int) -> int:
 
 def _num_devices(stream: Stream) -> int:
   """Returns how many devices have members of their own."""
-  return devices.mesh().size if stream.axis == MEMBERS else 1
+  return devices.mesh().size if stream.axis == devices.MEMBERS_AXIS else 1
 
 
 def _largest_divisor(number: int, limit: int) -> int:
@@ -139,7 +155,7 @@ def _place_held_out(split: datasets.Split, stream: Stream) -> Samples:
   class.
   """
   samples = Samples(*split)
-  if stream.axis != MEMBERS:
+  if stream.axis != devices.MEMBERS_AXIS:
     fill = -len(split.labels) % devices.mesh().size
     images = np.pad(split.images, ((0, fill), (0, 0), (0, 0), (0, 0)))
     labels = np.pad(split.labels, (0, fill), constant_values=-1)

@@ -14,7 +14,6 @@ import functools
 import pathlib
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from experiments.architectures.networks import Variables
@@ -196,15 +195,15 @@ def restore(
   file = path(store, member, width)
   checkpoint = checkpoints.load(file)
   metrics = checkpoint.metrics
-  take = functools.partial(checkpoints.restore, file)
+  read = functools.partial(checkpoints.restore, file)
   state = State(
-    variables=take(checkpoint.last, template.state.variables),
-    memory=take(checkpoint.memory, template.state.memory),
+    variables=read(checkpoint.last, template.state.variables),
+    memory=read(checkpoint.memory, template.state.memory),
   )
   carry = Carry(
     state=state,
     failed_step=metrics["failed_step"],
-    best=take(checkpoint.best, template.best),
+    best=read(checkpoint.best, template.best),
     best_correct=metrics["best_correct"],
     best_epoch=metrics["best_epoch"],
   )
@@ -250,8 +249,3 @@ def discard(store: Store, cell: Cell, width: int) -> None:
   except OSError:
     # Other cells have members there, or there was none.
     return
-
-
-def take(tree: Any, place: int) -> Any:
-  """Returns one member of arrays [members, ...]."""
-  return jax.tree.map(lambda leaf: leaf[place], tree)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.learning import methods
+from experiments.learning.options import IMITATION_OPTIONS
 from experiments.records import results
 from experiments.tables import canvas, figures, markdown, paper, stats, summary
 
@@ -346,9 +347,9 @@ def imitation_note(records: Sequence[summary.Record]) -> str:
     The sentence, "" if there are none.
   """
   sizes = {
-    tuple(record["config"][name] for name in methods.IMITATION_OPTIONS)
+    tuple(record["config"][name] for name in IMITATION_OPTIONS)
     for record in records
-    if record["config"].keys() >= set(methods.IMITATION_OPTIONS)
+    if record["config"].keys() >= set(IMITATION_OPTIONS)
   }
   # The authors' of imitation networks.
   usual = methods.Options()

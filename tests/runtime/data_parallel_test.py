@@ -7,7 +7,7 @@ import pytest
 
 from experiments import datasets
 from experiments.architectures import networks, resnet18
-from experiments.learning import methods, streams
+from experiments.learning import methods
 from experiments.learning.learner import Hparams, Samples, Schedule
 from experiments.learning.streams import Augmentation, Whole
 from experiments.machine import devices
@@ -18,7 +18,7 @@ from tests.experiments.population import simulations_test
 STRENGTHS = (0.5, 10.0)
 DIGITS = datasets.load("digits")
 TINY_SHARED = networks.from_linen(
-  tiny.NormedModule(axis_name=streams.BATCH),
+  tiny.NormedModule(axis_name=devices.BATCH_AXIS),
   (28, 28, 1),
   ("fc2",),
   has_stats=True,
@@ -130,7 +130,7 @@ def test_a_step_of_resnet18_equals_that_of_one_device():
       ("head",),
       has_stats=True,
     )
-    for axis_name in (None, streams.BATCH)
+    for axis_name in (None, devices.BATCH_AXIS)
   ]
   check(
     both,
@@ -145,7 +145,7 @@ def test_a_step_of_resnet18_equals_that_of_one_device():
 def test_networks_know_the_axis():
   plain = networks.make(networks.Spec("resnet18"), (32, 32, 3))
   shared = networks.make(
-    networks.Spec("resnet18"), (32, 32, 3), axis_name=streams.BATCH
+    networks.Spec("resnet18"), (32, 32, 3), axis_name=devices.BATCH_AXIS
   )
   variables = jax.eval_shape(plain.init, jax.random.key(0))
   images = jax.ShapeDtypeStruct((4, 32, 32, 3), jnp.uint8)
@@ -153,7 +153,7 @@ def test_networks_know_the_axis():
   # Both are evaluated, and initialized, wherever that is.
   jax.eval_shape(shared.evaluate, variables, images)
   assert jax.eval_shape(shared.init, jax.random.key(0)) == variables
-  with pytest.raises(NameError, match=streams.BATCH):
+  with pytest.raises(NameError, match=devices.BATCH_AXIS):
     jax.eval_shape(shared.apply, variables, images, None)
 
 

@@ -225,7 +225,9 @@ def test_lenet5_is_attacked():
   assert found[1].accuracy <= found[0].accuracy
 
 
-@pytest.mark.parametrize("epsilon", (-0.1, 1.5, float("nan")))
+@pytest.mark.parametrize(
+  "epsilon", (-0.1, 1.5, float("nan"), np.float32(1.5), jnp.array([0.1, -0.1]))
+)
 @pytest.mark.parametrize("name", ("fgsm", "pgd"))
 def test_a_wrong_epsilon_is_refused(name, epsilon):
   attack = getattr(gradient_sign, name)
