@@ -3,6 +3,7 @@ quick compilation.
 """
 
 from collections.abc import Iterator
+import contextlib
 import os
 from typing import Any
 
@@ -20,15 +21,31 @@ jax.config.update("jax_num_cpu_devices", 2)
 _get_compile_options = compiler.get_compile_options
 
 
-def _get_quick_compile_options(
-  *args: Any, env_options_overrides: dict[str, Any] | None = None, **kwargs: Any
-) -> Any:
-  overrides = {
+def _known(options: dict[str, Any]) -> dict[str, Any]:
+  """Returns those options of the compiler that this release has."""
+  nothing = jax.jit(lambda: 0).lower()
+  known = {}
+  for name, value in options.items():
+    # No such option.
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+      nothing.compile({name: value})
+      known[name] = value
+  return known
+
+
+_QUICK = _known(
+  {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_use_fusion_emitters": False,
-    **(env_options_overrides or {}),
   }
+)
+
+
+def _get_quick_compile_options(
+  *args: Any, env_options_overrides: dict[str, Any] | None = None, **kwargs: Any
+) -> Any:
+  overrides = {**_QUICK, **(env_options_overrides or {})}
   return _get_compile_options(*args, env_options_overrides=overrides, **kwargs)
 
 
