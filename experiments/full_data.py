@@ -18,7 +18,8 @@ a download:
     python -m experiments.full_data --dataset=mnist --model=lenet5
     python -m experiments.full_data --dataset=cifar10 --model=resnet18
 
-The last needs a GPU. Images of CIFAR-10 are mirrored at random, as in the
+The last needs a GPU; --model=resnet18_16, with 16 filters instead of 64, learns on
+a CPU too. Images of CIFAR-10 are mirrored at random, as in the
 authors' code. The epoch of best accuracy on validation images is tested, and
 the last one too; both networks of a simulation are kept in --checkpoint_dir:
 
@@ -156,7 +157,7 @@ def parse_config() -> cells.Config:
   if _MODEL.value in networks.GRAY and _DATASET.value == "cifar10":
     raise parsing.ConfigError(
       f"--dataset=cifar10: {_MODEL.value} takes gray images of 28 x 28; "
-      "choose --model=resnet18"
+      "choose --model=resnet18, or resnet18_16 on a CPU"
     )
   if _MODEL.value in networks.GRAY and _BFLOAT16.value:
     raise parsing.ConfigError(

@@ -41,7 +41,10 @@ NETWORKS = {
   "mnist-mlp500": "perceptron",
 }
 REGULARIZERS = ("weight_decay", "l1", "group_lasso")
-CIFAR = {"cifar10-resnet18": "ResNet-18"}
+CIFAR = {
+  "cifar10-resnet18": "ResNet-18",
+  "cifar10-resnet18_16": "ResNet-18, 16 filters",
+}
 
 
 class Found(NamedTuple):

@@ -218,12 +218,22 @@ def _perceptron(
   return make
 
 
-def _resnet18(spec: Spec, image_shape: tuple, axis_name: str | None) -> Network:
-  dtype = jnp.bfloat16 if spec.bfloat16 else jnp.float32
-  module = resnet18.ResNet18(dtype=dtype, axis_name=axis_name)
-  return from_linen(
-    module, image_shape, ("head",), has_stats=True, one_at_a_time=True
-  )
+def _resnet18(
+  num_filters: int,
+) -> Callable[[Spec, tuple, str | None], Network]:
+  num_features = tuple(num_filters * 2**stage for stage in range(4))
+
+  def make(spec: Spec, image_shape: tuple, axis_name: str | None) -> Network:
+    module = resnet18.ResNet18(
+      dtype=jnp.bfloat16 if spec.bfloat16 else jnp.float32,
+      num_features=num_features,
+      axis_name=axis_name,
+    )
+    return from_linen(
+      module, image_shape, ("head",), has_stats=True, one_at_a_time=True
+    )
+
+  return make
 
 
 def _refuse_colors(spec: Spec, image_shape: tuple) -> None:
@@ -239,7 +249,9 @@ _MAKERS: dict[str, Callable[[Spec, tuple, str | None], Network]] = {
   # LeNet-300-100 of LeCun et al., 1998, which pruning is usually shown on.
   "mlp300_100": _perceptron(300, 100),
   "mlp500": _perceptron(500),
-  "resnet18": _resnet18,
+  "resnet18": _resnet18(64),
+  # A sixteenth of the work, for a CPU.
+  "resnet18_16": _resnet18(16),
 }
 NAMES = tuple(_MAKERS)
 # Those that take the small gray images of the few-shot experiments.

@@ -40,6 +40,7 @@ def test_dense_layers_whose_inputs_are_units():
     "mlp300_100": ("fc2", "fc3"),
     "mlp500": ("fc2",),
     "resnet18": ("head",),
+    "resnet18_16": ("head",),
   }
 
 
