@@ -18,8 +18,8 @@ a download:
     python -m experiments.full_data --dataset=mnist --model=lenet5
     python -m experiments.full_data --dataset=cifar10 --model=resnet18
 
-The last needs a GPU; --model=resnet18_16, with 16 filters instead of 64, learns on
-a CPU too. Images of CIFAR-10 are mirrored at random, as in the
+The last needs a GPU; --model=resnet18_16 has 16 filters instead of 64 and
+learns on a CPU too. Images of CIFAR-10 are mirrored at random, as in the
 authors' code. The epoch of best accuracy on validation images is tested, and
 the last one too; both networks of a simulation are kept in --checkpoint_dir:
 
