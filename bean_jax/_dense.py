@@ -260,8 +260,8 @@ def measured(
   Args:
     traced: The function.
     groups: The layers, whose stacks are measured as a whole.
-    measure: What to compute of a layer's name, its activations [..., N], its
-      kernel [N, M], whether that comes transposed, and what all layers share.
+    measure: What to compute of a layer's name, the layout and both operands of
+      a call, and what all layers share.
     *shared: Arrays that all layers share.
 
   Returns:
@@ -277,21 +277,7 @@ def measured(
 
   def observe(place: Place, *operands: jax.Array) -> PyTree:
     group, call = by_place[place]
-
-    def of_arrays(
-      left: jax.Array, right: jax.Array, *shared: jax.Array | None
-    ) -> PyTree:
-      inputs, kernels, transposed = operands_of(call, (left, right))
-
-      def of_one(activations: jax.Array, kernel: jax.Array) -> PyTree:
-        return measure(group.name, activations, kernel, transposed, *shared)
-
-      of_stack = of_one
-      for _ in call.batch_of_kernels:
-        of_stack = jax.vmap(of_stack)
-      return of_stack(inputs, kernels)
-
-    return _sharding.with_automatic_axes(of_arrays, *operands, *shared)
+    return measure(group.name, call.layout, *operands, *shared)
 
   outputs, observed = _jaxpr.evaluate(
     traced.jaxpr, traced.arrays, sorted(by_place), observe
@@ -314,6 +300,37 @@ def measured(
       one = jax.tree.map(lambda leaf, index=index: leaf[index], in_front)
       measurements.setdefault(path, []).append(one)
   return traced.result_of(outputs), measurements
+
+
+def of_stack(
+  measure: Callable[..., PyTree],
+  layout: Product,
+  operands: Sequence[jax.Array],
+  *shared: jax.Array | None,
+) -> PyTree:
+  """Calls a function for each kernel of a call, in axes in front.
+
+  Args:
+    measure: Of activations [..., N], a kernel [N, M], whether that comes
+      transposed, and what is shared.
+    layout: Of the call.
+    operands: Of the call.
+    *shared: Further arrays.
+  """
+
+  def of_arrays(
+    left: jax.Array, right: jax.Array, *shared: jax.Array | None
+  ) -> PyTree:
+    inputs, kernels, transposed = operands_of(layout, (left, right))
+
+    def of_one(activations: jax.Array, kernel: jax.Array) -> PyTree:
+      return measure(activations, kernel, transposed, *shared)
+
+    for _ in layout.batch_of_kernels:
+      of_one = jax.vmap(of_one)
+    return of_one(inputs, kernels)
+
+  return _sharding.with_automatic_axes(of_arrays, *operands, *shared)
 
 
 def operands_of(

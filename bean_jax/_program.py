@@ -97,6 +97,22 @@ class Product(NamedTuple):
     return tuple(n for s, n in self.scans if s in self.kind.steps) + batch
 
   @property
+  def layout(self) -> "Product":
+    """All that the places of its operands' axes depend on, and no more."""
+    kind = self.kind
+    arrangement = Kind(
+      Source.NOTHING,
+      True,
+      0,
+      axes=kind.axes,
+      repeated=kind.repeated,
+      varies=kind.varies,
+    )
+    return Product(
+      self.kernel, arrangement, self.contracted, self.batch, self.shape, True
+    )
+
+  @property
   def sizes(self) -> tuple[int, int]:
     """N and M of one kernel."""
     num_neurons = math.prod(self.shape[axis] for axis in self.contracted[1])

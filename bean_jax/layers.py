@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from bean_jax import _dense, _tracing
 from bean_jax._dense import Layer, Layers
+from bean_jax._program import Product
 
 
 class FoundLayers(tuple[Layer, ...]):
@@ -133,10 +134,17 @@ def capture(
 
 
 def _operands(
-  name: str, activations: jax.Array, kernel: jax.Array, transposed: bool
+  name: str, layout: Product, *operands: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   del name
-  return activations, kernel.T if transposed else kernel
+  return _dense.of_stack(
+    lambda activations, kernel, transposed: (
+      activations,
+      kernel.T if transposed else kernel,
+    ),
+    layout,
+    operands,
+  )
 
 
 def _joined(inputs: list[jax.Array]) -> jax.Array:

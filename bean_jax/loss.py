@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from bean_jax import _checks, _dense, _rows, _tracing, penalty
 from bean_jax._dense import Layers
+from bean_jax._program import Product
 
 PyTree = Any
 _Call = tuple[PyTree, Sequence[Any], Mapping[str, Any]]
@@ -104,14 +105,11 @@ def regularize(
   def regularized_fn(*args: Any, **kwargs: Any) -> Any:
     call = _tracing.call_of(loss_fn, args, kwargs)
     result, terms, alphas = _penalties_of(call, alpha, options)
-    weighted = [
-      jnp.asarray(alphas[path], term.dtype) * term
-      for path, term in terms.items()
-    ]
-    if not weighted:
+    if not terms:
       return _with_penalty(result, 0)
-    dtype = _checks.widest(*(term.dtype for term in weighted))
-    return _with_penalty(result, sum(term.astype(dtype) for term in weighted))
+    weights = [alphas[path] for path in terms]
+    total = penalty.weighted_sum(weights, list(terms.values()))
+    return _with_penalty(result, total)
 
   return regularized_fn
 
@@ -293,8 +291,58 @@ def _penalties_of(
   if options.where_fn is not None:
     where = jnp.asarray(call.apply(options.where_fn))
 
-  def measure(
-    name: str,
+  def measure(name: str, layout: Product, *arrays: jax.Array | None) -> Any:
+    return _measured(
+      *arrays,
+      layout=layout,
+      name=_Name(f"layer {name!r}"),
+      order=order,
+      distance=distance,
+      samples=samples,
+    )
+
+  result, calls = _dense.measured(
+    traced, groups, measure, jnp.asarray(gamma), where
+  )
+  return (
+    result,
+    {path: _mean_over_samples(calls[path]) for path in alphas},
+    alphas,
+  )
+
+
+class _Name(str):
+  """The name of a layer for errors. All are equal: it is no reason to trace."""
+
+  __slots__ = ()
+
+  def __eq__(self, other: object) -> bool:
+    return isinstance(other, _Name)
+
+  def __hash__(self) -> int:
+    return 0
+
+
+# Calls of one layout are traced, and differentiated, once: by itself, each took
+# as long as a few layers of the model.
+@functools.partial(
+  jax.jit, static_argnames=("layout", "name", "order", "distance", "samples")
+)
+def _measured(
+  left: jax.Array,
+  right: jax.Array,
+  gamma: jax.Array,
+  where: jax.Array | None,
+  *,
+  layout: Product,
+  name: _Name,
+  order: int,
+  distance: str,
+  samples: int | None,
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the penalty of a call, and how many samples it has."""
+
+  def of_one(
     activations: jax.Array,
     kernel: jax.Array,
     transposed: bool,
@@ -303,7 +351,6 @@ def _penalties_of(
   ) -> tuple[jax.Array, jax.Array]:
     *batch, num_neurons = activations.shape
     rows = activations.reshape(-1, num_neurons)
-    name = f"layer {name!r}"
     mask = (
       None
       if where is None
@@ -326,14 +373,7 @@ def _penalties_of(
     count = rows.shape[0] if mask is None else jnp.sum(mask)
     return value, jnp.asarray(count, value.dtype)
 
-  result, calls = _dense.measured(
-    traced, groups, measure, jnp.asarray(gamma), where
-  )
-  return (
-    result,
-    {path: _mean_over_samples(calls[path]) for path in alphas},
-    alphas,
-  )
+  return _dense.of_stack(of_one, layout, (left, right), gamma, where)
 
 
 def _mean_over_samples(

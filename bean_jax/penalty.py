@@ -1,7 +1,7 @@
 """The BEAN penalty of Eq. 1, of one layer and of a network."""
 
+from collections.abc import Sequence
 import functools
-import operator
 from typing import Any
 
 import jax
@@ -137,12 +137,12 @@ def bean_penalty(
     alphas = jax.tree.leaves(alpha)
   else:
     alphas = [alpha] * len(layers)
-  terms = []
+  weights, terms = [], []
   for (path, hidden), kernel, weight in zip(
     layers, jax.tree.leaves(kernels), alphas, strict=True
   ):
     name = f"layer {jax.tree_util.keystr(path)}"
-    weight = _checks.nonnegative_scalar(f"{name}: alpha", weight)
+    weights.append(_checks.nonnegative_scalar(f"{name}: alpha", weight))
     term = checked_layer_penalty(
       hidden,
       kernel,
@@ -152,13 +152,19 @@ def bean_penalty(
       where=where,
       name=name,
     )
-    if isinstance(weight, float) and weight == 0:
-      # A known 0 switches the layer off even where its penalty overflows.
-      terms.append(jnp.zeros_like(term))
-    else:
-      terms.append(jnp.asarray(weight, term.dtype) * term)
+    # A known 0 switches the layer off even where its penalty overflows.
+    is_off = isinstance(weights[-1], float) and weights[-1] == 0
+    terms.append(jnp.zeros_like(term) if is_off else term)
+  return weighted_sum(weights, terms)
+
+
+def weighted_sum(
+  weights: Sequence[ArrayLike], terms: Sequence[jax.Array]
+) -> jax.Array:
+  """Sums scalars in one operation; one for each would take long to trace."""
   dtype = _checks.widest(*(term.dtype for term in terms))
-  return functools.reduce(operator.add, (term.astype(dtype) for term in terms))
+  values = jnp.stack([term.astype(dtype) for term in terms])
+  return jnp.sum(jnp.asarray(weights, dtype) * values)
 
 
 def checked_layer_penalty(
@@ -194,9 +200,7 @@ def checked_layer_penalty(
 
 # Layers of equal shapes are traced once: by itself, each took as long as a few
 # layers of the model. Inlined, so that the compiler sees one program.
-@functools.partial(
-  jax.jit, static_argnames=("order", "distance", "transposed"), inline=True
-)
+@functools.partial(jax.jit, static_argnames=("order", "distance", "transposed"))
 def _of_arrays(
   hidden: jax.Array,
   kernel: jax.Array,

@@ -32,6 +32,7 @@ from experiments.tables import (
   comparison,
   figures,
   markdown,
+  paper,
   stats,
   summary,
 )
@@ -502,7 +503,7 @@ def draw(
 
 def _setting(records: Mapping[str, Sequence[summary.Record]]) -> str:
   config = next(iter(records.values()))[0]["config"]
-  return f"{config['dataset']}, {config['shots']}-shot"
+  return f"{paper.title(config['dataset'])}, {config['shots']}-shot"
 
 
 def _draw_gains(

@@ -13,7 +13,7 @@ from experiments.compaction import needed, schemes
 from experiments.compaction.needed import Cell, Group
 from experiments.learning import methods
 from experiments.records import results
-from experiments.tables import figures, stats
+from experiments.tables import figures, paper, stats
 from experiments.tables.canvas import axes, figure, matplotlib, ticker
 
 # Points lost beyond which curves leave the picture.
@@ -53,7 +53,8 @@ def curves(
     layout="constrained",
   )
   drawing.suptitle(
-    f"{group.title}: points of test accuracy lost when the dense layers shrink",
+    f"{paper.title(group.title)}: points of test accuracy lost when the dense "
+    "layers shrink",
     fontsize=13,
   )
   plots = drawing.subplots(rows, columns, squeeze=False, sharey=True)
@@ -109,7 +110,8 @@ def needs(
     figsize=(8.0, 0.85 * len(ways) + 1.9), dpi=150, layout="constrained"
   )
   drawing.suptitle(
-    f"{group.title}: parameters needed for at most {points:g} points lost",
+    f"{paper.title(group.title)}: parameters needed for at most {points:g} "
+    "points lost",
     fontsize=13,
   )
   plot = drawing.add_subplot()

@@ -34,6 +34,14 @@ TABLE1 = {
 }
 
 
-def title(dataset: str) -> str:
-  """Returns a dataset's name for people, its own if the paper has none."""
-  return TITLES.get(dataset, dataset)
+def title(place: str) -> str:
+  """Returns the name for people of a dataset, or of a place in one.
+
+  Args:
+    place: Such as "mnist" or "mnist, lenet5".
+
+  Returns:
+    Such as "MNIST, lenet5"; a dataset that the paper has not keeps its name.
+  """
+  dataset, comma, rest = place.partition(", ")
+  return TITLES.get(dataset, dataset) + comma + rest

@@ -104,7 +104,7 @@ def draw(records: Sequence[Record], directory: pathlib.Path) -> None:
   Raises:
     results.ResultError: If a file cannot be written.
   """
-  dataset = records[0]["config"]["dataset"]
+  dataset = paper.title(records[0]["config"]["dataset"])
   stars = chosen(records)
   numbers = {record["config"].get("shots") for record in stars}
   if numbers - {None}:

@@ -449,7 +449,9 @@ def test_operations_and_bytes_are_those_by_hand():
     for fn in (_found, _by_hand)
   )
   for name in ("flops", "bytes accessed"):
-    assert ours.cost_analysis()[name] == expected.cost_analysis()[name], name
+    of_ours, by_hand = (x.cost_analysis()[name] for x in (ours, expected))
+    # Penalties are stacked and summed, or added one by one: a few scalars.
+    assert of_ours == pytest.approx(by_hand, abs=64), name
 
 
 def _normalized(inputs):
