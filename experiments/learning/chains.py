@@ -69,9 +69,7 @@ def cut(
   ]
 
 
-def predictive_gradient(
-  network: Network, rule: str, num_sweeps: int = 20
-) -> descent.Gradient:
+def predictive_gradient(network: Network, rule: str) -> descent.Gradient:
   """Makes the gradient of the mean cross-entropy by predictive coding.
 
   Every sample has beliefs of its own, which the loss of that sample moves, and
@@ -81,7 +79,6 @@ def predictive_gradient(
   Args:
     network: The network.
     rule: One of `predictive_coding.RULES`; its rate is the member's strength.
-    num_sweeps: Sweeps; may be traced.
 
   Returns:
     A function of (params, batch statistics, `streams.Batch`, hparams), as
@@ -107,7 +104,6 @@ def predictive_gradient(
       loss_fn,
       rule=rule,
       step_size=hparams.strength,
-      num_sweeps=num_sweeps,
     )
     count = len(labels) if batch.mask is None else jnp.sum(batch.mask)
     loss, grads = jax.tree.map(lambda leaf: leaf / count, learn(params, inputs))
