@@ -11,7 +11,7 @@ is a multiple of the true one; the strict rule as `pc_strict` trains by it,
 where a sample's own loss moves its beliefs; and the strict rule with the mean
 loss of the batch, as published, where they move a hundredth of that with 100
 images. The script writes a record, a table and a figure for each rule, with
-medians over seeds, in a minute on 2 cores.
+medians over seeds.
 
 The figures are those of Rosenbaum, `On the relationship between predictive
 coding and backpropagation <https://doi.org/10.1371/journal.pone.0266102>`_,
