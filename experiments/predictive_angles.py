@@ -329,6 +329,14 @@ def draw(
       plot.spines[["top", "right"]].set_visible(False)
     plots[0].set_ylabel(words, fontsize=11)
     plots[0].set_ylim(bottom=0)
+    if name == "relative_error":
+      # Linear up to 1, logarithmic above, where the strict rule diverges.
+      plots[0].set_yscale("symlog", linthresh=1)
+      ticks = (0, 0.5, 1, 10, 100, 1000, 10_000)
+      high = plots[0].get_ylim()[1]
+      plots[0].set_yticks(
+        *zip(*((t, f"{t:g}") for t in ticks if t <= high), strict=True)
+      )
   for plot, eta in zip(grid[0], rates, strict=True):
     plot.set_title(f"eta {eta:g}", fontsize=11)
   for plot in grid[-1]:
