@@ -18,7 +18,7 @@ PyTree = Any
 
 LEARNING_RATE = 5e-4
 # Names in `methods.METHODS`, and strengths that are in use, in its units.
-STRENGTHS = {"vanilla": 0.0, "bean1": 1.0, "bean2": 100.0}
+STRENGTHS = {"vanilla": 0.0, "bean1": 1.0, "bean2": 100.0, "pc_fixed": 0.1}
 # Strengths at which BEAN is not small beside the cross-entropy, for checks.
 GREAT_STRENGTHS = {"vanilla": 0.0, "bean1": 1e3, "bean2": 1e5}
 ORDERS = {"vanilla": 0, "bean1": 1, "bean2": 2}

@@ -20,7 +20,8 @@ fixed
   FixedPred: :math:`\epsilon_l = \hat v_l - v_l`, all derivatives are taken at
   the predictions, and :math:`\epsilon_L` is the gradient of the loss there.
   With :math:`\eta = 1` and L sweeps it is backpropagation; with smaller
-  :math:`\eta` it comes near it as sweeps are added.
+  :math:`\eta` it comes near it as sweeps are added. It is backpropagation with
+  a learning rate for each layer, and is computed so (see below).
 strict
   :math:`\epsilon_l = f_l(v_{l-1}) - v_l`, all derivatives are taken at the
   beliefs, and :math:`\epsilon_L` is the gradient of the loss at
@@ -31,10 +32,16 @@ What was chosen here:
 - Within a sweep no layer needs what another has just computed: going down from
   the output, each reads beliefs that have not moved yet. So a sweep computes
   all errors, and then moves all beliefs.
-- The errors of `fixed` are kept instead of its beliefs, from which they are
-  :math:`\epsilon_l \leftarrow \epsilon_l + \eta (J_{l+1}^T \epsilon_{l+1} -
-  \epsilon_l)`. As differences of beliefs they would have the rounding errors of
-  those, which are larger by orders of magnitude.
+- The errors of `fixed` follow :math:`\epsilon_l \leftarrow \epsilon_l + \eta
+  (J_{l+1}^T \epsilon_{l+1} - \epsilon_l)` from 0, with the same Jacobians in
+  every sweep, so that each is a share of what backpropagation has there,
+  :math:`\epsilon_l = c_{L-l} \, \partial \ell / \partial \hat v_l` with
+  :math:`c_0 = 1` and :math:`c_d \leftarrow c_d + \eta (c_{d-1} - c_d)`. A sweep
+  is one of L numbers. For :math:`0 \le \eta \le 1`, :math:`c_d` is the
+  probability that n - 1 trials, each a success with probability
+  :math:`\eta`, have d successes or more. Adam divides by the size of a
+  gradient, and therefore learns from `fixed` what it learns from `exact` as
+  soon as the errors have gone down to the first layer.
 - Parameters learn from the errors of the last sweep; `strict` takes their
   derivatives at the beliefs that it leaves.
 
@@ -48,6 +55,8 @@ References:
 """
 
 from collections.abc import Callable, Sequence
+import functools
+import itertools
 from typing import Any
 
 import jax
@@ -110,84 +119,79 @@ def value_and_grad(
   if isinstance(num_sweeps, int) and num_sweeps < 1:
     raise ValueError(f"num_sweeps: expected at least 1, got {num_sweeps}")
 
-  def forward(params: PyTree, inputs: PyTree) -> list[PyTree]:
-    outputs = []
-    for layer in layers:
+  def loss_of_copies(
+    copies: Sequence[PyTree], inputs: PyTree, *args: Any
+  ) -> jax.Array:
+    """Returns the loss where each layer has parameters of its own."""
+    for layer, params in zip(layers, copies, strict=True):
       inputs = layer(params, inputs)
-      outputs.append(inputs)
-    return outputs
+    return loss_fn(inputs, *args)
 
-  if rule == "exact":
-    return jax.value_and_grad(
-      lambda params, inputs, *args: loss_fn(forward(params, inputs)[-1], *args)
-    )
-  infer = _fixed if rule == "fixed" else _strict
-
-  def loss_and_grads(
+  def fixed(
     params: PyTree, inputs: PyTree, *args: Any
   ) -> tuple[jax.Array, PyTree]:
-    def predict(params: PyTree, beliefs: list[PyTree]) -> list[PyTree]:
-      """Returns what each layer makes of the belief below it."""
-      below = [inputs, *beliefs]
-      return [layer(params, v) for layer, v in zip(layers, below, strict=True)]
-
-    def top_error(outputs: PyTree) -> tuple[jax.Array, PyTree]:
-      return jax.value_and_grad(loss_fn)(outputs, *args)
-
-    *beliefs, outputs = forward(params, inputs)
-    loss, error = top_error(outputs)
-    grads = infer(
-      predict, top_error, params, beliefs, error, step_size, num_sweeps
+    loss, by_layer = jax.value_and_grad(loss_of_copies)(
+      [params] * len(layers), inputs, *args
+    )
+    shares = _shares(len(layers), step_size, num_sweeps)[::-1]
+    grads = jax.tree.map(
+      lambda *of_layers: sum(
+        share.astype(grad.dtype) * grad
+        for share, grad in zip(shares, of_layers, strict=True)
+      ),
+      *by_layer,
     )
     return loss, grads
 
-  return loss_and_grads
-
-
-def _fixed(
-  predict: Callable[..., list[PyTree]],
-  top_error: Callable[..., tuple[jax.Array, PyTree]],
-  params: PyTree,
-  beliefs: list[PyTree],
-  error: PyTree,
-  step_size: ArrayLike,
-  num_sweeps: int,
-) -> PyTree:
-  """Returns the gradient with all derivatives at the forward pass."""
-  del top_error
-  _, pull = jax.vjp(predict, params, beliefs)
-
-  def sweep(_: jax.Array, errors: list[PyTree]) -> list[PyTree]:
-    _, pulled = pull([*errors, error])
-    return jax.tree.map(
-      lambda own, above: own + step_size * (above - own), errors, pulled
+  if rule == "exact":
+    return jax.value_and_grad(
+      lambda params, *rest: loss_of_copies([params] * len(layers), *rest)
     )
+  if rule == "fixed":
+    return fixed
+  return functools.partial(_strict, layers, loss_fn, step_size, num_sweeps)
 
-  # In the first sweep all of these errors are zero.
-  errors = jax.lax.fori_loop(1, num_sweeps, sweep, _zeros(beliefs))
-  return pull([*errors, error])[0]
+
+def _shares(
+  num_layers: int, step_size: ArrayLike, num_sweeps: int
+) -> jax.Array:
+  """Returns c_d for d from 0 to the number of layers, exclusive."""
+
+  def sweep(_: jax.Array, shares: jax.Array) -> jax.Array:
+    above = jnp.concatenate([shares[:1], shares[:-1]])
+    return shares + step_size * (above - shares)
+
+  # In the first sweep all errors but that of the output are zero.
+  first = jnp.zeros(num_layers).at[0].set(1)
+  return jax.lax.fori_loop(1, num_sweeps, sweep, first)
 
 
 def _strict(
-  predict: Callable[..., list[PyTree]],
-  top_error: Callable[..., tuple[jax.Array, PyTree]],
-  params: PyTree,
-  beliefs: list[PyTree],
-  error: PyTree,
+  layers: Sequence[Layer],
+  loss_fn: Callable[..., jax.Array],
   step_size: ArrayLike,
   num_sweeps: int,
-) -> PyTree:
-  """Returns the gradient with all derivatives at the beliefs."""
+  params: PyTree,
+  inputs: PyTree,
+  *args: Any,
+) -> tuple[jax.Array, PyTree]:
+  """Returns the loss, and the gradient with all derivatives at the beliefs."""
+
+  def predict_above(params: PyTree, beliefs: list[PyTree]) -> list[PyTree]:
+    """Returns what each layer but the first makes of the belief below it."""
+    return [
+      layer(params, v) for layer, v in zip(layers[1:], beliefs, strict=True)
+    ]
 
   def sweep(
     _: jax.Array, carry: tuple[list[PyTree], list[PyTree]]
   ) -> tuple[list[PyTree], list[PyTree]]:
     beliefs, _ = carry
-    predictions, pull = jax.vjp(lambda v: predict(params, v), beliefs)
-    outputs = predictions.pop()
+    above, pull = jax.vjp(lambda v: predict_above(params, v), beliefs)
+    *predictions, outputs = first, *above
     errors = jax.tree.map(jnp.subtract, predictions, beliefs)
-    errors.append(top_error(outputs)[1])
-    (pulled,) = pull(errors)
+    errors.append(jax.grad(loss_fn)(outputs, *args))
+    (pulled,) = pull(errors[1:])
     beliefs = jax.tree.map(
       lambda belief, own, above: belief + step_size * (own - above),
       beliefs,
@@ -196,11 +200,16 @@ def _strict(
     )
     return beliefs, errors
 
-  start = (beliefs, [*_zeros(beliefs), error])
-  beliefs, errors = jax.lax.fori_loop(0, num_sweeps, sweep, start)
-  _, pull = jax.vjp(lambda params: predict(params, beliefs), params)
-  return pull(errors)[0]
-
-
-def _zeros(tree: PyTree) -> PyTree:
-  return jax.tree.map(jnp.zeros_like, tree)
+  # The same in every sweep, as the inputs are no beliefs.
+  first = layers[0](params, inputs)
+  *beliefs, outputs = itertools.accumulate(
+    layers[1:], lambda v, layer: layer(params, v), initial=first
+  )
+  loss, error = jax.value_and_grad(loss_fn)(outputs, *args)
+  errors = [*jax.tree.map(jnp.zeros_like, beliefs), error]
+  beliefs, errors = jax.lax.fori_loop(0, num_sweeps, sweep, (beliefs, errors))
+  _, pull = jax.vjp(
+    lambda params: [layers[0](params, inputs), *predict_above(params, beliefs)],
+    params,
+  )
+  return loss, pull(errors)[0]

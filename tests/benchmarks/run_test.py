@@ -82,6 +82,8 @@ def test_cases_are_added_to_one_file_and_drawn(tmp_path):
     ("cpu", "growth_members"),
     ("cpu", "growth_penalty_widths"),
     ("cpu", "growth_penalty_samples"),
+    ("cpu", "predictive_coding"),
+    ("cpu", "competition"),
     ("cpu", "processes"),
     ("cpu", "startup"),
     ("cpu", "epoch_lenet5"),

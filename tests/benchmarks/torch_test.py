@@ -9,6 +9,7 @@ import pytest
 from benchmarks import (
   agreement,
   evaluation,
+  learning_rules,
   penalties,
   problems,
   settings,
@@ -25,6 +26,7 @@ torch = pytest.importorskip("torch", reason="needs the extra `bench`")
 from benchmarks import (  # noqa: E402
   torch_layers,
   torch_lenet5,
+  torch_rules,
   torch_trainers,
 )
 
@@ -133,6 +135,34 @@ def test_dense_layer_and_penalty_agree_with_ours():
     got = torch_layers.make_penalty(*layer, order)()
     expected = jax.jit(penalties.value_and_gradients(order, "squared"))(*layer)
     agreement.check("it", jax.tree.map(torch_lenet5.to_numpy, got), expected)
+
+
+def test_predictive_coding_agrees_with_ours(monkeypatch):
+  problem = _problem()
+  ours = learning_rules.predictive_updates(problem)
+  for name, gradient in torch_rules.PREDICTIVE.items():
+    agreement.check(name, torch_rules.updates(problem, gradient), ours)
+  monkeypatch.setattr(torch_rules, "NUM_SWEEPS", 19)
+  for name, gradient in torch_rules.PREDICTIVE.items():
+    with pytest.raises(agreement.DisagreementError, match="conv1"):
+      agreement.check(name, torch_rules.updates(problem, gradient), ours)
+
+
+def test_competing_units_agree_with_ours():
+  weights, images = learning_rules.draw_units(2, 20, 30)
+  batches = images.reshape(3, 10, 784)
+  ours = np.asarray(learning_rules.make_epoch(weights, batches)()) - weights
+
+  def updates(**changed):
+    rule = {**learning_rules.RULE, **changed}
+    train = torch_rules.competing_epoch(
+      weights, batches, learning_rules.RATE, **rule
+    )
+    return train() - weights
+
+  agreement.check("updates", updates(), ours)
+  with pytest.raises(agreement.DisagreementError):
+    agreement.check("updates", updates(rank=6), ours)
 
 
 def test_number_of_threads_is_chosen_and_set(monkeypatch):

@@ -1,0 +1,266 @@
+"""Learning rules that are no backpropagation: ours beside PyTorch's."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import (
+  agreement,
+  cases,
+  floors,
+  problems,
+  settings,
+  timing,
+  trainers,
+)
+from experiments.learning import chains, competing_units
+from experiments.learning.learner import Samples
+from experiments.learning.streams import Batch
+from experiments.machine import devices
+
+PyTree = Any
+
+METHOD = "pc_fixed"
+# Of the hidden units: those of the paper for 2,000 of them on MNIST.
+RULE = {"norm": 3.0, "rank": 7, "inhibition": 0.4}
+RATE = 0.04
+
+
+def predictive_coding(options: settings.Settings) -> cases.Case:
+  """Times an optimizer step of a population by FixedPred, of 20 sweeps.
+
+  Args:
+    options: Of the run.
+
+  Raises:
+    agreement.DisagreementError: If PyTorch learns something else.
+  """
+  num_members, num_steps, batch_size, widths = 20, 5, 100, (10, 2, 1)
+  if options.quick:
+    num_members, num_steps, batch_size, widths = 2, 2, 4, (2,)
+  problem = problems.draw(num_members, num_steps * batch_size)
+  work = floors.training_step(num_members, batch_size, 0)
+  contenders = [
+    timing.Contender(
+      f"bean_jax, {width} at once",
+      trainers.population(width)(problem, METHOD, batch_size, num_steps),
+      num_steps,
+      work,
+    )
+    for width in widths
+  ]
+  if options.torch:
+    contenders += _predictive_peers(problem, batch_size, work)
+  return _case(
+    options,
+    contenders,
+    title=f"One step of predictive coding (FixedPred), {num_members} LeNet-5, "
+    f"batch {batch_size}",
+    unit="s per step of all members",
+    peers=dict.fromkeys(
+      (contender.name for contender in contenders),
+      "PyTorch, one by one, as Torch2PC",
+    ),
+  )
+
+
+def predictive_updates(problem: problems.Problem) -> tuple[jax.Array, PyTree]:
+  """Computes losses [members] and what `predictive_coding` learns from.
+
+  Args:
+    problem: Networks and images, all of which make the batch.
+  """
+  gradient = chains.predictive_gradient(problems.LENET5, "fixed")
+
+  def of_member(params: PyTree, samples: Samples, hparams: Any) -> tuple:
+    batch = Batch(samples, None, jax.random.key(0))
+    (loss, _), grads = gradient(params, {}, batch, hparams)
+    return loss, grads
+
+  return jax.jit(jax.vmap(of_member))(
+    problem.params,
+    problems.samples(problem),
+    problems.hparams(len(problem.labels), problems.STRENGTHS[METHOD]),
+  )
+
+
+def _predictive_peers(
+  problem: problems.Problem, batch_size: int, work: floors.Work
+) -> list[timing.Contender]:
+  # Only here, as PyTorch need not be installed.
+  from benchmarks import torch_rules, torch_trainers
+
+  few = problem.members(0, 2)
+  few = few._replace(
+    images=few.images[:, :batch_size], labels=few.labels[:, :batch_size]
+  )
+  # The same batch three times, since ours takes images in another order.
+  losses = trainers.population(2)(few, METHOD, batch_size, 3)()
+  contenders = []
+  for name, gradient in torch_rules.PREDICTIVE.items():
+    agreement.check(
+      f"{name}: updates",
+      torch_rules.updates(few, gradient),
+      predictive_updates(few),
+    )
+    agreement.check(
+      f"{name}: losses of three steps",
+      torch_rules.predictive_steps(few, gradient, batch_size, 3)(),
+      losses,
+    )
+    run, probe = (
+      torch_rules.predictive_steps(part, gradient, batch_size, 1)
+      for part in (problem, problem.members(0, 1))
+    )
+    threads = torch_trainers.best_num_threads(probe)
+    contenders.append(
+      timing.Contender(
+        name,
+        torch_trainers.with_threads(run, threads),
+        work=work,
+        fields={"threads": threads},
+      )
+    )
+  return contenders
+
+
+def competition(options: settings.Settings) -> cases.Case:
+  """Times an epoch of Krotov and Hopfield's 2,000 competing hidden units.
+
+  Args:
+    options: Of the run.
+
+  Raises:
+    agreement.DisagreementError: If PyTorch learns something else.
+  """
+  num_units, num_images, batch_size, counts = 2000, 10_000, 100, (1, 20)
+  if options.quick:
+    num_units, num_images, batch_size, counts = 16, 40, 10, (1, 2)
+  weights, images = draw_units(max(counts), num_units, num_images)
+  batches = images.reshape(-1, batch_size, images.shape[1])
+  contenders, peers = [], {}
+  for count in counts:
+    # Weights are read and written in every step.
+    numbers = count * num_units * images.shape[1]
+    work = floors.Work(
+      4 * num_images * numbers,
+      2 * floors.FLOAT * len(batches) * numbers,
+      floors.FLOAT * numbers,
+    )
+    name = f"bean_jax, {count} of them"
+    peers[name] = f"PyTorch, {count} of them, one by one"
+    run = make_epoch(weights[:count], batches)
+    contenders.append(timing.Contender(name, run, work=work))
+    if options.torch:
+      peers[peers[name]] = peers[name]
+      contenders.append(
+        _competing_peer(peers[name], weights[:count], batches, work)
+      )
+  return _case(
+    options,
+    contenders,
+    title=f"An epoch of {num_units} competing hidden units, {num_images} "
+    f"images, batch {batch_size}",
+    unit="s for all members",
+    peers=peers,
+  )
+
+
+def draw_units(
+  num_members: int, num_units: int, num_images: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Draws weights [members, units, 784] and images [n, 784] from 0 to 1."""
+  shape = (num_members, num_units, 784)
+  weights = np.random.default_rng(0).standard_normal(shape, np.float32)
+  images = problems.draw_images(num_images).reshape(num_images, -1)
+  return weights, images.astype(np.float32) / 255
+
+
+def make_epoch(
+  weights: np.ndarray, batches: np.ndarray
+) -> Callable[[], jax.Array]:
+  """Makes what trains all members for an epoch; the next call goes on.
+
+  Args:
+    weights: To begin with [members, units, pixels].
+    batches: Images of all members, [batches, batch, pixels] from 0 to 1.
+
+  Returns:
+    A function that returns the weights.
+  """
+
+  def step(weights: jax.Array, batch: jax.Array) -> tuple[jax.Array, None]:
+    change = competing_units.compete(weights, batch, **RULE)
+    return weights + RATE * change, None
+
+  def epoch(weights: jax.Array, batches: jax.Array) -> jax.Array:
+    return jax.vmap(lambda one: jax.lax.scan(step, one, batches)[0])(weights)
+
+  if len(weights) % devices.mesh().size:
+    # On one device, which shares out its matrix products over cores.
+    run = jax.jit(epoch, donate_argnums=0)
+    state, data = jnp.asarray(weights), jnp.asarray(batches)
+  else:
+    run = devices.spread(
+      epoch,
+      takes=(devices.MEMBERS, devices.SHARED),
+      gives=devices.MEMBERS,
+      donate=(0,),
+    )
+    state = devices.place(weights, devices.MEMBERS)
+    data = devices.place(batches, devices.SHARED)
+
+  def run_epoch() -> jax.Array:
+    nonlocal state
+    state = run(state, data)
+    return state.block_until_ready()
+
+  return run_epoch
+
+
+def _competing_peer(
+  name: str, weights: np.ndarray, batches: np.ndarray, work: floors.Work
+) -> timing.Contender:
+  from benchmarks import torch_rules, torch_trainers
+
+  first, few = weights[:1], batches[:3]
+  agreement.check(
+    f"{name}: updates",
+    torch_rules.competing_epoch(first, few, RATE, **RULE)() - first,
+    np.asarray(make_epoch(first, few)()) - first,
+  )
+  threads = torch_trainers.best_num_threads(
+    torch_rules.competing_epoch(first, batches[:10], RATE, **RULE)
+  )
+  run = torch_rules.competing_epoch(weights, batches, RATE, **RULE)
+  return timing.Contender(
+    name,
+    torch_trainers.with_threads(run, threads),
+    work=work,
+    fields={"threads": threads},
+  )
+
+
+def _case(
+  options: settings.Settings,
+  contenders: list[timing.Contender],
+  *,
+  title: str,
+  unit: str,
+  peers: dict[str, str],
+) -> cases.Case:
+  """Times contenders, each beside its peer if that is there."""
+  rates = floors.measure(quick=options.quick)
+  timings = timing.alternate(contenders, repeats=options.repeats)
+  rows = [timing.row(c, timings[c.name], rates) for c in contenders]
+  for row in rows:
+    peer = peers[row["name"]]
+    if peer in timings:
+      row["peer"] = peer
+      row["faster_than_peer"] = timing.ratio(
+        timings[peer], timings[row["name"]]
+      )
+  return cases.Case(title=title, unit=unit, rows=rows, rates=rates)

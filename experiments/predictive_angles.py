@@ -1,0 +1,446 @@
+r"""How far gradients of predictive coding are from the true ones.
+
+    python -m experiments.predictive_angles
+
+takes LeNet-5 with the initial parameters of 20 seeds and the shots of each as
+one batch, and measures for rates eta and numbers of sweeps n the relative error
+:math:`|g - g^*| / |g^*|` and the angle :math:`\arccos(g \cdot g^* / |g||g^*|)`
+between the rule's gradient g and that of backpropagation, for all parameters
+and for those of each layer. The rules are FixedPred, whose gradient of a layer
+is a multiple of the true one; the strict rule as `pc_strict` trains by it,
+where a sample's own loss moves its beliefs; and the strict rule with the mean
+loss of the batch, as published, where they move a hundredth of that with 100
+images. The script writes a record, a table and a figure for each rule, with
+medians over seeds.
+
+The figures are those of Rosenbaum, `On the relationship between predictive
+coding and backpropagation <https://doi.org/10.1371/journal.pone.0266102>`_,
+2022, for our network and with intervals.
+"""
+
+from collections.abc import Mapping, Sequence
+import functools
+import io
+import itertools
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+from absl import flags
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import datasets
+from experiments.architectures import networks
+from experiments.architectures.networks import Variables
+from experiments.command import flag_groups, parsing, scripts
+from experiments.learning import chains, learner as learners, predictive_coding
+from experiments.learning.learner import Samples
+from experiments.records import results
+from experiments.tables import canvas, figures, markdown
+
+PyTree = Any
+
+RULES = {
+  "fixed": "FixedPred",
+  "strict": "strict, loss of each sample",
+  "strict_mean": "strict, mean loss of the batch",
+}
+# Layers, and all of their parameters at once.
+PARTS = ("conv1", "conv2", "fc1", "fc2", "fc3", "all")
+# Of the seeds that an interval leaves out at each end.
+TAIL = 5
+_MEASURES = {
+  "relative_error": "relative error",
+  "angle": "angle (degrees)",
+}
+
+# Its own, so that scripts can be imported together.
+FLAGS = flags.FlagValues()
+
+_DATASET = flags.DEFINE_enum(
+  "dataset",
+  "digits",
+  ["digits", "mnist", "fashion_mnist"],
+  "images of the batch",
+  flag_values=FLAGS,
+)
+_SHOTS = flags.DEFINE_integer(
+  "shots", 10, "images of each class in the batch", flag_values=FLAGS
+)
+flag_groups.define_seeds(FLAGS, default="20")
+_STEP_SIZES = flags.DEFINE_list(
+  "step_sizes",
+  ["0.1", "0.2", "0.5", "1"],
+  "rates of the beliefs, eta, at most 2",
+  flag_values=FLAGS,
+)
+_SWEEPS = flags.DEFINE_list(
+  "sweeps",
+  ["1", "2", "3", "4", "5", "7", "10", "20", "50", "100", "200"],
+  "numbers of sweeps, n",
+  flag_values=FLAGS,
+)
+flag_groups.define_folders(FLAGS, output_dir="outputs/predictive_angles")
+
+
+class Config(NamedTuple):
+  """One run.
+
+  Attributes:
+    dataset: Name of the dataset.
+    shots: Images of each class in the batch.
+    seeds: Of initial parameters and shots.
+    step_sizes: Values of eta, ascending.
+    sweeps: Values of n, ascending.
+    data_dir: Folder of TensorFlow Datasets, or None for the default.
+    output_dir: Folder of the results.
+  """
+
+  dataset: str
+  shots: int
+  seeds: tuple[int, ...]
+  step_sizes: tuple[float, ...]
+  sweeps: tuple[int, ...]
+  data_dir: str | None
+  output_dir: pathlib.Path
+
+
+def distances(found: jax.Array, true: jax.Array) -> tuple[jax.Array, jax.Array]:
+  r"""Computes the relative error and the angle of a gradient.
+
+  The angle is :math:`2 \arctan(|u - v| / |u + v|)` of the unit vectors u and v,
+  which does not lose the digits of small angles as the arc cosine does.
+
+  Args:
+    found: Gradient g [n].
+    true: Gradient g* [n].
+
+  Returns:
+    |g - g*| / |g*|, and the angle in degrees, NaN where g is 0 or not finite.
+
+  Example:
+    >>> error, angle = distances(jnp.array([0.0, 2.0]), jnp.array([1.0, 0.0]))
+    >>> print(f"{error:.3f}, {angle:.1f} degrees")
+    2.236, 90.0 degrees
+  """
+  size = jnp.linalg.norm(true)
+  u, v = found / jnp.linalg.norm(found), true / size
+  angle = 2 * jnp.arctan2(jnp.linalg.norm(u - v), jnp.linalg.norm(u + v))
+  return jnp.linalg.norm(found - true) / size, jnp.rad2deg(angle)
+
+
+def parts(grads: PyTree) -> dict[str, jax.Array]:
+  """Returns the gradient of each layer and of "all", each as one vector."""
+  vectors = {
+    name: jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(layer)])
+    for name, layer in grads.items()
+  }
+  return {**vectors, "all": jnp.concatenate(list(vectors.values()))}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def measure(
+  network: networks.Network,
+  rule: str,
+  params: PyTree,
+  samples: Samples,
+  step_size: jax.Array,
+  num_sweeps: jax.Array,
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+  """Measures the gradients of a population, every member on its own batch.
+
+  Args:
+    network: The network.
+    rule: One of `RULES`.
+    params: Its parameters [members, ...].
+    samples: Images [members, n, 28, 28, 1] and labels [members, n].
+    step_size: Eta.
+    num_sweeps: n.
+
+  Returns:
+    By layer, and for "all" of them: relative errors and angles [members].
+  """
+
+  def of_member(params: PyTree, samples: Samples) -> dict:
+    inputs = network.prepare(samples.inputs)
+    layers = chains.cut(network, Variables(params, {}), inputs)
+    weight = 1 / len(samples.labels) if rule == "strict_mean" else 1.0
+
+    def loss_fn(logits: jax.Array) -> jax.Array:
+      losses = optax.softmax_cross_entropy_with_integer_labels(
+        logits, samples.labels
+      )
+      return weight * jnp.sum(losses)
+
+    found, true = (
+      parts(
+        predictive_coding.value_and_grad(
+          layers,
+          loss_fn,
+          rule=name,
+          step_size=step_size,
+          num_sweeps=num_sweeps,
+        )(params, inputs)[1]
+      )
+      for name in (rule.removesuffix("_mean"), "exact")
+    )
+    return {name: distances(found[name], true[name]) for name in true}
+
+  return jax.vmap(of_member)(params, samples)
+
+
+def measure_all(config: Config) -> dict[str, np.ndarray]:
+  """Measures all rules for all rates and numbers of sweeps.
+
+  Args:
+    config: The run.
+
+  Returns:
+    {"fixed_angle": [seeds, rates, sweeps, `PARTS`], ...}, with 5 significant
+    digits.
+
+  Raises:
+    datasets.DatasetError: If the data cannot be had or has too few images.
+  """
+  dataset = datasets.load(config.dataset, data_dir=config.data_dir)
+  labels = dataset.train.labels
+  rows = np.stack(
+    [
+      datasets.draw_shots(labels, num_shots=config.shots, seed=seed)
+      for seed in config.seeds
+    ]
+  )
+  samples = Samples(jnp.asarray(dataset.train.images[rows]), labels[rows])
+  keys = jax.vmap(jax.random.key)(jnp.array(config.seeds, jnp.uint32))
+  network = networks.make(networks.Spec())
+  params = jax.jit(
+    jax.vmap(
+      lambda key: network.init(jax.random.fold_in(key, learners.INIT)).params
+    )
+  )(keys)
+  shape = (len(config.seeds), len(config.step_sizes), len(config.sweeps))
+  found = {
+    f"{rule}_{name}": np.empty((*shape, len(PARTS)))
+    for rule in RULES
+    for name in _MEASURES
+  }
+  for rule, (i, eta), (j, number) in itertools.product(
+    RULES, enumerate(config.step_sizes), enumerate(config.sweeps)
+  ):
+    measured = jax.device_get(
+      measure(
+        network, rule, params, samples, jnp.float32(eta), jnp.int32(number)
+      )
+    )
+    for k, part in enumerate(PARTS):
+      for name, values in zip(_MEASURES, measured[part], strict=True):
+        found[f"{rule}_{name}"][:, i, j, k] = values
+  return {name: _round(values) for name, values in found.items()}
+
+
+def _round(values: np.ndarray) -> np.ndarray:
+  return np.vectorize(lambda value: float(f"{value:.5g}"))(values)
+
+
+def summarize(values: np.ndarray) -> np.ndarray:
+  """Returns the median over seeds with an interval of 90 % of them.
+
+  Args:
+    values: [seeds, ...].
+
+  Returns:
+    [3, ...]: median, low, high; NaN where a seed has no finite number.
+
+  Example:
+    >>> summarize(np.arange(21.0)).tolist()
+    [10.0, 1.0, 19.0]
+  """
+  finite = np.where(np.isfinite(values), values, np.nan)
+  return np.percentile(finite, [50, TAIL, 100 - TAIL], axis=0)
+
+
+def table(record: Mapping[str, Any]) -> str:
+  """Formats angles of all parameters by rule, eta and n, in degrees.
+
+  Args:
+    record: As `results.read` returns it.
+
+  Returns:
+    A table in Markdown; empty cells have a gradient that is not finite.
+  """
+  config = record["config"]
+  head = ["rule", "eta", *(f"n = {number}" for number in config["sweeps"])]
+  everything = PARTS.index("all")
+  rows = []
+  for rule, title in RULES.items():
+    angles = summarize(results.metric(record, f"{rule}_angle"))[..., everything]
+    for place, eta in enumerate(config["step_sizes"]):
+      cells = [
+        "" if np.isnan(middle) else f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+        for middle, low, high in angles[:, place].T
+      ]
+      rows.append([title, f"{eta:g}", *cells])
+  return markdown.table(head, rows)
+
+
+def draw(
+  path: pathlib.Path, record: Mapping[str, Any], rule: str
+) -> canvas.figure.Figure:
+  """Draws relative errors and angles against n, a column for each eta.
+
+  Args:
+    path: The PNG file to write.
+    record: As `results.read` returns it.
+    rule: One of `RULES`.
+
+  Returns:
+    The figure that was written.
+
+  Raises:
+    results.ResultError: If the file cannot be written.
+  """
+  config = record["config"]
+  rates, sweeps = config["step_sizes"], config["sweeps"]
+  drawing = canvas.figure.Figure(
+    figsize=(2 + 2.3 * len(rates), 5.6), dpi=130, layout="constrained"
+  )
+  drawing.suptitle(
+    f"Predictive coding ({RULES[rule]}) beside backpropagation, LeNet-5",
+    fontsize=13,
+  )
+  grid = drawing.subplots(
+    len(_MEASURES), len(rates), sharex=True, sharey="row", squeeze=False
+  )
+  for plots, (name, words) in zip(grid, _MEASURES.items(), strict=True):
+    values = summarize(results.metric(record, f"{rule}_{name}"))
+    for place, plot in enumerate(plots):
+      for index, part in enumerate(PARTS):
+        middle, low, high = values[:, place, :, index]
+        look = figures.style(index) | {"markersize": 4}
+        plot.plot(sweeps, middle, label=part, **look)
+        plot.fill_between(
+          sweeps, low, high, color=look["color"], alpha=0.15, linewidth=0
+        )
+      plot.set_xscale("log")
+      plot.grid(color="0.88", linewidth=0.8)
+      plot.spines[["top", "right"]].set_visible(False)
+    plots[0].set_ylabel(words, fontsize=11)
+    plots[0].set_ylim(bottom=0)
+    if name == "relative_error":
+      # Linear up to 1, logarithmic above, where the strict rule diverges.
+      plots[0].set_yscale("symlog", linthresh=1)
+      ticks = (0, 0.5, 1, 10, 100, 1000, 10_000)
+      high = plots[0].get_ylim()[1]
+      plots[0].set_yticks(
+        *zip(*((t, f"{t:g}") for t in ticks if t <= high), strict=True)
+      )
+  for plot, eta in zip(grid[0], rates, strict=True):
+    plot.set_title(f"eta {eta:g}", fontsize=11)
+  for plot in grid[-1]:
+    plot.set_xlabel("sweeps n", fontsize=11)
+  handles, labels = grid[0][0].get_legend_handles_labels()
+  drawing.legend(
+    handles,
+    [name if name != "all" else "all parameters" for name in labels],
+    loc="outside lower center",
+    ncols=len(labels),
+    frameon=False,
+  )
+  buffer = io.BytesIO()
+  # Without the version of matplotlib, so that equal data make equal bytes.
+  drawing.savefig(buffer, format="png", metadata={"Software": None})
+  results.write_bytes(path, buffer.getvalue())
+  return drawing
+
+
+def run(config: Config) -> None:
+  """Makes the record if it is missing, then table and figures.
+
+  Args:
+    config: The run.
+
+  Raises:
+    datasets.DatasetError: If the data cannot be had or has too few images.
+    results.ResultError: If the folder holds a file of another configuration or
+      cannot be written.
+  """
+  results.prepare_directory(config.output_dir)
+  path = config.output_dir / results.cell_name(
+    config.dataset, f"{config.shots}shot", "predictive_angles"
+  )
+  expected = {
+    "dataset": config.dataset,
+    "shots": config.shots,
+    "seeds": list(config.seeds),
+    "step_sizes": list(config.step_sizes),
+    "sweeps": list(config.sweeps),
+    "parts": list(PARTS),
+  }
+  record = results.find(path, expected)
+  if record is None:
+    started = time.monotonic()
+    metrics = measure_all(config)
+    results.write(
+      path,
+      {
+        "experiment": "predictive_angles",
+        "config": expected,
+        **results.environment(),
+        "seconds": time.monotonic() - started,
+        "seeds": expected["seeds"],
+        "metrics": metrics,
+      },
+    )
+    record = results.read(path)
+  text = table(record)
+  results.write_bytes(
+    path.with_suffix(".md"),
+    f"Angle of all parameters in degrees: median over {len(config.seeds)} seeds"
+    f" [{TAIL}th, {100 - TAIL}th percentile].\n\n{text}\n".encode(),
+  )
+  markdown.show(text)
+  for rule in RULES:
+    figure = path.with_name(f"{path.stem}-{rule}.png")
+    with canvas.attempt(figure):
+      draw(figure, record, rule)
+  print(f"record, table and figures in {config.output_dir}")
+
+
+def parse_config() -> Config:
+  """Builds the configuration from flags.
+
+  Returns:
+    The run.
+
+  Raises:
+    parsing.ConfigError: If a flag has a value that cannot be used.
+  """
+  step_sizes = parsing.numbers("step_sizes", _STEP_SIZES.value, float, low=0)
+  for value in step_sizes:
+    if not 0 < value <= 2:
+      raise parsing.ConfigError(
+        f"--step_sizes: expected numbers above 0, at most 2, got {value:g}"
+      )
+  return Config(
+    dataset=_DATASET.value,
+    shots=parsing.number("shots", _SHOTS.value, low=1),
+    seeds=parsing.seeds("seeds", FLAGS.seeds),
+    step_sizes=tuple(sorted(step_sizes)),
+    sweeps=tuple(sorted(parsing.numbers("sweeps", _SWEEPS.value, int, low=1))),
+    data_dir=FLAGS.data_dir,
+    output_dir=pathlib.Path(FLAGS.output_dir),
+  )
+
+
+def main(argv: Sequence[str]) -> int | None:
+  """Runs the script; returns the exit status."""
+  return scripts.run(
+    argv, lambda: run(parse_config()), kept="a finished record is kept"
+  )
+
+
+if __name__ == "__main__":
+  scripts.start(main, FLAGS)
