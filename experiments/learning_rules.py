@@ -87,13 +87,13 @@ flag_groups.define_methods(FLAGS, known=list(methods.METHODS), default=RULES)
 flag_groups.define_seeds(FLAGS, default="5")
 _SELECTION_SEEDS = flags.DEFINE_string(
   "selection_seeds",
-  "100-104",
+  "100-102",
   "seeds that choose the hyper-parameters of the strict protocol",
   flag_values=FLAGS,
 )
 _EPOCHS = flags.DEFINE_list(
   "epochs",
-  ["50", "20"],
+  ["50", "10"],
   "epochs: one number, or one for each of --shots",
   flag_values=FLAGS,
 )
@@ -110,9 +110,16 @@ _EVALUATED_SHOTS = flags.DEFINE_list(
   "comma-separated; by default the greatest of --shots",
   flag_values=FLAGS,
 )
+_PROTOCOLS = flags.DEFINE_list(
+  "protocols",
+  ["strict"],
+  "whose networks are kept, attacked and looked at: paper, strict or both; "
+  "accuracies by shots are reported of both",
+  flag_values=FLAGS,
+)
 _EPSILONS = flags.DEFINE_list(
   "epsilons",
-  ["0", "0.02", "0.05", "0.1", "0.15", "0.2", "0.3"],
+  ["0", "0.05", "0.1", "0.2", "0.3"],
   "largest changes of a pixel, comma-separated, from 0 to 1",
   flag_values=FLAGS,
 )
@@ -175,12 +182,14 @@ class Job(NamedTuple):
     names: Methods, in the order of the tables.
     stages: What is trained; nothing where networks are there.
     evaluated: Numbers of shots whose networks are looked at.
+    protocols: Whose networks are looked at.
     settings: How.
   """
 
   names: list[str]
   stages: list[Stage]
   evaluated: list[int]
+  protocols: list[str]
   settings: records.Settings
 
 
@@ -201,7 +210,7 @@ def parse_job() -> Job:
     parsing.number("attacked", _ATTACKED.value, low=0),
   )
   if _CHECKPOINT_DIR.value is not None:
-    return Job(names, [], [], settings)
+    return Job(names, [], [], [], settings)
   schedule = _parse_schedule()
   evaluated = [max(schedule)]
   if _EVALUATED_SHOTS.value is not None:
@@ -216,6 +225,7 @@ def parse_job() -> Job:
     names,
     [_make_stage(names, *item) for item in schedule.items()],
     sorted(evaluated),
+    parsing.names("protocols", _PROTOCOLS.value, list(EPOCHS)),
     settings,
   )
 
@@ -277,7 +287,7 @@ def _make_stage(names: Sequence[str], shots: int, epochs: int) -> Stage:
 
 
 def choose(
-  stage: Stage, accuracies: Mapping[str, comparison.Entries]
+  stage: Stage, accuracies: Sequence[comparison.Entries]
 ) -> cells.Config:
   """Returns the run of those cells that a protocol reports.
 
@@ -288,7 +298,7 @@ def choose(
 
   def is_chosen(cell: cells.Cell) -> bool:
     entries = (
-      found.get((cell.method, stage.num_shots)) for found in accuracies.values()
+      found.get((cell.method, stage.num_shots)) for found in accuracies
     )
     return any(e and (e.strength or 0.0) == cell.strength for e in entries)
 
@@ -344,8 +354,13 @@ def _chosen_parts(
     for group in records.cells(found)
   }
   for protocol, entries in accuracies.items():
+    if protocol not in job.protocols:
+      yield Part(
+        f"{paper.title(_DATASET.value)}, protocol {protocol}", "", {}, entries
+      )
+      continue
     for shots in reversed(job.evaluated):
-      chosen = {}
+      chosen: dict[str, Networks] = {}
       for name in job.names:
         entry = entries.get((name, shots))
         place = (shots, name, (entry.strength or 0.0) if entry else None)
@@ -430,7 +445,7 @@ def run() -> None:
     accuracies, used = _accuracies(job.stages)
     _train(
       [
-        choose(stage, accuracies)
+        choose(stage, [accuracies[protocol] for protocol in job.protocols])
         for stage in job.stages
         if stage.num_shots in job.evaluated
       ]
@@ -468,7 +483,8 @@ def run() -> None:
           f"{protocol}",
         )
   for part, found in zip(parts, evaluations, strict=True):
-    _draw(directory, part, found)
+    if found:
+      _draw(directory, part, found)
   print(f"files in {directory}")
 
 

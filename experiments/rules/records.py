@@ -117,26 +117,14 @@ def evaluate(
       it cannot be written.
   """
   started = time.monotonic()
-  shape = dataset.test.images.shape[1:]
-  loaded = [
-    trained.load(
-      member.path,
-      checkpoints.load(member.path, config=member.config),
-      shape,
-      which=chosen.epoch,
-    )
-    for member in chosen.members
-  ]
-  network = loaded[0][0]
-  members = [jax.device_get(variables) for _, variables in loaded]
-  count = min(
-    settings.attacked or len(dataset.test.labels), len(dataset.test.labels)
-  )
+  network, members = _load(chosen, dataset)
+  num_images = len(dataset.test.labels)
+  attacked = min(settings.attacked or num_images, num_images)
   fields = {
     "cell": chosen.config,
     "epoch": chosen.epoch,
     "epsilons": list(settings.epsilons),
-    "attacked": count,
+    "attacked": attacked,
     "threshold": distributions.THRESHOLD,
     "networks_sha256": _digest(members),
   }
@@ -145,7 +133,7 @@ def evaluate(
   if record is not None:
     return record, False
   metrics = measure(
-    network, members, dataset, settings.epsilons, count, chosen.seeds
+    network, members, dataset, settings.epsilons, attacked, chosen.seeds
   )
   results.write(
     path,
@@ -160,6 +148,22 @@ def evaluate(
     },
   )
   return results.read(path), True
+
+
+def _load(
+  chosen: Networks, dataset: datasets.Dataset
+) -> tuple[Network, list[Variables]]:
+  """Reads networks; their variables are NumPy arrays."""
+  network, members = None, []
+  for source in chosen.members:
+    network, variables = trained.load(
+      source.path,
+      checkpoints.load(source.path, config=source.config),
+      dataset.test.images.shape[1:],
+      which=chosen.epoch,
+    )
+    members.append(jax.device_get(variables))
+  return network, members
 
 
 def measure(

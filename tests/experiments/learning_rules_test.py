@@ -24,6 +24,7 @@ SMALL = (
   "--validate_every=2",
   "--epsilons=0.3,0,0.1",
   "--attacked=40",
+  "--protocols=paper,strict",
 )
 FIGURES = {
   *("accuracy_against_shots_paper.png", "accuracy_against_shots_strict.png"),
@@ -108,7 +109,7 @@ def test_accuracy_without_attack_is_that_of_training(finished, tmp_path):
   """Of the right network, epoch and images."""
   directory = shutil.copytree(finished[0], tmp_path / "copy")
   status, _, err = run(
-    *SMALL[:-1],
+    *SMALL,
     "--attacked=0",
     f"--output_dir={directory}",
     "--methods=vanilla",
@@ -116,7 +117,7 @@ def test_accuracy_without_attack_is_that_of_training(finished, tmp_path):
   assert status == 2
   assert "made with another configuration (attacked: expected 80, got 40" in err
   shutil.rmtree(directory / "networks_measured")
-  status, _, err = run(*SMALL[:-1], "--attacked=0", f"--output_dir={directory}")
+  status, _, err = run(*SMALL, "--attacked=0", f"--output_dir={directory}")
   assert (status, err) == (0, "")
   for record in measured(directory).values():
     hparam = methods.METHODS[record["config"]["cell"]["method"]].hparam
@@ -222,6 +223,7 @@ def test_the_weights_that_are_looked_at():
     ("--epsilons=nan", "--epsilons: expected a number from 0"),
     ("--epsilons=-0.1", "--epsilons: expected a number from 0"),
     ("--epsilons=some", "--epsilons: expected different numbers of type float"),
+    ("--protocols=best", "--protocols: expected different ones of paper"),
     ("--attacked=-1", "--attacked: expected a number from 0"),
     ("--evaluated_shots=3", "--evaluated_shots: expected some of --shots, got"),
     ("--selection_seeds=2-9", "expected none of --seeds, got 2 in both"),
