@@ -492,20 +492,36 @@ def _draw(
   directory: pathlib.Path, part: Part, found: Mapping[str, Record]
 ) -> None:
   """Draws the networks of a part."""
-  for stem, draw, of in (
-    ("accuracy_against_epsilon", drawing.accuracy_against_epsilon, found.get),
-    ("weights", drawing.weight_histograms, found.get),
+  fields = {name: _fields(part.chosen[name]) for name in found}
+  for stem, what, draw, values in (
+    (
+      "accuracy_against_epsilon",
+      "accuracy under attack",
+      drawing.accuracy_against_epsilon,
+      found,
+    ),
+    (
+      "weights",
+      "strengths of synapses, first seed",
+      drawing.weight_histograms,
+      found,
+    ),
     (
       "receptive_fields",
+      "incoming weights of first units, first seed",
       drawing.receptive_fields,
-      lambda name: _fields(part.chosen[name]),
+      fields,
     ),
   ):
     for path, names in drawing.paths(
       directory, f"{stem}_{part.suffix}", list(found)
     ):
       with canvas.attempt(path):
-        draw(path, {name: of(name) for name in names}, title=part.title)
+        draw(
+          path,
+          {name: values[name] for name in names},
+          title=f"{part.title}: {what}",
+        )
 
 
 def _fields(chosen: Networks) -> np.ndarray:
