@@ -16,7 +16,7 @@ distribution they have, how sparse they are, whether neurons obey Dale's law.
 
     python -m experiments.learning_rules
 
-does so with 5 seeds of 1-shot and 5-shot digits, which need no download. For
+does so with 4 seeds of 1-shot and 5-shot digits, which need no download. For
 MNIST:
 
     python -m experiments.learning_rules --dataset=mnist --seeds=20 \
@@ -56,7 +56,10 @@ from experiments.rules.records import Networks, Record
 from experiments.tables import canvas, comparison, markdown, paper, stages
 from experiments.weights import kernels
 
-RULES = ("vanilla", "bean1", "bean2", "nonnegative", "pc_fixed", "pc_strict")
+RULES = (
+  *("vanilla", "bean1", "bean2", "nonnegative", "pc_fixed", "pc_strict"),
+  *("competing100", "nonnegative_competing100"),
+)
 # Parameters of a checkpoint that a protocol reports.
 EPOCHS = {"paper": "best", "strict": "last"}
 
@@ -84,10 +87,11 @@ _SHOTS = flags.DEFINE_list(
   flag_values=FLAGS,
 )
 flag_groups.define_methods(FLAGS, known=list(methods.METHODS), default=RULES)
-flag_groups.define_seeds(FLAGS, default="5")
+flag_groups.define_competing(FLAGS)
+flag_groups.define_seeds(FLAGS, default="4")
 _SELECTION_SEEDS = flags.DEFINE_string(
   "selection_seeds",
-  "100-102",
+  "100-103",
   "seeds that choose the hyper-parameters of the strict protocol",
   flag_values=FLAGS,
 )
@@ -145,13 +149,12 @@ class Stage(NamedTuple):
 
   Attributes:
     selection: Every cell, with the seeds that choose for the strict protocol.
-    evaluation: Every cell, with the seeds that are reported.
-    chosen: The run, yet without cells, that keeps the networks.
+    evaluation: Every cell, with the seeds that are reported; their networks
+      are kept where they may be looked at.
   """
 
   selection: cells.Config
   evaluation: cells.Config
-  chosen: cells.Config
 
   @property
   def num_shots(self) -> int:
@@ -223,7 +226,10 @@ def parse_job() -> Job:
       )
   return Job(
     names,
-    [_make_stage(names, *item) for item in schedule.items()],
+    [
+      _make_stage(names, shots, epochs, keep=shots in evaluated)
+      for shots, epochs in schedule.items()
+    ],
     sorted(evaluated),
     parsing.names("protocols", _PROTOCOLS.value, list(EPOCHS)),
     settings,
@@ -251,7 +257,9 @@ def _parse_schedule() -> dict[int, int]:
   return dict(sorted(zip(shots, epochs, strict=True)))
 
 
-def _make_stage(names: Sequence[str], shots: int, epochs: int) -> Stage:
+def _make_stage(
+  names: Sequence[str], shots: int, epochs: int, *, keep: bool
+) -> Stage:
   seeds = parsing.seeds("seeds", FLAGS.seeds)
   selection_seeds = parsing.seeds("selection_seeds", _SELECTION_SEEDS.value)
   if both := set(seeds) & set(selection_seeds):
@@ -279,9 +287,11 @@ def _make_stage(names: Sequence[str], shots: int, epochs: int) -> Stage:
   place = Shots(shots), epochs
   return Stage(
     make("selection", grids, *place, seeds=selection_seeds),
-    make("evaluation", grids, *place),
     dataclasses.replace(
-      make("chosen", {}, *place), checkpoint_dir=directory / "networks"
+      make("evaluation", grids, *place),
+      checkpoint_dir=directory / "networks" if keep else None,
+      # Those that are not chosen may be removed.
+      needs_networks=False,
     ),
   )
 
@@ -289,7 +299,7 @@ def _make_stage(names: Sequence[str], shots: int, epochs: int) -> Stage:
 def choose(
   stage: Stage, accuracies: Sequence[comparison.Entries]
 ) -> cells.Config:
-  """Returns the run of those cells that a protocol reports.
+  """Returns the run of those cells that protocols report, networks and all.
 
   Args:
     stage: The runs of a number of shots.
@@ -303,7 +313,9 @@ def choose(
     return any(e and (e.strength or 0.0) == cell.strength for e in entries)
 
   return dataclasses.replace(
-    stage.chosen, cells=tuple(filter(is_chosen, stage.evaluation.cells))
+    stage.evaluation,
+    needs_networks=True,
+    cells=tuple(filter(is_chosen, stage.evaluation.cells)),
   )
 
 
@@ -341,7 +353,7 @@ def _chosen_parts(
   job: Job, accuracies: Mapping[str, comparison.Entries]
 ) -> Iterator[Part]:
   """Yields the networks of each protocol at each number of shots."""
-  directory = job.stages[0].chosen.checkpoint_dir
+  directory = pathlib.Path(FLAGS.output_dir) / "networks"
   found, left_out = sources.find(directory, job.names)
   for line in left_out:
     print(line)
@@ -441,15 +453,16 @@ def run() -> None:
   accuracies: dict[str, comparison.Entries] = {}
   used: list[Record] = []
   if job.stages:
-    _train([run for stage in job.stages for run in stage[:2]])
+    _train([run for stage in job.stages for run in stage])
     accuracies, used = _accuracies(job.stages)
-    _train(
-      [
-        choose(stage, [accuracies[protocol] for protocol in job.protocols])
-        for stage in job.stages
-        if stage.num_shots in job.evaluated
-      ]
-    )
+    entries = [accuracies[protocol] for protocol in job.protocols]
+    chosen = [
+      choose(stage, entries)
+      for stage in job.stages
+      if stage.num_shots in job.evaluated
+    ]
+    # Networks may be missing though their records are there.
+    _train([config for config in chosen if runs.missing(config).cells])
   if not processes.is_first():
     return
   parts = list(

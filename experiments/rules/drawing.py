@@ -46,10 +46,11 @@ def parts(names: Sequence[str]) -> list[list[str]]:
 
   Example:
     >>> parts(list("abcdefgh"))
-    [['a', 'b', 'c', 'd', 'e', 'f', 'g'], ['a', 'h']]
+    [['a', 'b', 'c', 'd', 'e'], ['a', 'f', 'g', 'h']]
   """
   first, rest = list(names[:1]), list(names[1:])
-  step = MOST - 1
+  num_parts = max(1, -(-len(rest) // (MOST - 1)))
+  step = max(1, -(-len(rest) // num_parts))
   return [
     first + rest[place : place + step]
     for place in range(0, max(1, len(rest)), step)

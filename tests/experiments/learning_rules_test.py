@@ -123,7 +123,7 @@ def test_accuracy_without_attack_is_that_of_training(finished, tmp_path):
     hparam = methods.METHODS[record["config"]["cell"]["method"]].hparam
     (trained,) = (
       other
-      for other in results.load_all(directory / "chosen").values()
+      for other in results.load_all(directory / "evaluation").values()
       if all(
         other["config"].get(name) == record["config"]["cell"].get(name)
         for name in ("method", "shots", hparam)
@@ -176,6 +176,18 @@ def test_second_run_trains_and_measures_nothing(finished, monkeypatch):
   assert (status, err) == (0, "")
   assert "cells done already: 24" in out
   assert (directory / "table.md").read_bytes() == before
+
+
+def test_missing_networks_are_trained_again(finished, tmp_path):
+  directory = shutil.copytree(finished[0], tmp_path / "copy")
+  before = measured(directory)
+  for path in (directory / "networks").glob("*vanilla*"):
+    path.unlink()
+  status, out, err = run(*SMALL, f"--output_dir={directory}")
+  assert (status, err) == (0, "")
+  assert out.count(" simulations, ") == 1
+  # The same to the bit, so that nothing has to be measured again.
+  assert measured(directory) == before
 
 
 def test_networks_of_a_folder(finished, tmp_path, monkeypatch):
