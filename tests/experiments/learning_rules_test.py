@@ -11,7 +11,7 @@ from experiments.architectures import networks
 from experiments.learning import methods
 from experiments.population import runs, simulations
 from experiments.records import results
-from experiments.rules import records
+from experiments.rules import drawing, records
 from tests.experiments import in_process, tiny
 
 L1 = methods.METHODS["l1"].grid
@@ -57,6 +57,12 @@ def finished(tmp_path_factory):
   status, out, err = run(*SMALL, f"--output_dir={directory}")
   assert (status, err) == (0, "")
   return directory, out
+
+
+@pytest.fixture
+def _without_figures(monkeypatch):
+  """They take as long as all the rest."""
+  monkeypatch.setattr(drawing, "paths", lambda *_: [])
 
 
 def measured(directory):
@@ -105,6 +111,7 @@ def test_networks_are_those_that_the_protocols_choose(finished):
   }
 
 
+@pytest.mark.usefixtures("_without_figures")
 def test_accuracy_without_attack_is_that_of_training(finished, tmp_path):
   """Of the right network, epoch and images."""
   directory = shutil.copytree(finished[0], tmp_path / "copy")
@@ -163,6 +170,7 @@ def test_files(finished):
   assert figures == FIGURES
 
 
+@pytest.mark.usefixtures("_without_figures")
 def test_second_run_trains_and_measures_nothing(finished, monkeypatch):
   directory, _ = finished
 
@@ -178,6 +186,7 @@ def test_second_run_trains_and_measures_nothing(finished, monkeypatch):
   assert (directory / "table.md").read_bytes() == before
 
 
+@pytest.mark.usefixtures("_without_figures")
 def test_missing_networks_are_trained_again(finished, tmp_path):
   directory = shutil.copytree(finished[0], tmp_path / "copy")
   before = measured(directory)
