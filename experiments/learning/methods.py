@@ -17,6 +17,7 @@ from experiments.learning import (
   chains,
   competing_units,
   descent,
+  hebbian,
   imitation,
   nonnegative,
   penalties,
@@ -296,6 +297,27 @@ def _competing(
   )
 
 
+def _hebbian(title: str, settings: hebbian.Settings) -> Method:
+  def make(
+    network: Network, stream: Stream, schedule: Schedule, options: Options
+  ) -> Learner:
+    del options
+    return hebbian.make_learner(network, stream, schedule, settings)
+
+  return Method(
+    title,
+    "cost",
+    (0.0, 0.1, 0.3),
+    (),
+    make,
+    whole_batch=True,
+    pace=lambda options: hebbian.SCHEDULE,
+    network="mlp500",
+    in_table1=False,
+  )
+
+
+_HEBBIAN = hebbian.Settings()
 # Of the published demonstration, and of the paper.
 _FEW_UNITS = competing_units.Settings(norm=2.0, rank=2, step_size=0.02)
 _MANY_UNITS = competing_units.Settings(norm=3.0, rank=7, step_size=0.04)
@@ -444,6 +466,19 @@ METHODS = {
     "Non-negative, competing units",
     2000,
     _MANY_UNITS._replace(nonnegative=True),
+  ),
+  "hebbian": _hebbian("Hebbian", _HEBBIAN),
+  "hebbian_signed": _hebbian(
+    "Hebbian, weights of both signs", _HEBBIAN._replace(nonnegative=False)
+  ),
+  "hebbian_alone": _hebbian(
+    "Hebbian, no competition", _HEBBIAN._replace(competition=False)
+  ),
+  "hebbian_unbiased": _hebbian(
+    "Hebbian, no biases", _HEBBIAN._replace(bias_rate=0.0)
+  ),
+  "hebbian_gradient": _hebbian(
+    "Hebbian, read-out by its gradient", _HEBBIAN._replace(size=0.0)
   ),
 }
 
