@@ -58,7 +58,7 @@ from experiments.weights import kernels
 
 RULES = (
   *("vanilla", "bean1", "bean2", "nonnegative", "pc_fixed", "pc_strict"),
-  *("competing100", "nonnegative_competing100"),
+  *("competing100", "nonnegative_competing100", "hebbian"),
 )
 # Parameters of a checkpoint that a protocol reports.
 EPOCHS = {"paper": "best", "strict": "last"}

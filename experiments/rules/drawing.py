@@ -136,7 +136,7 @@ def weight_histograms(
     evaluations: Records of networks by method, at most `MOST`.
     title: Above the axes.
   """
-  columns = min(3, len(evaluations))
+  columns = 2 if len(evaluations) == 4 else min(3, len(evaluations))
   rows = -(-len(evaluations) // columns)
   drawing = figure.Figure(
     figsize=(0.6 + 3.5 * columns, 1.2 + 2.5 * rows),

@@ -138,7 +138,12 @@ def _with_chance(name: str) -> Callable[[Record], str]:
 
 def _weights(record: Record) -> str:
   name, wins, _ = best_fit(record)
-  return f"{_TITLES[name]}, {wins} of {len(record['seeds'])}"
+  shape = np.mean(results.metric(record, f"{name}_parameters")[:, 0])
+  title = _TITLES[name]
+  # Neither stretched nor compressed by more than can be seen.
+  if name != "lognormal" and abs(shape - 1) < 0.03:
+    title = "exponential"
+  return f"{title}, {wins} of {len(record['seeds'])}"
 
 
 def summary_line(record: Record) -> str:

@@ -10,7 +10,7 @@ from experiments.tables import comparison, stats
 SEEDS = [0, 1, 2, 3]
 
 
-def make_record(lognormal, stretched, compressed):
+def make_record(lognormal, stretched, compressed, shape=0.5):
   """A record of which nothing is known but what is given and constants."""
   numbers = (
     ("zero_gradients", 0.25),
@@ -36,6 +36,7 @@ def make_record(lognormal, stretched, compressed):
       **{name: [number] * 4 for name, number in numbers},
       **{f"{name}_likelihood": given for name, given in likelihoods.items()},
       **{f"{name}_distance": [0.01] * 4 for name in likelihoods},
+      **{f"{name}_parameters": [[shape, 0.1]] * 4 for name in likelihoods},
       "fgsm": [[1.0, 0.5, 0.25]] * 4,
       "pgd": [[1.0, 0.25, 0.0]] * 4,
       "pgd_random": [[1.0, 0.125, 0.0]] * 4,
@@ -80,6 +81,13 @@ def test_row():
   assert row["Dale (chance)"] == "0.50 [0.50, 0.50] (0.06)"
   assert row["one sign (chance)"] == "1.00 [1.00, 1.00] (0.50)"
   assert row["below 0.005"] == "0.75 [0.75, 0.75]"
+
+
+def test_what_is_hardly_stretched_is_exponential():
+  for shape, title in ((0.9, "stretched exp."), (0.99, "exponential")):
+    record = make_record([0] * 4, [1] * 4, [0] * 4, shape)
+    text = tables.table(["vanilla"], [], {}, {"vanilla": record})
+    assert f" {title}, 4 of 4 " in text
 
 
 def test_seven_rules_at_most_in_a_figure():
