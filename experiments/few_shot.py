@@ -62,6 +62,7 @@ flag_groups.define_alphas(FLAGS, known=list(methods.METHODS))
 flag_groups.define_bean(FLAGS)
 flag_groups.define_few_shot(FLAGS)
 flag_groups.define_imitation(FLAGS)
+flag_groups.define_competing(FLAGS)
 _INITIALIZER = flags.DEFINE_enum(
   "initializer",
   networks.Spec().initializer,

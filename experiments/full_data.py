@@ -62,6 +62,7 @@ flag_groups.define_methods(
 )
 flag_groups.define_alphas(FLAGS, known=methods.OF_ANY_SIZE)
 flag_groups.define_bean(FLAGS)
+flag_groups.define_competing(FLAGS)
 flag_groups.define_seeds(FLAGS, default="5")
 _EPOCHS = flags.DEFINE_integer(
   "epochs", 50, "passes over the training images, at most", flag_values=FLAGS
@@ -131,10 +132,10 @@ def run(config: cells.Config) -> None:
     return
   records = runs.comparable_records(config)
   results.tell_versions(records)
-  title = (
-    f"## {config.dataset}, {config.protocol.network.name}, at most "
-    f"{config.cells[0].epochs} epochs"
-  )
+  made = [record["config"] for record in records]
+  models = ", ".join(dict.fromkeys(fields["model"] for fields in made))
+  epochs = max(fields["epochs"] for fields in made)
+  title = f"## {config.dataset}, {models}, at most {epochs} epochs"
   summary.write(records, config.output_dir, title=title)
   # Before the figures, which are worth less than the numbers.
   markdown.show(summary.table(records))
@@ -159,7 +160,7 @@ def parse_config() -> cells.Config:
       f"--dataset=cifar10: {_MODEL.value} takes gray images of 28 x 28; "
       "choose --model=resnet18, or resnet18_16 on a CPU"
     )
-  if _MODEL.value in networks.GRAY and _BFLOAT16.value:
+  if _MODEL.value != "resnet18" and _BFLOAT16.value:
     raise parsing.ConfigError(
       f"--bfloat16: only resnet18 computes in it, got --model={_MODEL.value}"
     )

@@ -19,6 +19,7 @@ each. --notrain writes the tables of the cells that are there.
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import itertools
 import pathlib
 from typing import NamedTuple
@@ -32,7 +33,7 @@ from experiments.learning.streams import Shots
 from experiments.machine import processes, progress
 from experiments.population import cells, runs
 from experiments.records import results
-from experiments.tables import comparison, markdown, summary
+from experiments.tables import comparison, markdown, stages
 
 DATASETS = ("mnist", "fashion_mnist")
 # Passes over the training images: the authors advise 200 for 1-shot and show
@@ -137,54 +138,48 @@ def make_stages() -> list[Stage]:
       f"--selection_seeds: expected none of --seeds, got {min(both)} in both"
     )
   return [
-    Stage(
-      # A validation after the last epoch is all that the choice needs.
-      _make_config(number, dataset, names, "selection", selection_seeds, 0),
-      _make_config(
-        number, dataset, names, "evaluation", seeds, _VALIDATE_EVERY.value
-      ),
-      _make_config(number, dataset, names, "chosen", seeds, 1),
-    )
+    _make_stage(number, dataset, names, seeds, selection_seeds)
     for number in shots
     for dataset in data
   ]
 
 
-def _make_config(
+def _make_stage(
   shots: int,
   dataset: str,
   names: Sequence[str],
-  folder: str,
   seeds: tuple[int, ...],
-  validate_every: int,
-) -> cells.Config:
-  epochs = _EPOCHS.value or EPOCHS[shots]
-  if validate_every and epochs % validate_every:
+  selection_seeds: tuple[int, ...],
+) -> Stage:
+  epochs, every = _EPOCHS.value or EPOCHS[shots], _VALIDATE_EVERY.value
+  if epochs % every:
     raise parsing.ConfigError(
-      f"--validate_every: expected a divisor of {epochs} epochs, got "
-      f"{validate_every}"
+      f"--validate_every: expected a divisor of {epochs} epochs, got {every}"
     )
-  grids = {name: methods.METHODS[name].grid for name in names}
-  if folder == "chosen":
-    grids = {n: grids[n][:1] for n in names if n in methods.OF_ANY_SIZE}
-  return cells.Config(
+  base = cells.Config(
     experiment="table1",
     dataset=dataset,
     data_dir=FLAGS.data_dir,
-    output_dir=pathlib.Path(FLAGS.output_dir) / folder,
+    output_dir=pathlib.Path(FLAGS.output_dir),
     resume=True,
     protocol=cells.Protocol(
       networks.Spec(),
       seeds,
       flag_groups.options(FLAGS),
-      validate_every=validate_every,
+      validate_every=every,
       members_per_chunk=flag_groups.members_per_chunk(FLAGS),
     ),
-    cells=tuple(
-      cells.Cell(Shots(shots), name, strength, epochs)
-      for name, grid in grids.items()
-      for strength in grid
-    ),
+    cells=(),
+  )
+  grids = {name: methods.METHODS[name].grid for name in names}
+  firsts = {n: grids[n][:1] for n in names if n in methods.OF_ANY_SIZE}
+  make = functools.partial(stages.make, base)
+  place = Shots(shots), epochs
+  return Stage(
+    # A validation after the last epoch is all that the choice needs.
+    make("selection", grids, *place, seeds=selection_seeds, validate_every=0),
+    make("evaluation", grids, *place),
+    make("chosen", firsts, *place, validate_every=1),
   )
 
 
@@ -197,10 +192,7 @@ def choose(stage: Stage) -> cells.Config:
   Returns:
     The run of those methods whose whole grid has been evaluated.
   """
-  strengths = {
-    record["config"]["method"]: summary.strength(record) or 0.0
-    for record in _best_of_grid(stage)
-  }
+  strengths = stages.strengths(stages.best_of_grid(stage.evaluation))
   return dataclasses.replace(
     stage.chosen,
     cells=tuple(
@@ -211,12 +203,6 @@ def choose(stage: Stage) -> cells.Config:
   )
 
 
-def _best_of_grid(stage: Stage) -> list[summary.Record]:
-  """Returns a record of each method whose whole grid has been evaluated."""
-  records = list(runs.finished(stage.evaluation).values())
-  return summary.chosen(comparison.with_whole_grid(records))
-
-
 def _records(stage: Stage) -> comparison.Records:
   """Reads the records of a stage that are there."""
   selection, evaluation, chosen = (
@@ -225,24 +211,24 @@ def _records(stage: Stage) -> comparison.Records:
   )
   chosen += [
     record
-    for record in _best_of_grid(stage)
+    for record in stages.best_of_grid(stage.evaluation)
     if record["config"]["method"] not in methods.OF_ANY_SIZE
   ]
   return comparison.Records(selection, evaluation, chosen)
 
 
-def _train(stages: Sequence[Stage]) -> None:
-  grids = [run for stage in stages for run in stage[:2]]
+def _train(planned: Sequence[Stage]) -> None:
+  grids = [run for stage in planned for run in stage[:2]]
   missing = [runs.missing(run) for run in grids]
   # What will be chosen costs the same whatever it is.
-  ahead = [*missing, *(_unchosen(stage) for stage in stages)]
+  ahead = [*missing, *(_unchosen(stage) for stage in planned)]
   num_missing = sum(len(run.cells) for run in missing)
   cheapest_first = _ORDER.value == "cost"
   with progress.bar(
     total=sum(runs.work(run) for run in ahead),
     skipped=sum(len(run.cells) for run in grids) - num_missing,
   ) as bar:
-    for stage in stages:
+    for stage in planned:
       runs.train(stage.selection, bar, cheapest_first=cheapest_first)
       runs.train(stage.evaluation, bar, cheapest_first=cheapest_first)
       runs.train(choose(stage), bar, cheapest_first=cheapest_first)
@@ -261,14 +247,14 @@ def _unchosen(stage: Stage) -> cells.Config:
 
 def run() -> None:
   """Trains what is missing, unless it must not, and writes the tables."""
-  stages = make_stages()
+  planned = make_stages()
   if _TRAIN.value:
-    _train(stages)
+    _train(planned)
   if not processes.is_first():
     return
   directory = pathlib.Path(FLAGS.output_dir)
   found: dict[str, comparison.Records] = {}
-  for stage in stages:
+  for stage in planned:
     records = _records(stage)
     name = stage.evaluation.dataset
     found[name] = comparison.joined(found.get(name), records)
@@ -276,7 +262,7 @@ def run() -> None:
   if not everything:
     raise results.ResultError(f"{directory}: expected records, found none")
   results.tell_versions(everything)
-  streams = [stage.evaluation.cells[0].stream for stage in stages]
+  streams = [stage.evaluation.cells[0].stream for stage in planned]
   shots = sorted({stream.num_shots for stream in streams})
   markdown.show(comparison.write(found, FLAGS.methods, shots, directory))
   comparison.draw(found, FLAGS.methods, directory)

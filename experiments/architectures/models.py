@@ -1,5 +1,6 @@
-"""LeNet-5 and multilayer perceptrons of the authors' code, as Flax modules.
+"""LeNet-5, multilayer perceptrons and competing units, as Flax modules.
 
+The first two are those of the authors' code, the last Krotov and Hopfield's.
 Every module returns `(logits, hidden)`: logits [batch, 10] and a dict {layer:
 inputs of that dense layer [batch, n]}. Images are uint8 [batch, height, width,
 channels] and are scaled to [0, 1], without standardization, as in the authors'
@@ -109,3 +110,47 @@ class MLP(nn.Module):
       hidden[f"fc{place + 2}"] = x
       fan_in = width
     return _dense(10, fan_in, f"fc{len(self.num_hidden) + 1}")(x), hidden
+
+
+class CompetingUnits(nn.Module):
+  r"""Krotov and Hopfield's network: hidden units with a power, and a read-out.
+
+  .. math:: h = \beta \max(W v, 0)^n / \lambda, \qquad z = S h + b,
+
+  with pixels v from 0 to 1. :math:`\lambda` is the largest power that training
+  has met, a batch statistic, so that beta means the same for any n. The source
+  has the output tanh z, and no b, which begins at 0, as S does.
+
+  Attributes:
+    num_units: Hidden units.
+    power: n.
+    gain: beta.
+  """
+
+  num_units: int = 100
+  power: float = 4.5
+  gain: float = 10.0
+
+  @nn.compact
+  def __call__(
+    self, images: jax.Array, dropout: Dropout | None = None, *, train: bool
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns (z, hidden) of images [batch, ...]."""
+    x = images.reshape(images.shape[0], -1).astype(jnp.float32) / 255
+    x = nn.Dense(
+      self.num_units,
+      use_bias=False,
+      kernel_init=nn.initializers.normal(1.0),
+      name="hidden",
+    )(x)
+    x = nn.relu(x) ** self.power
+    largest = self.variable("batch_stats", "largest", lambda: jnp.float32(0))
+    if train:
+      met = jax.lax.stop_gradient(jnp.max(x))
+      largest.value = jnp.maximum(largest.value, met)
+    # Before any training nothing was met.
+    x *= self.gain / jnp.where(largest.value > 0, largest.value, 1)
+    x = drop(x, dropout, place=0)
+    zeros = nn.initializers.zeros
+    logits = nn.Dense(10, kernel_init=zeros, name="readout")(x)
+    return logits, {"readout": x}

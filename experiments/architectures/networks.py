@@ -218,6 +218,18 @@ def _perceptron(
   return make
 
 
+def _competing(
+  num_units: int,
+) -> Callable[[Spec, tuple, str | None], Network]:
+  def make(spec: Spec, image_shape: tuple, axis_name: str | None) -> Network:
+    del axis_name
+    _refuse_bfloat16(spec)
+    module = models.CompetingUnits(num_units)
+    return from_linen(module, image_shape, ("readout",), has_stats=True)
+
+  return make
+
+
 def _resnet18(
   num_filters: int,
 ) -> Callable[[Spec, tuple, str | None], Network]:
@@ -237,11 +249,16 @@ def _resnet18(
 
 
 def _refuse_colors(spec: Spec, image_shape: tuple) -> None:
-  if image_shape != (28, 28, 1) or spec.bfloat16:
+  _refuse_bfloat16(spec)
+  if image_shape != (28, 28, 1):
     raise ValueError(
-      f"{spec.name} takes gray images of 28 x 28 and computes in float32, got "
-      f"images of {image_shape} and bfloat16={spec.bfloat16}"
+      f"{spec.name} takes gray images of 28 x 28, got images of {image_shape}"
     )
+
+
+def _refuse_bfloat16(spec: Spec) -> None:
+  if spec.bfloat16:
+    raise ValueError(f"{spec.name} computes in float32, got bfloat16=True")
 
 
 _MAKERS: dict[str, Callable[[Spec, tuple, str | None], Network]] = {
@@ -249,6 +266,8 @@ _MAKERS: dict[str, Callable[[Spec, tuple, str | None], Network]] = {
   # LeNet-300-100 of LeCun et al., 1998, which pruning is usually shown on.
   "mlp300_100": _perceptron(300, 100),
   "mlp500": _perceptron(500),
+  "competing100": _competing(100),
+  "competing2000": _competing(2000),
   "resnet18": _resnet18(64),
   # A sixteenth of the work, for a CPU.
   "resnet18_16": _resnet18(16),

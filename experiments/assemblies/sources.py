@@ -261,7 +261,7 @@ def _layer(
   params = jax.device_get(variables.params)
   return Layer(
     name=name,
-    activations=_activations(network, variables, dataset.test.images, name),
+    activations=activations(network, variables, dataset.test.images, name),
     labels=dataset.test.labels,
     num_classes=dataset.num_classes,
     dense=tuple(
@@ -279,13 +279,23 @@ def _evaluate(
   )
 
 
-def _activations(
+def activations(
   network: networks.Network,
   variables: networks.Variables,
   images: np.ndarray,
   name: str,
 ) -> np.ndarray:
-  """Returns what enters a layer [S, N], of blocks of images."""
+  """Returns what enters a layer, of blocks of images.
+
+  Args:
+    network: The network.
+    variables: Its variables.
+    images: Images uint8 [S, height, width, channels].
+    name: Of a dense layer that neurons enter.
+
+  Returns:
+    Activations [S, N].
+  """
   num_images = len(images)
   size = min(_BLOCK, num_images)
   padding = [(0, -num_images % size)] + [(0, 0)] * (images.ndim - 1)

@@ -231,6 +231,24 @@ def define_imitation(values: flags.FlagValues) -> None:
     )
 
 
+def define_competing(values: flags.FlagValues) -> None:
+  """Defines how long competing hidden units learn.
+
+  Args:
+    values: The script's flags.
+  """
+  for name, text in (
+    ("competing_epochs", "epochs without labels"),
+    ("readout_epochs", "epochs of the read-out after them"),
+  ):
+    flags.DEFINE_integer(
+      name,
+      getattr(_OPTIONS, name),
+      f"competing hidden units: {text}",
+      flag_values=values,
+    )
+
+
 def options(
   values: flags.FlagValues, network: networks.Network | None = None
 ) -> methods.Options:
@@ -254,7 +272,7 @@ def options(
   }
   if "gamma" in chosen:
     parsing.number("gamma", chosen["gamma"], low=0)
-  for name in methods.IMITATION_OPTIONS:
+  for name in (*methods.IMITATION_OPTIONS, *methods.COMPETING_OPTIONS):
     if name in chosen:
       parsing.number(name, chosen[name], low=1)
   if chosen.get("layers") and network is not None:

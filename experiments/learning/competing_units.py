@@ -15,28 +15,34 @@ where the maximum is over all entries, so that the largest change is
 :math:`\varepsilon`; it falls from epoch to epoch, as :math:`\varepsilon_0 (1 -
 e / E)`. The rule drives the p-norm of each W_i to 1.
 
-Then the weights are frozen, and a read-out S learns from labels:
+Then the weights are frozen, and a read-out S learns from labels,
 
-.. math:: c = \tanh(\beta S h), \qquad h = \max(W v, 0)^n, \qquad
+.. math:: c = \tanh(\beta S h), \qquad h = \max(W v, 0)^n / \lambda, \qquad
   \sum_v \sum_a |c_a - t_a|^m,
 
-with targets t of 1 at the class and -1 elsewhere.
+with targets t of 1 at the class and -1 elsewhere (`models.CompetingUnits`).
 
-Known of the source are these equations and, from the published notebook, which
-has no read-out, the defaults of the first part: 100 units, p = 2, k = 2, Delta
-= 0.4, rate 0.02, 200 epochs, batches of 100, W normal of variance 1, and a
-floor of 1e-30 below the maximum. n = 4.5, m = 6, beta = 1 and 300 epochs are
-those of reimplementations.
+Known of the source are these equations, without :math:`\lambda`, and, from the
+published notebook, which has no read-out, the defaults of the first part: p =
+2, k = 2, Delta = 0.4, rate 0.02, 200 epochs, batches of 100, W normal of
+variance 1, and a floor of 1e-30 below the maximum, for 100 units. A script of
+others has p = 3, k = 7 and rate 0.04 for the paper's 2,000 units. n = 4.5, m =
+6 and 300 epochs are those of reimplementations.
 
 What was chosen here:
 
-- Features h are divided by the largest that the training images have, so that
-  beta has a meaning for any n: else the first step of Adam saturates tanh.
+- Features are divided by the largest that the training images have,
+  :math:`\lambda`, so that beta has a meaning for any n: else the first step of
+  Adam saturates tanh. beta is 10.
 - The read-out begins at 0 and is trained by Adam at a constant rate, in batches
   as large as those of the first part.
 - An epoch's last batch may be smaller; the notebook leaves it out.
-- Non-negative units begin as the absolute values, and are projected to 0 or
-  above after every step. The read-out is free.
+- An epoch of competition passes over few images so often that it has at least
+  10 steps, each of all images if they are fewer than a batch. With one step
+  for an epoch all weights stay nearly what they were. Smaller ones at the
+  beginning are no help: the first unit that wins then wins always.
+- Non-negative units begin with the entries below 0 put to 0, and are projected
+  in the same way after every step. The read-out is free.
 
 References:
   Krotov and Hopfield, `Unsupervised learning by competing hidden units
@@ -45,6 +51,7 @@ References:
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -52,69 +59,70 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 import optax
 
-from experiments.architectures.networks import Variables
-from experiments.learning import learner, streams
+from experiments.architectures.networks import Network, Variables
+from experiments.learning import learner, nonnegative as excitatory, streams
 from experiments.learning.learner import Hparams, Samples, State
 
-PyTree = Any
-NUM_CLASSES = 10
-# Purpose of a member's key, far from those of `learner`.
-READOUT = 2001
+# Purposes of a member's key, far from those of `learner`.
+READOUT, LAP = 2001, 2002
+# Epochs from one validation to the next, at most.
+LAP_EPOCHS = 20
+# Of competition, in an epoch.
+LEAST_STEPS = 10
 
 
 class Settings(NamedTuple):
-  """Sizes and powers.
+  """Powers, rates and how long.
 
   Attributes:
-    num_units: Hidden units.
     norm: p.
     rank: k, the place of the unit that is moved away, from 2.
     step_size: Rate of the first epoch of competition.
     competing_epochs: Epochs without labels.
     readout_epochs: Epochs of the read-out.
-    lap_epochs: Epochs from one validation to the next, a divisor of both.
     batch_size: Images in a step; 0 for all.
     nonnegative: Whether hidden weights stay at 0 or above.
-    feature_power: n.
     loss_power: m.
-    gain: beta.
   """
 
-  num_units: int = 100
   norm: float = 2.0
   rank: int = 2
   step_size: float = 0.02
   competing_epochs: int = 200
   readout_epochs: int = 300
-  lap_epochs: int = 50
   batch_size: int = 100
   nonnegative: bool = False
-  feature_power: float = 4.5
   loss_power: float = 6.0
-  gain: float = 1.0
 
 
 def compete(
   weights: ArrayLike,
   inputs: ArrayLike,
+  step_size: ArrayLike = 1.0,
   *,
   norm: float = 2.0,
   rank: int = 2,
   inhibition: ArrayLike = 0.4,
+  nonnegative: bool = False,
   where: ArrayLike | None = None,
 ) -> jax.Array:
-  """Computes how a batch changes the hidden weights, of largest entry 1.
+  """Moves the hidden weights as a batch of images tells.
+
+  At most two units move for an image, so that a step costs little more than the
+  currents do.
 
   Args:
     weights: W [units, n].
     inputs: Images [batch, n].
+    step_size: Largest change of a weight.
     norm: p.
     rank: k, from 2 to the number of units.
     inhibition: Delta.
+    nonnegative: Whether entries below 0 of what moves are put to 0.
     where: Real images [batch], or None if all are.
 
   Returns:
-    D / max |D| [units, n], 0 if nothing changes.
+    W + step_size D / max |D| [units, n]; W if nothing changes.
 
   Raises:
     ValueError: If `rank` is below 2 or beyond the units.
@@ -122,7 +130,7 @@ def compete(
   Example:
     >>> image = jnp.array([[1.0, 0.5]])
     >>> compete(jnp.eye(2), image, inhibition=0.25).tolist()
-    [[0.0, 1.0], [-0.5, 0.0]]
+    [[1.0, 1.0], [-0.5, 1.0]]
   """
   weights, inputs = jnp.asarray(weights), jnp.asarray(inputs)
   if not 2 <= rank <= len(weights):
@@ -130,51 +138,45 @@ def compete(
       f"rank: expected 2 to the number of units, {len(weights)}, got {rank}"
     )
   powers = jnp.sign(weights) * jnp.abs(weights) ** (norm - 1)
-  currents = inputs @ powers.T
-  _, ranked = jax.lax.top_k(currents, rank)
-  moved = jax.nn.one_hot(ranked[:, 0], len(weights), dtype=currents.dtype)
-  away = jax.nn.one_hot(ranked[:, -1], len(weights), dtype=currents.dtype)
-  moved -= inhibition * away
-  if where is not None:
-    moved = jnp.where(jnp.asarray(where)[:, None], moved, 0)
-  scale = jnp.sum(moved * currents, axis=0)
-  change = moved.T @ inputs - scale[:, None] * weights
-  return change / jnp.maximum(jnp.max(jnp.abs(change)), 1e-30)
+  currents, units = (
+    jnp.concatenate([_place(leaf, 0), _place(leaf, rank - 1)])
+    for leaf in jax.lax.top_k(inputs @ powers.T, rank)
+  )
+  signs = jnp.ones(len(inputs)) if where is None else jnp.asarray(where)
+  signs = jnp.concatenate([signs, -inhibition * signs]).astype(inputs.dtype)
+  # A unit that moves for several images stands in as many rows, which are
+  # equal: the sum of all of them.
+  same = jnp.where(units[:, None] == units, signs, 0)
+  moved = weights[units]
+  sums = same[:, : len(inputs)] + same[:, len(inputs) :]
+  change = sums @ inputs - (same @ currents)[:, None] * moved
+  factor = step_size / jnp.maximum(jnp.max(jnp.abs(change)), 1e-30)
+  moved += factor * change
+  return weights.at[units].set(jnp.maximum(moved, 0) if nonnegative else moved)
 
 
-def features(
-  weights: ArrayLike, inputs: ArrayLike, *, power: float
-) -> jax.Array:
-  """Computes what the read-out sees: max(W v, 0)^n, [batch, units].
+def _place(ranked: jax.Array, place: int) -> jax.Array:
+  """Returns a column of what `top_k` gave.
 
-  Args:
-    weights: W [units, n].
-    inputs: Images [batch, n].
-    power: n.
-
-  Example:
-    >>> features(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 1.0]]), power=2.0)
-    Array([[9.]], dtype=float32)
+  Of a slice of that XLA makes a sort of everything, which takes ten times as
+  long as the rest of a step.
   """
-  return jnp.maximum(jnp.asarray(inputs) @ jnp.asarray(weights).T, 0) ** power
+  chosen = jnp.arange(ranked.shape[1]) == place
+  return jnp.sum(jnp.where(chosen, ranked, 0), axis=1)
 
 
 def readout_loss(
-  readout: ArrayLike,
-  hidden: ArrayLike,
+  logits: ArrayLike,
   labels: ArrayLike,
   *,
-  gain: float = 1.0,
   power: float = 6.0,
   where: ArrayLike | None = None,
 ) -> jax.Array:
-  """Computes the mean over images of the sum over classes of |c - t|^m.
+  """Computes the mean over images of the sum over classes of |tanh z - t|^m.
 
   Args:
-    readout: S [classes, units].
-    hidden: Features [batch, units].
+    logits: z [batch, classes].
     labels: Classes [batch].
-    gain: beta.
     power: m.
     where: Real images [batch], or None if all are.
 
@@ -182,50 +184,76 @@ def readout_loss(
     A scalar.
 
   Example:
-    >>> hidden, labels = jnp.ones((2, 4)), jnp.array([0, 2])
-    >>> float(readout_loss(jnp.zeros((3, 4)), hidden, labels))
+    >>> float(readout_loss(jnp.zeros((2, 3)), jnp.array([0, 2])))
     3.0
   """
-  readout = jnp.asarray(readout)
-  outputs = jnp.tanh(gain * (jnp.asarray(hidden) @ readout.T))
-  targets = 2 * jax.nn.one_hot(labels, len(readout), dtype=outputs.dtype) - 1
+  outputs = jnp.tanh(jnp.asarray(logits))
+  targets = 2 * jax.nn.one_hot(labels, outputs.shape[1]) - 1
   losses = jnp.sum(jnp.abs(outputs - targets) ** power, axis=1)
   return jnp.mean(losses, where=where)
 
 
+def schedule(settings: Settings) -> learner.Schedule:
+  """Returns how long a network is trained, and when it is validated."""
+  parts = settings.competing_epochs, settings.readout_epochs
+  return learner.Schedule(
+    epochs=sum(parts),
+    batch_size=settings.batch_size,
+    validate_every=math.gcd(*parts, LAP_EPOCHS),
+  )
+
+
+def cost(settings: Settings, num_samples: int) -> int:
+  """Estimates the work of one member, without validation.
+
+  Args:
+    settings: How long it is trained.
+    num_samples: Training images.
+
+  Returns:
+    The work in images that pass forward, as `methods.cost` counts it. The
+    read-out's features are made once in a lap.
+  """
+  size = min(settings.batch_size or num_samples, num_samples)
+  steps = -(-num_samples // size)
+  laps = settings.readout_epochs // schedule(settings).epochs_per_lap
+  competing = settings.competing_epochs * steps * _passes(settings, num_samples)
+  readout = settings.readout_epochs * steps + laps * num_samples
+  return competing * (size + 5) + readout
+
+
 @functools.cache
-def make_learner(settings: Settings) -> learner.Learner:
+def make_learner(
+  network: Network, stream: streams.Stream, settings: Settings
+) -> learner.Learner:
   """Makes the learner: competition first, then the read-out.
 
   A member's strength is Delta, its learning rate that of Adam. The objective is
-  the loss of the read-out, in both parts; there is no other `train_loss`.
+  the loss of the read-out, in both parts.
 
   Args:
-    settings: Sizes and powers.
+    network: A network of `models.CompetingUnits`.
+    stream: What it sees. Images that are changed at random are changed anew in
+      every lap.
+    settings: Powers, rates and how long.
 
   Returns:
-    The learner. Its variables are {"hidden": {"kernel": [n, units]}, "readout":
-    {"kernel": [units, classes]}}.
+    The learner.
 
   Raises:
     ValueError: If a setting makes no sense.
   """
   _check(settings)
-  every = settings.lap_epochs
-  num_competing = settings.competing_epochs // every
+  planned = schedule(settings)
+  num_competing = settings.competing_epochs // planned.epochs_per_lap
+  if settings.nonnegative:
+    network = excitatory.network(network)
 
   def init(key: jax.Array, hparams: Hparams, data: Samples) -> State:
-    num_inputs = _flatten(data.inputs).shape[1]
-    kernel = jax.random.normal(
-      jax.random.fold_in(key, learner.INIT), (num_inputs, settings.num_units)
-    )
-    if settings.nonnegative:
-      kernel = jnp.abs(kernel)
-    readout = jnp.zeros((settings.num_units, NUM_CLASSES))
-    variables = Variables(
-      {"hidden": {"kernel": kernel}, "readout": {"kernel": readout}}, {}
-    )
-    return State(variables, _adam(hparams).init(readout))
+    del data
+    variables = network.init(jax.random.fold_in(key, learner.INIT))
+    readout = variables.params["readout"]["kernel"]
+    return State(variables, optax.adam(hparams.learning_rate).init(readout))
 
   def lap(
     state: State,
@@ -234,137 +262,143 @@ def make_learner(settings: Settings) -> learner.Learner:
     hparams: Hparams,
     data: Samples,
   ) -> tuple[State, learner.Report]:
-    data = data._replace(inputs=_flatten(data.inputs))
+    lap_key = jax.random.fold_in(jax.random.fold_in(key, LAP), number)
+    everything = jnp.arange(len(data.labels))
+    data = stream.batch(network, data, everything, None, lap_key).samples
+    every = planned.epochs_per_lap
     epochs = number * every + jnp.arange(every)
     state, losses = jax.lax.cond(
       number < num_competing,
-      lambda state: _compete_lap(settings, epochs, key, hparams, data, state),
-      lambda state: _readout_lap(settings, epochs, key, hparams, data, state),
-      state,
+      functools.partial(_compete_lap, network, settings),
+      functools.partial(_readout_lap, network, settings),
+      *(state, epochs, key, hparams, data),
     )
-    num_samples = len(data.labels)
-    num_steps = -(-num_samples // (settings.batch_size or num_samples))
+    num_steps = -(
+      -len(data.labels) // (settings.batch_size or len(data.labels))
+    )
     failed = learner.first_failure(
-      losses, state.variables, (epochs + 1) * num_steps - 1
+      losses[0], state.variables, (epochs + 1) * num_steps - 1
     )
-    loss = jnp.mean(losses)
-    metrics = {"objective": loss, "train_loss": loss}
+    objective, train_loss = jnp.mean(losses, axis=1)
+    metrics = {"objective": objective, "train_loss": train_loss}
     return state, learner.Report(metrics, failed)
-
-  def predict(variables: Variables, images: jax.Array, *_: Any) -> jax.Array:
-    inputs = _flatten(images)
-
-    def of_member(params: PyTree) -> jax.Array:
-      hidden = _features(settings, params, inputs)
-      # Neither tanh nor a factor changes the order of classes.
-      return jnp.argmax(hidden @ params["readout"]["kernel"], axis=1)
-
-    return jax.lax.map(of_member, variables.params)
 
   return learner.Learner(
     init=init,
     lap=lap,
-    predict=predict,
-    num_laps=num_competing + settings.readout_epochs // every,
-    epochs=every,
+    predict=learner.plain_predict(network),
+    num_laps=planned.epochs // planned.epochs_per_lap,
+    epochs=planned.epochs_per_lap,
+    prepare=functools.partial(stream.prepare, network),
+    first_objective=num_competing,
   )
 
 
 def _compete_lap(
+  network: Network,
   settings: Settings,
+  state: State,
   epochs: jax.Array,
   key: jax.Array,
   hparams: Hparams,
   data: Samples,
-  state: State,
 ) -> tuple[State, jax.Array]:
   """Trains the hidden units for some epochs."""
   params = state.variables.params
+  # What follows is in passes over the images.
+  passes, num_losses = _passes(settings, len(data.labels)), len(epochs)
+  epochs = epochs[0] * passes + jnp.arange(len(epochs) * passes)
+  num_epochs = settings.competing_epochs * passes
+  # The inputs of the network are images.
+  inputs = data.inputs.reshape(len(data.inputs), -1).astype(jnp.float32) / 255
 
   def step(
     weights: jax.Array, item: tuple[jax.Array, jax.Array, jax.Array | None]
   ) -> tuple[jax.Array, None]:
     rate, rows, mask = item
-    weights += rate * compete(
+    weights = compete(
       weights,
-      data.inputs[rows],
+      inputs[rows],
+      rate,
       norm=settings.norm,
       rank=settings.rank,
       inhibition=hparams.strength,
+      nonnegative=settings.nonnegative,
       where=mask,
     )
-    return jnp.maximum(weights, 0) if settings.nonnegative else weights, None
+    return weights, None
 
   def run_epoch(weights: jax.Array, epoch: jax.Array) -> tuple[jax.Array, None]:
     rows, masks = _batches(settings, learner.SHUFFLE, key, epoch, data)
-    rate = settings.step_size * (1 - epoch / settings.competing_epochs)
+    rate = settings.step_size * (1 - epoch / num_epochs)
     rates = jnp.full(len(rows), rate)
     return jax.lax.scan(step, weights, (rates, rows, masks))
 
   weights, _ = jax.lax.scan(run_epoch, params["hidden"]["kernel"].T, epochs)
   params = {**params, "hidden": {"kernel": weights.T}}
-  state = state._replace(variables=Variables(params, {}))
-  losses = jnp.full(len(epochs), _whole_loss(settings, params, data))
-  return state, losses
+  # Features are measured anew, since they have changed.
+  nothing_met = jax.tree.map(jnp.zeros_like, state.variables.batch_stats)
+  (logits, _), batch_stats = network.apply(
+    Variables(params, nothing_met), data.inputs, None
+  )
+  losses = _losses(settings, logits, data.labels)
+  losses = jnp.broadcast_to(jnp.stack(losses)[:, None], (2, num_losses))
+  return state._replace(variables=Variables(params, batch_stats)), losses
 
 
 def _readout_lap(
+  network: Network,
   settings: Settings,
+  state: State,
   epochs: jax.Array,
   key: jax.Array,
   hparams: Hparams,
   data: Samples,
-  state: State,
 ) -> tuple[State, jax.Array]:
   """Trains the read-out for some epochs, on features that are made once."""
-  params = state.variables.params
-  hidden = _features(settings, params, data.inputs)
+  (params, _), optimizer = state.variables, optax.adam(hparams.learning_rate)
+  (_, hidden), batch_stats = network.apply(state.variables, data.inputs, None)
+  features = hidden["readout"]
+
+  def loss_fn(
+    readout: jax.Array, rows: jax.Array, mask: jax.Array | None
+  ) -> tuple[jax.Array, jax.Array]:
+    # Its bias stays 0.
+    loss, cross_entropy = _losses(
+      settings, features[rows] @ readout, data.labels[rows], mask
+    )
+    return loss, jnp.stack([loss, cross_entropy])
 
   def step(
     carry: tuple[jax.Array, optax.OptState],
     item: tuple[jax.Array, jax.Array | None],
   ) -> tuple[tuple[jax.Array, optax.OptState], jax.Array]:
-    (readout, opt_state), (rows, mask) = carry, item
-    loss, grads = jax.value_and_grad(readout_loss)(
-      readout.T,
-      hidden[rows],
-      data.labels[rows],
-      gain=settings.gain,
-      power=settings.loss_power,
-      where=mask,
-    )
-    updates, opt_state = _adam(hparams).update(grads.T, opt_state, readout)
-    return (optax.apply_updates(readout, updates), opt_state), loss
+    readout, opt_state = carry
+    grads, losses = jax.grad(loss_fn, has_aux=True)(readout, *item)
+    updates, opt_state = optimizer.update(grads, opt_state, readout)
+    return (optax.apply_updates(readout, updates), opt_state), losses
 
   def run_epoch(carry: Any, epoch: jax.Array) -> tuple[Any, jax.Array]:
     batches = _batches(settings, READOUT, key, epoch, data)
     carry, losses = jax.lax.scan(step, carry, batches)
-    return carry, jnp.mean(losses)
+    return carry, jnp.mean(losses, axis=0)
 
   start = (params["readout"]["kernel"], state.memory)
   (readout, opt_state), losses = jax.lax.scan(run_epoch, start, epochs)
-  params = {**params, "readout": {"kernel": readout}}
-  return State(Variables(params, {}), opt_state), losses
+  params = {**params, "readout": {**params["readout"], "kernel": readout}}
+  return State(Variables(params, batch_stats), opt_state), losses.T
 
 
-def _whole_loss(settings: Settings, params: PyTree, data: Samples) -> jax.Array:
-  return readout_loss(
-    params["readout"]["kernel"].T,
-    _features(settings, params, data.inputs),
-    data.labels,
-    gain=settings.gain,
-    power=settings.loss_power,
-  )
-
-
-def _features(
-  settings: Settings, params: PyTree, inputs: jax.Array
-) -> jax.Array:
-  """Returns features [batch, units], the largest of which is 1."""
-  hidden = features(
-    params["hidden"]["kernel"].T, inputs, power=settings.feature_power
-  )
-  return hidden / jnp.maximum(jnp.max(hidden), 1e-30)
+def _losses(
+  settings: Settings,
+  logits: jax.Array,
+  labels: jax.Array,
+  where: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the loss of the read-out, and the mean cross-entropy."""
+  loss = readout_loss(logits, labels, power=settings.loss_power, where=where)
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  return loss, jnp.mean(losses, where=where)
 
 
 def _batches(
@@ -378,17 +412,25 @@ def _batches(
   return streams.batches(key, len(data.labels), settings.batch_size)
 
 
-def _adam(hparams: Hparams) -> optax.GradientTransformation:
-  return optax.adam(hparams.learning_rate)
+def _passes(settings: Settings, num_samples: int) -> int:
+  """Returns how often competition passes over the images in an epoch."""
+  return -(
+    -LEAST_STEPS // -(-num_samples // (settings.batch_size or num_samples))
+  )
 
 
-def _flatten(images: jax.Array) -> jax.Array:
-  """Returns images [n, ...] as rows [n, pixels] of numbers from 0 to 1."""
-  return images.reshape(len(images), -1).astype(jnp.float32) / 255
+def _num_steps(
+  settings: Settings, num_samples: int, epochs: jax.Array
+) -> jax.Array:
+  """Returns how many steps the first epochs have."""
+  steps = -(-num_samples // (settings.batch_size or num_samples))
+  competing = jnp.minimum(epochs, settings.competing_epochs)
+  more = _passes(settings, num_samples) - 1
+  return steps * (epochs + more * competing)
 
 
 def _check(settings: Settings) -> None:
-  for name in ("num_units", "competing_epochs", "readout_epochs", "lap_epochs"):
+  for name in ("competing_epochs", "readout_epochs"):
     if getattr(settings, name) < 1:
       raise ValueError(
         f"{name}: expected at least 1, got {getattr(settings, name)}"
@@ -397,20 +439,11 @@ def _check(settings: Settings) -> None:
     raise ValueError(
       f"batch_size: expected at least 0, got {settings.batch_size}"
     )
-  if not 2 <= settings.rank <= settings.num_units:
-    raise ValueError(
-      f"rank: expected 2 to the number of units, {settings.num_units}, got "
-      f"{settings.rank}"
-    )
-  for name in ("competing_epochs", "readout_epochs"):
-    if getattr(settings, name) % settings.lap_epochs:
-      raise ValueError(
-        f"{name}: expected a multiple of lap_epochs, {settings.lap_epochs}, "
-        f"got {getattr(settings, name)}"
-      )
+  if settings.rank < 2:
+    raise ValueError(f"rank: expected at least 2, got {settings.rank}")
   # Comparisons with NaN are false.
-  for name in ("norm", "step_size", "feature_power", "loss_power", "gain"):
-    low = 1 if name in ("norm", "loss_power") else 0
+  for name in ("norm", "step_size", "loss_power"):
+    low = 0 if name == "step_size" else 1
     if not low <= getattr(settings, name) < float("inf"):
       raise ValueError(
         f"{name}: expected a finite number from {low}, got "

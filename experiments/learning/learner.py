@@ -85,6 +85,8 @@ class Learner(NamedTuple):
     objective: Maps (params, batch statistics, `streams.Batch`, hparams) to what
       a step lowers, and more; None for what lowers nothing of the kind. It is
       here to be looked at from outside.
+    first_objective: First lap whose objective tells whether a member has
+      converged, as where others lower none.
   """
 
   init: Callable[[jax.Array, Hparams, Samples], State]
@@ -95,6 +97,7 @@ class Learner(NamedTuple):
   prepare: Callable[[Samples], Samples] = lambda data: data
   rivals: tuple[tuple[str, Callable[..., jax.Array]], ...] = ()
   objective: Callable[..., tuple[jax.Array, Any]] | None = None
+  first_objective: int = 0
 
 
 class Schedule(NamedTuple):

@@ -15,13 +15,16 @@ import optax
 from experiments.architectures.networks import Network
 from experiments.learning import (
   chains,
+  competing_units,
   descent,
+  hebbian,
   imitation,
   nonnegative,
   penalties,
 )
 from experiments.learning.learner import Hparams, Learner, Schedule
 from experiments.learning.options import (
+  COMPETING_OPTIONS,
   IMITATION_OPTIONS,
   Options,
 )
@@ -51,7 +54,11 @@ class Method(NamedTuple):
     baseline: The entry of `METHODS` that its gain is taken over.
     optimizer: Name of its optimizer, for records.
     pace: Maps options to a schedule of its own, whatever that of a run; None
-      for a method that takes the run's. Such a method learns from shots alone.
+      for a method that takes the run's.
+    network: Name of the network that it trains, with its usual initial
+      parameters, whatever that of a run; None for a method that takes the
+      run's.
+    shots_alone: Whether it learns from few shots alone.
     cost: Maps (options, number of samples) to the work of a whole training of
       its own pace, without validation.
     in_table1: Whether it is a row of Table 1 unless the script is told so.
@@ -69,6 +76,8 @@ class Method(NamedTuple):
   baseline: str = "vanilla"
   optimizer: str = "adam"
   pace: Callable[[Options], Schedule] | None = None
+  network: str | None = None
+  shots_alone: bool = False
   cost: Callable[[Options, int], int] | None = None
   in_table1: bool = True
 
@@ -257,6 +266,62 @@ def _predictive_coding(
   )
 
 
+def _competing(
+  title: str, num_units: int, settings: competing_units.Settings
+) -> Method:
+  def chosen(options: Options) -> competing_units.Settings:
+    return settings._replace(
+      competing_epochs=options.competing_epochs,
+      readout_epochs=options.readout_epochs,
+    )
+
+  def make(
+    network: Network, stream: Stream, schedule: Schedule, options: Options
+  ) -> Learner:
+    del schedule
+    return competing_units.make_learner(network, stream, chosen(options))
+
+  return Method(
+    f"{title}, {num_units:,} units",
+    "delta",
+    (0.0, 0.2, 0.4),
+    COMPETING_OPTIONS,
+    make,
+    whole_batch=True,
+    pace=lambda options: competing_units.schedule(chosen(options)),
+    network=f"competing{num_units}",
+    cost=lambda options, num_samples: competing_units.cost(
+      chosen(options), num_samples
+    ),
+    in_table1=False,
+  )
+
+
+def _hebbian(title: str, settings: hebbian.Settings) -> Method:
+  def make(
+    network: Network, stream: Stream, schedule: Schedule, options: Options
+  ) -> Learner:
+    del options
+    return hebbian.make_learner(network, stream, schedule, settings)
+
+  return Method(
+    title,
+    "cost",
+    (0.0, 0.1, 0.3),
+    (),
+    make,
+    whole_batch=True,
+    pace=lambda options: hebbian.SCHEDULE,
+    network="mlp500",
+    in_table1=False,
+  )
+
+
+_HEBBIAN = hebbian.Settings()
+# Of the published demonstration, and of the paper.
+_FEW_UNITS = competing_units.Settings(norm=2.0, rank=2, step_size=0.02)
+_MANY_UNITS = competing_units.Settings(norm=3.0, rank=7, step_size=0.04)
+
 METHODS = {
   "vanilla": Method("Vanilla", None, (0.0,), (), _descent()),
   "dropout": Method(
@@ -284,6 +349,7 @@ METHODS = {
     IMITATION_OPTIONS,
     _imitation,
     optimizer="nadam",
+    shots_alone=True,
     pace=lambda options: imitation.schedule(_imitation_settings(options)),
     cost=lambda options, num_samples: imitation.cost(
       _imitation_settings(options), num_shots=num_samples
@@ -391,9 +457,32 @@ METHODS = {
   "pc_strict": _predictive_coding(
     "strict", "strict", (0.01, 0.03, 0.1, 0.3), 15
   ),
+  "competing100": _competing("Competing units", 100, _FEW_UNITS),
+  "competing2000": _competing("Competing units", 2000, _MANY_UNITS),
+  "nonnegative_competing100": _competing(
+    "Non-negative, competing units", 100, _FEW_UNITS._replace(nonnegative=True)
+  ),
+  "nonnegative_competing2000": _competing(
+    "Non-negative, competing units",
+    2000,
+    _MANY_UNITS._replace(nonnegative=True),
+  ),
+  "hebbian": _hebbian("Hebbian", _HEBBIAN),
+  "hebbian_signed": _hebbian(
+    "Hebbian, weights of both signs", _HEBBIAN._replace(nonnegative=False)
+  ),
+  "hebbian_alone": _hebbian(
+    "Hebbian, no competition", _HEBBIAN._replace(competition=False)
+  ),
+  "hebbian_unbiased": _hebbian(
+    "Hebbian, no biases", _HEBBIAN._replace(bias_rate=0.0)
+  ),
+  "hebbian_gradient": _hebbian(
+    "Hebbian, read-out by its gradient", _HEBBIAN._replace(size=0.0)
+  ),
 }
 
 # Rows of Table 1: the paper's methods, and what explains them.
 TABLE1 = tuple(name for name, m in METHODS.items() if m.in_table1)
 # Those that learn from a training set of any size.
-OF_ANY_SIZE = tuple(name for name, m in METHODS.items() if m.pace is None)
+OF_ANY_SIZE = tuple(name for name, m in METHODS.items() if not m.shots_alone)

@@ -20,6 +20,8 @@ class Options(NamedTuple):
     last_pseudo: Those in the last period.
     pseudo_periods: Periods of imitation networks.
     pseudo_epochs: Passes over the pseudo examples in a period.
+    competing_epochs: Epochs of competing hidden units, without labels.
+    readout_epochs: Epochs of the read-out after them.
   """
 
   gamma: float = 1.0
@@ -32,6 +34,8 @@ class Options(NamedTuple):
   last_pseudo: int = 10_000
   pseudo_periods: int = 8
   pseudo_epochs: int = 25
+  competing_epochs: int = 200
+  readout_epochs: int = 300
 
 
 IMITATION_OPTIONS = (
@@ -40,6 +44,11 @@ IMITATION_OPTIONS = (
   "pseudo_periods",
   "pseudo_epochs",
 )
+COMPETING_OPTIONS = ("competing_epochs", "readout_epochs")
 # Options that every record of a method that depends on them names, though they
 # have their usual values.
-ALWAYS_NAMED = ("gamma", "distance", "alpha_units", *IMITATION_OPTIONS)
+ALWAYS_NAMED = (
+  *("gamma", "distance", "alpha_units"),
+  *IMITATION_OPTIONS,
+  *COMPETING_OPTIONS,
+)

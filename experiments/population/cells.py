@@ -54,7 +54,7 @@ class Protocol(NamedTuple):
   """How every cell is trained.
 
   Attributes:
-    network: Which network.
+    network: Which network, for methods that have none of their own.
     seeds: Of the members of each cell.
     options: Choices that methods depend on.
     batch_size: Samples in a step; 0 for all.
@@ -107,6 +107,12 @@ def schedule(cell: Cell, protocol: Protocol) -> Schedule:
   return methods.schedule(cell.method, planned, protocol.options)
 
 
+def network(cell: Cell, protocol: Protocol) -> networks.Spec:
+  """Returns which network a cell trains."""
+  name = methods.METHODS[cell.method].network
+  return protocol.network if name is None else networks.Spec(name)
+
+
 def cost(cell: Cell, dataset: datasets.Dataset, protocol: Protocol) -> int:
   """Estimates the work of one member, in images that pass forward."""
   planned = schedule(cell, protocol)
@@ -134,16 +140,17 @@ def cell_config(config: Config, cell: Cell) -> dict:
   method = methods.METHODS[cell.method]
   protocol = config.protocol
   planned = schedule(cell, protocol)
+  spec = network(cell, protocol)
   usual = methods.Options()
   unusual = {
     "validate_every": planned.epochs_per_lap > 1 and planned.epochs_per_lap,
-    "initializer": protocol.network.initializer != networks.Spec().initializer
-    and protocol.network.initializer,
-    "bfloat16": protocol.network.bfloat16,
+    "initializer": spec.initializer != networks.Spec().initializer
+    and spec.initializer,
+    "bfloat16": spec.bfloat16,
   }
   return {
     "dataset": config.dataset,
-    "model": protocol.network.name,
+    "model": spec.name,
     "method": cell.method,
     **cell.stream.fields,
     **_hparams(cell),
@@ -171,7 +178,7 @@ def member_config(config: Config, member: Member) -> dict:
 
 def cell_path(config: Config, cell: Cell) -> pathlib.Path:
   """Returns the file of a cell's record."""
-  place = cell.stream.label or config.protocol.network.name
+  place = cell.stream.label or network(cell, config.protocol).name
   name = results.cell_name(config.dataset, place, cell.method, **_hparams(cell))
   return config.output_dir / name
 

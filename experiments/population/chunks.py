@@ -87,10 +87,14 @@ def train(
 
 def _laps_left(group: Group, metrics: Metrics) -> int:
   """Returns for how many laps a member may still be trained."""
-  objectives = metrics["objective_curve"]
-  if metrics["failed_step"] >= 0 or group.stream.has_converged(objectives):
+  if metrics["failed_step"] >= 0 or _has_converged(group, metrics):
     return 0
-  return group.learner.num_laps - len(objectives)
+  return group.learner.num_laps - len(metrics["objective_curve"])
+
+
+def _has_converged(group: Group, metrics: Metrics) -> bool:
+  objectives = metrics["objective_curve"][group.learner.first_objective :]
+  return group.stream.has_converged(objectives)
 
 
 def _next_lap(
@@ -226,7 +230,7 @@ def _tested(
       "validation_accuracy_curve"
     ][-1]
     has_failed = metrics["failed_step"] >= 0
-    objectives = metrics["objective_curve"]
+    num_laps = len(metrics["objective_curve"])
     tested.append(
       metrics
       | {
@@ -238,8 +242,8 @@ def _tested(
         for name, count in rivals.items()
       }
       | {
-        "epochs": np.int32(len(objectives) * group.learner.epochs),
-        "converged": np.int32(group.stream.has_converged(objectives)),
+        "epochs": np.int32(num_laps * group.learner.epochs),
+        "converged": np.int32(_has_converged(group, metrics)),
       }
     )
   return tested

@@ -84,7 +84,7 @@ def make(
   cell, stream = planned[0], planned[0].stream
   schedule = cells.schedule(cell, protocol)
   network = networks.make(
-    protocol.network,
+    cells.network(cell, protocol),
     dataset.train.images.shape[1:],
     axis_name=None if stream.axis == devices.MEMBERS_AXIS else stream.axis,
   )

@@ -19,6 +19,8 @@ LAYERS = (
   "assemblies",
   "compaction",
   "attacks",
+  "weights",
+  "rules",
   "account",
 )
 SCRIPTS = sorted(path.stem for path in _ROOT.glob("[a-z]*.py"))

@@ -129,9 +129,9 @@ def test_blocks_of_images_make_no_difference(monkeypatch):
   network = networks.make(networks.Spec("mlp500"))
   variables = network.init(jax.random.key(0))
   images = tiny.load_few_digits().test.images
-  whole = sources._activations(network, variables, images, "fc2")
+  whole = sources.activations(network, variables, images, "fc2")
   monkeypatch.setattr(sources, "_BLOCK", 33)
-  parts = sources._activations(network, variables, images, "fc2")
+  parts = sources.activations(network, variables, images, "fc2")
   assert parts.shape == (80, 500)
   np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)
 

@@ -1,0 +1,141 @@
+"""Accuracy of a population under attacks of every strength."""
+
+from collections.abc import Callable, Sequence
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import datasets
+from experiments.architectures.networks import Network, Variables
+from experiments.attacks import gradient_sign
+from experiments.attacks.gradient_sign import Robustness
+from experiments.machine import devices
+from experiments.population import groups
+
+ATTACKS = {
+  "fgsm": gradient_sign.fgsm,
+  "pgd": gradient_sign.pgd,
+  "pgd_random": gradient_sign.pgd,
+}
+# Those that begin at random.
+RANDOM = ("pgd_random",)
+# Purpose of a member's key, far from those of `learner`.
+START = 3001
+
+
+def measure(
+  network: Network,
+  members: Sequence[Variables],
+  images: datasets.Split,
+  *,
+  epsilons: Sequence[float],
+  seeds: Sequence[int],
+) -> dict[str, np.ndarray]:
+  """Attacks the members of a population, spread over all devices.
+
+  Args:
+    network: The network.
+    members: Variables of each, NumPy arrays.
+    images: What is attacked, [n, height, width, channels] uint8 with classes.
+    epsilons: Largest changes of a pixel, from 0 to 1.
+    seeds: Of the members, which decide where random attacks begin.
+
+  Returns:
+    Accuracies [members, epsilons] by the name of the attack, and
+    `zero_gradients` [members], the share of images without a gradient.
+
+  Raises:
+    ValueError: If an epsilon is not from 0 to 1.
+
+  Example:
+    >>> from experiments.architectures import networks
+    >>> network = networks.make(networks.Spec("mlp500"))
+    >>> member = network.init(jax.random.key(0))
+    >>> blank = np.zeros((1, 28, 28, 1), np.uint8), np.zeros(1, np.int32)
+    >>> found = measure(
+    ...   network, [member], datasets.Split(*blank), epsilons=(0.0,), seeds=(0,)
+    ... )
+    >>> found["fgsm"].shape, found["zero_gradients"].tolist()
+    ((1, 1), [0.0])
+  """
+  size = min(gradient_sign.BLOCK, len(images.labels))
+  width = devices.mesh().size * groups.fast_width(size)
+  parts = []
+  for first in range(0, len(members), width):
+    chunk = members[first : first + width]
+    # Every device needs as many: the last is repeated.
+    missing = -len(chunk) % devices.mesh().size
+    chunk = [*chunk, *[chunk[-1]] * missing]
+    own = [*seeds[first : first + width], *[0] * missing]
+    found = _attack(network, chunk, images, epsilons, own)
+    parts.append(
+      {name: array[: len(chunk) - missing] for name, array in found.items()}
+    )
+  return {
+    name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+  }
+
+
+def _attack(
+  network: Network,
+  members: Sequence[Variables],
+  images: datasets.Split,
+  epsilons: Sequence[float],
+  seeds: Sequence[int],
+) -> dict[str, np.ndarray]:
+  variables = jax.tree.map(lambda *leaves: np.stack(leaves), *members)
+  variables, keys = devices.place(
+    (variables, jnp.array(seeds, jnp.uint32)), devices.MEMBERS
+  )
+  images, labels = devices.place(tuple(images), devices.SHARED)
+  found: dict[str, np.ndarray] = {}
+  for name in ATTACKS:
+    outcomes = [
+      jax.device_get(
+        # Within no change all attacks are the same.
+        _program(network, name if epsilon else "fgsm")(
+          variables, images, labels, keys, _checked(epsilon)
+        )
+      )
+      for epsilon in epsilons
+    ]
+    found[name] = np.stack([one.accuracy for one in outcomes], axis=1)
+    found["zero_gradients"] = outcomes[0].zero_gradients
+  return found
+
+
+def _checked(epsilon: float) -> np.float32:
+  if not 0 <= epsilon <= 1:  # A comparison with NaN is false.
+    raise ValueError(f"epsilon: expected a number from 0 to 1, got {epsilon}")
+  return np.float32(epsilon)
+
+
+@functools.cache
+def _program(network: Network, name: str) -> Callable[..., Robustness]:
+  """Compiles an attack of any epsilon."""
+
+  def run(
+    variables: Variables,
+    images: jax.Array,
+    labels: jax.Array,
+    seeds: jax.Array,
+    epsilon: jax.Array,
+  ) -> Robustness:
+    keys = None
+    if name in RANDOM:
+      keys = jax.vmap(
+        lambda seed: jax.random.fold_in(jax.random.key(seed), START)
+      )(seeds)
+    attack = functools.partial(ATTACKS[name], epsilon=epsilon)
+    return gradient_sign.evaluate(
+      network, variables, images, labels, attack, keys
+    )
+
+  return devices.spread(
+    run,
+    takes=(devices.MEMBERS, *[devices.SHARED] * 2, devices.MEMBERS)
+    + (devices.SHARED,),
+    gives=devices.MEMBERS,
+  )

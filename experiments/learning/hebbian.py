@@ -1,0 +1,307 @@
+r"""Hebbian learning of excitatory hidden units, and a perturbed read-out.
+
+This rule is our own. It is made from what the abstracts of Inoue, Röhrbein and
+Knoblauch say of theirs, whose equations are not public: competitive Hebbian
+plasticity under a non-negativity constraint and a cost of maintaining synapses,
+homeostatic biases, and a read-out that learns by weight perturbation. It is no
+reproduction.
+
+A hidden unit i has the drive :math:`a_i = \sum_j W_{ij} v_j + b_i` by an image
+v, of pixels in [0, 1], and the activity :math:`\max(a_i, 0)`. Those of the
+share :math:`\rho` of all units that have the largest drive win, y = 1, and all
+others lose, y = 0. With means over the images of a batch, and f the share of
+units that are active, a > 0,
+
+.. math::
+
+  W_{ij} &\leftarrow \max\Bigl(W_{ij} + \eta \Bigl\langle y_i \Bigl(
+  \frac{v_j - \lambda}{\max(|v|, 1)} - W_{ij} \Bigr) \Bigr\rangle, 0\Bigr), \\
+  b_i &\leftarrow b_i + \kappa (\rho - \langle y_i \rangle + \rho - \langle f
+  \rangle).
+
+So a unit comes to the mean of the images for which it wins, each of norm 1, less
+the cost :math:`\lambda`: a synapse whose pixel is then darker than that is not
+kept. Biases make each unit win as often as any other, and all together as
+active as they win.
+
+The read-out S, its biases included, lowers the cross-entropy L by what random
+changes of all weights do to it, with independent signs :math:`\xi = \pm 1`:
+
+.. math:: G = \Bigl\langle \xi \, \frac{L(S + \sigma \xi) - L(S - \sigma \xi)}{2
+  \sigma} \Bigr\rangle_\xi,
+
+of which the mean is the gradient, but for terms of :math:`\sigma^2`. Adam takes
+G for it, and kernels are projected to 0 or above.
+
+What was chosen here, all of it; the methods `hebbian_...` change one choice
+each, as said in brackets:
+
+- Competition is hard, among all units, and :math:`\rho` is 0.1 [none: who is
+  active wins].
+- Weights of both layers stay at 0 or above [they may have any sign].
+- The cost is subtracted, in units of a pixel, where a unit learns; it is the
+  method's strength [0 is in its grid].
+- Biases follow winning and, together, activity, which is what the read-out sees.
+  Those that follow a unit's own activity alone leave most units without a win
+  [they stay 0].
+- Weight perturbation goes to both sides, with 32 draws in a step and
+  :math:`\sigma` = 0.01, and Adam takes it [the gradient by backpropagation].
+- Rates are :math:`\eta` = 0.1 and :math:`\kappa` = 1; all parts learn at once,
+  for 500 epochs in batches of 100, or of all images if they are fewer. The
+  network is a perceptron of 500 ReLU units, whose initial kernels are projected
+  too.
+
+References:
+  Inoue, Röhrbein, Knoblauch, `Guiding sparse neural networks with
+  neurobiological principles <https://arxiv.org/abs/2603.03234>`_, 2026.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+import optax
+
+from experiments.architectures.networks import Network, Variables
+from experiments.learning import (
+  descent,
+  learner,
+  nonnegative as excitatory,
+  steps,
+  streams,
+)
+from experiments.learning.learner import Hparams, Samples, State
+
+PyTree = Any
+# Layers of a perceptron with one hidden layer.
+HIDDEN, READOUT = "fc1", "fc2"
+# Bits of a random number, a draw each.
+NUM_DRAWS = 32
+SCHEDULE = learner.Schedule(epochs=500, batch_size=100, validate_every=20)
+
+
+class Settings(NamedTuple):
+  """What was chosen.
+
+  Attributes:
+    share: Of the units that win, and of the images for which one is active.
+    rate: eta.
+    bias_rate: kappa; 0 leaves the biases 0.
+    size: sigma; 0 for the gradient by backpropagation.
+    competition: Whether those of largest drive win, and not all active ones.
+    nonnegative: Whether weights stay at 0 or above.
+  """
+
+  share: float = 0.1
+  rate: float = 0.1
+  bias_rate: float = 1.0
+  size: float = 0.01
+  competition: bool = True
+  nonnegative: bool = True
+
+
+def winners(drives: ArrayLike, *, share: float) -> jax.Array:
+  """Finds the units of largest drive, one at least.
+
+  Args:
+    drives: a [batch, units].
+    share: rho, of the units that win.
+
+  Returns:
+    y [batch, units], 1 for who wins, more if there are ties, else 0.
+
+  Example:
+    >>> winners(jnp.array([[3.0, 1.0, 2.0, 0.0]]), share=0.5).tolist()
+    [[1.0, 0.0, 1.0, 0.0]]
+  """
+  drives = jnp.asarray(drives)
+  number = max(1, round(share * drives.shape[1]))
+  least = jnp.min(jax.lax.top_k(drives, number)[0], axis=1, keepdims=True)
+  return (drives >= least).astype(drives.dtype)
+
+
+def hebbian_change(
+  kernel: ArrayLike,
+  inputs: ArrayLike,
+  wins: ArrayLike,
+  *,
+  cost: ArrayLike,
+  where: ArrayLike | None = None,
+) -> jax.Array:
+  """Computes where a batch moves hidden weights, per unit of the rate.
+
+  Args:
+    kernel: W, transposed [n, units].
+    inputs: Images [batch, n].
+    wins: y [batch, units].
+    cost: lambda.
+    where: Real images [batch], or None if all are.
+
+  Returns:
+    The mean of y ((v - lambda) / max(|v|, 1) - W) [n, units].
+
+  Example:
+    >>> image, wins = jnp.array([[2.0, 0.0]]), jnp.array([[1.0, 0.0]])
+    >>> hebbian_change(jnp.zeros((2, 2)), image, wins, cost=1.0).tolist()
+    [[0.5, 0.0], [-0.5, 0.0]]
+  """
+  kernel, inputs, wins = map(jnp.asarray, (kernel, inputs, wins))
+  real = jnp.ones(len(inputs)) if where is None else jnp.asarray(where)
+  wins *= real[:, None] / jnp.sum(real)
+  norms = jnp.linalg.norm(inputs, axis=1, keepdims=True)
+  targets = (inputs - cost) / jnp.maximum(norms, 1)
+  return targets.T @ wins - jnp.sum(wins, axis=0) * kernel
+
+
+def perturbation_gradient(
+  loss_fn: Callable[[PyTree], jax.Array],
+  params: PyTree,
+  key: jax.Array,
+  *,
+  size: float,
+) -> PyTree:
+  """Estimates a gradient by random changes of all parameters at once.
+
+  Args:
+    loss_fn: Maps parameters to a scalar.
+    params: The parameters.
+    key: A key.
+    size: sigma.
+
+  Returns:
+    G, a tree like the parameters: the mean of `NUM_DRAWS` draws.
+
+  Example:
+    >>> key = jax.random.key(0)
+    >>> g = perturbation_gradient(lambda x: 3 * x**2, 2.0, key, size=0.01)
+    >>> round(float(g), 3)
+    12.0
+  """
+  flat, unravel = jax.flatten_util.ravel_pytree(params)
+  bits = jax.random.bits(key, flat.shape, jnp.uint32)
+
+  def draw(place: jax.Array) -> jax.Array:
+    signs = ((bits >> place) & 1).astype(flat.dtype) * 2 - 1
+    above, below = (
+      loss_fn(unravel(flat + change * signs)) for change in (size, -size)
+    )
+    return (above - below) / (2 * size) * signs
+
+  draws = jax.vmap(draw)(jnp.arange(NUM_DRAWS, dtype=jnp.uint32))
+  return unravel(jnp.mean(draws, axis=0))
+
+
+def make_learner(
+  network: Network,
+  stream: streams.Stream,
+  schedule: learner.Schedule,
+  settings: Settings,
+) -> learner.Learner:
+  """Makes the learner. A member's strength is the cost lambda.
+
+  Args:
+    network: A perceptron with one hidden layer.
+    stream: What a step sees.
+    schedule: How long and in which steps it is trained.
+    settings: What was chosen.
+
+  Returns:
+    The learner; its memory is the state of Adam, of the read-out.
+
+  Raises:
+    ValueError: If a setting makes no sense.
+  """
+  _check(settings)
+  optimizer = descent.adam
+  if settings.nonnegative:
+    network = excitatory.network(network)
+    optimizer = excitatory.optimizer(optimizer)
+
+  def init(key: jax.Array, hparams: Hparams, data: Samples) -> State:
+    del data
+    params = network.init(jax.random.fold_in(key, learner.INIT)).params
+    bias = jnp.zeros_like(params[HIDDEN]["bias"])
+    params = {**params, HIDDEN: {**params[HIDDEN], "bias": bias}}
+    return State(
+      Variables(params, {}), optimizer(hparams).init(_readout(params))
+    )
+
+  def step(
+    state: State, batch: streams.Batch, hparams: Hparams
+  ) -> tuple[State, dict[str, jax.Array]]:
+    (params, _), opt_state = state
+    (_, activity), _ = network.apply(
+      state.variables, batch.samples.inputs, None
+    )
+    hidden = _learn_hidden(
+      settings, params[HIDDEN], activity[HIDDEN], batch.mask, hparams.strength
+    )
+
+    def loss_fn(readout: PyTree) -> jax.Array:
+      layer = readout[READOUT]
+      losses = optax.softmax_cross_entropy_with_integer_labels(
+        activity[READOUT] @ layer["kernel"] + layer["bias"],
+        batch.samples.labels,
+      )
+      return jnp.mean(losses, where=batch.mask)
+
+    readout = _readout(params)
+    if settings.size:
+      loss, grads = (
+        loss_fn(readout),
+        perturbation_gradient(loss_fn, readout, batch.key, size=settings.size),
+      )
+    else:
+      loss, grads = jax.value_and_grad(loss_fn)(readout)
+    updates, opt_state = optimizer(hparams).update(grads, opt_state, readout)
+    params = {HIDDEN: hidden, **optax.apply_updates(readout, updates)}
+    metrics = {"objective": loss, "train_loss": loss}
+    return State(Variables(params, {}), opt_state), metrics
+
+  return steps.make_learner(init, step, network, stream, schedule)
+
+
+def _learn_hidden(
+  settings: Settings,
+  layer: dict[str, jax.Array],
+  inputs: jax.Array,
+  mask: jax.Array | None,
+  cost: jax.Array,
+) -> dict[str, jax.Array]:
+  """Returns the hidden layer after a batch of images."""
+  kernel, bias = layer["kernel"], layer["bias"]
+  drives = inputs @ kernel + bias
+  active = (drives > 0).astype(drives.dtype)
+  wins = active
+  if settings.competition:
+    wins = winners(drives, share=settings.share)
+  kernel += settings.rate * hebbian_change(
+    kernel, inputs, wins, cost=cost, where=mask
+  )
+  if settings.nonnegative:
+    kernel = jnp.maximum(kernel, 0)
+  where = None if mask is None else mask[:, None]
+  won, fired = (jnp.mean(y, axis=0, where=where) for y in (wins, active))
+  both = 2 * settings.share - won - jnp.mean(fired)
+  bias += settings.bias_rate * both
+  return {"kernel": kernel, "bias": bias}
+
+
+def _readout(params: PyTree) -> PyTree:
+  return {READOUT: params[READOUT]}
+
+
+def _check(settings: Settings) -> None:
+  # Comparisons with NaN are false.
+  if not 0 < settings.share <= 1:
+    raise ValueError(
+      f"share: expected a number above 0, at most 1, got {settings.share}"
+    )
+  for name in ("rate", "bias_rate", "size"):
+    if not 0 <= getattr(settings, name) < float("inf"):
+      raise ValueError(
+        f"{name}: expected a finite number from 0, got "
+        f"{getattr(settings, name)}"
+      )

@@ -1,0 +1,1 @@
+"""What `learning_rules` measures of trained networks, tabulates and draws."""

@@ -1,0 +1,268 @@
+"""Figures of learning rules: attacks, weights, receptive fields.
+
+A figure tells at most seven rules apart, by a colour, a line style and a marker
+each; where there are more, it has several parts, each with the first rule.
+"""
+
+from collections.abc import Mapping, Sequence
+import io
+import pathlib
+
+import numpy as np
+
+from experiments.learning import methods
+from experiments.records import results
+from experiments.rules.records import EDGES, Record
+from experiments.tables import comparison, figures, stats
+from experiments.tables.canvas import axes, figure
+from experiments.weights import distributions
+
+MOST = 7
+_ATTACKS = {
+  "fgsm": "FGSM",
+  "pgd": "PGD",
+  "pgd_random": "PGD, random start",
+}
+_LINES = {"lognormal": "-", "stretched": "--", "compressed": ":"}
+_FIT_COLORS = {
+  "lognormal": "#0072B2",
+  "stretched": "#D55E00",
+  "compressed": "#009E73",
+}
+_FITS = {
+  "lognormal": "lognormal",
+  "stretched": "stretched exponential",
+  "compressed": "compressed exponential",
+}
+# Units of a row of receptive fields.
+_UNITS = 8
+
+
+def parts(names: Sequence[str]) -> list[list[str]]:
+  """Deals rules out to figures, each with the first for comparison.
+
+  Args:
+    names: The rules.
+
+  Example:
+    >>> parts(list("abcdefgh"))
+    [['a', 'b', 'c', 'd', 'e'], ['a', 'f', 'g', 'h']]
+  """
+  first, rest = list(names[:1]), list(names[1:])
+  num_parts = max(1, -(-len(rest) // (MOST - 1)))
+  step = max(1, -(-len(rest) // num_parts))
+  return [
+    first + rest[place : place + step]
+    for place in range(0, max(1, len(rest)), step)
+  ]
+
+
+def paths(
+  directory: pathlib.Path, stem: str, names: Sequence[str]
+) -> list[tuple[pathlib.Path, list[str]]]:
+  """Returns the file of each part, and its rules."""
+  return [
+    (directory / (f"{stem}_{index}.png" if index else f"{stem}.png"), part)
+    for index, part in enumerate(parts(names))
+  ]
+
+
+def accuracy_against_shots(
+  path: pathlib.Path,
+  names: Sequence[str],
+  accuracies: comparison.Entries,
+  *,
+  title: str,
+) -> None:
+  """Draws test accuracy against the number of shots.
+
+  Args:
+    path: File to write.
+    names: Rules, at most `MOST`.
+    accuracies: What `comparison.entries` returned.
+    title: Above the axes.
+  """
+  series = []
+  for name in names:
+    places = sorted(
+      n for m, n in accuracies if m == name and accuracies[m, n].accuracies
+    )
+    intervals = [
+      stats.mean_interval(list(accuracies[name, n].accuracies.values()))
+      for n in places
+    ]
+    if places:
+      series.append((methods.METHODS[name].title, places, intervals))
+  figures.accuracy_against_shots(path, series, title=title)
+
+
+def accuracy_against_epsilon(
+  path: pathlib.Path, evaluations: Mapping[str, Record], *, title: str
+) -> None:
+  """Draws accuracy under each attack, with the share of zero gradients.
+
+  Args:
+    path: File to write.
+    evaluations: Records of networks by method, at most `MOST`.
+    title: Above the axes.
+  """
+  drawing = figure.Figure(figsize=(11.0, 5.0), dpi=150, layout="constrained")
+  drawing.suptitle(title, fontsize=13)
+  plots = drawing.subplots(1, len(_ATTACKS), sharey=True)
+  for plot, (attack, name) in zip(plots, _ATTACKS.items(), strict=True):
+    _frame(plot, name, "epsilon")
+    for index, (method, record) in enumerate(evaluations.items()):
+      look = figures.style(index)
+      epsilons = record["config"]["epsilons"]
+      mean, low, high = _bands(100 * results.metric(record, attack))
+      missing = np.mean(results.metric(record, "zero_gradients"))
+      label = f"{methods.METHODS[method].title} ({100 * missing:.0f} %)"
+      plot.plot(epsilons, mean, label=label, **look)
+      plot.fill_between(
+        epsilons, low, high, color=look["color"], alpha=0.15, linewidth=0
+      )
+  plots[0].set_ylabel("accuracy (%)", fontsize=12)
+  plots[0].set_ylim(-3, 103)
+  _finish(drawing, plots[0], path, "in brackets: images whose gradient is zero")
+
+
+def weight_histograms(
+  path: pathlib.Path, evaluations: Mapping[str, Record], *, title: str
+) -> None:
+  """Draws the strengths of the first seed, and their fits.
+
+  Args:
+    path: File to write.
+    evaluations: Records of networks by method, at most `MOST`.
+    title: Above the axes.
+  """
+  columns = 2 if len(evaluations) == 4 else min(3, len(evaluations))
+  rows = -(-len(evaluations) // columns)
+  drawing = figure.Figure(
+    figsize=(0.6 + 3.5 * columns, 1.2 + 2.5 * rows),
+    dpi=150,
+    layout="constrained",
+  )
+  drawing.suptitle(title, fontsize=13)
+  grid = drawing.subplots(rows, columns, sharex=True, squeeze=False)
+  middles = np.sqrt(EDGES[1:] * EDGES[:-1])
+  width = np.log(EDGES[1] / EDGES[0])
+  for plot, (method, record) in zip(
+    grid.flat, evaluations.items(), strict=False
+  ):
+    _frame(plot, methods.METHODS[method].title, "")
+    counts = results.metric(record, "histogram")[0]
+    heights = counts / max(1.0, counts.sum()) / width
+    plot.bar(
+      EDGES[:-1],
+      heights,
+      np.diff(EDGES),
+      align="edge",
+      color="0.8",
+      label="weights",
+    )
+    for name in distributions.NAMES:
+      parameters = results.metric(record, f"{name}_parameters")[0]
+      if np.isfinite(parameters).all():
+        density = distributions.log_density(
+          name, middles, *parameters, distributions.THRESHOLD
+        )
+        plot.plot(
+          middles,
+          middles * np.exp(density),
+          label=_FITS[name],
+          color=_FIT_COLORS[name],
+          linestyle=_LINES[name],
+          linewidth=1.8,
+        )
+    plot.set_xscale("log")
+    plot.set_ylim(0, 1.35 * max(heights.max(initial=0), 1e-9))
+  for plot in grid.flat[len(evaluations) :]:
+    plot.set_axis_off()
+  for plot in grid[:, 0]:
+    plot.set_ylabel("density of the logarithm", fontsize=9)
+  for column in range(columns):
+    last = (len(evaluations) - 1 - column) // columns
+    grid[last, column].set_xlabel("|w| / max |w|", fontsize=10)
+    grid[last, column].tick_params(labelbottom=True)
+  _finish(drawing, grid[0, 0], path, "")
+
+
+def receptive_fields(
+  path: pathlib.Path, fields: Mapping[str, np.ndarray], *, title: str
+) -> None:
+  """Draws incoming weights of the units that have the largest ones.
+
+  Each row has one scale: white is 0, red positive, blue negative.
+
+  Args:
+    path: File to write.
+    fields: Weights [units, height, width] by method, at most `MOST`.
+    title: Above.
+  """
+  units = min(_UNITS, max(map(len, fields.values())))
+  drawing = figure.Figure(
+    figsize=(2.2 + 0.95 * units, 0.6 + 1.0 * len(fields)),
+    dpi=150,
+    layout="constrained",
+  )
+  drawing.suptitle(title, fontsize=12)
+  grid = drawing.subplots(len(fields), units, squeeze=False)
+  for row, (method, weights) in zip(grid, fields.items(), strict=True):
+    norms = np.linalg.norm(weights.reshape(len(weights), -1), axis=1)
+    picked = np.argsort(-norms, kind="stable")[:units]
+    limit = max(float(np.abs(weights[picked]).max()), 1e-30)
+    for plot in row:
+      plot.set_axis_off()
+    for plot, unit in zip(row, picked, strict=False):
+      plot.imshow(weights[unit], cmap="RdBu_r", vmin=-limit, vmax=limit)
+    row[0].text(
+      -0.15,
+      0.5,
+      methods.METHODS[method].title.replace(", ", ",\n"),
+      transform=row[0].transAxes,
+      ha="right",
+      va="center",
+      fontsize=9,
+    )
+  _save(drawing, path)
+
+
+def _bands(values: np.ndarray) -> np.ndarray:
+  """Returns mean, low and high [3, points] of [seeds, points]."""
+  intervals = np.array(
+    [stats.mean_interval(column, num_resamples=2000) for column in values.T]
+  ).T
+  # One seed has no band.
+  return np.where(np.isnan(intervals), intervals[:1], intervals)
+
+
+def _frame(plot: axes.Axes, title: str, xlabel: str) -> None:
+  plot.set_title(title, fontsize=11)
+  plot.set_xlabel(xlabel, fontsize=11)
+  plot.grid(color="0.9", linewidth=0.8)
+  plot.set_axisbelow(True)
+  plot.spines[["top", "right"]].set_visible(False)
+
+
+def _finish(
+  drawing: figure.Figure, plot: axes.Axes, path: pathlib.Path, note: str
+) -> None:
+  drawing.legend(
+    *plot.get_legend_handles_labels(),
+    title=note or None,
+    title_fontsize=9,
+    loc="outside lower center",
+    ncols=4,
+    fontsize=9,
+    frameon=False,
+    handlelength=3.5,
+  )
+  _save(drawing, path)
+
+
+def _save(drawing: figure.Figure, path: pathlib.Path) -> None:
+  buffer = io.BytesIO()
+  # Without the version of matplotlib, so that equal data make equal bytes.
+  drawing.savefig(buffer, format="png", metadata={"Software": None})
+  results.write_bytes(path, buffer.getvalue())

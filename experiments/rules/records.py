@@ -1,0 +1,263 @@
+"""Records of what was measured of trained networks, one a cell and epoch.
+
+A record has, by seed, accuracies under attacks (`fgsm`, `pgd`, `pgd_random`:
+lists, one number an epsilon) and the share of zero gradients; of the largest
+dense layer `gini`, `hoyer`, the share of weights `below` the threshold, and of
+each distribution NAME its `NAME_likelihood`, `NAME_distance` and
+`NAME_parameters`, beside the `histogram` of strengths; of the layers that
+neurons enter `dale`, `dale_chance`, `agreement` and `agreement_chance`; and of
+the last of them `silhouette` and `selectivity`.
+"""
+
+from collections.abc import Mapping, Sequence
+import hashlib
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bean_jax import sparsity
+from experiments import datasets
+from experiments.architectures import networks
+from experiments.architectures.networks import Network, Variables
+from experiments.assemblies import clusters, measures, sources
+from experiments.assemblies.sources import Source
+from experiments.attacks import curves
+from experiments.records import checkpoints, results, trained
+from experiments.weights import distributions, kernels, signs
+
+Record = dict[str, Any]
+
+# Edges of the histogram of strengths, equally wide in the logarithm.
+EDGES = np.geomspace(distributions.THRESHOLD, 1, 31)
+
+
+class Settings(NamedTuple):
+  """How networks are looked at.
+
+  Attributes:
+    epsilons: Largest changes of a pixel, ascending, from 0 to 1.
+    attacked: Test images that are attacked, the first of them; 0 for all.
+  """
+
+  epsilons: tuple[float, ...]
+  attacked: int
+
+
+class Networks(NamedTuple):
+  """The trained networks of a cell.
+
+  Attributes:
+    members: Checkpoints that differ in their seeds alone.
+    epoch: "best" or "last", which parameters of a checkpoint.
+  """
+
+  members: tuple[Source, ...]
+  epoch: str
+
+  @property
+  def config(self) -> dict[str, Any]:
+    """What they were trained with, but for the seed."""
+    return {k: v for k, v in self.members[0].config.items() if k != "seed"}
+
+  @property
+  def seeds(self) -> list[int]:
+    """Their seeds."""
+    return [member.config["seed"] for member in self.members]
+
+  @property
+  def title(self) -> str:
+    """Names them for people and files, such as "digits-5shot-vanilla-last"."""
+    stem = self.members[0].path.stem.rpartition("-seed")[0]
+    return f"{stem}-{self.epoch}"
+
+
+def cells(found: Sequence[Source]) -> list[tuple[Source, ...]]:
+  """Puts checkpoints together that differ in their seeds alone.
+
+  Args:
+    found: Checkpoints, as `sources.find` returns them.
+  """
+  groups: dict[tuple, list[Source]] = {}
+  for source in found:
+    config = source.config
+    key = (
+      sources.setting(config),
+      config["method"],
+      sources.strength(config),
+    )
+    groups.setdefault(key, []).append(source)
+  return [tuple(group) for group in groups.values()]
+
+
+def evaluate(
+  chosen: Networks,
+  dataset: datasets.Dataset,
+  settings: Settings,
+  directory: pathlib.Path,
+  environment: Mapping[str, Any],
+) -> tuple[Record, bool]:
+  """Measures networks, unless there is a record of them.
+
+  Args:
+    chosen: The networks.
+    dataset: What they were trained on.
+    settings: How.
+    directory: Folder of the records, which exists.
+    environment: What `results.environment` returned.
+
+  Returns:
+    The record, and whether it was measured just now.
+
+  Raises:
+    checkpoints.CheckpointError: If a checkpoint cannot be used.
+    results.ResultError: If there is a record of other networks or settings, or
+      it cannot be written.
+  """
+  started = time.monotonic()
+  network, members = _load(chosen, dataset)
+  num_images = len(dataset.test.labels)
+  attacked = min(settings.attacked or num_images, num_images)
+  fields = {
+    "cell": chosen.config,
+    "epoch": chosen.epoch,
+    "epsilons": list(settings.epsilons),
+    "attacked": attacked,
+    "threshold": distributions.THRESHOLD,
+    "networks_sha256": _digest(members),
+  }
+  path = directory / f"{chosen.title}.json"
+  record = results.find(path, fields)
+  if record is not None:
+    return record, False
+  metrics = measure(
+    network, members, dataset, settings.epsilons, attacked, chosen.seeds
+  )
+  results.write(
+    path,
+    {
+      "experiment": "learning_rules",
+      "config": fields,
+      "source": dataset.source,
+      **environment,
+      "seconds": round(time.monotonic() - started, 1),
+      "seeds": chosen.seeds,
+      "metrics": metrics,
+    },
+  )
+  return results.read(path), True
+
+
+def _load(
+  chosen: Networks, dataset: datasets.Dataset
+) -> tuple[Network, list[Variables]]:
+  """Reads networks; their variables are NumPy arrays."""
+  network, members = None, []
+  for source in chosen.members:
+    network, variables = trained.load(
+      source.path,
+      checkpoints.load(source.path, config=source.config),
+      dataset.test.images.shape[1:],
+      which=chosen.epoch,
+    )
+    members.append(jax.device_get(variables))
+  return network, members
+
+
+def measure(
+  network: Network,
+  members: Sequence[Variables],
+  dataset: datasets.Dataset,
+  epsilons: Sequence[float],
+  attacked: int,
+  seeds: Sequence[int],
+) -> dict[str, np.ndarray]:
+  """Measures the members of a population.
+
+  Args:
+    network: Their network.
+    members: Variables of each, NumPy arrays.
+    dataset: What they were trained on; its test images are used.
+    epsilons: Largest changes of a pixel.
+    attacked: Test images that are attacked.
+    seeds: Of the members.
+
+  Returns:
+    The metrics of a record, arrays [members, ...].
+  """
+  images = datasets.Split(*(array[:attacked] for array in dataset.test))
+  metrics = curves.measure(
+    network, members, images, epsilons=epsilons, seeds=seeds
+  )
+  own = [
+    weights_of(network, variables.params)
+    | _assemblies(network, variables, dataset, seed)
+    for variables, seed in zip(members, seeds, strict=True)
+  ]
+  return metrics | {
+    name: np.stack([numbers[name] for numbers in own]) for name in own[0]
+  }
+
+
+def weights_of(network: Network, params: Any) -> dict[str, np.ndarray | float]:
+  """Measures the weights of one network.
+
+  Args:
+    network: The network.
+    params: Its parameters.
+
+  Returns:
+    The metrics of a record that concern weights.
+  """
+  _, kernel = kernels.largest_dense(params)
+  strengths = distributions.synapses(kernel)
+  found: dict[str, np.ndarray | float] = {
+    "gini": float(sparsity.gini_index(kernel)),
+    "hoyer": float(sparsity.hoyer_sparsity(kernel)),
+    "below": 1 - strengths.size / kernel.size,
+    "histogram": np.histogram(strengths, EDGES)[0],
+  }
+  for name, fit in distributions.fit(kernel).items():
+    found[f"{name}_likelihood"] = fit.log_likelihood
+    found[f"{name}_distance"] = fit.distance
+    found[f"{name}_parameters"] = np.array([fit.shape, fit.scale])
+  dale = signs.dale(networks.dense_kernels(params, network.layers).values())
+  return found | {
+    "dale": dale.share,
+    "dale_chance": dale.chance,
+    "agreement": dale.agreement,
+    "agreement_chance": dale.agreement_chance,
+  }
+
+
+def _assemblies(
+  network: Network, variables: Variables, dataset: datasets.Dataset, seed: int
+) -> dict[str, float]:
+  """Looks at the last dense layer as `interpret` does."""
+  name = network.layers[-1]
+  layer = sources.Layer(
+    name,
+    sources.activations(network, variables, dataset.test.images, name),
+    dataset.test.labels,
+    dataset.num_classes,
+    # What is asked here does not depend on biases.
+    ((variables.params[name]["kernel"], np.zeros(0)),),
+  )
+  known = measures.neurons(layer, measures.Settings(), seed=seed)
+  live = ~known.dead
+  return {
+    "silhouette": clusters.silhouette(layer.kernel, known.assemblies),
+    "selectivity": float(known.selectivity[live].mean())
+    if live.any()
+    else np.nan,
+  }
+
+
+def _digest(members: Sequence[Variables]) -> str:
+  """Digests parameters, whatever their files say beside them."""
+  digest = hashlib.sha256()
+  for leaf in jax.tree.leaves(list(members)):
+    digest.update(np.ascontiguousarray(leaf).tobytes())
+  return digest.hexdigest()

@@ -1,0 +1,70 @@
+"""Tests of experiments.attacks.curves."""
+
+import doctest
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import datasets
+from experiments.attacks import curves, gradient_sign
+from tests.experiments import tiny
+
+IMAGES = datasets.Split(*(a[:30] for a in tiny.load_few_digits().test))
+EPSILONS = (0.0, 0.05, 0.2)
+SEEDS = (7, 3, 5)
+
+
+@pytest.fixture(scope="module")
+def members():
+  """Three, which do not fill two devices evenly."""
+  return [jax.device_get(tiny.NETWORK.init(jax.random.key(s))) for s in SEEDS]
+
+
+@pytest.fixture(scope="module")
+def found(members):
+  return curves.measure(
+    tiny.NETWORK, members, IMAGES, epsilons=EPSILONS, seeds=SEEDS
+  )
+
+
+@pytest.mark.parametrize("name", ("fgsm", "pgd_random"))
+def test_each_member_as_by_itself(name, members, found):
+  @jax.jit
+  def alone(member, key, epsilon):
+    return gradient_sign.evaluate(
+      tiny.NETWORK,
+      jax.tree.map(lambda leaf: leaf[None], member),
+      *IMAGES,
+      functools.partial(curves.ATTACKS[name], epsilon=epsilon),
+      key[None] if name in curves.RANDOM else None,
+    ).accuracy[0]
+
+  for index, member in enumerate(members):
+    key = jax.random.fold_in(jax.random.key(SEEDS[index]), curves.START)
+    np.testing.assert_allclose(
+      found[name][index, 1:],
+      [alone(member, key, epsilon) for epsilon in EPSILONS[1:]],
+      atol=1e-6,
+    )
+
+
+def test_without_a_change_nobody_is_attacked(members, found):
+  stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *members)
+  right = tiny.NETWORK.predict(stacked, IMAGES.images) == IMAGES.labels
+  for name in curves.ATTACKS:
+    np.testing.assert_allclose(found[name][:, 0], right.mean(axis=1), atol=1e-6)
+  np.testing.assert_array_equal(found["zero_gradients"], 0)
+
+
+@pytest.mark.parametrize("epsilon", (-0.1, 1.1, float("nan")))
+def test_a_wrong_epsilon_is_refused(epsilon, members):
+  with pytest.raises(ValueError, match="epsilon: expected a number from 0 to"):
+    curves.measure(
+      tiny.NETWORK, members, IMAGES, epsilons=(epsilon,), seeds=SEEDS
+    )
+
+
+def test_examples_of_docstrings():
+  assert doctest.testmod(curves).failed == 0

@@ -1,0 +1,259 @@
+"""Tests of experiments.learning_rules: the job from its flags to its files."""
+
+import functools
+import shutil
+
+import numpy as np
+import pytest
+
+from experiments import datasets, learning_rules
+from experiments.architectures import networks
+from experiments.learning import methods
+from experiments.population import runs, simulations
+from experiments.records import results
+from experiments.rules import drawing, records
+from tests.experiments import in_process, tiny
+
+L1 = methods.METHODS["l1"].grid
+SMALL = (
+  "--methods=vanilla,l1",
+  "--shots=1,2",
+  "--seeds=3",
+  "--selection_seeds=100-101",
+  "--epochs=4",
+  "--validate_every=2",
+  "--epsilons=0.3,0,0.1",
+  "--attacked=40",
+  "--protocols=paper,strict",
+)
+FIGURES = {
+  *("accuracy_against_shots_paper.png", "accuracy_against_shots_strict.png"),
+  *(
+    f"{name}_2shot_{protocol}.png"
+    for name in ("accuracy_against_epsilon", "weights", "receptive_fields")
+    for protocol in ("paper", "strict")
+  ),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small():
+  digits = tiny.load_few_digits()
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(networks, "make", lambda *args, **kwargs: tiny.NETWORK)
+    patch.setattr(datasets, "load", lambda name, **_: digits)
+    runs._load_from.cache_clear()
+    yield
+  runs._load_from.cache_clear()
+
+
+run = functools.partial(in_process.run, learning_rules)
+refused = functools.partial(in_process.refused, learning_rules)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("learning_rules")
+  status, out, err = run(*SMALL, f"--output_dir={directory}")
+  assert (status, err) == (0, "")
+  return directory, out
+
+
+@pytest.fixture
+def _without_figures(monkeypatch):
+  """They take as long as all the rest."""
+  monkeypatch.setattr(drawing, "paths", lambda *_: [])
+
+
+def measured(directory):
+  return results.load_all(directory / "networks_measured")
+
+
+def test_grids_of_both_groups_of_seeds(finished):
+  directory, _ = finished
+  for folder, seeds in (("selection", [100, 101]), ("evaluation", [0, 1, 2])):
+    found = results.load_all(directory / folder)
+    assert len(found) == 2 * (1 + len(L1))
+    assert all(record["seeds"] == seeds for record in found.values())
+
+
+def test_networks_are_those_that_the_protocols_choose(finished):
+  directory, _ = finished
+  tried = results.load_all(directory / "selection").values()
+  # One strength for all shots, by the last epoch of other seeds.
+  strict = max(
+    L1,
+    key=lambda strength: np.mean(
+      [
+        record["metrics"]["validation_accuracy_last"]
+        for record in tried
+        if record["config"].get("l1") == strength
+      ]
+    ),
+  )
+  tried = results.load_all(directory / "evaluation").values()
+  paper = max(
+    L1,
+    key=lambda strength: np.mean(
+      [
+        record["metrics"]["validation_accuracy"]
+        for record in tried
+        if record["config"].get("l1") == strength
+        and record["config"]["shots"] == 2
+      ]
+    ),
+  )
+  assert measured(directory).keys() == {
+    "digits-2shot-vanilla-best.json",
+    "digits-2shot-vanilla-last.json",
+    f"digits-2shot-l1-l1_{paper:g}-best.json",
+    f"digits-2shot-l1-l1_{strict:g}-last.json",
+  }
+
+
+@pytest.mark.usefixtures("_without_figures")
+def test_accuracy_without_attack_is_that_of_training(finished, tmp_path):
+  """Of the right network, epoch and images."""
+  directory = shutil.copytree(finished[0], tmp_path / "copy")
+  status, _, err = run(
+    *SMALL,
+    "--attacked=0",
+    f"--output_dir={directory}",
+    "--methods=vanilla",
+  )
+  assert status == 2
+  assert "made with another configuration (attacked: expected 80, got 40" in err
+  shutil.rmtree(directory / "networks_measured")
+  status, _, err = run(*SMALL, "--attacked=0", f"--output_dir={directory}")
+  assert (status, err) == (0, "")
+  for record in measured(directory).values():
+    hparam = methods.METHODS[record["config"]["cell"]["method"]].hparam
+    (trained,) = (
+      other
+      for other in results.load_all(directory / "evaluation").values()
+      if all(
+        other["config"].get(name) == record["config"]["cell"].get(name)
+        for name in ("method", "shots", hparam)
+      )
+    )
+    last = record["config"]["epoch"] == "last"
+    assert record["config"]["epsilons"] == [0, 0.1, 0.3]
+    for attack in ("fgsm", "pgd", "pgd_random"):
+      accuracy = results.metric(record, attack)
+      assert accuracy.shape == (3, 3)
+      np.testing.assert_allclose(
+        accuracy[:, 0],
+        trained["metrics"]["test_accuracy_last" if last else "test_accuracy"],
+        atol=1e-6,
+      )
+      assert np.all(accuracy[:, 2] <= accuracy[:, 0])
+
+
+def test_files(finished):
+  directory, out = finished
+  text = (directory / "table.md").read_text()
+  assert text in out
+  assert "not run" not in text
+  for protocol in ("paper", "strict"):
+    (table,) = (
+      part
+      for part in text.split("## ")
+      if part.startswith(f"digits, 2-shot, protocol {protocol}")
+    )
+    head, _, vanilla, coding = table.splitlines()[2:6]
+    titles = [cell.strip() for cell in head.strip("|").split("|")]
+    assert titles[:4] == ["rule", "1-shot", "2-shot", "FGSM 0.1"]
+    assert len(vanilla.split("|")) == len(coding.split("|"))
+    assert ";" not in vanilla
+    assert coding.count(";") == 2
+  figures = {path.name for path in directory.glob("*.png")}
+  assert figures == FIGURES
+
+
+@pytest.mark.usefixtures("_without_figures")
+def test_second_run_trains_and_measures_nothing(finished, monkeypatch):
+  directory, _ = finished
+
+  def fail(*args, **kwargs):
+    raise AssertionError("done again")
+
+  before = (directory / "table.md").read_bytes()
+  monkeypatch.setattr(simulations, "run", fail)
+  monkeypatch.setattr(records, "measure", fail)
+  status, out, err = run(*SMALL, f"--output_dir={directory}")
+  assert (status, err) == (0, "")
+  assert "cells done already: 24" in out
+  assert (directory / "table.md").read_bytes() == before
+
+
+@pytest.mark.usefixtures("_without_figures")
+def test_missing_networks_are_trained_again(finished, tmp_path):
+  directory = shutil.copytree(finished[0], tmp_path / "copy")
+  before = measured(directory)
+  for path in (directory / "networks").glob("*vanilla*"):
+    path.unlink()
+  status, out, err = run(*SMALL, f"--output_dir={directory}")
+  assert (status, err) == (0, "")
+  assert out.count(" simulations, ") == 1
+  # The same to the bit, so that nothing has to be measured again.
+  assert measured(directory) == before
+
+
+def test_networks_of_a_folder(finished, tmp_path, monkeypatch):
+  """Of each method the strength of best validation accuracy."""
+  directory, _ = finished
+  monkeypatch.setattr(simulations, "run", None)
+  status, out, err = run(
+    "--methods=l1,vanilla,bean1",
+    "--epsilons=0.1",
+    f"--checkpoint_dir={directory / 'networks'}",
+    f"--output_dir={tmp_path}",
+  )
+  assert (status, err) == (0, "")
+  assert "## digits-lenet5-2shot" in out
+  found = measured(tmp_path)
+  assert len(found) == 2
+  assert all(record["config"]["epoch"] == "best" for record in found.values())
+  assert (tmp_path / "weights_digits-lenet5-2shot.png").exists()
+
+
+def test_the_weights_that_are_looked_at():
+  """Of a network whose numbers are known."""
+  params = {
+    "fc1": {"kernel": np.random.default_rng(0).lognormal(-3, 0.5, (784, 6))},
+    "fc2": {"kernel": np.repeat([[1.0], [-1.0]] * 3, 10, axis=1)},
+  }
+  params["fc1"]["kernel"][0] = 0
+  found = records.weights_of(tiny.NETWORK, params)
+  likelihoods = {
+    name: found[f"{name}_likelihood"]
+    for name in ("lognormal", "stretched", "compressed")
+  }
+  assert max(likelihoods, key=likelihoods.get) == "lognormal"
+  np.testing.assert_allclose(found["below"], 1 / 784)
+  assert found["histogram"].sum() == 783 * 6
+  assert (found["dale"], found["agreement"]) == (1.0, 1.0)
+  assert found["dale_chance"] < 0.01
+
+
+@pytest.mark.parametrize(
+  "flag,message",
+  (
+    ("--methods=hebb", "--methods: expected different ones of vanilla"),
+    ("--epsilons=0.1,1.5", "--epsilons: expected numbers from 0 to 1, got 1.5"),
+    ("--epsilons=nan", "--epsilons: expected a number from 0"),
+    ("--epsilons=-0.1", "--epsilons: expected a number from 0"),
+    ("--epsilons=some", "--epsilons: expected different numbers of type float"),
+    ("--protocols=best", "--protocols: expected different ones of paper"),
+    ("--attacked=-1", "--attacked: expected a number from 0"),
+    ("--evaluated_shots=3", "--evaluated_shots: expected some of --shots, got"),
+    ("--selection_seeds=2-9", "expected none of --seeds, got 2 in both"),
+    ("--epochs=4,4,4", "--epochs: expected one number or 2"),
+    ("--validate_every=3", "--validate_every: expected a divisor of all"),
+    ("--checkpoint_dir=/nowhere", "/nowhere is no folder"),
+  ),
+)
+def test_wrong_flags(flag, message, tmp_path):
+  directory = tmp_path / "new"
+  assert message in refused(flag, f"--output_dir={directory}")
+  assert not directory.exists()

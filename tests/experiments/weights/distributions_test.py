@@ -1,0 +1,135 @@
+"""Tests of experiments.weights.distributions."""
+
+import doctest
+
+import numpy as np
+import pytest
+from scipy import integrate, optimize, stats
+
+from experiments.weights import distributions
+
+SIZE = 6000
+TRUTH = {
+  "lognormal": stats.lognorm(0.8, scale=0.05),
+  "stretched": stats.weibull_min(0.6, scale=0.05),
+  "compressed": stats.weibull_min(2.5, scale=0.3),
+}
+
+
+def draw(name, seed=0):
+  """Strengths of a distribution, the largest of which is 1, with signs."""
+  generator = np.random.default_rng(seed)
+  weights = TRUTH[name].rvs(SIZE, random_state=generator)
+  return weights * generator.choice([-1.0, 1.0], SIZE)
+
+
+def truncated(name, threshold):
+  """The float64 oracle: -log likelihood a strength, by scipy.stats."""
+  law = stats.lognorm if name == "lognormal" else stats.weibull_min
+
+  def loss(parameters, strengths):
+    shape, scale = np.exp(parameters)
+    frozen = law(shape, scale=scale)
+    return frozen.logsf(threshold) - np.mean(frozen.logpdf(strengths))
+
+  return loss
+
+
+@pytest.mark.parametrize("name", TRUTH)
+@pytest.mark.parametrize("seed", (0, 1))
+def test_samples_are_told_right(name, seed):
+  fits = distributions.fit(draw(name, seed))
+  assert max(fits, key=lambda other: fits[other].log_likelihood) == name
+  # The critical distance of 6,000 samples at a level of 1 % is 0.021.
+  assert fits[name].distance < 0.021
+  assert all(
+    fits[other].distance > 2 * fits[name].distance
+    for other in TRUTH
+    if other != name
+  )
+
+
+@pytest.mark.parametrize("name", TRUTH)
+@pytest.mark.parametrize("threshold", (0.0, 0.005, 0.02))
+def test_parameters_are_those_of_the_truth(name, threshold):
+  """Whatever the threshold hides."""
+  weights = draw(name)
+  fit = distributions.fit(weights, threshold=threshold)[name]
+  shape, scale = TRUTH[name].args[0], TRUTH[name].kwds["scale"]
+  np.testing.assert_allclose(fit.shape, shape, rtol=0.08)
+  np.testing.assert_allclose(
+    fit.scale * np.abs(weights).max(), scale, rtol=0.15
+  )
+
+
+@pytest.mark.parametrize("name", TRUTH)
+@pytest.mark.parametrize("threshold", (0.0, 0.01))
+def test_likelihood_is_the_greatest(name, threshold):
+  weights = draw(name)
+  strengths = distributions.synapses(weights, threshold=threshold)
+  fit = distributions.fit(weights, threshold=threshold)[name]
+  loss = truncated(name, threshold)
+  start = np.log([fit.shape, fit.scale])
+  np.testing.assert_allclose(
+    -loss(start, strengths), fit.log_likelihood, rtol=1e-12
+  )
+  found = optimize.minimize(loss, start, (strengths,), method="Nelder-Mead")
+  assert fit.log_likelihood >= -found.fun - 1e-7
+
+
+def test_without_a_threshold_fits_are_those_of_scipy():
+  weights = draw("compressed")
+  strengths = distributions.synapses(weights, threshold=0.0)
+  fits = distributions.fit(weights, threshold=0.0)
+  for name, law in (
+    ("lognormal", stats.lognorm),
+    ("compressed", stats.weibull_min),
+  ):
+    shape, _, scale = law.fit(strengths, floc=0)
+    np.testing.assert_allclose(
+      [fits[name].shape, fits[name].scale], [shape, scale], rtol=1e-4
+    )
+    np.testing.assert_allclose(
+      fits[name].distance,
+      stats.kstest(strengths, law(shape, scale=scale).cdf).statistic,
+      atol=1e-4,
+    )
+
+
+def test_the_other_exponential_ends_at_the_plain_one():
+  fits = distributions.fit(draw("compressed"))
+  np.testing.assert_allclose(fits["stretched"].shape, 1.0)
+  fits = distributions.fit(draw("stretched"))
+  np.testing.assert_allclose(fits["compressed"].shape, 1.0)
+
+
+@pytest.mark.parametrize("name", TRUTH)
+def test_density_beyond_the_threshold_integrates_to_one(name):
+  def density(x):
+    return np.exp(distributions.log_density(name, x, 0.7, 0.1, 0.02))
+
+  area, _ = integrate.quad(density, 0.02, np.inf, limit=200)
+  np.testing.assert_allclose(area, 1.0, rtol=1e-6)
+
+
+def test_scale_and_sign_change_nothing():
+  weights = draw("lognormal")
+  first = distributions.fit(weights)
+  second = distributions.fit(-7.0 * weights.reshape(60, -1))
+  for name in distributions.NAMES:
+    np.testing.assert_allclose(first[name], second[name], rtol=1e-6)
+
+
+def test_strengths():
+  found = distributions.synapses([[0.0, -2.0], [0.01, 0.02]], threshold=0.005)
+  np.testing.assert_array_equal(found, [0.01, 1.0])  # 0.005 is at it.
+
+
+@pytest.mark.parametrize("weights", ([], [0.0, 0.0], [0.3], [0.5, -0.5]))
+def test_no_distribution_without_different_strengths(weights):
+  for fit in distributions.fit(weights).values():
+    assert np.isnan(fit).all()
+
+
+def test_examples_of_docstrings():
+  assert doctest.testmod(distributions).failed == 0
