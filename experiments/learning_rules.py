@@ -286,7 +286,8 @@ def _make_stage(
   make = functools.partial(stages.make, base)
   place = Shots(shots), epochs
   return Stage(
-    make("selection", grids, *place, seeds=selection_seeds),
+    # A validation after the last epoch is all that the choice needs.
+    make("selection", grids, *place, seeds=selection_seeds, validate_every=0),
     dataclasses.replace(
       make("evaluation", grids, *place),
       checkpoint_dir=directory / "networks" if keep else None,
