@@ -19,9 +19,9 @@ units that are active, a > 0,
   b_i &\leftarrow b_i + \kappa (\rho - \langle y_i \rangle + \rho - \langle f
   \rangle).
 
-So a unit comes to the mean of the images for which it wins, each of norm 1, less
-the cost :math:`\lambda`: a synapse whose pixel is then darker than that is not
-kept. Biases make each unit win as often as any other, and all together as
+So a unit comes to the mean of the images for which it wins, each of norm 1,
+less the cost :math:`\lambda`: a synapse whose pixel is then darker than that is
+not kept. Biases make each unit win as often as any other, and all together as
 active as they win.
 
 The read-out S, its biases included, lowers the cross-entropy L by what random
@@ -41,9 +41,9 @@ each, as said in brackets:
 - Weights of both layers stay at 0 or above [they may have any sign].
 - The cost is subtracted, in units of a pixel, where a unit learns; it is the
   method's strength [0 is in its grid].
-- Biases follow winning and, together, activity, which is what the read-out sees.
-  Those that follow a unit's own activity alone leave most units without a win
-  [they stay 0].
+- Biases follow winning and, together, activity, which the read-out sees. Those
+  that follow a unit's own activity leave most units without a win [they stay
+  0].
 - Weight perturbation goes to both sides, with 32 draws in a step and
   :math:`\sigma` = 0.01, and Adam takes it [the gradient by backpropagation].
 - Rates are :math:`\eta` = 0.1 and :math:`\kappa` = 1; all parts learn at once,
@@ -143,9 +143,9 @@ def hebbian_change(
     The mean of y ((v - lambda) / max(|v|, 1) - W) [n, units].
 
   Example:
-    >>> image, wins = jnp.array([[2.0, 0.0]]), jnp.array([[1.0, 0.0]])
+    >>> image, wins = jnp.array([[2.0, 0.0]]), jnp.array([[1.0, 1.0]])
     >>> hebbian_change(jnp.zeros((2, 2)), image, wins, cost=1.0).tolist()
-    [[0.5, 0.0], [-0.5, 0.0]]
+    [[0.5, 0.5], [-0.5, -0.5]]
   """
   kernel, inputs, wins = map(jnp.asarray, (kernel, inputs, wins))
   real = jnp.ones(len(inputs)) if where is None else jnp.asarray(where)
@@ -249,9 +249,9 @@ def make_learner(
 
     readout = _readout(params)
     if settings.size:
-      loss, grads = (
-        loss_fn(readout),
-        perturbation_gradient(loss_fn, readout, batch.key, size=settings.size),
+      loss = loss_fn(readout)
+      grads = perturbation_gradient(
+        loss_fn, readout, batch.key, size=settings.size
       )
     else:
       loss, grads = jax.value_and_grad(loss_fn)(readout)

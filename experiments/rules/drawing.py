@@ -191,9 +191,9 @@ def weight_histograms(
 def receptive_fields(
   path: pathlib.Path, fields: Mapping[str, np.ndarray], *, title: str
 ) -> None:
-  """Draws incoming weights of the units that have the largest ones.
+  """Draws incoming weights of units of all norms, the largest first.
 
-  Each row has one scale: white is 0, red positive, blue negative.
+  Each picture has a scale of its own: white is 0, red positive, blue negative.
 
   Args:
     path: File to write.
@@ -210,11 +210,12 @@ def receptive_fields(
   grid = drawing.subplots(len(fields), units, squeeze=False)
   for row, (method, weights) in zip(grid, fields.items(), strict=True):
     norms = np.linalg.norm(weights.reshape(len(weights), -1), axis=1)
-    picked = np.argsort(-norms, kind="stable")[:units]
-    limit = max(float(np.abs(weights[picked]).max()), 1e-30)
+    ranks = np.linspace(0, len(weights) - 1, min(units, len(weights)))
+    picked = np.argsort(-norms, kind="stable")[ranks.round().astype(int)]
     for plot in row:
       plot.set_axis_off()
     for plot, unit in zip(row, picked, strict=False):
+      limit = max(float(np.abs(weights[unit]).max()), 1e-30)
       plot.imshow(weights[unit], cmap="RdBu_r", vmin=-limit, vmax=limit)
     row[0].text(
       -0.15,
@@ -253,7 +254,7 @@ def _finish(
     title=note or None,
     title_fontsize=9,
     loc="outside lower center",
-    ncols=4,
+    ncols=3,
     fontsize=9,
     frameon=False,
     handlelength=3.5,

@@ -39,6 +39,8 @@ def test_dense_layers_whose_inputs_are_units():
     "lenet5": ("fc1", "fc2", "fc3"),
     "mlp300_100": ("fc2", "fc3"),
     "mlp500": ("fc2",),
+    "competing100": ("readout",),
+    "competing2000": ("readout",),
     "resnet18": ("head",),
     "resnet18_16": ("head",),
   }

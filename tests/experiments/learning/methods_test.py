@@ -392,6 +392,7 @@ def test_penalty_and_gradient_are_those_of_the_definition(name, masked, params):
 def test_every_penalty_has_a_definition():
   losses = {"vanilla", "vanilla10", "dropout", "nonnegative"}
   losses |= {"pc_fixed", "pc_strict"}
+  losses |= {name for name, m in methods.METHODS.items() if m.network}
   assert set(DEFINITIONS) | losses == set(methods.OF_ANY_SIZE)
 
 
@@ -782,10 +783,10 @@ def test_cost_is_that_of_the_steps(batch_size, steps, size):
   planned = Schedule(2, batch_size)
   for name, method in methods.METHODS.items():
     cost = methods.cost(name, planned, methods.Options(), 10)
-    if name in methods.OF_ANY_SIZE:
+    if method.cost is None:
       assert cost == steps * (3 * size + method.step_cost)
     else:
-      assert cost == method.cost(methods.Options(), 10) > 1e6
+      assert cost == method.cost(methods.Options(), 10) > 1e4
 
 
 def test_titles_are_different():
@@ -796,10 +797,18 @@ def test_titles_are_different():
 @every_method
 def test_method_trains_a_population(name):
   options = methods.Options(
-    first_pseudo=100, last_pseudo=100, pseudo_periods=2, pseudo_epochs=1
+    first_pseudo=100,
+    last_pseudo=100,
+    pseudo_periods=2,
+    pseudo_epochs=1,
+    competing_epochs=1,
+    readout_epochs=1,
   )
   schedule = methods.schedule(name, Schedule(1, batch_size=4), options)
-  learner = methods.learner(name, tiny.NETWORK, SHOTS, schedule, options)
+  network, layer = tiny.NETWORK, "fc2"
+  if (own := methods.METHODS[name].network) and own.startswith("competing"):
+    network, layer = networks.make(networks.Spec(own)), "readout"
+  learner = methods.learner(name, network, SHOTS, schedule, options)
   grid = methods.METHODS[name].grid
   weak, strong = grid[0], grid[-1]
   seeds = (0, 1, 0)
@@ -827,14 +836,14 @@ def test_method_trains_a_population(name):
   for values in report.metrics.values():
     assert values.shape == (2, 3)
     assert np.all(np.isfinite(values))
-  kernels = variables.params["fc2"]["kernel"]
-  for member, old in enumerate(before.params["fc2"]["kernel"]):
+  kernels = variables.params[layer]["kernel"]
+  for member, old in enumerate(before.params[layer]["kernel"]):
     assert not np.array_equal(kernels[member], old)
   # Whatever it does in training, the network itself is evaluated.
   images = DIGITS.validation.images
   np.testing.assert_array_equal(
     learner.predict(variables, images, keys, hparams, 1),
-    tiny.NETWORK.predict(variables, images),
+    network.predict(variables, images),
   )
   # The strength is a member's own.
   assert np.array_equal(kernels[0], kernels[2]) == (weak == strong)

@@ -62,6 +62,8 @@ UNUSUAL = methods.Options(
   last_pseudo=20,
   pseudo_periods=2,
   pseudo_epochs=30,
+  competing_epochs=60,
+  readout_epochs=90,
 )
 BEAN_FIELDS = {"gamma": 1.0, "distance": "squared", "alpha_units": "code"}
 
@@ -100,6 +102,9 @@ def test_unusual_choices_of_the_method_are_named(name):
     # It has a pace of its own.
     assert usual["optimizer"] == "nadam"
     expected |= {"epochs": 60, "validate_every": 30}
+  if method.options == methods.COMPETING_OPTIONS:
+    assert (usual["epochs"], usual["validate_every"]) == (500, 20)
+    expected |= {"epochs": 150, "validate_every": 10}
   assert fields(cell, options=UNUSUAL) == {**usual, **expected}
 
 
@@ -119,6 +124,19 @@ def test_validations_and_network_are_named_where_unusual():
     "model": "resnet18",
     "bfloat16": True,
   }
+
+
+def test_a_network_of_its_own():
+  cell = Cell(Whole(), "competing100", 0.4, 6)
+  for spec in (
+    networks.Spec(),
+    networks.Spec("resnet18", bfloat16=True),
+    networks.Spec(initializer="lecun_normal"),
+  ):
+    own = fields(cell, network=spec)
+    assert own["model"] == "competing100"
+    assert not {"bfloat16", "initializer"} & {n for n, v in own.items() if v}
+  assert (own["delta"], own["competing_epochs"]) == (0.4, 200)
 
 
 def test_everything_that_numbers_depend_on_tells_cells_apart():
