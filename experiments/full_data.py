@@ -167,6 +167,13 @@ def parse_config() -> cells.Config:
   output_dir = pathlib.Path(FLAGS.output_dir)
   folder = FLAGS.checkpoint_dir
   names = parsing.names("methods", FLAGS.methods, methods.OF_ANY_SIZE)
+  for name in names:
+    model = methods.METHODS[name].network or _MODEL.value
+    if methods.METHODS[name].nonnegative and model in networks.STANDARDIZED:
+      raise parsing.ConfigError(
+        f"--model={model}: {name} needs pixels of 0 or above, and this network "
+        "standardizes them; choose another model or method"
+      )
   batch_size = parsing.number("batch_size", _BATCH_SIZE.value, low=0)
   num_shards = 1
   if _DATA_PARALLEL.value:

@@ -275,6 +275,8 @@ _MAKERS: dict[str, Callable[[Spec, tuple, str | None], Network]] = {
 NAMES = tuple(_MAKERS)
 # Those that take the small gray images of the few-shot experiments.
 GRAY = ("lenet5", "mlp300_100", "mlp500")
+# Those that standardize pixels, so that some are negative.
+STANDARDIZED = ("resnet18",)
 
 
 @functools.cache

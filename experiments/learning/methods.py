@@ -58,6 +58,8 @@ class Method(NamedTuple):
     network: Name of the network that it trains, with its usual initial
       parameters, whatever that of a run; None for a method that takes the
       run's.
+    nonnegative: Whether its weights stay at 0 or above, so that inputs must not
+      be negative.
     shots_alone: Whether it learns from few shots alone.
     cost: Maps (options, number of samples) to the work of a whole training of
       its own pace, without validation.
@@ -77,6 +79,7 @@ class Method(NamedTuple):
   optimizer: str = "adam"
   pace: Callable[[Options], Schedule] | None = None
   network: str | None = None
+  nonnegative: bool = False
   shots_alone: bool = False
   cost: Callable[[Options, int], int] | None = None
   in_table1: bool = True
@@ -290,6 +293,7 @@ def _competing(
     whole_batch=True,
     pace=lambda options: competing_units.schedule(chosen(options)),
     network=f"competing{num_units}",
+    nonnegative=settings.nonnegative,
     cost=lambda options, num_samples: competing_units.cost(
       chosen(options), num_samples
     ),
@@ -313,6 +317,7 @@ def _hebbian(title: str, settings: hebbian.Settings) -> Method:
     whole_batch=True,
     pace=lambda options: hebbian.SCHEDULE,
     network="mlp500",
+    nonnegative=settings.nonnegative,
     in_table1=False,
   )
 
@@ -429,7 +434,13 @@ METHODS = {
     ),
   ),
   "nonnegative": Method(
-    "Non-negative", None, (0.0,), (), _nonnegative(), in_table1=False
+    "Non-negative",
+    None,
+    (0.0,),
+    (),
+    _nonnegative(),
+    nonnegative=True,
+    in_table1=False,
   ),
   "nonnegative_bean1": Method(
     "Non-negative, BEAN-1",
@@ -439,6 +450,7 @@ METHODS = {
     _nonnegative(penalties.bean(1)),
     step_cost=8,
     baseline="nonnegative",
+    nonnegative=True,
     in_table1=False,
   ),
   "nonnegative_bean2": Method(
@@ -449,6 +461,7 @@ METHODS = {
     _nonnegative(penalties.bean(2)),
     step_cost=40,
     baseline="nonnegative",
+    nonnegative=True,
     in_table1=False,
   ),
   "pc_fixed": _predictive_coding(

@@ -161,6 +161,24 @@ class TestRefused:
     assert message in line
     assert not folder.exists()
 
+  @pytest.mark.parametrize("method", ("nonnegative", "nonnegative_bean1"))
+  def test_negative_pixels_of_a_non_negative_rule(self, method, tmp_path):
+    folder = tmp_path / "new"
+    line = refused(
+      "--model=resnet18", f"--methods={method}", f"--output_dir={folder}"
+    )
+    assert line.startswith(f"error: --model=resnet18: {method} needs pixels")
+    assert not folder.exists()
+
+  @pytest.mark.parametrize("flag", ("competing_epochs", "readout_epochs"))
+  def test_epochs_of_competing_units(self, flag, tmp_path):
+    folder = tmp_path / "new"
+    line = refused(
+      "--methods=competing100", f"--{flag}=0", f"--output_dir={folder}"
+    )
+    assert line.startswith(f"error: --{flag}: ")
+    assert not folder.exists()
+
   # absl itself refuses these, with exit status 1.
   @pytest.mark.parametrize(
     "flag",

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from experiments import datasets
-from experiments.architectures import networks
+from experiments.architectures import models, networks
 from experiments.learning import methods
 from experiments.learning.learner import Hparams, Samples
 from experiments.learning.streams import Shots, Whole
@@ -568,6 +568,33 @@ class TestImitation:
       )
     alone = run(tmp_path, "few_shot", IMITATIONS[:1], options=IMITATION)
     assert_same(alone, {IMITATIONS[0]: imitations[IMITATIONS[0]]})
+
+
+@pytest.mark.parametrize("method", ("competing100", "hebbian"))
+def test_rules_that_are_no_descent_go_on_to_the_bit(
+  method, tmp_path, monkeypatch
+):
+  small = tiny.NETWORK
+  if method == "competing100":
+    small = networks.from_linen(
+      models.CompetingUnits(12), (28, 28, 1), ("readout",), has_stats=True
+    )
+  monkeypatch.setattr(networks, "make", lambda *_, **__: small)
+  options = methods.Options(competing_epochs=20, readout_epochs=100)
+  planned = make_cells("few_shot", 0.3, method=method)
+  whole = run(tmp_path / "whole", "few_shot", planned, options=options)
+  with pytest.raises(Killed):
+    run(
+      tmp_path / "killed",
+      "few_shot",
+      planned,
+      options=options,
+      tick=kill_at(3),
+    )
+  resumed = run(tmp_path / "killed", "few_shot", planned, options=options)
+  assert_same(resumed, whole)
+  (outcome,) = whole.values()
+  np.testing.assert_array_equal(outcome.metrics["failed_step"], -1)
 
 
 class TestStore:
