@@ -193,8 +193,7 @@ def make_epoch(
   """
 
   def step(weights: jax.Array, batch: jax.Array) -> tuple[jax.Array, None]:
-    change = competing_units.compete(weights, batch, **RULE)
-    return weights + RATE * change, None
+    return competing_units.compete(weights, batch, RATE, **RULE), None
 
   def epoch(weights: jax.Array, batches: jax.Array) -> jax.Array:
     return jax.vmap(lambda one: jax.lax.scan(step, one, batches)[0])(weights)
