@@ -33,7 +33,8 @@ What was chosen here:
 
 - Features are divided by the largest that the training images have,
   :math:`\lambda`, so that beta has a meaning for any n: else the first step of
-  Adam saturates tanh. beta is 10.
+  Adam saturates tanh. beta is 1,000 over the number of units, of which a step
+  of Adam moves z by the sum.
 - The read-out begins at 0 and is trained by Adam at a constant rate, in batches
   as large as those of the first part.
 - An epoch's last batch may be smaller; the notebook leaves it out.

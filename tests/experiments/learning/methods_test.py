@@ -742,8 +742,10 @@ def test_method_is_complete(name):
     assert method.hparam not in methods.Options._fields
     assert len(method.grid) > 1
     assert list(method.grid) == sorted(set(method.grid))
-    # Pseudo examples that stand still are a kind of imitation networks.
-    assert min(method.grid) > 0 or name == "imitation"
+    # Pseudo examples that stand still are a kind of imitation networks, units
+    # that no other moves away and synapses without a cost are rules too.
+    assert min(method.grid) > 0 or name == "imitation" or method.network
+    assert min(method.grid) >= 0
     assert max(method.grid) < method.limit
     hparams = {method.hparam: method.grid[0]}
   # Both may be part of a file's name.
