@@ -224,7 +224,8 @@ def _competing(
   def make(spec: Spec, image_shape: tuple, axis_name: str | None) -> Network:
     del axis_name
     _refuse_bfloat16(spec)
-    module = models.CompetingUnits(num_units)
+    # A step of Adam moves z by a sum over the units.
+    module = models.CompetingUnits(num_units, gain=1000 / num_units)
     return from_linen(module, image_shape, ("readout",), has_stats=True)
 
   return make

@@ -33,14 +33,14 @@ What was chosen here:
 
 - Features are divided by the largest that the training images have,
   :math:`\lambda`, so that beta has a meaning for any n: else the first step of
-  Adam saturates tanh. beta is 10.
+  Adam saturates tanh. beta is 1,000 over the number of units, of which a step
+  of Adam moves z by the sum.
 - The read-out begins at 0 and is trained by Adam at a constant rate, in batches
   as large as those of the first part.
 - An epoch's last batch may be smaller; the notebook leaves it out.
 - An epoch of competition passes over few images so often that it has at least
-  10 steps, each of all images if they are fewer than a batch. With one step
-  for an epoch all weights stay nearly what they were. Smaller ones at the
-  beginning are no help: the first unit that wins then wins always.
+  10 steps, each of all images if they are fewer than a batch: with one step for
+  an epoch the weights do not come near norm 1.
 - Non-negative units begin with the entries below 0 put to 0, and are projected
   in the same way after every step. The read-out is free.
 
@@ -158,8 +158,8 @@ def compete(
 def _place(ranked: jax.Array, place: int) -> jax.Array:
   """Returns a column of what `top_k` gave.
 
-  Of a slice of that XLA makes a sort of everything, which takes ten times as
-  long as the rest of a step.
+  Of a slice of that XLA for CPUs makes a sort of everything, which takes
+  several times as long as the rest of a step.
   """
   chosen = jnp.arange(ranked.shape[1]) == place
   return jnp.sum(jnp.where(chosen, ranked, 0), axis=1)

@@ -41,9 +41,8 @@ each, as said in brackets:
 - Weights of both layers stay at 0 or above [they may have any sign].
 - The cost is subtracted, in units of a pixel, where a unit learns; it is the
   method's strength [0 is in its grid].
-- Biases follow winning and, together, activity, which the read-out sees. Those
-  that follow a unit's own activity leave most units without a win [they stay
-  0].
+- Biases follow winning and, together, activity, which the read-out sees [they
+  stay 0].
 - Weight perturbation goes to both sides, with 32 draws in a step and
   :math:`\sigma` = 0.01, and Adam takes it [the gradient by backpropagation].
 - Rates are :math:`\eta` = 0.1 and :math:`\kappa` = 1; all parts learn at once,

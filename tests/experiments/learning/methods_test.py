@@ -454,21 +454,28 @@ def test_only_the_listed_options_matter(name, params):
     last_pseudo=20_000,
     pseudo_periods=2,
     pseudo_epochs=3,
+    competing_epochs=7,
+    readout_epochs=11,
   )
   usual = methods.Options()
+  network, variables, samples = NETWORK, Variables(params, {}), SAMPLES
+  if own := methods.METHODS[name].network:
+    network = networks.make(networks.Spec(own))
+    variables = network.init(jax.random.key(0))
+    samples = Samples(jnp.zeros((5, 28, 28, 1), jnp.uint8), SAMPLES.labels)
   assert all(a != b for a, b in zip(unusual, usual, strict=True))
-  stacked = jax.tree.map(lambda leaf: leaf[None], Variables(params, {}))
+  stacked = jax.tree.map(lambda leaf: leaf[None], variables)
 
   def traced(options):
     """All that training and evaluation compute, as a text."""
     schedule = methods.schedule(name, Schedule(1, 2), options)
-    learner = methods.learner(name, NETWORK, SHOTS, schedule, options)
+    learner = methods.learner(name, network, SHOTS, schedule, options)
 
     def everything(key, hparams):
-      state = learner.init(key, hparams, SAMPLES)
-      lap = learner.lap(state, jnp.int32(0), key, hparams, SAMPLES)
+      state = learner.init(key, hparams, samples)
+      lap = learner.lap(state, jnp.int32(0), key, hparams, samples)
       many = jax.tree.map(lambda leaf: leaf[None], (key, hparams))
-      return lap, learner.predict(stacked, IMAGES, *many, 1)
+      return lap, learner.predict(stacked, samples.inputs, *many, 1)
 
     hparams = Hparams(jnp.float32(5e-4), jnp.float32(0.5))
     closed = jax.make_jaxpr(everything)(jax.random.key(0), hparams)
@@ -742,8 +749,10 @@ def test_method_is_complete(name):
     assert method.hparam not in methods.Options._fields
     assert len(method.grid) > 1
     assert list(method.grid) == sorted(set(method.grid))
-    # Pseudo examples that stand still are a kind of imitation networks.
-    assert min(method.grid) > 0 or name == "imitation"
+    # Pseudo examples that stand still are a kind of imitation networks, units
+    # that no other moves away and synapses without a cost are rules too.
+    assert min(method.grid) > 0 or name == "imitation" or method.network
+    assert min(method.grid) >= 0
     assert max(method.grid) < method.limit
     hparams = {method.hparam: method.grid[0]}
   # Both may be part of a file's name.
