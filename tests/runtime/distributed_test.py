@@ -10,6 +10,7 @@ import pytest
 from experiments import few_shot, full_data, study, table1
 from experiments.command import distributed, parsing
 from experiments.machine import interruption, processes as machine_processes
+from tests.experiments import in_process
 from tests.runtime import processes
 
 # 3 cells in 12 chunks of one member on each of two devices.
@@ -194,12 +195,12 @@ class TestNumbers:
     assert "| BEAN-1" in out
     # One process speaks for all.
     assert others == [(0, "", "")] * (num_processes - 1)
-    assert processes.numbers(tmp_path) == processes.numbers(expected)
+    assert in_process.numbers(tmp_path) == in_process.numbers(expected)
     names = sorted(path.name for path in expected.iterdir())
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
   def test_other_widths_give_the_same_but_for_rounding(self, whole, tmp_path):
-    expected = processes.numbers(whole("few_shot", FEW_SHOT))
+    expected = in_process.numbers(whole("few_shot", FEW_SHOT))
     process = processes.start(
       "few_shot",
       *FEW_SHOT,
@@ -207,7 +208,7 @@ class TestNumbers:
       f"--output_dir={tmp_path}",
     )
     assert processes.finish([process])[0][0] == 0
-    for name, (_, _, metrics) in processes.numbers(tmp_path).items():
+    for name, (_, _, metrics) in in_process.numbers(tmp_path).items():
       for key in ("train_loss_curve", "validation_accuracy_curve"):
         # One image that is as good as undecided.
         atol = 1.01 / 50 if "accuracy" in key else 1e-3
@@ -226,7 +227,7 @@ class TestNumbers:
   def test_full_data(self, whole, tmp_path):
     expected = whole("full_data", FULL_DATA)
     assert "| BEAN-1" in self.run_two("full_data", FULL_DATA, tmp_path)
-    assert processes.numbers(tmp_path) == processes.numbers(expected)
+    assert in_process.numbers(tmp_path) == in_process.numbers(expected)
     assert len(list((tmp_path / "checkpoints").iterdir())) == 8
 
   @pytest.mark.parametrize(
@@ -243,7 +244,7 @@ class TestNumbers:
     assert table in out
     assert (tmp_path / "table.md").read_text() == table
     for folder in folders:
-      assert processes.numbers(tmp_path / folder) == processes.numbers(
+      assert in_process.numbers(tmp_path / folder) == in_process.numbers(
         expected / folder
       )
 
@@ -257,7 +258,7 @@ class TestFaults:
     process = processes.start(name, *args, f"--output_dir={folder}")
     ((status, _, err),) = processes.finish([process])
     assert (status, err) == (0, "")
-    assert processes.numbers(folder) == processes.numbers(expected)
+    assert in_process.numbers(folder) == in_process.numbers(expected)
     assert not (folder / "partial").exists()
 
   @pytest.mark.parametrize("number", (1, 2))

@@ -7,8 +7,6 @@ import subprocess
 import sys
 import time
 
-from experiments.records import results
-
 ROOT = pathlib.Path(__file__).parents[2]
 
 _PROGRAM = """
@@ -94,11 +92,3 @@ def wait_for(folder, pattern, processes, *, number=1, seconds=300):
     for process in processes:
       assert process.poll() is None, process.communicate()
     time.sleep(0.01)
-
-
-def numbers(folder):
-  """All that the records of a run say, but for what differs by run."""
-  return {
-    name: (record["config"], record["seeds"], record["metrics"])
-    for name, record in results.load_all(folder).items()
-  }

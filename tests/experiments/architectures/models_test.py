@@ -1,7 +1,5 @@
 """Tests of experiments.architectures.models, and of networks made of them."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -254,7 +252,3 @@ def test_every_leaf_and_every_member_has_its_own_stream(name, population):
   )
   # No number twice, but by chance: nor others in another order or sign.
   assert len(np.unique(np.abs(firsts).round(5))) > 0.99 * firsts.size
-
-
-def test_examples_of_docstrings():
-  assert doctest.testmod(models).failed == 0

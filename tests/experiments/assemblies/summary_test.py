@@ -1,11 +1,9 @@
 """Tests of experiments.assemblies.summary."""
 
-import doctest
-
 import numpy as np
 import pytest
 
-from experiments.assemblies import ablation, measures, summary
+from experiments.assemblies import measures, summary
 from tests.experiments.assemblies import planted
 
 SETTINGS = measures.Settings(max_clusters=5, restarts=1, controls=2)
@@ -162,10 +160,3 @@ def test_undefined_numbers(records, metrics):
 )
 def test_interval(values, digits, expected):
   assert summary.interval(np.array(values), digits) == expected
-
-
-@pytest.mark.parametrize("module", (ablation, measures, summary))
-def test_examples(module):
-  outcome = doctest.testmod(module)
-  assert outcome.failed == 0
-  assert outcome.attempted > 0

@@ -1,6 +1,5 @@
 """Tests of experiments.command.parsing; few_shot_test has flags that use it."""
 
-import doctest
 import math
 
 import pytest
@@ -175,7 +174,3 @@ class TestSeeds:
   def test_a_range_of_none_in_a_list(self):
     message = refused(parsing.seeds, "flag", "3-2,1")
     assert "expected 1 to 10000" in message
-
-
-def test_examples_of_docstrings():
-  assert doctest.testmod(parsing).failed == 0

@@ -1,7 +1,6 @@
 """Tests of experiments.machine.progress."""
 
 import contextlib
-import doctest
 
 import numpy as np
 import pytest
@@ -97,7 +96,3 @@ def test_the_cursor_is_shown_again_after_an_interrupt(terminal, capsys):
     raise KeyboardInterrupt
   out = capsys.readouterr().out
   assert out.rfind("\x1b[?25h") > out.rfind("\x1b[?25l") >= 0
-
-
-def test_examples_of_docstrings():
-  assert doctest.testmod(progress).failed == 0

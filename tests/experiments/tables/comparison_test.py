@@ -57,7 +57,7 @@ def make_grid(name, accuracies, **fields):
   ]
 
 
-def test_strict_strength_is_best_over_all_shots():
+def test_strict_strength_is_best_over_all_shots_with_the_whole_grid():
   # The best value at 1 shot (the first) is not that of the mean (the third).
   selection = [
     *make_grid("bean1", (0.6, 0.1, 0.5, 0.1, 0.1), shots=1),
@@ -66,19 +66,13 @@ def test_strict_strength_is_best_over_all_shots():
   ]
   strengths = comparison.strict_strengths(selection)
   assert strengths == {"bean1": 10.0, "vanilla": None}
-
-
-def test_strict_strength_uses_shots_with_the_whole_grid_only():
   whole = make_grid("bean1", (0.1, 0.2, 0.3, 0.4, 0.1), shots=1)
   part = make_grid("bean1", (0.9, 0.1, 0.1, 0.1, 0.1), shots=5)[:4]
   assert comparison.strict_strengths(whole + part) == {"bean1": 30.0}
   assert comparison.strict_strengths(part) == {}
-
-
-def test_values_of_which_all_failed_are_not_chosen():
-  selection = make_grid("bean1", (0.1, 0.2, 0.1, 0.1, 0.1))
-  selection[3]["metrics"]["validation_accuracy_last"] = [None] * len(SEEDS)
-  assert comparison.strict_strengths(selection) == {"bean1": 1.0}
+  # Nor are values chosen of which all failed.
+  whole[3]["metrics"]["validation_accuracy_last"] = [None] * len(SEEDS)
+  assert comparison.strict_strengths(whole) == {"bean1": 10.0}
 
 
 @pytest.fixture
@@ -262,13 +256,6 @@ def test_gain_of_large_batches_is_over_vanilla_with_the_same():
   assert decov[5] == f"+20.00 [+20.00, +20.00] {title}"
   alone = comparison.Records([], [], [chosen[0], chosen[2]])
   assert comparison.entries("paper", alone)["decov", 1].difference is None
-
-
-def test_every_method_is_compared_with_its_baseline():
-  for method in methods.METHODS.values():
-    baseline = methods.METHODS[method.baseline]
-    assert baseline.hparam is None
-    assert method.hparam is None or method.batch == baseline.batch
 
 
 def test_bean_is_compared_with_what_is_beyond_the_paper(tmp_path):
