@@ -58,43 +58,31 @@ class TestFlags:
   @pytest.mark.parametrize(
     "args,message",
     (
-      (("--num_processes=2",), "--coordinator_address: expected with --num_"),
+      ("num_processes=2", "--coordinator_address: expected with --num_"),
       (
-        ("--coordinator_address=a:1", "--process_id=0"),
+        "coordinator_address=a:1 process_id=0",
         "--num_processes: expected with --coordinator_address and --process_id",
       ),
       (
-        ("--coordinator_address=a:1", "--num_processes=2"),
+        "coordinator_address=a:1 num_processes=2",
         "--process_id: expected with --coordinator_address and --num_processes",
       ),
       *(
         (
-          (
-            f"--coordinator_address={address}",
-            "--num_processes=2",
-            "--process_id=0",
-          ),
+          f"coordinator_address={address} num_processes=2 process_id=0",
           "--coordinator_address: expected host:port, got ",
         )
-        for address in ("host", "host:", "host:x", ":1", "host:99999", "a b:1")
+        for address in ("host", "host:", "host:x", ":1", "host:99999", "a/b:1")
       ),
       (
-        (
-          "--coordinator_address=a:1",
-          "--num_processes=0",
-          "--process_id=0",
-        ),
+        "coordinator_address=a:1 num_processes=0 process_id=0",
         "--num_processes: expected",
       ),
       (
-        (
-          "--coordinator_address=a:1",
-          "--num_processes=2",
-          "--process_id=2",
-        ),
+        "coordinator_address=a:1 num_processes=2 process_id=2",
         "--process_id: expected",
       ),
-      (("--distributed",), "found no job of Slurm, "),
+      ("distributed", "found no job of Slurm, "),
     ),
   )
   def test_refused(self, args, message, monkeypatch):
@@ -106,7 +94,7 @@ class TestFlags:
     monkeypatch.setattr(distributed.jax.config, "update", lambda *_: None)
     values = flags.FlagValues()
     distributed.define_flags(values)
-    values(["script", *args])
+    values(["script", *(f"--{arg}" for arg in args.split())])
     with (
       pytest.raises(parsing.ConfigError, match=message) as caught,
       distributed.joined(values),
@@ -116,13 +104,8 @@ class TestFlags:
 
   @pytest.mark.parametrize("script", (few_shot, full_data, study, table1))
   def test_scripts_have_them(self, script):
-    for name in (
-      "coordinator_address",
-      "num_processes",
-      "process_id",
-      "distributed",
-    ):
-      assert name in script.FLAGS
+    flags_ = ("coordinator_address", "num_processes", "process_id")
+    assert {*flags_, "distributed"} <= set(script.FLAGS)
 
   def test_without_them_there_is_one_process(self):
     values = flags.FlagValues()
@@ -181,15 +164,9 @@ class TestNumbers:
   def test_few_shot(self, num_processes, num_cores, whole, tmp_path):
     expected = whole("few_shot", FEW_SHOT)
     args = (*FEW_SHOT, f"--output_dir={tmp_path}")
-    if num_processes == 1:
-      started = [processes.start("few_shot", *args, num_cores=num_cores)]
-    else:
-      started = processes.start_all(
-        "few_shot",
-        *args,
-        num_processes=num_processes,
-        num_cores=num_cores,
-      )
+    started = processes.start_all(
+      "few_shot", *args, num_processes=num_processes, num_cores=num_cores
+    )
     (status, out, err), *others = processes.finish(started)
     assert (status, err) == (0, "")
     assert "| BEAN-1" in out
@@ -273,14 +250,8 @@ class TestFaults:
   def test_sigterm_to_one_stops_all(
     self, number, name, args, pattern, whole, tmp_path
   ):
-    options = {"pause": 1.0}
-    directory = f"--output_dir={tmp_path}"
-    if number == 1:
-      started = [processes.start(name, *args, directory, **options)]
-    else:
-      started = processes.start_all(
-        name, *args, directory, num_processes=number, **options
-      )
+    args_ = (*args, f"--output_dir={tmp_path}")
+    started = processes.start_all(name, *args_, num_processes=number, pause=1.0)
     processes.wait_for(tmp_path, pattern, started)
     started[-1].send_signal(signal.SIGTERM)
     ends = processes.finish(started, seconds=60)
@@ -359,13 +330,8 @@ class TestFaults:
     while not (tmp_path / "table.md").exists():
       number = int(generator.integers(1, 4))
       args = (*FEW_SHOT, f"--output_dir={tmp_path}")
-      options = {"pause": 0.5}
-      started = (
-        [processes.start("few_shot", *args, **options)]
-        if number == 1
-        else processes.start_all(
-          "few_shot", *args, num_processes=number, **options
-        )
+      started = processes.start_all(
+        "few_shot", *args, num_processes=number, pause=0.5
       )
       victim = started[int(generator.integers(number))]
       kind = generator.choice([signal.SIGTERM, signal.SIGKILL, signal.SIGINT])

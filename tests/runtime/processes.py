@@ -52,7 +52,9 @@ def start(name, *args, num_cores=2, pause=0.0):
 
 
 def start_all(name, *args, num_processes, last=(), **options):
-  """Starts several processes of a run, the last with further arguments."""
+  """Starts the processes of a run, the last with further arguments."""
+  if num_processes == 1:
+    return [start(name, *args, *last, **options)]
   with socket.socket() as free:
     free.bind(("localhost", 0))
     port = free.getsockname()[1]
