@@ -180,6 +180,7 @@ class TestStart:
       ("--number=x", "number"),
       ("--numbers=1", "number"),
       ("--number", "number"),
+      ("--nodeterministic=1", "--nodeterministic=1 does not take an argument;"),
       ("--nodeterministic=", "--nodeterministic= does not take an argument;"),
       ("--flagfile={}/bytes", "expected a text in UTF-8"),
       ("--flagfile={}/none", "Unable to open"),
