@@ -27,38 +27,11 @@ def need(group, method, strength=None, **options):
 
 
 class TestGroups:
-  def test_cells_are_sorted_and_vanilla_is_first(self, group):
-    assert group.title == "digits, lenet5"
-    assert group.schemes == ("weights",)
-    assert not group.retrained
-    assert [cell[:2] for cell in group.cells] == [
-      ("vanilla", None),
-      ("l1", 0.1),
-      ("l1", 1.0),
-      ("bean1", 10.0),
-    ]
-    for cell in group.cells:
-      seeds = [r["config"]["checkpoint"]["seed"] for r in cell.records]
-      assert seeds == [0, 1]
-
   def test_seeds_are_those_that_all_have(self):
     records = fake_records.make_all()
     records.append(fake_records.make("vanilla", None, 2, [0.9, 0.9, 0.9]))
     (group,) = needed.make_groups(records)
     assert {len(cell.records) for cell in group.cells} == {2}
-
-  def test_networks_and_shots_are_kept_apart(self):
-    records = fake_records.make_all()
-    records += fake_records.make_all(model="mlp500")
-    records += fake_records.make_all(shots=1) + fake_records.make_all(shots=10)
-    groups = needed.make_groups(records)
-    assert [group.title for group in groups] == [
-      "digits, lenet5",
-      "digits, lenet5, 1-shot",
-      "digits, lenet5, 10-shot",
-      "digits, mlp500",
-    ]
-    assert {len(group.cells) for group in groups} == {4}
 
   @pytest.mark.parametrize(
     "kept,more,message",
@@ -76,19 +49,6 @@ class TestGroups:
 
 
 class TestNeed:
-  def test_the_smallest_that_will_do(self, group):
-    result = need(group, "vanilla")
-    np.testing.assert_array_equal(result.parameters, [510, 510])
-    np.testing.assert_array_equal(result.lost, [0, 0])
-    np.testing.assert_array_equal(result.sizes["flops"], [1010, 1010])
-    np.testing.assert_array_equal(result.sizes["time_ratio_1"], [0.8, 0.8])
-    assert result.reached.all()
-
-  def test_is_paired_with_the_vanilla_network_of_the_seed(self, group):
-    result = need(group, "l1", 0.1)
-    np.testing.assert_array_equal(result.parameters, [110, 110])
-    np.testing.assert_allclose(result.lost, [0.004, 0.002], atol=1e-12)
-
   def test_all_parameters_where_none_will_do(self, group):
     result = need(group, "l1", 1.0)
     np.testing.assert_array_equal(result.parameters, [1010, 110])
@@ -152,10 +112,6 @@ class TestChoose:
   def choose(self, group, choice):
     cells = needed.choose(group, choice, "weights", **OPTIONS)
     return {cell.method: cell.strength for cell in cells}
-
-  def test_best_as_trained(self, make):
-    expected = {"vanilla": None, "l1": 0.1, "bean1": 10.0}
-    assert self.choose(make(), "best") == expected
 
   def test_strongest_that_loses_little(self, make):
     group = make(
