@@ -14,6 +14,10 @@ import jax
 from jax._src import compiler
 import pytest
 
+# Scripts print as they do into a file, whatever the tests run in.
+for _name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+  os.environ.pop(_name, None)
+
 jax.config.update("jax_debug_key_reuse", True)
 # Populations are spread over devices, however many cores there are.
 jax.config.update("jax_num_cpu_devices", 2)

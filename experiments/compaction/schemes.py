@@ -256,28 +256,6 @@ def pad(compact: Compact, head: Head) -> tuple[Params, Params]:
   return params, masks
 
 
-def unpad(params: Params, compact: Compact) -> Compact:
-  """Takes a smaller head out of arrays of the shapes of the whole.
-
-  Args:
-    params: Parameters that were `pad`ded, and may have been trained.
-    compact: The smaller head that they were made of.
-
-  Returns:
-    The smaller head with these parameters.
-  """
-  small: Params = {}
-  rows = compact.inputs
-  for layer, leaves in compact.params.items():
-    columns = np.arange(leaves["bias"].size)
-    small[layer] = {
-      "kernel": np.asarray(params[layer]["kernel"])[np.ix_(rows, columns)],
-      "bias": np.asarray(params[layer]["bias"])[columns],
-    }
-    rows = columns
-  return compact._replace(params=small)
-
-
 # What happens to the units that enter a layer, and which of them stay.
 _Edit = Callable[
   [sparsity.HiddenLayer], tuple[sparsity.HiddenLayer, np.ndarray]

@@ -4,8 +4,6 @@ Most use a small dataset made here, with real array_record files, in place of
 MNIST. Those of the real data run where TFDS_DATA_DIR is set.
 """
 
-from concurrent import futures
-import doctest
 import errno
 import io
 import json
@@ -22,7 +20,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from experiments import datasets
-from experiments.datasets import cache, copies, digits, prepared, shots
+from experiments.datasets import cache, copies, digits, prepared
 
 _REAL_DATA_DIR = os.environ.get("TFDS_DATA_DIR")
 _LAYOUT = prepared.Layout((6, 5, 1), 8, 3, 4, 10)
@@ -51,6 +49,13 @@ def error_of(fn, *args, **kwargs):
   message = str(caught.value)
   assert "\n" not in message
   return message
+
+
+def refused(name, data_dir, *parts):
+  """Load what is refused, with a message that has these parts."""
+  message = error_of(datasets.load, name, data_dir=data_dir)
+  for part in parts:
+    assert part in message
 
 
 # A prepared dataset, written as TFDS writes it.
@@ -160,25 +165,10 @@ def assert_equal(first, second):
 # digits
 
 
-def test_digits_shapes_and_classes():
+def test_digits_are_a_pinned_partition_of_the_original():
   dataset = datasets.load("digits")
-  assert dataset.name == "digits"
-  assert dataset.num_classes == 10
-  assert dataset.source == "scikit-learn load_digits"
-  for split, num in zip(dataset[3:], (797, 500, 500), strict=True):
-    assert split.images.shape == (num, 28, 28, 1)
-    assert split.labels.shape == (num,)
-    assert split.images.dtype == np.uint8
-    assert split.labels.dtype == np.int32
-  assert np.bincount(dataset.train.labels).min() >= 40
-  for split in (dataset.validation, dataset.test):
-    np.testing.assert_array_equal(np.bincount(split.labels), np.full(10, 50))
-
-
-def test_digits_splits_are_a_partition_of_the_original():
-  dataset = datasets.load("digits")
+  assert dataset[:3] == ("digits", 10, "scikit-learn load_digits")
   original = load_digits()
-  images = digits.enlarge(original.images)
 
   def rows(images, labels):
     return sorted(
@@ -187,28 +177,32 @@ def test_digits_splits_are_a_partition_of_the_original():
     )
 
   together = [np.concatenate(parts) for parts in zip(*dataset[3:], strict=True)]
-  assert rows(*together) == rows(images, original.target)
-
-
-def test_digits_split_is_pinned():
+  assert [array.dtype for array in together] == [np.uint8, np.int32]
+  assert rows(*together) == rows(
+    digits.enlarge(original.images), original.target
+  )
+  for split in (dataset.validation, dataset.test):
+    np.testing.assert_array_equal(np.bincount(split.labels), np.full(10, 50))
   # Results are compared across versions: the split must never move.
-  dataset = datasets.load("digits")
-  firsts = [split.labels[:12].tolist() for split in dataset[3:]]
-  assert firsts == [
+  assert [split.labels[:12].tolist() for split in dataset[3:]] == [
     [1, 2, 5, 8, 9, 1, 4, 5, 6, 7, 8, 9],
     [0, 0, 0, 7, 5, 8, 8, 5, 0, 1, 2, 3],
     [3, 4, 6, 7, 2, 3, 2, 4, 5, 6, 8, 0],
   ]
 
 
-def test_digits_do_not_depend_on_the_global_generator():
-  np.random.seed(1)  # noqa: NPY002
-  first = datasets.load("digits")
-  np.random.seed(2)  # noqa: NPY002
-  before = np.random.get_state()[1].copy()  # noqa: NPY002
-  assert_equal(first, datasets.load("digits"))
-  after = np.random.get_state()[1]  # noqa: NPY002
-  np.testing.assert_array_equal(before, after)
+def test_the_global_generator_is_neither_used_nor_touched():
+  found = []
+  for seed in (1, 2):
+    np.random.seed(seed)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    digits = datasets.load("digits")
+    labels = digits.train.labels
+    found.append((digits, datasets.draw_shots(labels, num_shots=3, seed=0)))
+    after = np.random.get_state()[1]  # noqa: NPY002
+    np.testing.assert_array_equal(before, after)
+  assert_equal(found[0][0], found[1][0])
+  np.testing.assert_array_equal(found[0][1], found[1][1])
 
 
 def test_enlarged_images_look_like_their_originals():
@@ -239,65 +233,45 @@ def test_enlarged_images_use_the_whole_range():
 
 def test_digits_without_scikit_learn(monkeypatch):
   monkeypatch.setitem(sys.modules, "sklearn", None)
-  message = error_of(datasets.load, "digits")
-  assert "scikit-learn" in message
-  assert 'pip install ".[experiments]"' in message
+  refused("digits", None, "scikit-learn", 'pip install ".[experiments]"')
 
 
-def test_digits_need_neither_tensorflow_nor_tfds():
+def test_import_is_light_and_digits_need_scikit_learn_alone():
   code = """
 import sys
 sys.modules["tensorflow_datasets"] = sys.modules["tensorflow"] = None
 sys.modules["array_record"] = None
 from experiments import datasets
+assert not {"sklearn", "scipy", "jax"} & set(sys.modules)
 assert datasets.load("digits").train.labels.size == 797
 """
   subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_import_is_light():
-  code = """
-import sys
-import experiments.datasets
-heavy = {"tensorflow", "tensorflow_datasets", "sklearn", "scipy", "jax"}
-assert not heavy & set(sys.modules), heavy & set(sys.modules)
-"""
-  subprocess.run([sys.executable, "-c", code], check=True)
-
-
-# Names
-
-
-def test_names():
-  assert datasets.NAMES == ("digits", "mnist", "fashion_mnist", "cifar10")
-
-
 @pytest.mark.parametrize(
-  ("name", "meant"),
-  [
+  "name,meant",
+  (
     ("minst", "mnist"),
     ("MNIST", "mnist"),
     ("fashion-mnist", "fashion_mnist"),
     ("cifar", "cifar10"),
-  ],
+    ("../mnist", None),
+    (None, None),
+  ),
 )
-def test_misspelt_name(name, meant):
-  message = error_of(datasets.load, name)
-  assert f"Did you mean '{meant}'?" in message
-  assert all(known in message for known in datasets.NAMES)
-
-
-@pytest.mark.parametrize("name", ["", "imagenet_xyz", "../mnist", None, 7])
-def test_unknown_name(name):
+def test_unknown_name(name, meant):
   message = error_of(datasets.load, name)
   assert repr(name) in message
+  assert meant is None or f"Did you mean '{meant}'?" in message
   assert all(known in message for known in datasets.NAMES)
 
 
 # Prepared copies
 
 
-def test_decodes_in_stored_order(tmp_path):
+@pytest.mark.parametrize("chunk", (4, 1000))
+def test_decodes_in_stored_order(chunk, tmp_path, monkeypatch):
+  monkeypatch.setattr(prepared, "_CHUNK", chunk)
   _, (images, labels, test_images, test_labels) = write_prepared(tmp_path)
   dataset = datasets.load("mnist", data_dir=tmp_path)
   assert_equal(
@@ -312,16 +286,7 @@ def test_decodes_in_stored_order(tmp_path):
     ),
   )
   for split in dataset[3:]:
-    assert split.images.dtype == np.uint8
-    assert split.labels.dtype == np.int32
-
-
-def test_decodes_across_chunks(tmp_path, monkeypatch):
-  _, (images, labels, _, _) = write_prepared(tmp_path)
-  monkeypatch.setattr(prepared, "_CHUNK", 4)
-  dataset = datasets.load("mnist", data_dir=tmp_path)
-  np.testing.assert_array_equal(dataset.validation.images, images[8:])
-  np.testing.assert_array_equal(dataset.train.labels, labels[:8])
+    assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int32)
 
 
 def test_argument_before_environment_before_home(tmp_path, monkeypatch):
@@ -356,39 +321,28 @@ def test_newest_version_is_used(tmp_path):
   np.testing.assert_array_equal(dataset.test.labels, arrays[3])
 
 
-def test_missing_tensorflow(tmp_path):
-  message = error_of(datasets.load, "mnist", data_dir=tmp_path)
-  for cure in (
-    'pip install ".[download]"',
-    "--data_dir",
-    "TFDS_DATA_DIR",
-    "digits",
-    str(tmp_path),
-  ):
-    assert cure in message
+def test_what_is_not_prepared(tmp_path, data_dir):
+  cures = ('pip install ".[download]"', "--data_dir", "TFDS_DATA_DIR", "digits")
+  refused("mnist", tmp_path, *cures, str(tmp_path))
+  refused(
+    "fashion_mnist",
+    None,
+    "home/tensorflow_datasets has no prepared fashion_mnist",
+  )
+  refused("cifar10", data_dir, "no prepared cifar10 (it has mnist)")
 
 
-def test_missing_default_folder():
-  message = error_of(datasets.load, "fashion_mnist")
-  assert "home/tensorflow_datasets has no prepared fashion_mnist" in message
-
-
-def test_other_datasets_only(data_dir):
-  message = error_of(datasets.load, "cifar10", data_dir=data_dir)
-  assert "no prepared cifar10 (it has mnist)" in message
-
-
-@pytest.mark.parametrize("missing", ["nowhere", "nowhere/deeper", "nul\0"])
-def test_missing_data_dir(tmp_path, missing):
-  message = error_of(datasets.load, "mnist", data_dir=tmp_path / missing)
-  assert "--data_dir" in message
-  assert "cannot be read" in message
-
-
-def test_data_dir_is_a_file(tmp_path):
+@pytest.mark.parametrize(
+  "name,reason",
+  (
+    ("nowhere/deeper", "cannot be read"),
+    ("nul\0", "cannot be read"),
+    ("file", "Not a directory"),
+  ),
+)
+def test_data_dir_that_is_no_folder(tmp_path, name, reason):
   (tmp_path / "file").write_text("")
-  message = error_of(datasets.load, "mnist", data_dir=tmp_path / "file")
-  assert "Not a directory" in message
+  refused("mnist", tmp_path / name, "--data_dir", reason)
 
 
 def test_unreadable_data_dir(data_dir, monkeypatch):
@@ -400,9 +354,7 @@ def test_unreadable_data_dir(data_dir, monkeypatch):
     return original(path)
 
   monkeypatch.setattr(os, "listdir", listdir)
-  message = error_of(datasets.load, "mnist", data_dir=data_dir)
-  assert "Permission denied" in message
-  assert str(data_dir) in message
+  refused("mnist", data_dir, "Permission denied", str(data_dir))
 
 
 def test_tfrecord_copy(tmp_path):
@@ -410,28 +362,20 @@ def test_tfrecord_copy(tmp_path):
   folder.mkdir(parents=True)
   (folder / "dataset_info.json").write_text("{}")
   (folder / "mnist-train.tfrecord-00000-of-00001").write_bytes(b"x")
-  message = error_of(datasets.load, "mnist", data_dir=tmp_path)
-  assert str(folder) in message
-  assert "TensorFlow" in message
-  assert "array_record" in message
+  refused("mnist", tmp_path, str(folder), "TensorFlow", "array_record")
 
 
-def test_missing_tfds(data_dir, monkeypatch):
-  monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-  message = error_of(datasets.load, "mnist", data_dir=data_dir)
-  assert "tensorflow-datasets" in message
-  assert 'pip install ".[experiments]"' in message
-
-
-def test_missing_array_record(data_dir):
+def test_missing_packages(data_dir, monkeypatch):
   source = mock.patch(
     "tensorflow_datasets.builder_from_directory",
     side_effect=ModuleNotFoundError("No module named 'array_record'"),
   )
   with source:
-    message = error_of(datasets.load, "mnist", data_dir=data_dir)
-  assert "array_record" in message
-  assert 'pip install ".[experiments]"' in message
+    refused("mnist", data_dir, "array_record", 'pip install ".[experiments]"')
+  monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+  refused(
+    "mnist", data_dir, "tensorflow-datasets", 'pip install ".[experiments]"'
+  )
 
 
 @pytest.mark.parametrize("size", [0, 1000, 70_000])
@@ -440,9 +384,7 @@ def test_truncated_records(tmp_path, size):
   path = folder / "mnist-train.array_record-00000-of-00001"
   assert path.stat().st_size > size
   os.truncate(path, size)
-  message = error_of(datasets.load, "mnist", data_dir=tmp_path)
-  assert str(folder) in message
-  assert "damaged" in message
+  refused("mnist", tmp_path, str(folder), "damaged")
   assert not list(tmp_path.glob("cache/*"))
 
 
@@ -451,38 +393,60 @@ def test_truncated_records(tmp_path, size):
 def test_damaged_description(tmp_path, name, content):
   folder, _ = write_prepared(tmp_path)
   (folder / name).write_text(content)
-  message = error_of(datasets.load, "mnist", data_dir=tmp_path)
-  assert str(folder) in message
+  refused("mnist", tmp_path, str(folder))
 
 
-def test_too_few_images(tmp_path):
-  write_prepared(tmp_path, num_train=10)
-  message = error_of(datasets.load, "mnist", data_dir=tmp_path)
-  assert "uint8 (11, 6, 5, 1), got uint8 (10, 6, 5, 1)" in message
-
-
-def test_labels_out_of_range(tmp_path, monkeypatch):
-  monkeypatch.setitem(
-    prepared.LAYOUTS, "mnist", _LAYOUT._replace(num_classes=3)
+def test_other_images_and_labels_than_the_layout_has(tmp_path, monkeypatch):
+  write_prepared(tmp_path / "few", num_train=10)
+  refused(
+    "mnist", tmp_path / "few", "uint8 (11, 6, 5, 1), got uint8 (10, 6, 5, 1)"
   )
-  write_prepared(tmp_path)
-  message = error_of(datasets.load, "mnist", data_dir=tmp_path)
-  assert "labels from 0 to 2" in message
+  layout = _LAYOUT._replace(num_classes=3)
+  monkeypatch.setitem(prepared.LAYOUTS, "mnist", layout)
+  write_prepared(tmp_path / "all")
+  refused("mnist", tmp_path / "all", "labels from 0 to 2")
 
 
 # Preparing
 
 
 @pytest.fixture
-def tensorflow(monkeypatch):
-  """TensorFlow is there, as far as anybody asks."""
+def prepare(monkeypatch):
+  """TensorFlow is there, as far as anybody asks; what prepares a dataset."""
   monkeypatch.setattr(copies, "_has_tensorflow", lambda: True)
-
-
-def test_prepares_once(tmp_path, monkeypatch, tensorflow):
-  del tensorflow
-  prepare = mock.Mock(side_effect=lambda tfds, name, root: write_prepared(root))
+  prepare = mock.Mock()
   monkeypatch.setattr(copies, "_prepare", prepare)
+  return prepare
+
+
+@pytest.mark.parametrize(
+  "outcome,parts",
+  (
+    (
+      ConnectionError("no route\nto host"),
+      ("no route", "network", "free space", "--data_dir", "digits"),
+    ),
+    (OSError(28, "no space"), ("no space", "free space")),
+    (
+      ImportError("No module named 'importlib_resources'"),
+      ("importlib_resources", 'pip install ".[download]"'),
+    ),
+    (None, ("no array_record copy",)),
+  ),
+)
+def test_failing_download(outcome, parts, tmp_path, prepare):
+  prepare.side_effect = outcome
+  refused("mnist", tmp_path, *parts)
+
+
+def test_download_needs_tfds(tmp_path, monkeypatch, prepare):
+  monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+  refused("mnist", tmp_path, 'pip install ".[experiments]"')
+  prepare.assert_not_called()
+
+
+def test_prepares_once(tmp_path, prepare):
+  prepare.side_effect = lambda tfds, name, root: write_prepared(root)
   first = datasets.load("mnist", data_dir=tmp_path)
   assert_equal(first, datasets.load("mnist", data_dir=tmp_path))
   prepare.assert_called_once_with(mock.ANY, "mnist", tmp_path)
@@ -497,58 +461,22 @@ def test_prepares_array_record_files(tmp_path):
   tfds.builder().download_and_prepare.assert_called_once_with()
 
 
-@pytest.mark.parametrize(
-  "cause", [ConnectionError("no route\nto host"), OSError(28, "no space")]
-)
-def test_failing_download(tmp_path, monkeypatch, tensorflow, cause):
-  del tensorflow
-  monkeypatch.setattr(copies, "_prepare", mock.Mock(side_effect=cause))
-  message = error_of(datasets.load, "mnist", data_dir=tmp_path)
-  assert str(cause).splitlines()[0] in message
-  for cure in ("network", "free space", "--data_dir", "digits"):
-    assert cure in message
-
-
-def test_download_lacks_a_package(tmp_path, monkeypatch, tensorflow):
-  del tensorflow
-  cause = ImportError("No module named 'importlib_resources'")
-  monkeypatch.setattr(copies, "_prepare", mock.Mock(side_effect=cause))
-  message = error_of(datasets.load, "mnist", data_dir=tmp_path)
-  assert "importlib_resources" in message
-  assert 'pip install ".[download]"' in message
-
-
-def test_download_left_nothing(tmp_path, monkeypatch, tensorflow):
-  del tensorflow
-  monkeypatch.setattr(copies, "_prepare", mock.Mock())
-  message = error_of(datasets.load, "mnist", data_dir=tmp_path)
-  assert "no array_record copy" in message
-
-
-def test_download_needs_tfds(tmp_path, monkeypatch, tensorflow):
-  del tensorflow
-  monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-  message = error_of(datasets.load, "mnist", data_dir=tmp_path)
-  assert 'pip install ".[experiments]"' in message
-
-
 # The cache
 
 
-def test_second_load_does_not_decode(tmp_path, data_dir):
+def test_second_load_does_not_decode(tmp_path, data_dir, monkeypatch):
   first = datasets.load("mnist", data_dir=data_dir)
+  monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
   with no_decoding():
-    assert_equal(first, datasets.load("mnist", data_dir=data_dir))
+    second = datasets.load("mnist", data_dir=data_dir)
+  assert_equal(first, second)
   path = cached_file(tmp_path)
   assert sorted(os.listdir(path.parent)) == sorted(
     [path.name, path.with_suffix(".json").name]
   )
-
-
-def test_second_load_needs_no_tfds(data_dir, monkeypatch):
-  datasets.load("mnist", data_dir=data_dir)
-  monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-  datasets.load("mnist", data_dir=data_dir)
+  # What was loaded may be changed.
+  second.train.images[:] = 0
+  assert datasets.load("mnist", data_dir=data_dir).train.images.any()
 
 
 def test_cache_dir_argument(tmp_path, data_dir):
@@ -587,64 +515,90 @@ def test_without_a_home_nothing_is_put_elsewhere(
   assert list(folder.iterdir()) == []
 
 
-def test_unequal_sources_never_share_a_cache(tmp_path):
-  write_prepared(tmp_path / "a")
-  _, arrays = write_prepared(tmp_path / "b", num_test=3, seed=1)
-  datasets.load("mnist", data_dir=tmp_path / "a")
-  prepared.LAYOUTS["mnist"] = _LAYOUT._replace(num_test=3)
-  second = datasets.load("mnist", data_dir=tmp_path / "b")
-  np.testing.assert_array_equal(second.test.images, arrays[2])
-  assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
-
-
-@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
-def test_fingerprint_sees_descriptions(tmp_path, name):
-  folder, _ = write_prepared(tmp_path)
-  copy = copies.Copy(folder, "3.0.1")
-  before = copies.fingerprint(copy)
-  with (folder / name).open("a") as file:
-    file.write(" ")
-  assert copies.fingerprint(copy) != before
-
-
-def test_fingerprint_sees_contents_of_equal_size(tmp_path):
-  folders = [
-    write_prepared(tmp_path / str(seed), seed=seed)[0] for seed in (0, 1)
-  ]
-  for name in os.listdir(folders[0]):
-    sizes = [(folder / name).stat().st_size for folder in folders]
-    assert sizes[0] == sizes[1]
-  first, second = (
-    copies.fingerprint(copies.Copy(folder, "3.0.1")) for folder in folders
-  )
-  assert first != second
-
-
-def test_fingerprint_sees_names(tmp_path):
-  folder, _ = write_prepared(tmp_path)
-  copy = copies.Copy(folder, "3.0.1")
-  before = copies.fingerprint(copy)
-  assert before == copies.fingerprint(copy)
-  path = folder / "mnist-test.array_record-00000-of-00001"
-  path.rename(folder / "mnist-test.array_record-00000-of-00002")
-  assert copies.fingerprint(copy) != before
-
-
-def test_equal_copies_share_a_cache(tmp_path):
+def test_equal_copies_alone_share_a_cache(tmp_path):
   for name in ("a", "b"):
     write_prepared(tmp_path / name)
+  _, arrays = write_prepared(tmp_path / "c", num_test=3, seed=1)
   first = datasets.load("mnist", data_dir=tmp_path / "a")
   with no_decoding():
     assert_equal(first, datasets.load("mnist", data_dir=tmp_path / "b"))
+  prepared.LAYOUTS["mnist"] = _LAYOUT._replace(num_test=3)
+  other = datasets.load("mnist", data_dir=tmp_path / "c")
+  np.testing.assert_array_equal(other.test.images, arrays[2])
+  assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
 
 
-def refuses(path, data_dir):
-  """Check that a cached file is refused and left alone."""
+def test_fingerprint_sees_descriptions_names_and_contents(tmp_path):
+  folder, _ = write_prepared(tmp_path / "a")
+  other, _ = write_prepared(tmp_path / "b", seed=1)
+  for name in os.listdir(folder):
+    assert (folder / name).stat().st_size == (other / name).stat().st_size
+
+  def fingerprint(folder=folder):
+    return copies.fingerprint(copies.Copy(folder, "3.0.1"))
+
+  seen = {fingerprint(), fingerprint(), fingerprint(other)}
+  assert len(seen) == 2
+  for name in ("dataset_info.json", "features.json"):
+    with (folder / name).open("a") as file:
+      file.write(" ")
+    seen.add(fingerprint())
+  path = folder / "mnist-test.array_record-00000-of-00001"
+  path.rename(folder / "mnist-test.array_record-00000-of-00002")
+  seen.add(fingerprint())
+  assert len(seen) == 5
+
+
+def flipped(part):
+  def damage(path):
+    content = bytearray(path.read_bytes())
+    content[int(part * len(content))] ^= 1
+    path.write_bytes(content)
+
+  return damage
+
+
+def cut(part):
+  return lambda path: os.truncate(path, int(part * path.stat().st_size))
+
+
+def sidecar(content):
+  return lambda path: path.with_suffix(".json").write_bytes(content)
+
+
+def changed(field, value):
+  def damage(path):
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert record[field] != value
+    sidecar(json.dumps({**record, field: value}).encode())(path)
+
+  return damage
+
+
+# tests/faults/input_test.py has more of each kind.
+@pytest.mark.parametrize(
+  "damage",
+  (
+    *map(flipped, (0.0, 0.1, 0.5, 0.999)),
+    *map(cut, (0.0, 0.01, 0.5, 0.99)),
+    lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+    lambda path: path.with_suffix(".json").unlink(),
+    *map(sidecar, (b"", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b"{}")),
+    changed("dataset", "fashion_mnist"),
+    changed("version", "3.0.0"),
+    changed("fingerprint", "0" * 64),
+    changed("sha256", "0" * 64),
+    changed("sha256", None),
+    changed("shapes", [[1]]),
+  ),
+)
+def test_damaged_cache_is_refused_and_left_alone(damage, tmp_path, data_dir):
+  datasets.load("mnist", data_dir=data_dir)
+  path = cached_file(tmp_path)
+  damage(path)
   files = {entry: entry.read_bytes() for entry in path.parent.iterdir()}
   with no_decoding():
-    message = error_of(datasets.load, "mnist", data_dir=data_dir)
-  assert str(path) in message
-  assert "delete it and run again" in message
+    refused("mnist", data_dir, str(path), "delete it and run again")
   assert files == {entry: entry.read_bytes() for entry in path.parent.iterdir()}
   # The message's cure works.
   path.unlink()
@@ -653,71 +607,7 @@ def refuses(path, data_dir):
     datasets.load("mnist", data_dir=data_dir)
 
 
-@pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.999])
-def test_flipped_bit(tmp_path, data_dir, part):
-  datasets.load("mnist", data_dir=data_dir)
-  path = cached_file(tmp_path)
-  content = bytearray(path.read_bytes())
-  content[int(part * len(content))] ^= 1
-  path.write_bytes(content)
-  refuses(path, data_dir)
-
-
-@pytest.mark.parametrize("part", [0.0, 0.01, 0.5, 0.99])
-def test_truncated(tmp_path, data_dir, part):
-  datasets.load("mnist", data_dir=data_dir)
-  path = cached_file(tmp_path)
-  os.truncate(path, int(part * path.stat().st_size))
-  refuses(path, data_dir)
-
-
-def test_lengthened(tmp_path, data_dir):
-  datasets.load("mnist", data_dir=data_dir)
-  path = cached_file(tmp_path)
-  with path.open("ab") as file:
-    file.write(b"\0")
-  refuses(path, data_dir)
-
-
-def test_missing_sidecar(tmp_path, data_dir):
-  datasets.load("mnist", data_dir=data_dir)
-  path = cached_file(tmp_path)
-  path.with_suffix(".json").unlink()
-  refuses(path, data_dir)
-
-
-@pytest.mark.parametrize(
-  "content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b"{}"]
-)
-def test_damaged_sidecar(tmp_path, data_dir, content):
-  datasets.load("mnist", data_dir=data_dir)
-  path = cached_file(tmp_path)
-  path.with_suffix(".json").write_bytes(content)
-  refuses(path, data_dir)
-
-
-@pytest.mark.parametrize(
-  ("field", "value"),
-  [
-    ("dataset", "fashion_mnist"),
-    ("version", "3.0.0"),
-    ("fingerprint", "0" * 64),
-    ("sha256", "0" * 64),
-    ("sha256", None),
-    ("shapes", [[1]]),
-  ],
-)
-def test_foreign_sidecar(tmp_path, data_dir, field, value):
-  datasets.load("mnist", data_dir=data_dir)
-  path = cached_file(tmp_path)
-  sidecar = path.with_suffix(".json")
-  record = json.loads(sidecar.read_text())
-  assert record[field] != value
-  sidecar.write_text(json.dumps({**record, field: value}))
-  refuses(path, data_dir)
-
-
-def test_pickles_are_never_loaded(tmp_path):
+def test_pickles_are_neither_loaded_nor_written(tmp_path):
   class Evil:
     def __reduce__(self):
       return os.mkdir, (str(tmp_path / "evil"),)
@@ -730,11 +620,8 @@ def test_pickles_are_never_loaded(tmp_path):
     cache.write(path, _IDENTITY, [np.zeros(1)])
   assert "delete it" in error_of(cache.read, path, _IDENTITY)
   assert not (tmp_path / "evil").exists()
-
-
-def test_objects_are_never_written(tmp_path):
   with pytest.raises(ValueError, match="pickle"):
-    cache.write(tmp_path / "x.npy", _IDENTITY, [np.array([{}], dtype=object)])
+    cache.write(path, _IDENTITY, [np.array([{}], dtype=object)])
 
 
 def test_unreadable_cache_file(tmp_path):
@@ -786,37 +673,12 @@ def test_killed_while_writing(tmp_path, data_dir, replaced):
     datasets.load("mnist", data_dir=data_dir)
 
 
-def test_writers_and_readers_at_once(tmp_path):
-  arrays = [np.arange(100_000, dtype=np.uint8), np.arange(7, dtype=np.int32)]
-  path = tmp_path / "x.npy"
-
-  def work(i):
-    if i % 2:
-      cache.write(path, _IDENTITY, arrays)
-    return cache.read(path, _IDENTITY)
-
-  with futures.ThreadPoolExecutor(8) as pool:
-    results = [found for found in pool.map(work, range(80)) if found]
-  assert len(results) >= 40
-  for result in results:
-    np.testing.assert_array_equal(result[0], arrays[0])
-    np.testing.assert_array_equal(result[1], arrays[1])
-  assert sorted(os.listdir(tmp_path)) == ["x.json", "x.npy"]
-
-
-def test_cached_arrays_may_be_changed(data_dir):
-  datasets.load("mnist", data_dir=data_dir)
-  first = datasets.load("mnist", data_dir=data_dir)
-  first.train.images[:] = 0
-  assert datasets.load("mnist", data_dir=data_dir).train.images.any()
-
-
 # Shots
 
 _LABELS = np.random.default_rng(0).integers(0, 10, 1000)
 
 
-@pytest.mark.parametrize("num_shots", [1, 5, 10, 50])
+@pytest.mark.parametrize("num_shots", [1, 5, 50, 82])
 @pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
 def test_draws_exactly(num_shots, seed):
   drawn = datasets.draw_shots(_LABELS, num_shots=num_shots, seed=seed)
@@ -825,12 +687,6 @@ def test_draws_exactly(num_shots, seed):
   )
   assert np.unique(drawn).size == drawn.size == 10 * num_shots
   assert np.issubdtype(drawn.dtype, np.integer)
-
-
-def test_draws_whole_classes():
-  labels = np.arange(30) % 3
-  drawn = datasets.draw_shots(labels, num_shots=10, seed=4)
-  np.testing.assert_array_equal(np.sort(drawn), np.arange(30))
 
 
 def test_draws_are_nested():
@@ -868,39 +724,12 @@ def test_a_class_does_not_see_the_others():
   np.testing.assert_array_equal(before[kept], after[kept])
 
 
-def test_draws_are_uniform():
-  labels = np.zeros(5, np.int32)
-  counts = np.zeros((5, 5))
-  for seed in range(2000):
-    drawn = datasets.draw_shots(labels, num_shots=5, seed=seed)
-    counts[np.arange(5), drawn] += 1
-  # 400 expected, with a standard deviation of 18.
-  assert np.abs(counts - 400).max() < 90
-
-
-def test_draws_do_not_touch_the_global_generator():
-  np.random.seed(1)  # noqa: NPY002
-  before = np.random.get_state()[1].copy()  # noqa: NPY002
-  first = datasets.draw_shots(_LABELS, num_shots=3, seed=0)
-  after = np.random.get_state()[1].copy()  # noqa: NPY002
-  np.testing.assert_array_equal(before, after)
-  np.random.seed(2)  # noqa: NPY002
-  second = datasets.draw_shots(_LABELS, num_shots=3, seed=0)
-  np.testing.assert_array_equal(first, second)
-
-
 def test_kinds_of_integers_do_not_matter():
   first = datasets.draw_shots(_LABELS, num_shots=3, seed=5)
   second = datasets.draw_shots(
     _LABELS.astype(np.uint8).tolist(), num_shots=np.int64(3), seed=np.uint8(5)
   )
   np.testing.assert_array_equal(first, second)
-
-
-def test_shots_are_training_images():
-  dataset = datasets.load("digits")
-  drawn = datasets.draw_shots(dataset.train.labels, num_shots=40, seed=0)
-  assert drawn.max() < dataset.train.labels.size
 
 
 def test_more_shots_than_images():
@@ -925,31 +754,22 @@ def test_classes_that_are_not_numbered_from_0(labels, missing, greatest):
   assert sorted(np.array(labels)[drawn]) == sorted(set(labels))
 
 
-@pytest.mark.parametrize("num_shots", [0, -1, 1.0, "1", None, True])
-def test_wrong_number_of_shots(num_shots):
-  message = error_of(datasets.draw_shots, [0], num_shots=num_shots, seed=0)
-  assert f"must be an integer of at least 1, got {num_shots!r}" in message
+@pytest.mark.parametrize("value", (-1, 1.0, "1", None, True))
+def test_wrong_numbers(value):
+  message = error_of(datasets.draw_shots, [0], num_shots=value, seed=0)
+  assert f"must be an integer of at least 1, got {value!r}" in message
+  message = error_of(datasets.draw_shots, [0], num_shots=1, seed=value)
+  assert f"an integer from 0 to 2**64 - 1, got {value!r}" in message
 
 
-@pytest.mark.parametrize("seed", [-1, 0.0, "0", None, True, 2**64])
-def test_wrong_seed(seed):
-  message = error_of(datasets.draw_shots, [0], num_shots=1, seed=seed)
-  assert f"seed must be an integer from 0 to 2**64 - 1, got {seed!r}" in message
-
-
-@pytest.mark.parametrize("labels", [[], [[0]], [0.0], [-1, 0], 3, ["a"]])
-def test_wrong_labels(labels):
-  error_of(datasets.draw_shots, labels, num_shots=1, seed=0)
+def test_limits_of_numbers():
+  assert "got 0" in error_of(datasets.draw_shots, [0], num_shots=0, seed=0)
+  assert "got 18446744073709551616" in error_of(
+    datasets.draw_shots, [0], num_shots=1, seed=2**64
+  )
 
 
 # Documentation and the real data
-
-
-@pytest.mark.parametrize("module", [datasets, shots])
-def test_examples(module):
-  result = doctest.testmod(module)
-  assert result.failed == 0
-  assert result.attempted > 0
 
 
 @needs_real_data

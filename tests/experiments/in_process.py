@@ -1,15 +1,22 @@
-"""Scripts run in the process of the tests, as their command lines would."""
+"""Scripts run as their command lines would, and what they leave in a folder."""
 
 from collections.abc import Iterator
 import contextlib
 import io
 import logging
+import os
+import pathlib
+import subprocess
+import sys
 import types
 
 from absl.testing import flagsaver
 import jax
 
 from experiments.command import parsing, scripts
+from experiments.records import results
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @contextlib.contextmanager
@@ -69,3 +76,38 @@ def refused(script: types.ModuleType, *args: object) -> str:
   assert err.endswith("\n")
   assert err.count("\n") == 1
   return err
+
+
+def as_user(
+  script: types.ModuleType,
+  *args: object,
+  python: tuple[str, ...] = (),
+  **environment: str,
+) -> subprocess.CompletedProcess[str]:
+  """Runs a script in a process of its own, with its real networks."""
+  return subprocess.run(
+    [sys.executable, *python, "-m", script.__name__, *map(str, args)],
+    cwd=ROOT,
+    env={**os.environ, **environment},
+    capture_output=True,
+    text=True,
+    timeout=1200,
+    check=False,
+  )
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes]:
+  """The bytes of all files in a folder and below."""
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in sorted(folder.rglob("*"))
+    if path.is_file()
+  }
+
+
+def numbers(folder: pathlib.Path) -> dict[str, object]:
+  """All that the records of a run say, but for what differs by run."""
+  return {
+    name: (record["config"], record["seeds"], record["metrics"])
+    for name, record in results.load_all(folder).items()
+  }

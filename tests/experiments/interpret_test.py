@@ -16,20 +16,16 @@ from tests.experiments.assemblies import planted
 SMALL = ("--max_clusters=11", "--restarts=2", "--controls=2")
 
 
-@pytest.fixture(autouse=True)
-def _small_network(monkeypatch):
-  monkeypatch.setattr(networks, "make", lambda *_, **__: planted.NETWORK)
+@pytest.fixture(autouse=True, scope="module")
+def _small_network():
   digits = tiny.load_few_digits()
-  monkeypatch.setattr(datasets, "load", lambda name, **_: digits)
-  monkeypatch.delenv("FORCE_COLOR", raising=False)
-  monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(networks, "make", lambda *_, **__: planted.NETWORK)
+    patch.setattr(datasets, "load", lambda name, **_: digits)
+    yield
 
 
-def run(*args, script=interpret):
-  """Runs a script here; its exit status, standard output and error."""
-  return in_process.run(script, *args)
-
-
+run = functools.partial(in_process.run, interpret)
 refused = functools.partial(in_process.refused, interpret)
 
 
@@ -37,19 +33,11 @@ refused = functools.partial(in_process.refused, interpret)
 def trained(tmp_path_factory):
   """Trains vanilla and BEAN-1 networks for an epoch; their checkpoints."""
   folder = tmp_path_factory.mktemp("full_data")
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(networks, "make", lambda *_, **__: planted.NETWORK)
-    digits = tiny.load_few_digits()
-    patch.setattr(datasets, "load", lambda name, **_: digits)
-    status, _, err = run(
-      "--methods=vanilla,bean1",
-      "--alphas=1,100",
-      "--seeds=2",
-      "--epochs=1",
-      "--batch_size=20",
-      f"--output_dir={folder}",
-      script=full_data,
-    )
+  status, _, err = in_process.run(
+    full_data,
+    *("--methods=vanilla,bean1", "--alphas=1,100", "--seeds=2"),
+    *("--epochs=1", "--batch_size=20", f"--output_dir={folder}"),
+  )
   assert (status, err) == (0, "")
   return folder / "checkpoints"
 
@@ -58,13 +46,9 @@ def trained(tmp_path_factory):
 def looked_at(trained, tmp_path_factory):
   """Looks at them; the folder and what was printed."""
   folder = tmp_path_factory.mktemp("interpret")
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(networks, "make", lambda *_, **__: planted.NETWORK)
-    digits = tiny.load_few_digits()
-    patch.setattr(datasets, "load", lambda name, **_: digits)
-    status, out, err = run(
-      *SMALL, f"--checkpoint_dir={trained}", f"--output_dir={folder}"
-    )
+  status, out, err = run(
+    *SMALL, f"--checkpoint_dir={trained}", f"--output_dir={folder}"
+  )
   assert (status, err) == (0, "")
   return folder, out
 
@@ -74,27 +58,16 @@ def test_run(looked_at):
   folder, out = looked_at
   files = {path.name for path in folder.iterdir()}
   stems = {
-    "-".join(["digits-lenet5", *parts])
-    for parts in (
-      ("vanilla-seed0-fc2",),
-      ("vanilla-seed1-fc2",),
-      ("bean1-alpha1-seed0-fc2",),
-      ("bean1-alpha1-seed1-fc2",),
-      ("bean1-alpha100-seed0-fc2",),
-      ("bean1-alpha100-seed1-fc2",),
-    )
+    f"digits-lenet5-{name}-seed{seed}-fc2"
+    for name in ("vanilla", "bean1-alpha1", "bean1-alpha100")
+    for seed in (0, 1)
   }
   assert {f"{stem}.json" for stem in stems} | {"table.md"} <= files
   drawn = {name for name in files if name.endswith((".png", ".pdf"))}
   assert len(drawn) + 7 == len(files)
   whats = {name.rpartition("-")[2].partition(".")[0] for name in drawn}
   assert whats == {
-    "silhouettes",
-    "strength",
-    "maps",
-    "ablation",
-    "coactivation",
-    "wiring",
+    *("silhouettes", "strength", "maps", "ablation", "coactivation", "wiring")
   }
   text = (folder / "table.md").read_text()
   assert text in out

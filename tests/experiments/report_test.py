@@ -1,6 +1,5 @@
 """Tests of experiments.report: a page that needs nothing but itself."""
 
-import functools
 import html.parser
 import pathlib
 
@@ -31,25 +30,18 @@ COMPARED = (
   claims.Comparison("1-shot", "a", stats.Interval(0.021, 0.01, 0.03), 0.004),
   claims.Comparison("1-shot", "b", stats.Interval(-0.05, -0.07, -0.03), 0.2),
 )
-FINDINGS = (
-  (
-    claims.Claim(
-      "All is well", "nothing.", None, "first", "python -m a", None, "Bars."
+FINDINGS = tuple(
+  (claims.Claim(title, said, None, "first", command, figure, alt), finding)
+  for title, said, command, figure, alt, finding in (
+    (
+      *("All is well", "nothing.", "python -m a", None, "Bars."),
+      claims.Finding("It is +2.1 [+1.0, +3.0].", COMPARED, claims.IN_PART),
     ),
-    claims.Finding("It is +2.1 [+1.0, +3.0].", COMPARED, claims.IN_PART),
-  ),
-  (
-    claims.Claim(
-      "As drawn",
-      "one.",
-      None,
-      "first",
-      "python -m b",
-      "first/one.png",
-      "A dot.",
+    (
+      *("As drawn", "one.", "python -m b", "first/one.png", "A dot."),
+      claims.Finding("There are no records of it.", (), claims.NOT_TESTED),
     ),
-    claims.Finding("There are no records of it.", (), claims.NOT_TESTED),
-  ),
+  )
 )
 
 
@@ -147,11 +139,8 @@ def test_the_same_results_make_the_same_page(folder, text):
   assert report.build(folder, FINDINGS, [], SECTIONS) == text
 
 
-run = functools.partial(in_process.run, report)
-
-
 def test_script(tmp_path):
-  status, out, err = run(f"--results_dir={tmp_path}")
+  status, out, err = in_process.run(report, f"--results_dir={tmp_path}")
   assert (status, err) == (0, "")
   path = tmp_path / "report.html"
   assert out == f"wrote {path}\n"
@@ -162,10 +151,8 @@ def test_script(tmp_path):
 
 def test_results_that_are_not_there(tmp_path):
   folder = tmp_path / "nowhere"
-  status, out, err = run(f"--results_dir={folder}")
-  assert (status, out) == (2, "")
-  assert err.startswith("error: --results_dir: expected a folder")
-  assert err.count("\n") == 1
+  line = in_process.refused(report, f"--results_dir={folder}")
+  assert line.startswith("error: --results_dir: expected a folder")
   assert not folder.exists()
 
 

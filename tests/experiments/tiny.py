@@ -5,14 +5,12 @@ ResNet-18, with batch statistics.
 """
 
 import functools
-import itertools
 import math
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments import datasets
 from experiments.architectures import networks
@@ -142,58 +140,3 @@ def load_few_digits():
     validation=first(digits.validation, 50),
     test=first(digits.test, 80),
   )
-
-
-@functools.cache
-def make_step(loss_fn, learning_rate):
-  """Makes one step of training by hand.
-
-  Args:
-    loss_fn: Maps (params, samples, strength) to (loss, cross-entropy).
-    learning_rate: Adam's.
-
-  Returns:
-    A function of (params, opt_state, samples, strength) that returns
-    (params, opt_state, cross-entropy).
-  """
-  optimizer = optax.adam(learning_rate)
-
-  def step(params, opt_state, samples, strength):
-    grads, loss = jax.grad(loss_fn, has_aux=True)(params, samples, strength)
-    updates, opt_state = optimizer.update(grads, opt_state)
-    return optax.apply_updates(params, updates), opt_state, loss
-
-  return jax.jit(step)
-
-
-def train_by_hand(
-  step, params, order_key, train, *, strength, batch_size, num_steps
-):
-  """Trains one member step by step, without masks and outside of any scan.
-
-  Args:
-    step: What `make_step` made.
-    params: Parameters to begin with.
-    order_key: Key whose fold with the epoch decides its order of samples.
-    train: Images (or what `prepare` made of them) and labels.
-    strength: The method's hyper-parameter.
-    batch_size: Samples in a step, fewer in an epoch's last.
-    num_steps: Steps, which need not fill whole epochs.
-
-  Returns:
-    The parameters after each step, and the cross-entropy in it.
-  """
-  opt_state = optax.adam(0.0).init(params)
-  num_samples = len(train[1])
-  history, losses = [], []
-  for epoch in itertools.count():
-    key = jax.random.fold_in(order_key, epoch)
-    order = jax.random.permutation(key, num_samples)
-    for start in range(0, num_samples, batch_size):
-      if len(history) == num_steps:
-        return history, np.array(losses)
-      rows = order[start : start + batch_size]
-      samples = jax.tree.map(lambda leaf, rows=rows: leaf[rows], train)
-      params, opt_state, loss = step(params, opt_state, samples, strength)
-      history.append(params)
-      losses.append(float(loss))

@@ -3,11 +3,6 @@
 Each is to give the bits of a run without, or one line that says what to change.
 """
 
-import os
-import pathlib
-import subprocess
-import sys
-
 import jax
 import matplotlib
 import pytest
@@ -25,7 +20,6 @@ from tests.faults import here
 # Some of the options are those of the compiler.
 pytestmark = pytest.mark.optimized
 
-_ROOT = pathlib.Path(__file__).parents[2]
 ARGS = (
   "--model=mlp500",
   "--methods=vanilla,bean1,dropout",
@@ -72,113 +66,69 @@ CHOSEN = {
   "jax_platforms",
 }
 # What leaves the numbers as they are, tried one by one with few_shot.
+_HARMLESS = """
+# What is printed, logged and dumped.
+jax_captured_constants_report_frames jax_captured_constants_warn_bytes
+jax_check_proxy_envs jax_compiler_detailed_logging_min_ops
+jax_debug_log_modules jax_distributed_debug jax_dump_ir_modes jax_dump_ir_to
+jax_explain_cache_misses jax_hlo_source_file_canonicalization_regex
+jax_include_debug_info_in_dumps jax_include_full_tracebacks_in_locations
+jax_log_checkpoint_residuals jax_log_compiles jax_logging_level
+jax_pallas_verbose_errors jax_pprint_use_color jax_send_traceback_to_runtime
+jax_source_url_schema jax_traceback_filtering jax_traceback_in_locations_limit
+jax_tracer_error_num_traceback_frames
+# What is checked: a finding ends the script, as who asks for it wants.
+check_vma jax_array_garbage_collection_guard jax_check_static_indices
+jax_check_tracer_leaks jax_debug_infs jax_debug_key_reuse jax_debug_nans
+jax_disable_bwd_checks jax_disable_vmap_shmap_error
+jax_disallow_mesh_context_manager jax_enable_checks
+jax_experimental_unsafe_xla_runtime_errors jax_explicit_x64_dtypes
+jax_legacy_prng_key jax_mutable_array_checks jax_pallas_enable_debug_checks
+jax_thread_guard jax_transfer_guard_device_to_device
+jax_transfer_guard_device_to_host jax_transfer_guard_host_to_device
+# Where compiled programs are kept, and by what they are known.
+jax_compilation_cache_check_contents jax_compilation_cache_dir
+jax_compilation_cache_expect_pgle
+jax_compilation_cache_include_metadata_in_key jax_compilation_cache_max_size
+jax_enable_compilation_cache jax_enable_pgle
+jax_persistent_cache_enable_xla_caches
+jax_persistent_cache_min_compile_time_secs
+jax_persistent_cache_min_entry_size_bytes jax_pgle_aggregation_percentile
+jax_pgle_profiling_runs jax_raise_persistent_cache_errors
+jax_remove_custom_partitioning_ptr_from_cache_key
+jax_share_binary_between_hosts jax_share_binary_between_hosts_timeout_ms
+jax_xla_profile_version
+# How a program is written down before it is compiled.
+eager_constant_folding jax_auto_pcast jax_compiler_enable_remat_pass
+jax_custom_vjp3 jax_embedded_constants_max_bytes jax_refs_to_pins
+jax_remove_size_one_mesh_axis_from_type jax_threefry_gpu_kernel_lowering
+jax_use_simplified_jaxpr_constants
+# How devices and processes are found and talk.
+jax_backend_target jax_cpu_collectives_implementation
+jax_cpu_enable_async_dispatch jax_cpu_get_global_topology_timeout_minutes
+jax_cpu_get_local_topology_timeout_minutes
+jax_cross_host_transfer_socket_address jax_cross_host_transfer_timeout_seconds
+jax_cross_host_transfer_transfer_size jax_cross_host_transport_addresses
+jax_cuda_visible_devices jax_enable_recoverability
+jax_force_dcn_cross_host_transfers jax_mock_gpu_topology
+jax_oneapi_visible_devices jax_pjrt_client_create_options
+jax_rocm_visible_devices jax_sort_devices_by_process_index jax_xla_backend
+mock_num_gpu_processes
+# Of operations that are not used here: export, sparse arrays, eigenvalues,
+# ragged products, kernels of Pallas (whose options are there once it is
+# imported, as other tests do).
+jax2tf_associative_scan_reductions jax2tf_default_native_serialization
+jax_bcoo_cusparse_lowering jax_export_calling_convention_version
+jax_export_ignore_forward_compatibility jax_mosaic_allow_hlo
+jax_pallas_use_mosaic_gpu jax_ragged_dot_use_gpu_pallas_triton_lowering
+jax_ragged_dot_use_ragged_dot_instruction jax_serialization_version
+jax_use_magma
+"""
 HARMLESS = {
-  # What is printed, logged and dumped.
-  "jax_captured_constants_report_frames",
-  "jax_captured_constants_warn_bytes",
-  "jax_check_proxy_envs",
-  "jax_compiler_detailed_logging_min_ops",
-  "jax_debug_log_modules",
-  "jax_distributed_debug",
-  "jax_dump_ir_modes",
-  "jax_dump_ir_to",
-  "jax_explain_cache_misses",
-  "jax_hlo_source_file_canonicalization_regex",
-  "jax_include_debug_info_in_dumps",
-  "jax_include_full_tracebacks_in_locations",
-  "jax_log_checkpoint_residuals",
-  "jax_log_compiles",
-  "jax_logging_level",
-  "jax_pallas_verbose_errors",
-  "jax_pprint_use_color",
-  "jax_send_traceback_to_runtime",
-  "jax_source_url_schema",
-  "jax_traceback_filtering",
-  "jax_traceback_in_locations_limit",
-  "jax_tracer_error_num_traceback_frames",
-  # What is checked: a finding ends the script, as who asks for it wants.
-  "check_vma",
-  "jax_array_garbage_collection_guard",
-  "jax_check_static_indices",
-  "jax_check_tracer_leaks",
-  "jax_debug_infs",
-  "jax_debug_key_reuse",
-  "jax_debug_nans",
-  "jax_disable_bwd_checks",
-  "jax_disable_vmap_shmap_error",
-  "jax_disallow_mesh_context_manager",
-  "jax_enable_checks",
-  "jax_experimental_unsafe_xla_runtime_errors",
-  "jax_explicit_x64_dtypes",
-  "jax_legacy_prng_key",
-  "jax_mutable_array_checks",
-  "jax_pallas_enable_debug_checks",
-  "jax_thread_guard",
-  "jax_transfer_guard_device_to_device",
-  "jax_transfer_guard_device_to_host",
-  "jax_transfer_guard_host_to_device",
-  # Where compiled programs are kept, and by what they are known.
-  "jax_compilation_cache_check_contents",
-  "jax_compilation_cache_dir",
-  "jax_compilation_cache_expect_pgle",
-  "jax_compilation_cache_include_metadata_in_key",
-  "jax_compilation_cache_max_size",
-  "jax_enable_compilation_cache",
-  "jax_enable_pgle",
-  "jax_persistent_cache_enable_xla_caches",
-  "jax_persistent_cache_min_compile_time_secs",
-  "jax_persistent_cache_min_entry_size_bytes",
-  "jax_pgle_aggregation_percentile",
-  "jax_pgle_profiling_runs",
-  "jax_raise_persistent_cache_errors",
-  "jax_remove_custom_partitioning_ptr_from_cache_key",
-  "jax_share_binary_between_hosts",
-  "jax_share_binary_between_hosts_timeout_ms",
-  "jax_xla_profile_version",
-  # How a program is written down before it is compiled.
-  "eager_constant_folding",
-  "jax_auto_pcast",
-  "jax_compiler_enable_remat_pass",
-  "jax_custom_vjp3",
-  "jax_embedded_constants_max_bytes",
-  "jax_refs_to_pins",
-  "jax_remove_size_one_mesh_axis_from_type",
-  "jax_threefry_gpu_kernel_lowering",
-  "jax_use_simplified_jaxpr_constants",
-  # How devices and processes are found and talk.
-  "jax_backend_target",
-  "jax_cpu_collectives_implementation",
-  "jax_cpu_enable_async_dispatch",
-  "jax_cpu_get_global_topology_timeout_minutes",
-  "jax_cpu_get_local_topology_timeout_minutes",
-  "jax_cross_host_transfer_socket_address",
-  "jax_cross_host_transfer_timeout_seconds",
-  "jax_cross_host_transfer_transfer_size",
-  "jax_cross_host_transport_addresses",
-  "jax_cuda_visible_devices",
-  "jax_enable_recoverability",
-  "jax_force_dcn_cross_host_transfers",
-  "jax_mock_gpu_topology",
-  "jax_oneapi_visible_devices",
-  "jax_pjrt_client_create_options",
-  "jax_rocm_visible_devices",
-  "jax_sort_devices_by_process_index",
-  "jax_xla_backend",
-  "mock_num_gpu_processes",
-  # Of operations that are not used here: export, sparse arrays, eigenvalues,
-  # ragged products, kernels of Pallas (whose options are there once it is
-  # imported, as other tests do).
-  "jax2tf_associative_scan_reductions",
-  "jax2tf_default_native_serialization",
-  "jax_bcoo_cusparse_lowering",
-  "jax_export_calling_convention_version",
-  "jax_export_ignore_forward_compatibility",
-  "jax_mosaic_allow_hlo",
-  "jax_pallas_use_mosaic_gpu",
-  "jax_ragged_dot_use_gpu_pallas_triton_lowering",
-  "jax_ragged_dot_use_ragged_dot_instruction",
-  "jax_serialization_version",
-  "jax_use_magma",
+  name
+  for line in _HARMLESS.splitlines()
+  if not line.startswith("#")
+  for name in line.split()
 }
 
 
@@ -245,47 +195,38 @@ def test_environment_of_a_process(tmp_path):
     "JAX_THREEFRY_PARTITIONABLE": "0",
     "JAX_DISABLE_JIT": "1",
   }
-  errors, found = [], []
-  for name, given in (("plain", {}), ("given", environment)):
-    process = subprocess.run(
-      [sys.executable, "-m", "experiments.few_shot", *ARGS]
-      + [f"--output_dir={tmp_path / name}", "--methods=bean1", "--epochs=1"],
-      cwd=_ROOT,
-      env=os.environ | given,
-      capture_output=True,
-      text=True,
-      timeout=300,
-    )
-    assert process.returncode == 0, process.stderr
-    errors.append(process.stderr)
-    found.append(numbers(results.load_all(tmp_path / name)))
-  assert found[0] == found[1]
-  assert errors[0] == ""
-  assert errors[1].startswith("warning: JAX_")
-  assert errors[1].count("\n") == 1
+  args = (*ARGS, "--methods=bean1", "--epochs=1")
+  plain = in_process.as_user(few_shot, *args, f"--output_dir={tmp_path}/plain")
+  given = in_process.as_user(
+    few_shot, *args, f"--output_dir={tmp_path}/given", **environment
+  )
+  assert (plain.returncode, plain.stderr) == (0, "")
+  assert given.returncode == 0, given.stderr
+  assert given.stderr.startswith("warning: JAX_")
+  assert given.stderr.count("\n") == 1
   for name in environment:
-    assert name in errors[1]
+    assert name in given.stderr
+  first, second = (
+    numbers(results.load_all(tmp_path / name)) for name in ("plain", "given")
+  )
+  assert first == second
 
 
-def test_records_name_what_numbers_depend_on(tmp_path, plain, monkeypatch):
-  monkeypatch.setenv("XLA_FLAGS", " --xla_cpu_enable_fast_math=false ")
-  _, records = train(tmp_path)
-  for name, record in records.items():
-    assert record["settings"] == plain[name]["settings"] | {
-      "XLA_FLAGS": "--xla_cpu_enable_fast_math=false"
-    }
+def test_flags_of_xla_are_named(tmp_path, plain, monkeypatch):
   for record in plain.values():
     assert record["settings"] == jax_options.PINNED
-
-
-def test_flags_of_xla_are_told_of(tmp_path, monkeypatch):
-  train(tmp_path)
-  monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
-  err, _ = train(tmp_path)
+  train(tmp_path / "before")
+  monkeypatch.setenv("XLA_FLAGS", " --xla_cpu_enable_fast_math=false ")
+  err, _ = train(tmp_path / "before")
   assert err == (
     "warning: 3 of 3 cells were made by other versions and are used: "
     "XLA_FLAGS none (3 cells), now --xla_cpu_enable_fast_math=false\n"
   )
+  _, records = train(tmp_path / "after")
+  for record in records.values():
+    assert record["settings"] == jax_options.PINNED | {
+      "XLA_FLAGS": "--xla_cpu_enable_fast_math=false"
+    }
 
 
 @pytest.mark.parametrize("named", ("cuda", "no_such_kind"))

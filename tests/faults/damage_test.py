@@ -1,17 +1,16 @@
 """Files that are cut off, altered or foreign: set aside, and made again."""
 
 import json
-import os
 import threading
 
 import hypothesis
 from hypothesis import strategies as st
-import numpy as np
 import pytest
 
 import bean_jax
 from experiments.population import store as stores
 from experiments.records import checkpoints, files, results
+from tests.experiments import in_process
 from tests.faults import here
 
 RECORDS = {
@@ -74,7 +73,7 @@ PLACES = [
 def test_set_aside_and_made_again(name, place, damage, copy):
   folder = copy(name)
   path = folder / place
-  before, expected = here.contents(folder), numbers(path)
+  before, expected = in_process.contents(folder), numbers(path)
   bad = DAMAGE[damage](path.read_bytes())
   path.write_bytes(bad)
   if path.suffix == ".npz":
@@ -85,7 +84,7 @@ def test_set_aside_and_made_again(name, place, damage, copy):
   assert err.startswith(f"warning: {path}: ")
   assert err.endswith(f"; renamed to {path.name}.damaged, not used\n")
   assert err.count("\n") == 1
-  after = here.contents(folder)
+  after = in_process.contents(folder)
   assert after.pop(f"{place}.damaged") == bad
   assert numbers(path) == expected
   assert after.keys() == before.keys()
@@ -131,44 +130,33 @@ def test_reporting_alone_does_not_use_it_either(copy):
 
 
 @pytest.mark.parametrize("name,place", PLACES)
-def test_another_release_stays_where_it_is(name, place, copy, monkeypatch):
+def test_what_was_made_otherwise_stays_where_it_is(
+  name, place, copy, monkeypatch
+):
   folder = copy(name)
   if place == CHECKPOINT:
     for record in folder.glob("*.json"):
       record.unlink()
-  before = here.contents(folder)
+  before = in_process.contents(folder)
+
+  def refused(*args):
+    status, out, err = here.run(
+      name, *here.SMALL[name], *args, f"--output_dir={folder}"
+    )
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert in_process.contents(folder) == before
+    return err
+
+  message = "made with another configuration (epochs: expected 4, got 2"
+  assert message in refused("--epochs=4")
+  if place != CHECKPOINT:
+    with monkeypatch.context() as patch:
+      patch.setattr(results, "SCHEMA", 2)
+      assert "expected schema 2, got 1" in refused()
   monkeypatch.setattr(bean_jax, "__version__", "9.0")
-  status, out, err = here.run(name, *here.SMALL[name], f"--output_dir={folder}")
-  assert (status, out) == (2, "")
-  assert ", this is 9.0; move this file away or choose another folder" in err
-  assert here.contents(folder) == before
-
-
-@pytest.mark.parametrize("name,place", PLACES)
-def test_another_configuration_stays_where_it_is(name, place, copy):
-  folder = copy(name)
-  if place == CHECKPOINT:
-    (folder / RECORDS[name]).unlink()
-    (folder / "digits-lenet5-vanilla.json").unlink()
-  before = here.contents(folder)
-  status, out, err = here.run(
-    name, *here.SMALL[name], "--epochs=4", f"--output_dir={folder}"
-  )
-  assert (status, out) == (2, "")
-  assert "made with another configuration (epochs: expected 4, got 2" in err
-  assert err.count("\n") == 1
-  assert here.contents(folder) == before
-
-
-def test_another_schema_stays_where_it_is(copy, monkeypatch):
-  folder = copy("few_shot")
-  monkeypatch.setattr(results, "SCHEMA", 2)
-  before = here.contents(folder)
-  args = (*here.SMALL["few_shot"], f"--output_dir={folder}")
-  status, _, err = here.run("few_shot", *args)
-  assert status == 2
-  assert "expected schema 2, got 1" in err
-  assert here.contents(folder) == before
+  message = ", this is 9.0; move this file away or choose another folder"
+  assert message in refused()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -176,7 +164,7 @@ def test_folder_that_refuses_the_renaming(name, copy, monkeypatch):
   folder = copy(name)
   path = folder / RECORDS[name]
   path.write_text("altered")
-  before = here.contents(folder)
+  before = in_process.contents(folder)
 
   def refuse(path):
     raise OSError(30, "Read-only file system", str(path))
@@ -187,7 +175,7 @@ def test_folder_that_refuses_the_renaming(name, copy, monkeypatch):
   assert str(path) in err
   assert "could not be renamed: Read-only file system" in err
   assert err.count("\n") == 1
-  assert here.contents(folder) == before
+  assert in_process.contents(folder) == before
 
 
 def test_two_processes_that_find_the_same_damage(tmp_path, capsys):
@@ -237,7 +225,7 @@ def test_members_of_a_cell_that_is_not_whole_yet(tmp_path, monkeypatch):
   assert numbers(record) == expected
   # The members go once the record is there, but not what was damaged.
   assert first.with_name(f"{first.name}.damaged").read_bytes() == bad
-  assert len(here.contents(tmp_path / "partial")) == 1
+  assert len(in_process.contents(tmp_path / "partial")) == 1
 
 
 # A file whose checksum fits says nothing about who made it.
@@ -297,20 +285,3 @@ def test_foreign_records_with_a_checksum(tmp_path_factory, value):
   with pytest.raises(results.DamagedError) as caught:
     results.read(path)
   assert "\n" not in str(caught.value)
-
-
-def test_objects_are_not_loaded(tmp_path):
-  """Not even from a file that has the right checksum."""
-
-  class Evil:
-    def __reduce__(self):
-      return os.mkdir, (str(tmp_path / "evil"),)
-
-  path = tmp_path / "network.npz"
-  with open(path, "wb") as file:
-    np.savez(file, header=np.array([Evil()], dtype=object))
-  content = path.read_bytes()[:-2] + (64).to_bytes(2, "little")
-  path.write_bytes(content + checkpoints._digest(content))
-  with pytest.raises(checkpoints.DamagedError, match="holds no checkpoint"):
-    checkpoints.load(path)
-  assert not (tmp_path / "evil").exists()

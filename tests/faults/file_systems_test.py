@@ -14,6 +14,7 @@ import pytest
 
 from experiments.population import store as stores
 from experiments.records import checkpoints, results
+from tests.experiments import in_process
 from tests.faults import here
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -49,7 +50,7 @@ def assert_one_line(status, out, err):
 def test_disk_full(name, copy):
   """A limit for the size of files is what a process can set for itself."""
   folder = copy(name)
-  before = here.contents(folder)
+  before = in_process.contents(folder)
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   args = (*here.SMALL[name], MORE[name], f"--output_dir={folder}")
   try:
@@ -60,40 +61,35 @@ def test_disk_full(name, copy):
   assert_one_line(status, out, err)
   assert "could not be written (File too large); make room" in err
   # Nothing is lost, and no half file is left.
-  assert here.contents(folder) == before
+  assert in_process.contents(folder) == before
   status, _, err = here.run(name, *args)
   assert (status, err) == (0, "")
-  after = here.contents(folder)
+  after = in_process.contents(folder)
   assert len(after) > len(before)
   for place in before:
     if place.endswith((".json", ".npz")):
       assert after[place] == before[place]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_folder_in_the_place_of_a_record(name, tmp_path):
-  folder = tmp_path / "results"
-  record = {
-    "few_shot": "digits-1shot-bean1-alpha1.json",
-    "table1": "evaluation/digits-1shot-vanilla.json",
-    "full_data": "digits-lenet5-vanilla.json",
-  }[name]
-  (folder / record).mkdir(parents=True)
-  args = (*here.SMALL[name], f"--output_dir={folder}")
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+  "name,place",
+  (
+    ("few_shot", "digits-1shot-bean1-alpha1.json"),
+    pytest.param("table1", "evaluation/digits-1shot-vanilla.json", marks=SLOW),
+    pytest.param("full_data", "digits-lenet5-vanilla.json", marks=SLOW),
+    ("full_data", "checkpoints/digits-lenet5-vanilla-seed1.npz"),
+  ),
+)
+def test_folder_in_the_place_of_a_file(name, place, tmp_path):
+  (tmp_path / place).mkdir(parents=True)
+  args = (*here.SMALL[name], f"--output_dir={tmp_path}")
   status, out, err = here.run(name, *args)
   assert_one_line(status, out, err)
-  assert str(folder / record) in err
-  assert here.contents(folder) == {}
-
-
-def test_folder_in_the_place_of_a_checkpoint(tmp_path):
-  path = tmp_path / "checkpoints" / "digits-lenet5-vanilla-seed1.npz"
-  path.mkdir(parents=True)
-  args = (*here.SMALL["full_data"], f"--output_dir={tmp_path}")
-  status, out, err = here.run("full_data", *args)
-  assert_one_line(status, out, err)
-  assert str(path) in err
-  assert here.contents(tmp_path) == {}
+  assert str(tmp_path / place) in err
+  assert in_process.contents(tmp_path) == {}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -101,11 +97,11 @@ def test_folder_in_the_place_of_the_table(name, copy):
   folder = copy(name)
   (folder / "table.md").unlink()
   (folder / "table.md").mkdir()
-  before = here.contents(folder)
+  before = in_process.contents(folder)
   status, out, err = here.run(name, *here.SMALL[name], f"--output_dir={folder}")
   assert_one_line(status, out, err)
   assert "table.md" in err
-  after = here.contents(folder)
+  after = in_process.contents(folder)
   assert {k: v for k, v in after.items() if not k.endswith(".png")} == {
     k: v for k, v in before.items() if not k.endswith(".png")
   }
@@ -114,7 +110,7 @@ def test_folder_in_the_place_of_the_table(name, copy):
 @pytest.mark.parametrize("name", (NAMES[0], NAMES[2]))
 def test_record_that_vanishes_while_it_is_read(name, copy, monkeypatch):
   folder = copy(name)
-  before = here.contents(folder)
+  before = in_process.contents(folder)
   read_bytes = pathlib.Path.read_bytes
   vanished = []
 
@@ -128,7 +124,7 @@ def test_record_that_vanishes_while_it_is_read(name, copy, monkeypatch):
   status, _, err = here.run(name, *here.SMALL[name], f"--output_dir={folder}")
   assert (status, err) == (0, "")
   assert len(vanished) == 1
-  assert here.contents(folder).keys() == before.keys()
+  assert in_process.contents(folder).keys() == before.keys()
 
 
 @pytest.mark.slow
@@ -175,11 +171,11 @@ def test_checkpoint_that_vanishes_after_it_was_read(copy, monkeypatch):
 
   with monkeypatch.context() as patch:
     patch.setattr(stores, "find", vanishing)
-    before = here.contents(folder)
+    before = in_process.contents(folder)
     status, out, err = here.run("full_data", *args)
   assert_one_line(status, out, err)
   assert f"{path}: cannot be read (No such file" in err
-  after = here.contents(folder)
+  after = in_process.contents(folder)
   for place in after:
     assert after[place] == before[place]
   assert here.run("full_data", *args)[0] == 0
@@ -188,22 +184,18 @@ def test_checkpoint_that_vanishes_after_it_was_read(copy, monkeypatch):
 # Clocks.
 
 
-class Clock:
+_MOMENTS = random.Random(0)
+
+
+def jumping():
   """A wall clock that goes back and ahead by years at random."""
-
-  def __init__(self):
-    self.random = random.Random(0)
-    self.calls = 0
-
-  def __call__(self):
-    self.calls += 1
-    return 1e9 + self.random.uniform(-1e9, 1e9)
+  return 1e9 + _MOMENTS.uniform(-1e9, 1e9)
 
 
 @pytest.mark.parametrize("name", (NAMES[0], NAMES[2]))
 def test_wall_clock_that_jumps(name, finished, tmp_path, monkeypatch):
-  clock = Clock()
-  monkeypatch.setattr(time, "time", clock)
+
+  monkeypatch.setattr(time, "time", jumping)
   # So that the time left is shown, too.
   monkeypatch.setenv("TTY_COMPATIBLE", "1")
   monkeypatch.setenv("TERM", "xterm")
@@ -251,7 +243,7 @@ USER = (
 )
 
 
-def start_on(mount, tmp_path, *args, redirect=""):
+def start_on(mount, tmp_path, *args):
   """Runs few_shot where a file system of its own is mounted."""
   folder = tmp_path / "mounted"
   folder.mkdir()
@@ -303,27 +295,25 @@ class TestMounted:
     assert process.stdout == ""
 
 
+def start(script, *args, **options):
+  return subprocess.run(
+    [sys.executable, "-m", f"experiments.{script}", *args],
+    cwd=_ROOT,
+    stderr=subprocess.PIPE,
+    text=True,
+    check=False,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    **options,
+  )
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
   not pathlib.Path("/dev/full").exists(), reason="needs /dev/full"
 )
 def test_standard_output_on_a_full_disk(tmp_path):
   with open("/dev/full", "w") as full:
-    process = subprocess.run(
-      [
-        sys.executable,
-        "-m",
-        "experiments.few_shot",
-        *USER,
-        f"--output_dir={tmp_path}",
-      ],
-      cwd=_ROOT,
-      stdout=full,
-      stderr=subprocess.PIPE,
-      text=True,
-      check=False,
-      env={**os.environ, "JAX_PLATFORMS": "cpu"},
-    )
+    process = start("few_shot", *USER, f"--output_dir={tmp_path}", stdout=full)
   assert process.returncode == 2
   assert process.stderr == (
     "error: the output could not be written (No space left on device);"
@@ -339,14 +329,7 @@ def test_output_that_nobody_reads(script, flag):
   """As of `--help | head`, where head has ended already."""
   reader, writer = os.pipe()
   os.close(reader)
-  process = subprocess.run(
-    [sys.executable, "-m", f"experiments.{script}", flag],
-    cwd=_ROOT,
-    stdout=writer,
-    stderr=subprocess.PIPE,
-    text=True,
-    check=False,
-  )
+  process = start(script, flag, stdout=writer)
   os.close(writer)
   if flag == "--help":
     assert (process.returncode, process.stderr) == (141, "")

@@ -89,8 +89,6 @@ def tiny_networks():
       "_finish",
       lambda drawing, path: results.write_bytes(path, b"figure"),
     )
-    patch.delenv("FORCE_COLOR", raising=False)
-    patch.delenv("TTY_COMPATIBLE", raising=False)
     # Datasets are kept from run to run.
     runs._load_from.cache_clear()
     yield
@@ -99,22 +97,5 @@ def tiny_networks():
 
 
 def run(name, *args):
-  """Runs a script as its command line would.
-
-  Args:
-    name: Of the script.
-    *args: Its flags.
-
-  Returns:
-    The exit status, standard output and standard error.
-  """
+  """Runs a script; its exit status, standard output and error."""
   return in_process.run(ALL[name], *args)
-
-
-def contents(folder):
-  """The bytes of all files in a folder and below."""
-  return {
-    str(path.relative_to(folder)): path.read_bytes()
-    for path in sorted(folder.rglob("*"))
-    if path.is_file()
-  }

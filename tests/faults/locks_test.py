@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -149,26 +150,22 @@ def test_folder_without_a_lock(tmp_path):
     pass
 
 
-def test_file_system_without_locks(tmp_path, monkeypatch):
-  def refuse(*_):
-    raise OSError(37, "No locks available")
+def refuse(*_):
+  raise OSError(37, "No locks available")
 
-  monkeypatch.setattr(files.fcntl, "flock", refuse)
+
+# A file system without locks, and a system without fcntl.
+@pytest.mark.parametrize(
+  "fcntl", (types.SimpleNamespace(flock=refuse, LOCK_EX=2, LOCK_NB=4), None)
+)
+def test_where_there_are_no_locks(fcntl, tmp_path, monkeypatch):
+  monkeypatch.setattr(files, "fcntl", fcntl)
   with files.locked(tmp_path / "lock", patience=60) as held:
     assert not held
   files.replace(tmp_path / "x", b"1")
   files.remove_abandoned(tmp_path)
   cache.write(tmp_path / "x.npy", IDENTITY, [np.arange(3)])
   assert cache.read(tmp_path / "x.npy", IDENTITY)
-
-
-def test_system_without_fcntl(tmp_path, monkeypatch):
-  monkeypatch.setattr(files, "fcntl", None)
-  with files.locked(tmp_path / "lock", patience=60) as held:
-    assert not held
-  files.replace(tmp_path / "x", b"1")
-  files.remove_abandoned(tmp_path)
-  assert os.listdir(tmp_path) == ["x"]
 
 
 # Temporary files of processes that were killed while they wrote.

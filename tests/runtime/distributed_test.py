@@ -10,6 +10,7 @@ import pytest
 from experiments import few_shot, full_data, study, table1
 from experiments.command import distributed, parsing
 from experiments.machine import interruption, processes as machine_processes
+from tests.experiments import in_process
 from tests.runtime import processes
 
 # 3 cells in 12 chunks of one member on each of two devices.
@@ -57,43 +58,31 @@ class TestFlags:
   @pytest.mark.parametrize(
     "args,message",
     (
-      (("--num_processes=2",), "--coordinator_address: expected with --num_"),
+      ("num_processes=2", "--coordinator_address: expected with --num_"),
       (
-        ("--coordinator_address=a:1", "--process_id=0"),
+        "coordinator_address=a:1 process_id=0",
         "--num_processes: expected with --coordinator_address and --process_id",
       ),
       (
-        ("--coordinator_address=a:1", "--num_processes=2"),
+        "coordinator_address=a:1 num_processes=2",
         "--process_id: expected with --coordinator_address and --num_processes",
       ),
       *(
         (
-          (
-            f"--coordinator_address={address}",
-            "--num_processes=2",
-            "--process_id=0",
-          ),
+          f"coordinator_address={address} num_processes=2 process_id=0",
           "--coordinator_address: expected host:port, got ",
         )
-        for address in ("host", "host:", "host:x", ":1", "host:99999", "a b:1")
+        for address in ("host", "host:", "host:x", ":1", "host:99999", "a/b:1")
       ),
       (
-        (
-          "--coordinator_address=a:1",
-          "--num_processes=0",
-          "--process_id=0",
-        ),
+        "coordinator_address=a:1 num_processes=0 process_id=0",
         "--num_processes: expected",
       ),
       (
-        (
-          "--coordinator_address=a:1",
-          "--num_processes=2",
-          "--process_id=2",
-        ),
+        "coordinator_address=a:1 num_processes=2 process_id=2",
         "--process_id: expected",
       ),
-      (("--distributed",), "found no job of Slurm, "),
+      ("distributed", "found no job of Slurm, "),
     ),
   )
   def test_refused(self, args, message, monkeypatch):
@@ -105,7 +94,7 @@ class TestFlags:
     monkeypatch.setattr(distributed.jax.config, "update", lambda *_: None)
     values = flags.FlagValues()
     distributed.define_flags(values)
-    values(["script", *args])
+    values(["script", *(f"--{arg}" for arg in args.split())])
     with (
       pytest.raises(parsing.ConfigError, match=message) as caught,
       distributed.joined(values),
@@ -115,13 +104,8 @@ class TestFlags:
 
   @pytest.mark.parametrize("script", (few_shot, full_data, study, table1))
   def test_scripts_have_them(self, script):
-    for name in (
-      "coordinator_address",
-      "num_processes",
-      "process_id",
-      "distributed",
-    ):
-      assert name in script.FLAGS
+    flags_ = ("coordinator_address", "num_processes", "process_id")
+    assert {*flags_, "distributed"} <= set(script.FLAGS)
 
   def test_without_them_there_is_one_process(self):
     values = flags.FlagValues()
@@ -180,26 +164,20 @@ class TestNumbers:
   def test_few_shot(self, num_processes, num_cores, whole, tmp_path):
     expected = whole("few_shot", FEW_SHOT)
     args = (*FEW_SHOT, f"--output_dir={tmp_path}")
-    if num_processes == 1:
-      started = [processes.start("few_shot", *args, num_cores=num_cores)]
-    else:
-      started = processes.start_all(
-        "few_shot",
-        *args,
-        num_processes=num_processes,
-        num_cores=num_cores,
-      )
+    started = processes.start_all(
+      "few_shot", *args, num_processes=num_processes, num_cores=num_cores
+    )
     (status, out, err), *others = processes.finish(started)
     assert (status, err) == (0, "")
     assert "| BEAN-1" in out
     # One process speaks for all.
     assert others == [(0, "", "")] * (num_processes - 1)
-    assert processes.numbers(tmp_path) == processes.numbers(expected)
+    assert in_process.numbers(tmp_path) == in_process.numbers(expected)
     names = sorted(path.name for path in expected.iterdir())
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
   def test_other_widths_give_the_same_but_for_rounding(self, whole, tmp_path):
-    expected = processes.numbers(whole("few_shot", FEW_SHOT))
+    expected = in_process.numbers(whole("few_shot", FEW_SHOT))
     process = processes.start(
       "few_shot",
       *FEW_SHOT,
@@ -207,7 +185,7 @@ class TestNumbers:
       f"--output_dir={tmp_path}",
     )
     assert processes.finish([process])[0][0] == 0
-    for name, (_, _, metrics) in processes.numbers(tmp_path).items():
+    for name, (_, _, metrics) in in_process.numbers(tmp_path).items():
       for key in ("train_loss_curve", "validation_accuracy_curve"):
         # One image that is as good as undecided.
         atol = 1.01 / 50 if "accuracy" in key else 1e-3
@@ -226,7 +204,7 @@ class TestNumbers:
   def test_full_data(self, whole, tmp_path):
     expected = whole("full_data", FULL_DATA)
     assert "| BEAN-1" in self.run_two("full_data", FULL_DATA, tmp_path)
-    assert processes.numbers(tmp_path) == processes.numbers(expected)
+    assert in_process.numbers(tmp_path) == in_process.numbers(expected)
     assert len(list((tmp_path / "checkpoints").iterdir())) == 8
 
   @pytest.mark.parametrize(
@@ -243,7 +221,7 @@ class TestNumbers:
     assert table in out
     assert (tmp_path / "table.md").read_text() == table
     for folder in folders:
-      assert processes.numbers(tmp_path / folder) == processes.numbers(
+      assert in_process.numbers(tmp_path / folder) == in_process.numbers(
         expected / folder
       )
 
@@ -257,7 +235,7 @@ class TestFaults:
     process = processes.start(name, *args, f"--output_dir={folder}")
     ((status, _, err),) = processes.finish([process])
     assert (status, err) == (0, "")
-    assert processes.numbers(folder) == processes.numbers(expected)
+    assert in_process.numbers(folder) == in_process.numbers(expected)
     assert not (folder / "partial").exists()
 
   @pytest.mark.parametrize("number", (1, 2))
@@ -272,14 +250,8 @@ class TestFaults:
   def test_sigterm_to_one_stops_all(
     self, number, name, args, pattern, whole, tmp_path
   ):
-    options = {"pause": 1.0}
-    directory = f"--output_dir={tmp_path}"
-    if number == 1:
-      started = [processes.start(name, *args, directory, **options)]
-    else:
-      started = processes.start_all(
-        name, *args, directory, num_processes=number, **options
-      )
+    args_ = (*args, f"--output_dir={tmp_path}")
+    started = processes.start_all(name, *args_, num_processes=number, pause=1.0)
     processes.wait_for(tmp_path, pattern, started)
     started[-1].send_signal(signal.SIGTERM)
     ends = processes.finish(started, seconds=60)
@@ -358,13 +330,8 @@ class TestFaults:
     while not (tmp_path / "table.md").exists():
       number = int(generator.integers(1, 4))
       args = (*FEW_SHOT, f"--output_dir={tmp_path}")
-      options = {"pause": 0.5}
-      started = (
-        [processes.start("few_shot", *args, **options)]
-        if number == 1
-        else processes.start_all(
-          "few_shot", *args, num_processes=number, **options
-        )
+      started = processes.start_all(
+        "few_shot", *args, num_processes=number, pause=0.5
       )
       victim = started[int(generator.integers(number))]
       kind = generator.choice([signal.SIGTERM, signal.SIGKILL, signal.SIGINT])

@@ -7,8 +7,6 @@ import subprocess
 import sys
 import time
 
-from experiments.records import results
-
 ROOT = pathlib.Path(__file__).parents[2]
 
 _PROGRAM = """
@@ -54,7 +52,9 @@ def start(name, *args, num_cores=2, pause=0.0):
 
 
 def start_all(name, *args, num_processes, last=(), **options):
-  """Starts several processes of a run, the last with further arguments."""
+  """Starts the processes of a run, the last with further arguments."""
+  if num_processes == 1:
+    return [start(name, *args, *last, **options)]
   with socket.socket() as free:
     free.bind(("localhost", 0))
     port = free.getsockname()[1]
@@ -94,11 +94,3 @@ def wait_for(folder, pattern, processes, *, number=1, seconds=300):
     for process in processes:
       assert process.poll() is None, process.communicate()
     time.sleep(0.01)
-
-
-def numbers(folder):
-  """All that the records of a run say, but for what differs by run."""
-  return {
-    name: (record["config"], record["seeds"], record["metrics"])
-    for name, record in results.load_all(folder).items()
-  }

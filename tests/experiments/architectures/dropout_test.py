@@ -1,13 +1,10 @@
 """Tests of experiments.architectures.dropout."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.architectures import dropout
 from experiments.architectures.dropout import Dropout, drop
 
 X = jnp.asarray(np.random.default_rng(0).uniform(1, 2, (40, 250)), jnp.float32)
@@ -80,7 +77,3 @@ def test_mapped_over_members():
   for member in range(3):
     alone = drop(X, Dropout(rates[member], jax.random.key(member)), place=2)
     np.testing.assert_array_equal(together[member], alone)
-
-
-def test_examples_of_docstrings():
-  assert doctest.testmod(dropout).failed == 0

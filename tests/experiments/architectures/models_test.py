@@ -1,7 +1,5 @@
 """Tests of experiments.architectures.models, and of networks made of them."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,21 +16,6 @@ FAN_IN = {
   "lenet5": {"conv1": 25, "conv2": 150, "fc1": 400, "fc2": 120, "fc3": 84},
   "mlp500": {"fc1": 784, "fc2": 500},
   "mlp300_100": {"fc1": 784, "fc2": 300, "fc3": 100},
-}
-NUM_PARAMETERS = {
-  "lenet5": {
-    "conv1": 156,
-    "conv2": 2_416,
-    "fc1": 48_120,
-    "fc2": 10_164,
-    "fc3": 850,
-  },
-  "mlp500": {"fc1": 784 * 500 + 500, "fc2": 500 * 10 + 10},
-  "mlp300_100": {
-    "fc1": 784 * 300 + 300,
-    "fc2": 300 * 100 + 100,
-    "fc3": 100 * 10 + 10,
-  },
 }
 NUM_MEMBERS = 20
 NETWORKS = {name: networks.make(networks.Spec(name)) for name in networks.GRAY}
@@ -117,13 +100,13 @@ def lenet5(params, images):
 
 @every_network
 def test_numbers_of_parameters(name, population):
-  counts = {
-    layer: sum(leaf[0].size for leaf in jax.tree.leaves(params))
-    for layer, params in population[name].items()
-  }
-  assert counts == NUM_PARAMETERS[name]
   total = {"lenet5": 61_706, "mlp500": 397_510, "mlp300_100": 266_610}
-  assert sum(counts.values()) == total[name]
+  params = population[name]
+  assert sum(leaf[0].size for leaf in jax.tree.leaves(params)) == total[name]
+  fan_in = {
+    layer: leaves["kernel"][0, ..., 0].size for layer, leaves in params.items()
+  }
+  assert fan_in == FAN_IN[name]
 
 
 @every_network
@@ -137,15 +120,13 @@ def test_initial_parameters_fill_the_range_of_the_fan_in(name, population):
 
 
 @every_network
-def test_members_differ_and_their_keys_decide(name, inits, population):
+def test_keys_of_members_decide(name, inits, population):
   turned = inits[name](jnp.arange(NUM_MEMBERS)[::-1])
   jax.tree.map(
     np.testing.assert_array_equal,
     jax.tree.map(lambda leaf: leaf[::-1], turned),
     population[name],
   )
-  for leaf in jax.tree.leaves(population[name]):
-    assert len(np.unique(leaf.reshape(NUM_MEMBERS, -1), axis=0)) == NUM_MEMBERS
 
 
 @every_network
@@ -254,7 +235,3 @@ def test_every_leaf_and_every_member_has_its_own_stream(name, population):
   )
   # No number twice, but by chance: nor others in another order or sign.
   assert len(np.unique(np.abs(firsts).round(5))) > 0.99 * firsts.size
-
-
-def test_examples_of_docstrings():
-  assert doctest.testmod(models).failed == 0

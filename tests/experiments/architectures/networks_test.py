@@ -1,6 +1,5 @@
 """Tests of experiments.architectures.networks."""
 
-import doctest
 import re
 
 import jax
@@ -176,7 +175,3 @@ class TestInitializers:
     others = (whole["a"], self.draw(1)["b"])
     for other in others:
       assert np.mean(other["kernel"] == whole["b"]["kernel"]) < 1e-3
-
-
-def test_examples_of_docstrings():
-  assert doctest.testmod(networks).failed == 0

@@ -58,9 +58,6 @@ def test_number_of_parameters(shapes):
   assert size(shapes["params"]["head"]) == 512 * 10 + 10
   # A mean and a variance for each of the 4,800 channels.
   assert size(shapes["batch_stats"]) == 2 * 4_800
-
-
-def test_variables_are_float32(shapes):
   assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {
     np.dtype(np.float32)
   }

@@ -1,7 +1,5 @@
 """Tests of experiments.architectures.unfolded_lenet5: as LeNet5 computes."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -205,7 +203,3 @@ def test_windows_are_pixels_of_the_image(dtype):
     if 0 <= row < 28 and 0 <= column < 28:
       expected[:, window, pixel] = images[:, row, column, 0]
   np.testing.assert_array_equal(windows, expected)
-
-
-def test_examples_of_docstrings():
-  assert doctest.testmod(unfolded_lenet5).failed == 0

@@ -1,11 +1,9 @@
-"""Tests of experiments.assemblies.summary."""
-
-import doctest
+"""Tests of experiments.assemblies.summary; published_test has whole tables."""
 
 import numpy as np
 import pytest
 
-from experiments.assemblies import ablation, measures, summary
+from experiments.assemblies import measures, summary
 from tests.experiments.assemblies import planted
 
 SETTINGS = measures.Settings(max_clusters=5, restarts=1, controls=2)
@@ -67,30 +65,6 @@ def records(metrics):
   ]
 
 
-def test_groups(records, metrics):
-  few = make_record(metrics, "vanilla", 0, shots=10)
-  last = make_record(metrics, "vanilla", 0)
-  last["config"]["epoch"] = "last"
-  found = summary.groups([*records, few, last])
-  assert list(found) == [
-    "digits-mlp500-fc2",
-    "digits-mlp500-10shot-fc2",
-    "digits-mlp500-fc2-last",
-  ]
-  cells = found["digits-mlp500-fc2"]
-  assert [cell.title for cell in cells] == [
-    "Vanilla",
-    "BEAN-1 alpha=1",
-    "BEAN-1 alpha=10",
-    "BEAN-1 alpha=100",
-    "BEAN-2 alpha=10",
-  ]
-  assert all(len(cell.records) == 2 for cell in cells)
-  np.testing.assert_array_equal(
-    cells[2].at_classes("rescaled_silhouettes_live"), [0.7, 0.7]
-  )
-
-
 def _titles(cells):
   return [cell.title for cell in cells]
 
@@ -116,24 +90,6 @@ def test_choices(records):
   assert _titles(summary.clustered(cells[1:], margin=0.01)) == [
     "BEAN-1 alpha=1"
   ]
-
-
-def test_text(records):
-  text = summary.text(summary.groups(records), margin=0.01)
-  lines = text.splitlines()
-  assert lines[0] == "## digits-mlp500-fc2: 24 neurons"
-  rows = [line for line in lines if line.startswith("| BEAN-1 alpha=10 + ")]
-  assert len(rows) == len(summary._TABLES) == 5
-  assert rows[0].split("|")[3].strip() == "80.00 [80.00, 80.00]"
-  assert "0.70 [0.70, 0.70]" in rows[0]
-  assert sum(line.startswith("| BEAN-1 alpha=1 * ") for line in lines) == 5
-  assert sum(line.startswith("| Vanilla ") for line in lines) == 5
-  assert sum(line.startswith("| before training ") for line in lines) == 1
-  assert "nan" not in text
-  # Each table is as wide in every line.
-  for table in text.split("\n\n"):
-    if table.startswith("|"):
-      assert len(set(map(len, table.splitlines()))) == 1
 
 
 def test_undefined_numbers(records, metrics):
@@ -162,10 +118,3 @@ def test_undefined_numbers(records, metrics):
 )
 def test_interval(values, digits, expected):
   assert summary.interval(np.array(values), digits) == expected
-
-
-@pytest.mark.parametrize("module", (ablation, measures, summary))
-def test_examples(module):
-  outcome = doctest.testmod(module)
-  assert outcome.failed == 0
-  assert outcome.attempted > 0

@@ -1,7 +1,8 @@
 """Tests of experiments.command.scripts."""
 
 import logging
-import pathlib
+import os
+import signal
 import subprocess
 import sys
 
@@ -11,10 +12,12 @@ import pytest
 
 from experiments import datasets
 from experiments.command import parsing, scripts
+from experiments.machine import interruption
 from experiments.records import results
 from tests.experiments import in_process
+from tests.faults import here
 
-ROOT = pathlib.Path(__file__).parents[3]
+KEPT = "finished cells are kept, the same command goes on from there"
 
 
 @pytest.fixture(autouse=True)
@@ -23,8 +26,11 @@ def _settings():
     yield
 
 
-def test_works_under_its_settings(capsys):
+def test_works_under_its_settings(monkeypatch, capsys):
   seen = []
+  monkeypatch.setattr(
+    scripts.devices, "use_all_cores", lambda: seen.append("devices")
+  )
 
   def work():
     seen.append(jax.config.jax_default_matmul_precision)
@@ -32,91 +38,77 @@ def test_works_under_its_settings(capsys):
 
   assert jax.config.jax_default_matmul_precision != "highest"
   assert scripts.run(["script"], work) == 0
-  assert seen == ["highest", logging.WARNING]
+  # Once a device is asked for, there can be no more of them.
+  assert seen == ["devices", "highest", logging.WARNING]
   assert capsys.readouterr() == ("", "")
 
 
-def test_devices_are_chosen_before_the_work(monkeypatch):
-  calls = []
-  monkeypatch.setattr(
-    scripts.devices, "use_all_cores", lambda: calls.append("devices")
-  )
-  scripts.run(["script"], lambda: calls.append("work"))
-  assert calls == ["devices", "work"]
+def fails(error):
+  def work():
+    raise error
+
+  return work
 
 
 @pytest.mark.parametrize(
-  "error", (parsing.ConfigError, datasets.DatasetError, results.ResultError)
+  "error,status,line",
+  (
+    (parsing.ConfigError("it is wrong"), 2, "error: it is wrong\n"),
+    (datasets.DatasetError("it is wrong"), 2, "error: it is wrong\n"),
+    (results.ResultError("it is wrong"), 2, "error: it is wrong\n"),
+    (KeyboardInterrupt(), 130, f"\nstopped; {KEPT}\n"),
+    (interruption.Stopped(), 0, f"stopped as asked; {KEPT}\n"),
+  ),
 )
-def test_errors_of_the_user_are_a_line(error, capsys):
-  def work():
-    raise error("what was wrong")
-
-  assert scripts.run(["script"], work) == 2
-  assert capsys.readouterr() == ("", "error: what was wrong\n")
+def test_ends_in_good_order(error, status, line, capsys):
+  assert scripts.run(["script"], fails(error), flags.FlagValues()) == status
+  assert capsys.readouterr() == ("", line)
 
 
 def test_unexpected_argument(capsys):
-  ran = []
-  assert scripts.run(["script", "mnist", "x"], lambda: ran.append(1)) == 2
-  out, err = capsys.readouterr()
-  assert out == ""
-  assert err == (
-    "error: unexpected argument 'mnist'; options begin with --, see --help\n"
+  assert scripts.run(["script", "mnist", "x"], fails(AssertionError)) == 2
+  assert capsys.readouterr() == (
+    "",
+    "error: unexpected argument 'mnist'; options begin with --, see --help\n",
   )
-  assert ran == []
-
-
-def test_interrupt(capsys):
-  def work():
-    raise KeyboardInterrupt
-
-  assert scripts.run(["script"], work) == 130
-  out, err = capsys.readouterr()
-  assert out == ""
-  assert err.startswith("\nstopped; ")
-  assert err.count("\n") == 2
 
 
 # A traceback is what a report of a bug needs.
 @pytest.mark.parametrize("error", (ValueError, OSError, MemoryError))
 def test_errors_of_the_program_are_not_hidden(error):
-  def work():
-    raise error("a bug")
-
   with pytest.raises(error, match="a bug"):
-    scripts.run(["script"], work)
+    scripts.run(["script"], fails(error("a bug")))
+
+
+def test_sigterm_is_heard_where_work_asks():
+  seen = []
+
+  def work():
+    seen.append(signal.getsignal(signal.SIGTERM))
+
+  before = signal.getsignal(signal.SIGTERM)
+  assert scripts.run(["script"], work, flags.FlagValues()) == 0
+  assert scripts.run(["script"], work) == 0
+  assert seen[0] != before
+  assert seen[1] == before == signal.getsignal(signal.SIGTERM)
 
 
 class TestWrongReleases:
   """tests/bean_jax/check_test.py has what they are."""
 
-  @pytest.fixture
-  def pretend(self, monkeypatch):
-    """Makes the installed jaxlib another one."""
-
-    def pretend(version):
-      monkeypatch.delenv("XLA_FLAGS", raising=False)
-      monkeypatch.setattr(
-        scripts.importlib.metadata, "version", lambda package: version
-      )
-
-    return pretend
-
-  def test_refused_with_the_cure(self, pretend, capsys):
-    pretend("0.10.2")
-    ran = []
-    assert scripts.run(["script"], lambda: ran.append(1)) == 2
+  def test_refused_with_the_cure_and_cured(self, monkeypatch, capsys):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setattr(
+      scripts.importlib.metadata, "version", lambda package: "0.10.2"
+    )
+    assert scripts.run(["script"], fails(AssertionError)) == 2
     out, err = capsys.readouterr()
-    assert (out, ran) == ("", [])
+    assert out == ""
     assert err.startswith(
       "error: jaxlib 0.10.2 on a cpu computes wrong numbers"
     )
     assert "pip install 'jax>=0.10,!=0.10.2'" in err
     assert err.count("\n") == 1
-
-  def test_cured_by_the_flag(self, pretend, monkeypatch, capsys):
-    pretend("0.10.2")
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")
     ran = []
     assert scripts.run(["script"], lambda: ran.append(1)) == 0
@@ -182,38 +174,36 @@ class TestStart:
   def test_flags_and_the_rest_reach_main(self, args, seen, start):
     assert start(*args) == (7, [seen], "", "")
 
-  @pytest.mark.parametrize("arg", ("--number=x", "--numbers=1", "--number"))
-  def test_what_cannot_be_parsed_is_a_line(self, arg, start):
-    status, seen, out, err = start(arg)
-    assert (status, seen, out) == (2, [], "")
-    assert err.startswith("error: ")
-    assert err.endswith("see --help\n")
-    assert err.count("\n") == 1
-    assert "number" in err
-
-  @pytest.mark.parametrize("arg", ("--nodeterministic=1", "--nodeterministic="))
-  def test_a_flag_that_takes_no_value(self, arg, start):
-    status, seen, out, err = start(arg)
-    assert (status, seen, out) == (2, [], "")
-    assert err.startswith(f"error: {arg} does not take an argument; see ")
-    assert err.count("\n") == 1
-
   @pytest.mark.parametrize(
-    "content,expected",
+    "arg,line",
     (
-      (b"\xff--number=1\n", "expected a text in UTF-8"),
-      (None, "Unable to open"),
+      ("--number=x", "number"),
+      ("--numbers=1", "number"),
+      ("--number", "number"),
+      ("--nodeterministic=1", "--nodeterministic=1 does not take an argument;"),
+      ("--nodeterministic=", "--nodeterministic= does not take an argument;"),
+      ("--flagfile={}/bytes", "expected a text in UTF-8"),
+      ("--flagfile={}/none", "Unable to open"),
     ),
   )
-  def test_flagfile(self, content, expected, start, tmp_path):
-    path = tmp_path / "flags"
-    if content is not None:
-      path.write_bytes(content)
-    status, seen, out, err = start(f"--flagfile={path}")
+  def test_what_cannot_be_parsed_is_a_line(self, arg, line, start, tmp_path):
+    (tmp_path / "bytes").write_bytes(b"\xff--number=1\n")
+    status, seen, out, err = start(arg.format(tmp_path))
     assert (status, seen, out) == (2, [], "")
     assert err.startswith("error: ")
-    assert expected in err
+    assert line in err
+    assert err.endswith("see --help\n") or "flagfile" in arg
     assert err.count("\n") == 1
+
+  def test_deterministic_leaves_other_flags_of_xla(self, start, monkeypatch):
+    for given in ("--xla_other=1", ""):
+      for arg, added in (
+        ("--nodeterministic", ""),
+        ("--deterministic", " --xla_gpu_deterministic_ops=true"),
+      ):
+        monkeypatch.setenv("XLA_FLAGS", given)
+        assert start(arg)[0] == 7
+        assert os.environ["XLA_FLAGS"] == (given + added).strip()
 
   @pytest.mark.parametrize("arg", ("--help", "-h", "--helpshort"))
   def test_help(self, arg, start):
@@ -225,19 +215,16 @@ class TestStart:
 SCRIPTS = [
   f"{path.parent.name}/{path.name}"
   for folder in ("experiments", "benchmarks")
-  for path in sorted((ROOT / folder).glob("*.py"))
+  for path in sorted((in_process.ROOT / folder).glob("*.py"))
   if "scripts.start(" in path.read_text()
 ]
-
-
-def test_scripts_are_found():
-  assert {"experiments/few_shot.py", "benchmarks/run.py"} < set(SCRIPTS)
+assert {"experiments/few_shot.py", "benchmarks/run.py"} < set(SCRIPTS)
 
 
 @pytest.mark.parametrize("path", SCRIPTS)
 def test_started_by_its_path(path, tmp_path):
   process = subprocess.run(
-    [sys.executable, ROOT / path, "--help"],
+    [sys.executable, in_process.ROOT / path, "--help"],
     cwd=tmp_path,
     capture_output=True,
     text=True,
@@ -249,3 +236,26 @@ def test_started_by_its_path(path, tmp_path):
     "error: start it as a module, in the folder of this project: "
     f"python -m {module}\n"
   )
+
+
+@pytest.mark.parametrize(
+  "script,python",
+  (
+    (here.ALL["few_shot"], ()),
+    # Without docstrings, too.
+    (here.ALL["few_shot"], ("-OO",)),
+    *(
+      pytest.param(script, (), marks=pytest.mark.slow)
+      for name, script in here.ALL.items()
+      if name != "few_shot"
+    ),
+  ),
+)
+def test_help_names_every_flag(script, python):
+  done = in_process.as_user(script, "--helpshort", python=python)
+  assert done.stderr == ""
+  for flag in script.FLAGS.flags_by_module_dict()[script.__name__]:
+    name = f"[no]{flag.name}" if flag.boolean else flag.name
+    assert f"--{name}: " in done.stdout
+  assert done.stdout.startswith(script.__doc__.partition("\n")[0])
+  assert max(map(len, done.stdout.splitlines())) <= 80

@@ -22,13 +22,13 @@ CONFIG = {
 METRICS = {"test_accuracy": np.float64(0.5), "failed_step": np.int32(-1)}
 
 
-def make_checkpoint(variables, *, metrics=METRICS, **config):
+def make_checkpoint(variables, **config):
   return checkpoints.Checkpoint(
     config={**CONFIG, **config},
     environment={},
     last=jax.tree.map(np.zeros_like, variables),
     best=variables,
-    metrics=metrics,
+    metrics=METRICS,
     memory={},
   )
 
@@ -46,11 +46,6 @@ def draw_variables(network):
 
 
 @pytest.fixture
-def network():
-  return networks.make(networks.Spec("mlp300_100"))
-
-
-@pytest.fixture
 def images():
   return datasets.load("digits").test.images[:7]
 
@@ -65,33 +60,36 @@ def refused(function, *parts):
 
 
 class TestRead:
-  def save(self, tmp_path, **changes):
-    path = tmp_path / "network.npz"
-    variables = networks.Variables({"fc1": {"bias": np.ones(3)}}, {})
-    checkpoints.save(path, make_checkpoint(variables, **changes))
-    return path
+  @pytest.fixture
+  def save(self, tmp_path):
+    def save(**changes):
+      path = tmp_path / "network.npz"
+      variables = networks.Variables({"fc1": {"bias": np.ones(3)}}, {})
+      checkpoint = make_checkpoint(variables)._replace(**changes)
+      checkpoints.save(path, checkpoint)
+      return path
 
-  def test_finished(self, tmp_path):
-    path = self.save(tmp_path)
+    return save
+
+  def test_finished(self, save):
     for model in (None, "mlp300_100"):
-      assert heads.read(path, model=model).config == CONFIG
+      assert heads.read(save(), model=model).config == CONFIG
 
-  def test_of_another_model(self, tmp_path):
-    path = self.save(tmp_path)
-    refused(
-      lambda: heads.read(path, model="lenet5"), path, '"lenet5"', '"mlp300_100"'
-    )
-
-  def test_of_a_training_that_is_not_over(self, tmp_path):
-    path = self.save(tmp_path, metrics={"seconds": np.float64(1)})
-    refused(lambda: heads.read(path), path, "training is not over")
-
-  def test_of_something_else(self, tmp_path):
-    path = tmp_path / "network.npz"
-    variables = networks.Variables({"fc1": {"bias": np.ones(3)}}, {})
-    checkpoint = make_checkpoint(variables)
-    checkpoints.save(path, checkpoint._replace(config={"dataset": "digits"}))
-    refused(lambda: heads.read(path), path, "has no model")
+  @pytest.mark.parametrize(
+    "changes,model,parts",
+    (
+      ({}, "lenet5", ('"lenet5"', '"mlp300_100"')),
+      (
+        {"metrics": {"seconds": np.float64(1)}},
+        None,
+        ("training is not over",),
+      ),
+      ({"config": {"dataset": "digits"}}, None, ("has no model",)),
+    ),
+  )
+  def test_refused(self, changes, model, parts, save):
+    path = save(**changes)
+    refused(lambda: heads.read(path, model=model), path, *parts)
 
 
 class TestSplitNetwork:
@@ -128,29 +126,19 @@ class TestSplitNetwork:
     _, hidden = tiny.NORMED.evaluate(variables, images)
     np.testing.assert_allclose(features(images), hidden["fc2"], rtol=1e-5)
 
-  def test_unknown_networks_and_images_are_refused(self, network):
-    variables = draw_variables(network)
-    checkpoint = make_checkpoint(variables, model="vgg")
+  @pytest.mark.parametrize(
+    "model,shape,part",
+    (
+      ("vgg", (28, 28, 1), "'vgg'"),
+      ("mlp300_100", (32, 32, 3), "28 x 28"),
+      ("mlp500", (28, 28, 1), "of another network"),
+    ),
+  )
+  def test_refused(self, model, shape, part):
+    network = networks.make(networks.Spec("mlp300_100"))
+    checkpoint = make_checkpoint(draw_variables(network), model=model)
     refused(
-      lambda: heads.split_network("file", checkpoint, (28, 28, 1)),
-      "file",
-      "'vgg'",
-    )
-    checkpoint = make_checkpoint(variables)
-    refused(
-      lambda: heads.split_network("file", checkpoint, (32, 32, 3)),
-      "file",
-      "28 x 28",
-    )
-
-  def test_parameters_of_another_network_are_refused(self):
-    variables = draw_variables(networks.make(networks.Spec("mlp500")))
-    refused(
-      lambda: heads.split_network(
-        "file", make_checkpoint(variables), (28, 28, 1)
-      ),
-      "file",
-      "of another network",
+      lambda: heads.split_network("file", checkpoint, shape), "file", part
     )
 
 

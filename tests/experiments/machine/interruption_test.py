@@ -117,20 +117,16 @@ class TestHere:
     thread.join()
     assert seen == [before]
 
-  def test_a_request_without_a_signal(self):
-    with interruption.handled():
-      interruption.request()
-      assert interruption.stop_requested()
-    assert not interruption.stop_requested()
-
-  def test_a_signal_and_another_process_that_passes_it_on(self, capfd):
+  def test_a_request_of_another_process_and_its_signal(self, capfd):
     """Each of several processes is signalled, and hears of the others'."""
     with interruption.handled():
       interruption.request()
+      assert interruption.stop_requested()
       signal.raise_signal(signal.SIGTERM)
       # Ended at once, this process would not come so far.
       time.sleep(0.2)
       assert interruption.stop_requested()
+    assert not interruption.stop_requested()
     assert capfd.readouterr().err == ""
 
 

@@ -1,7 +1,6 @@
 """Tests of experiments.machine.progress."""
 
 import contextlib
-import doctest
 
 import numpy as np
 import pytest
@@ -23,19 +22,13 @@ def make_metrics(failed_step=(-1, -1, -1)):
 
 
 @pytest.fixture
-def no_terminal(monkeypatch):
-  monkeypatch.delenv("FORCE_COLOR", raising=False)
-  monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
-
-
-@pytest.fixture
 def terminal(monkeypatch):
   monkeypatch.setenv("TTY_COMPATIBLE", "1")
   monkeypatch.setenv("TERM", "xterm")
   monkeypatch.setenv("COLUMNS", "120")
 
 
-def test_lines_of_finished_cells_away_from_a_terminal(no_terminal, capsys):
+def test_lines_of_finished_cells_away_from_a_terminal(capsys):
   with progress.bar(total=100, skipped=0) as bar:
     bar.tick(CELL, 60, 0.5)
     bar.cell_done(CELL, make_metrics(), 12.4, SEEDS)
@@ -45,7 +38,7 @@ def test_lines_of_finished_cells_away_from_a_terminal(no_terminal, capsys):
   ]
 
 
-def test_failed_simulations_are_named(no_terminal, capsys):
+def test_failed_simulations_are_named(capsys):
   with progress.bar(total=100, skipped=0) as bar:
     bar.cell_done(CELL, make_metrics((-1, 17, -1)), 12.4, SEEDS)
     bar.cell_done(CELL, make_metrics((0, 1, 2)), 12.4, SEEDS)
@@ -62,7 +55,7 @@ def test_failed_simulations_are_named(no_terminal, capsys):
 
 
 @pytest.mark.parametrize("total", (0, 100))
-def test_cells_that_were_done_before(no_terminal, total, capsys):
+def test_cells_that_were_done_before(total, capsys):
   with progress.bar(total=total, skipped=3):
     pass
   assert capsys.readouterr().out == "cells done already: 3\n"
@@ -97,7 +90,3 @@ def test_the_cursor_is_shown_again_after_an_interrupt(terminal, capsys):
     raise KeyboardInterrupt
   out = capsys.readouterr().out
   assert out.rfind("\x1b[?25h") > out.rfind("\x1b[?25l") >= 0
-
-
-def test_examples_of_docstrings():
-  assert doctest.testmod(progress).failed == 0

@@ -35,22 +35,6 @@ def fields(cell, **choices):
   return cells.cell_config(make_config(**choices), cell)
 
 
-SHARED = {
-  "dataset": "digits",
-  "model": "lenet5",
-  "epochs": 6,
-  "batch_size": 1,
-  "optimizer": "adam",
-  "learning_rate": 5e-4,
-  "seeds": [3, 5],
-}
-WHOLE_FIELDS = {
-  "patience": 5,
-  "tolerance": 1e-3,
-  "bfloat16": False,
-  "flip": False,
-  "crop": False,
-}
 UNUSUAL = methods.Options(
   gamma=2.0,
   distance="absolute",
@@ -65,29 +49,6 @@ UNUSUAL = methods.Options(
   competing_epochs=60,
   readout_epochs=90,
 )
-BEAN_FIELDS = {"gamma": 1.0, "distance": "squared", "alpha_units": "code"}
-
-
-@pytest.mark.parametrize(
-  "method,strength,named",
-  (
-    ("vanilla", 0.0, {}),
-    ("dropout", 0.5, {"rate": 0.5}),
-    ("weight_decay", 0.01, {"decay": 0.01}),
-    ("l1", 0.1, {"l1": 0.1}),
-    ("group_lasso", 0.1, {"lasso": 0.1}),
-    *(
-      (name, 3.0, {"alpha": 3.0, **BEAN_FIELDS})
-      for name in ("bean1", "bean2", "bean1_frozen", "bean1_random")
-    ),
-  ),
-)
-@pytest.mark.parametrize(
-  "stream,seen", ((Shots(1), {"shots": 1}), (Whole(), WHOLE_FIELDS))
-)
-def test_usual_choices_are_left_out(stream, seen, method, strength, named):
-  cell = Cell(stream, method, strength, 6)
-  assert fields(cell) == {**SHARED, **seen, "method": method, **named}
 
 
 @pytest.mark.parametrize("name", methods.METHODS)

@@ -3,10 +3,6 @@
 import collections
 import copy
 import itertools
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +14,7 @@ from experiments.architectures import models, networks
 from experiments.learning import methods
 from experiments.learning.learner import Hparams, Samples
 from experiments.learning.streams import Shots, Whole
-from experiments.machine import devices, interruption
+from experiments.machine import interruption
 from experiments.population import (
   cells,
   chunks,
@@ -31,7 +27,6 @@ from experiments.population.cells import Cell, Member
 from experiments.records import checkpoints, results
 from tests.experiments import tiny
 
-_ROOT = pathlib.Path(__file__).parents[3]
 SEEDS = (3, 0, 11, 7)
 EPOCHS = 6
 LEARNING_RATE = 2e-2
@@ -522,12 +517,6 @@ class TestMethodsThatWantMoreSamples:
     assert (usual.batch_size, usual.epochs) == (given, 6)
 
 
-def test_more_shots_than_images_are_refused(tmp_path):
-  planned = make_cells("few_shot", 1.0, stream=Shots(500))
-  with pytest.raises(datasets.DatasetError, match="500 shots"):
-    run(tmp_path, "few_shot", planned)
-
-
 IMITATION = methods.Options(
   first_pseudo=8, last_pseudo=20, pseudo_periods=2, pseudo_epochs=3
 )
@@ -677,53 +666,3 @@ class TestStore:
 )
 def test_cpu_core_trains_as_many_as_its_cache_holds(batch_size, width):
   assert groups.fast_width(batch_size) == width
-
-
-def run_on_devices(count, folder):
-  """Trains the cells in a process with so many devices; metrics by cell."""
-  code = f"""
-import jax
-jax.config.update("jax_num_cpu_devices", {count})
-import pathlib
-import numpy as np
-from experiments.architectures import networks
-from tests.experiments import tiny
-from tests.experiments.population import simulations_test as tests
-networks.make = lambda *_, **__: tiny.NETWORK
-folder = pathlib.Path({str(folder)!r})
-for cell, outcome in tests.run(folder, "few_shot").items():
-  np.savez(folder / f"{{cell.strength}}.npz", **outcome.metrics)
-assert jax.local_device_count() == {count}
-"""
-  subprocess.run(
-    [sys.executable, "-W", "error", "-c", code],
-    cwd=_ROOT,
-    env={
-      **os.environ,
-      "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": "",
-      "JAX_DEFAULT_MATMUL_PRECISION": "highest",
-    },
-    check=True,
-    timeout=600,
-  )
-  loaded = {}
-  for cell in make_cells("few_shot"):
-    with np.load(folder / f"{cell.strength}.npz") as file:
-      loaded[cell] = dict(file)
-  return loaded
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("count", (1, 3))
-def test_number_of_devices(count, finished, tmp_path):
-  """Two members on each; XLA compiles the program of one otherwise."""
-  assert devices.mesh().size == 2
-  _, expected, _ = finished["few_shot"]
-  for cell, metrics in run_on_devices(count, tmp_path).items():
-    for name, values in expected[cell].metrics.items():
-      atol = 1.01 / 49 if "accuracy" in name else 1e-3
-      if count > 1:
-        np.testing.assert_array_equal(metrics[name], values, err_msg=name)
-      elif name not in ("best_epoch", "best_correct"):
-        np.testing.assert_allclose(metrics[name], values, atol=atol)

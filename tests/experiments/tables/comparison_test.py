@@ -1,10 +1,10 @@
-"""Tests of experiments.tables.comparison."""
+"""Tests of experiments.tables.comparison; published_test has whole tables."""
 
 import numpy as np
 import pytest
 
 from experiments.learning import methods
-from experiments.tables import comparison, paper, stats
+from experiments.tables import comparison
 
 SEEDS = (0, 1, 2)
 
@@ -57,7 +57,7 @@ def make_grid(name, accuracies, **fields):
   ]
 
 
-def test_strict_strength_is_best_over_all_shots():
+def test_strict_strength_is_best_over_all_shots_with_the_whole_grid():
   # The best value at 1 shot (the first) is not that of the mean (the third).
   selection = [
     *make_grid("bean1", (0.6, 0.1, 0.5, 0.1, 0.1), shots=1),
@@ -66,19 +66,13 @@ def test_strict_strength_is_best_over_all_shots():
   ]
   strengths = comparison.strict_strengths(selection)
   assert strengths == {"bean1": 10.0, "vanilla": None}
-
-
-def test_strict_strength_uses_shots_with_the_whole_grid_only():
   whole = make_grid("bean1", (0.1, 0.2, 0.3, 0.4, 0.1), shots=1)
   part = make_grid("bean1", (0.9, 0.1, 0.1, 0.1, 0.1), shots=5)[:4]
   assert comparison.strict_strengths(whole + part) == {"bean1": 30.0}
   assert comparison.strict_strengths(part) == {}
-
-
-def test_values_of_which_all_failed_are_not_chosen():
-  selection = make_grid("bean1", (0.1, 0.2, 0.1, 0.1, 0.1))
-  selection[3]["metrics"]["validation_accuracy_last"] = [None] * len(SEEDS)
-  assert comparison.strict_strengths(selection) == {"bean1": 1.0}
+  # Nor are values chosen of which all failed.
+  whole[3]["metrics"]["validation_accuracy_last"] = [None] * len(SEEDS)
+  assert comparison.strict_strengths(whole) == {"bean1": 10.0}
 
 
 @pytest.fixture
@@ -133,32 +127,6 @@ def test_failed_simulations_are_left_out_and_counted(records):
   assert entry.difference.num_pairs == 2
 
 
-def test_table_marks_the_best_and_names_what_was_not_run(records):
-  found = comparison.entries("paper", records)
-  header, vanilla, bean1, bean2 = comparison.table(
-    found, ["vanilla", "bean1", "bean2"], [1, 5], "mnist"
-  )
-  assert header == ["method", "1-shot", "5-shot"]
-  assert vanilla[0] == "Vanilla"
-  assert vanilla[1] == "__40.0 [40.0, 40.0]__ (38.63)"
-  interval = stats.mean_interval([0.5, 0.6, 0.4])
-  low, high = 100 * interval.low, 100 * interval.high
-  assert bean1[1] == f"**50.0 [{low:.1f}, {high:.1f}]** (54.79)"
-  printed = paper.TABLE1["mnist"]["bean2"]
-  assert bean2[1:] == [f"not run ({printed[n]:.2f})" for n in (1, 5)]
-
-
-def test_details_have_every_statistic(records):
-  found = comparison.entries("strict", records)
-  rows = comparison.details(found, ["vanilla", "bean1"], [1], "mnist")
-  row = dict(zip(rows[0], rows[2], strict=True))
-  assert row["hyper-parameter"] == "alpha 100 (edge)"
-  assert row["seeds won"] == "2 of 3"
-  assert row["interquartile mean"] == "30.00"
-  assert row["difference to vanilla"].startswith("+10.00 [")
-  assert row["paper"] == "54.79"
-
-
 def test_markdown_and_latex_of_the_same_rows():
   rows = [["method", "1-shot"], ["a", "**2** (1.00)"], ["b", "__1__"]]
   assert comparison.to_markdown(rows).splitlines() == [
@@ -192,57 +160,18 @@ def test_files(records, tmp_path):
     assert f"## MNIST, protocol {protocol}: " in text
 
 
-def make_imitation(shots, reference):
-  record = make_record("imitation", 0.002, shots=shots)
+def test_sizes_of_imitation_networks_are_said():
+  record = make_record("imitation", 0.002)
   record["config"] |= {
     "first_pseudo": 62,
     "last_pseudo": 500,
     "pseudo_periods": 8,
     "pseudo_epochs": 25,
   }
-  record["metrics"]["test_accuracy_reference"] = [reference] * len(SEEDS)
-  return record
-
-
-def test_the_model_that_is_imitated_stands_below_its_imitation():
-  chosen = [make_imitation(1, 0.44), make_imitation(5, 0.6)]
-  records = comparison.Records([], chosen, chosen)
-  found = comparison.entries("paper", records)
-  rows = comparison.details(found, ["imitation"], [1, 5], "mnist")
-  assert [row[1] for row in rows[1:]] == [
-    "Imitation networks",
-    "the Gaussian process that they imitate",
-  ] * 2
-  assert [row[3] for row in rows[2::2]] == [
-    "44.00 [44.00, 44.00]",
-    "60.00 [60.00, 60.00]",
-  ]
-  assert len({len(row) for row in rows}) == 1
-
-
-def test_sizes_of_imitation_networks_are_said():
-  note = comparison.imitation_note([make_imitation(1, 0.4)] * 2)
+  note = comparison.imitation_note([record] * 2)
   assert note.count("62 pseudo examples at first, 500 at last") == 1
   assert "1,250 to 10,000" in note
   assert comparison.imitation_note([make_record("vanilla")]) == ""
-
-
-def test_bean_against_each_other_method():
-  chosen = [
-    make_record("vanilla", best=(0.4, 0.4, 0.4)),
-    make_record("dropout", 0.5, best=(0.6, 0.5, 0.4)),
-    make_record("bean1", 1.0, best=(0.5, 0.5, 0.5)),
-  ]
-  found = comparison.entries("paper", comparison.Records([], [], chosen))
-  names = ["vanilla", "dropout", "l1", "bean1", "bean2"]
-  rows = comparison.head_to_head(found, names, [1, 5])
-  header, row = rows
-  assert header[2:] == ["minus Vanilla", "minus Dropout", "minus l1"]
-  assert row[:2] == ["1", "BEAN-1"]
-  # Always 10 points better; as often better as worse; never run.
-  assert row[2] == "**+10.0 [+10.0, +10.0]**"
-  assert row[3].startswith("+0.0 [-")
-  assert row[4] == ""
 
 
 def test_gain_of_large_batches_is_over_vanilla_with_the_same():
@@ -262,27 +191,3 @@ def test_gain_of_large_batches_is_over_vanilla_with_the_same():
   assert decov[5] == f"+20.00 [+20.00, +20.00] {title}"
   alone = comparison.Records([], [], [chosen[0], chosen[2]])
   assert comparison.entries("paper", alone)["decov", 1].difference is None
-
-
-def test_every_method_is_compared_with_its_baseline():
-  for method in methods.METHODS.values():
-    baseline = methods.METHODS[method.baseline]
-    assert baseline.hparam is None
-    assert method.hparam is None or method.batch == baseline.batch
-
-
-def test_bean_is_compared_with_what_is_beyond_the_paper(tmp_path):
-  chosen = [
-    make_record("vanilla", best=(0.4, 0.4, 0.4)),
-    make_record("bean1", 1.0, best=(0.5, 0.5, 0.5)),
-    make_record("bean1_random", 1.0, best=(0.6, 0.6, 0.6)),
-  ]
-  records = {"mnist": comparison.Records([], [], chosen)}
-  names = ["vanilla", "bean1", "bean1_random"]
-  text = comparison.write(records, names, [1], tmp_path)
-  of_paper, beyond = text.split("### BEAN against ")[1:3]
-  assert of_paper.startswith("methods of the paper\n")
-  assert "**+10.0 [+10.0, +10.0]**" in of_paper
-  assert beyond.startswith("methods beyond the paper\n")
-  assert "minus BEAN-1, A random" in beyond
-  assert "**-10.0 [-10.0, -10.0]**" in beyond

@@ -1,5 +1,6 @@
 """Tests of experiments.tables.figures."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -9,7 +10,6 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from experiments.records import results
 from experiments.tables import figures, stats
 
 EPOCHS = np.arange(1, 6)
@@ -81,20 +81,6 @@ class TestFile:
     assert first == [each.read_bytes() for each in draw_each(path)]
     assert len(set(first)) == 4
 
-  def test_refused_data_leave_the_old_file_alone(self, path):
-    path.write_bytes(b"old")
-    with pytest.raises(ValueError, match="fractions"):
-      figures.learning_curves(
-        path, [("percent", EPOCHS, [5 * [50.0]])], title="t"
-      )
-    assert path.read_bytes() == b"old"
-
-  def test_missing_folder(self, path):
-    with pytest.raises(results.ResultError, match="could not be written"):
-      figures.learning_curves(
-        path.parent / "none" / "a.png", make_curves(), title="t"
-      )
-
   def test_leaves_pyplot_and_the_settings_alone(self, path):
     program = """if True:
       import sys
@@ -135,19 +121,19 @@ class TestLearningCurves:
     broken = values.copy()
     broken[1, 3:] = np.nan
     drawing = figures.learning_curves(
-      path, [("vanilla", EPOCHS, broken)], title="t"
+      path,
+      [
+        ("vanilla", EPOCHS, broken),
+        ("lost", EPOCHS, np.full((2, 5), np.inf)),
+      ],
+      title="t",
     )
     line = lines(drawing)["vanilla (3 of 4 seeds)"]
     np.testing.assert_allclose(
       line.get_ydata(), 100 * values[[0, 2, 3]].mean(axis=0), rtol=1e-12
     )
-
-  def test_no_finite_seed_is_an_empty_line(self, path):
-    curves = [*make_curves(), ("lost", EPOCHS, np.full((2, 5), np.inf))]
-    drawing = figures.learning_curves(path, curves, title="t")
     assert lines(drawing)["lost (0 of 2 seeds)"].get_xdata().size == 0
-
-  def test_one_seed_has_no_band(self, path):
+    # One seed has no band.
     drawing = figures.learning_curves(path, make_curves(1), title="t")
     assert not drawing.axes[0].collections
 
@@ -164,10 +150,6 @@ class TestLearningCurves:
     with pytest.raises(ValueError, match=message):
       figures.learning_curves(path, [("vanilla", EPOCHS, values)], title="t")
     assert not path.exists()
-
-  def test_refuses_no_curves(self, path):
-    with pytest.raises(ValueError, match="at least one series"):
-      figures.learning_curves(path, [], title="t")
 
 
 class TestAccuracyAgainst:
@@ -259,22 +241,25 @@ class TestAccuracyAgainst:
     (plot,) = drawing.axes
     low, high = plot.get_xlim()
     assert low < plot.get_xticks() < high
-
-  def test_bounds_that_rounding_puts_beside_the_mean(self, path):
+    # Bounds that rounding puts beside the mean.
     interval = stats.Interval(0.3, 0.3 + 1e-16, 0.3 - 1e-16)
     figures.accuracy_against_shots(path, [("a", [1], [interval])], title="t")
 
   def test_baseline_is_a_line_with_a_band(self, path):
     baseline = ("vanilla", stats.Interval(0.4, 0.35, 0.5))
-    drawing = figures.accuracy_against_hparam(
-      path, make_series(1), title="t", xlabel="gamma", baseline=baseline
+    draw = functools.partial(
+      figures.accuracy_against_hparam, path, make_series(1), title="t"
     )
+    drawing = draw(xlabel="gamma", baseline=baseline)
     plot = drawing.axes[0]
     assert plot.get_xlabel() == "gamma"
     np.testing.assert_allclose(lines(drawing)["vanilla"].get_ydata(), [40, 40])
     (band,) = plot.patches
     np.testing.assert_allclose(band.get_y(), 35)
     np.testing.assert_allclose(band.get_height(), 15)
+    # But for one without bounds.
+    alone = draw(baseline=("vanilla", stats.mean_interval([0.4])))
+    assert not alone.axes[0].patches
 
   def test_looks_are_those_that_were_asked_for(self, path):
     look = figures.style(2) | {"linestyle": "--", "markerfacecolor": "white"}
@@ -285,15 +270,6 @@ class TestAccuracyAgainst:
     assert first.get_color() == second.get_color() == look["color"]
     assert first.get_linestyle() != second.get_linestyle() == "--"
     assert second.get_markerfacecolor() == "white"
-
-  def test_baseline_without_bounds_has_no_band(self, path):
-    drawing = figures.accuracy_against_hparam(
-      path,
-      make_series(1),
-      title="t",
-      baseline=("vanilla", stats.mean_interval([0.4])),
-    )
-    assert not drawing.axes[0].patches
 
   @pytest.mark.parametrize("num_series", [1, 11])
   def test_legend_and_axes_do_not_overlap(self, path, num_series):
@@ -328,17 +304,26 @@ class TestAccuracyAgainst:
     ):
       with pytest.raises(ValueError, match=message):
         draw(path, [("a", points, [interval])], title="t")
-    assert not path.exists()
-
-  def test_refuses_zero_shots(self, path):
+    # A strength may be 0, a number of shots may not.
     series = [("a", [0], [stats.Interval(0.5, 0.4, 0.6)])]
     with pytest.raises(ValueError, match=r"a: .* got \[0.0\] and 1 interval"):
       figures.accuracy_against_shots(path, series, title="t")
     assert not path.exists()
 
-  def test_refuses_no_series(self, path):
-    with pytest.raises(ValueError, match="at least one series"):
-      figures.accuracy_against_shots(path, [], title="t")
+
+@pytest.mark.parametrize(
+  "draw,series",
+  (
+    (figures.learning_curves, []),
+    (figures.accuracy_against_shots, []),
+    (figures.differences, []),
+    (figures.differences, [("a", {})]),
+  ),
+)
+def test_refuses_nothing_to_draw(path, draw, series):
+  with pytest.raises(ValueError, match="at least one series"):
+    draw(path, series, title="t")
+  assert not path.exists()
 
 
 class TestDifferences:
@@ -380,9 +365,3 @@ class TestDifferences:
     heights = plot.transData.transform([(0, row) for row in rows])[:, 1]
     points = np.abs(np.diff(heights)) * 72 / drawing.dpi
     assert points.min() >= 4
-
-  @pytest.mark.parametrize("series", [[], [("a", {})]])
-  def test_refuses_nothing_to_draw(self, path, series):
-    with pytest.raises(ValueError, match="at least one series"):
-      figures.differences(path, series, title="t")
-    assert not path.exists()

@@ -1,6 +1,5 @@
 """Tests of experiments.tables.markdown."""
 
-import doctest
 import sys
 
 import markdown_it
@@ -89,7 +88,3 @@ def test_only_a_terminal_is_fitted(is_terminal, monkeypatch, capsys):
   markdown.show(text)
   widest = max(map(len, capsys.readouterr().out.splitlines()))
   assert (widest <= 60) is is_terminal
-
-
-def test_examples():
-  assert doctest.testmod(markdown).failed == 0
