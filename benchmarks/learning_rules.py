@@ -16,7 +16,8 @@ from benchmarks import (
   timing,
   trainers,
 )
-from experiments.learning import chains, competing_units
+from experiments.learning import chains
+from experiments.learning.competition import compete
 from experiments.learning.learner import Samples
 from experiments.learning.streams import Batch
 from experiments.machine import devices
@@ -193,7 +194,7 @@ def make_epoch(
   """
 
   def step(weights: jax.Array, batch: jax.Array) -> tuple[jax.Array, None]:
-    return competing_units.compete(weights, batch, RATE, **RULE), None
+    return compete(weights, batch, RATE, **RULE), None
 
   def epoch(weights: jax.Array, batches: jax.Array) -> jax.Array:
     return jax.vmap(lambda one: jax.lax.scan(step, one, batches)[0])(weights)

@@ -11,6 +11,7 @@ from absl import flags
 from experiments.architectures import networks
 from experiments.command import parsing
 from experiments.learning import methods
+from experiments.learning.options import COMPETING_OPTIONS, IMITATION_OPTIONS
 from experiments.records import files
 
 _OPTIONS = methods.Options()
@@ -272,7 +273,7 @@ def options(
   }
   if "gamma" in chosen:
     parsing.number("gamma", chosen["gamma"], low=0)
-  for name in (*methods.IMITATION_OPTIONS, *methods.COMPETING_OPTIONS):
+  for name in (*IMITATION_OPTIONS, *COMPETING_OPTIONS):
     if name in chosen:
       parsing.number(name, chosen[name], low=1)
   if chosen.get("layers") and network is not None:

@@ -192,7 +192,7 @@ def classify(settings: Settings, data: Samples, images: jax.Array) -> jax.Array:
   Returns:
     Classes [members, m].
   """
-  queries = _flatten(images.astype(jnp.float32) / 255)
+  queries = pseudo_examples.points(images)
 
   def of_member(member: Samples) -> jax.Array:
     prediction = gaussian_process.predict_blocks(
@@ -220,14 +220,10 @@ def _nadam(hparams: Hparams) -> optax.GradientTransformation:
   return optax.nadam(hparams.learning_rate)
 
 
-def _flatten(images: jax.Array) -> jax.Array:
-  return images.reshape(images.shape[0], -1)
-
-
 def _fit(settings: Settings, train: Samples) -> gaussian_process.Posterior:
   """Fits the reference model of one member."""
   return gaussian_process.fit(
-    _flatten(train.inputs.astype(jnp.float32) / 255),
+    pseudo_examples.points(train.inputs),
     train.labels,
     num_classes=settings.num_classes,
     alpha_eps=settings.alpha_eps,
@@ -262,8 +258,18 @@ def _run_period(
 ) -> tuple[State, learner.Report]:
   """Trains one member for a period; reports the losses of its last epoch."""
   posterior = _fit(settings, data)
-  pseudo = _move(network, settings, period, state, posterior, hparams.strength)
-  targets, weights = _imitate(settings, period, pseudo, posterior)
+  pseudo = pseudo_examples.move(
+    network,
+    settings,
+    period,
+    state.variables.params,
+    posterior,
+    state.memory.pseudo,
+    hparams.strength,
+  )
+  targets, weights = pseudo_examples.targets_and_weights(
+    settings, period, posterior, pseudo
+  )
   shots = data._replace(inputs=network.prepare(data.inputs))
   lesson = _Lesson(network.prepare(pseudo), targets, weights, shots)
   begin = _Carry(
@@ -336,75 +342,6 @@ def _run_epoch(
 
   carry = carry._replace(losses=jnp.zeros(2))
   return jax.lax.fori_loop(0, num_steps, body, carry)
-
-
-def _move(
-  network: Network,
-  settings: Settings,
-  period: Period,
-  state: State,
-  posterior: gaussian_process.Posterior,
-  learning_rate: jax.Array,
-) -> jax.Array:
-  """Returns the pseudo examples after those of the last period have moved."""
-  size = settings.batch_size
-
-  def body(block: jax.Array, pseudo: jax.Array) -> jax.Array:
-    start = block * size
-    old = jax.lax.dynamic_slice_in_dim(pseudo, start, size)
-    new = pseudo_examples.ascend(
-      network,
-      state.variables.params,
-      posterior,
-      old,
-      num_steps=settings.ascent_steps,
-      learning_rate=learning_rate,
-    )
-    moved = start + jnp.arange(size) < period.num_moved
-    moved = moved.reshape((size,) + (1,) * (old.ndim - 1))
-    new = jnp.where(moved, new, old)
-    return jax.lax.dynamic_update_slice_in_dim(pseudo, new, start, 0)
-
-  num_blocks = (period.num_moved + size - 1) // size
-  return jax.lax.fori_loop(0, num_blocks, body, state.memory.pseudo)
-
-
-def _imitate(
-  settings: Settings,
-  period: Period,
-  pseudo: jax.Array,
-  posterior: gaussian_process.Posterior,
-) -> tuple[jax.Array, jax.Array]:
-  """Returns targets [capacity, classes] and weights [capacity]."""
-  size, capacity = settings.batch_size, pseudo.shape[0]
-
-  def body(
-    block: jax.Array, whole: gaussian_process.Prediction
-  ) -> gaussian_process.Prediction:
-    start = block * size
-    images = jax.lax.dynamic_slice_in_dim(pseudo, start, size)
-    queries = _flatten(images.astype(jnp.float32) / 255)
-    return jax.tree.map(
-      lambda leaf, part: jax.lax.dynamic_update_slice_in_dim(
-        leaf, part, start, 0
-      ),
-      whole,
-      gaussian_process.predict(posterior, queries),
-    )
-
-  empty = gaussian_process.Prediction(
-    jnp.zeros((capacity, settings.num_classes)), jnp.zeros(capacity)
-  )
-  num_blocks = (period.num_examples + size - 1) // size
-  targets, uncertainty = jax.lax.fori_loop(0, num_blocks, body, empty)
-  real = jnp.arange(capacity) < period.num_examples
-  weights = pseudo_examples.fidelity_weights(
-    uncertainty,
-    jnp.mean(uncertainty, where=real),
-    max_weight=settings.max_weight,
-    mean_weight=settings.mean_weight,
-  )
-  return targets, weights
 
 
 def _step(

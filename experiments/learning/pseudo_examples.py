@@ -219,3 +219,101 @@ def ascend(
   carry = pixels, optimizer.init(pixels)
   pixels, _ = jax.lax.fori_loop(0, num_steps, step, carry)
   return jnp.round(255 * pixels).astype(jnp.uint8)
+
+
+def points(images: jax.Array) -> jax.Array:
+  """Returns images uint8 [n, ...] as points [n, pixels] of the unit cube."""
+  return images.reshape(images.shape[0], -1).astype(jnp.float32) / 255
+
+
+def move(
+  network: Network,
+  settings: Settings,
+  period: Period,
+  params: PyTree,
+  posterior: gaussian_process.Posterior,
+  pseudo: jax.Array,
+  learning_rate: ArrayLike,
+) -> jax.Array:
+  """Moves the pseudo examples of the last period, as `ascend` does.
+
+  Args:
+    network: The network, without batch statistics.
+    settings: Sizes.
+    period: The one that begins.
+    params: Parameters of the network.
+    posterior: The reference model.
+    pseudo: Pseudo examples uint8 [capacity, ...].
+    learning_rate: Adam's, in pixels from 0 to 1.
+
+  Returns:
+    All pseudo examples.
+  """
+  size = settings.batch_size
+
+  def body(block: jax.Array, pseudo: jax.Array) -> jax.Array:
+    start = block * size
+    old = jax.lax.dynamic_slice_in_dim(pseudo, start, size)
+    new = ascend(
+      network,
+      params,
+      posterior,
+      old,
+      num_steps=settings.ascent_steps,
+      learning_rate=learning_rate,
+    )
+    moved = start + jnp.arange(size) < period.num_moved
+    moved = moved.reshape((size,) + (1,) * (old.ndim - 1))
+    new = jnp.where(moved, new, old)
+    return jax.lax.dynamic_update_slice_in_dim(pseudo, new, start, 0)
+
+  num_blocks = (period.num_moved + size - 1) // size
+  return jax.lax.fori_loop(0, num_blocks, body, pseudo)
+
+
+def targets_and_weights(
+  settings: Settings,
+  period: Period,
+  posterior: gaussian_process.Posterior,
+  pseudo: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Computes what a network is to learn from the pseudo examples of a period.
+
+  Args:
+    settings: Sizes.
+    period: The one that begins.
+    posterior: The reference model.
+    pseudo: Pseudo examples uint8 [capacity, ...].
+
+  Returns:
+    Class probabilities that the reference model gives them [capacity, classes],
+    and their weights [capacity].
+  """
+  size, capacity = settings.batch_size, pseudo.shape[0]
+
+  def body(
+    block: jax.Array, whole: gaussian_process.Prediction
+  ) -> gaussian_process.Prediction:
+    start = block * size
+    queries = points(jax.lax.dynamic_slice_in_dim(pseudo, start, size))
+    return jax.tree.map(
+      lambda leaf, part: jax.lax.dynamic_update_slice_in_dim(
+        leaf, part, start, 0
+      ),
+      whole,
+      gaussian_process.predict(posterior, queries),
+    )
+
+  empty = gaussian_process.Prediction(
+    jnp.zeros((capacity, settings.num_classes)), jnp.zeros(capacity)
+  )
+  num_blocks = (period.num_examples + size - 1) // size
+  targets, uncertainty = jax.lax.fori_loop(0, num_blocks, body, empty)
+  real = jnp.arange(capacity) < period.num_examples
+  weights = fidelity_weights(
+    uncertainty,
+    jnp.mean(uncertainty, where=real),
+    max_weight=settings.max_weight,
+    mean_weight=settings.mean_weight,
+  )
+  return targets, weights

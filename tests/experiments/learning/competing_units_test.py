@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.architectures import models, networks
-from experiments.learning import competing_units
+from experiments.learning import competing_units, competition
 from experiments.learning.competing_units import Settings
 from experiments.learning.learner import Hparams, Samples
 from experiments.learning.streams import Augmentation, Shots, Whole
@@ -62,7 +62,7 @@ def test_rule_is_that_of_the_definition(norm, rank, inhibition, nonnegative):
   choices = {"norm": norm, "rank": rank, "inhibition": inhibition}
   with jax.enable_x64(True):
     run = jax.jit(
-      lambda w, x, where=None: competing_units.compete(
+      lambda w, x, where=None: competition.compete(
         w, x, 0.3, where=where, nonnegative=nonnegative, **choices
       )
     )
@@ -83,13 +83,13 @@ def test_rule_is_that_of_the_definition(norm, rank, inhibition, nonnegative):
 
 def test_nothing_to_learn_from_changes_nothing():
   weights = jnp.asarray(WEIGHTS, jnp.float32)
-  same = competing_units.compete(weights, 0 * INPUTS)
+  same = competition.compete(weights, 0 * INPUTS)
   np.testing.assert_array_equal(same, weights)
 
 
 def test_all_images_masked_out_change_nothing():
   weights = jnp.asarray(WEIGHTS, jnp.float32)
-  same = competing_units.compete(weights, INPUTS, where=np.zeros(8, bool))
+  same = competition.compete(weights, INPUTS, where=np.zeros(8, bool))
   np.testing.assert_array_equal(same, weights)
 
 
@@ -97,7 +97,7 @@ def test_all_images_masked_out_change_nothing():
 def test_winners_reach_p_norm_1(norm):
   weights = jnp.asarray(WEIGHTS, jnp.float32)
   run = jax.jit(
-    lambda w, rate: competing_units.compete(
+    lambda w, rate: competition.compete(
       w, INPUTS, rate, norm=norm, inhibition=0.0
     )
   )
@@ -149,7 +149,7 @@ def test_readout_is_that_of_the_definition():
 
     @jax.jit
     def run(readout, where=None):
-      return competing_units.readout_loss(
+      return competition.readout_loss(
         hidden["readout"] @ readout, labels, where=where
       )
 
@@ -311,8 +311,8 @@ def test_what_makes_no_sense_is_refused(change, message):
 def test_places_that_no_unit_has_are_refused(rank):
   message = f"rank: expected 2 to the number of units, 6, got {rank}"
   with pytest.raises(ValueError, match=message):
-    competing_units.compete(WEIGHTS, INPUTS, rank=rank)
+    competition.compete(WEIGHTS, INPUTS, rank=rank)
 
 
 def test_examples_of_docstrings():
-  assert doctest.testmod(competing_units).failed == 0
+  assert doctest.testmod(competition).failed == 0

@@ -7,6 +7,7 @@ import pytest
 
 from experiments.architectures import networks
 from experiments.learning import methods
+from experiments.learning.options import COMPETING_OPTIONS
 from experiments.learning.streams import Augmentation, Shots, Whole
 from experiments.population import cells
 from experiments.population.cells import Cell, Member
@@ -63,7 +64,7 @@ def test_unusual_choices_of_the_method_are_named(name):
     # It has a pace of its own.
     assert usual["optimizer"] == "nadam"
     expected |= {"epochs": 60, "validate_every": 30}
-  if method.options == methods.COMPETING_OPTIONS:
+  if method.options == COMPETING_OPTIONS:
     assert (usual["epochs"], usual["validate_every"]) == (500, 20)
     expected |= {"epochs": 150, "validate_every": 10}
   assert fields(cell, options=UNUSUAL) == {**usual, **expected}
