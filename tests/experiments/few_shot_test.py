@@ -161,16 +161,6 @@ class TestRun:
       for metric, values in record["metrics"].items():
         assert values[0] == expected[name]["metrics"][metric][1]
 
-  def test_without_resume_all_is_trained_again(self, copy, trained):
-    expected = in_process.numbers(copy)
-    (copy / NAMES[0]).write_text("an altered file")
-    status, _, _ = run(
-      *SMALL, "--methods=bean1", "--noresume", f"--output_dir={copy}"
-    )
-    assert status == 0
-    assert trained == [BEAN]
-    assert in_process.numbers(copy) == expected
-
   def test_interrupt_loses_nothing_that_is_done(
     self, finished, tmp_path, monkeypatch
   ):
@@ -211,19 +201,6 @@ class TestRun:
     assert step > 0
     assert f"seed 1 met a non-finite loss in step {step}: left out" in out
     assert "none" in (tmp_path / "table.md").read_text()
-
-  def test_results_of_another_configuration_are_refused(self, copy, trained):
-    before = in_process.contents(copy)
-    for flag, field in (
-      ("--gamma=2", "gamma: expected 2.0, got 1.0"),
-      ("--seeds=3", "seeds: expected [0, 1, 2], got [0, 1]"),
-      ("--model=lenet5", 'model: expected "lenet5", got "mlp500"'),
-    ):
-      message = refused(*SMALL, flag, f"--output_dir={copy}")
-      assert field in message
-      assert ".json" in message
-    assert trained == []
-    assert in_process.contents(copy) == before
 
   def test_networks_are_kept_and_made_again(self, copy, trained, tmp_path):
     folder = tmp_path / "outer" / "networks"
@@ -431,7 +408,7 @@ def test_real_mnist(tmp_path):
     few_shot,
     *("--dataset=mnist", f"--data_dir={_REAL_DATA_DIR}", "--methods=vanilla"),
     *("--shots=1", "--seeds=2", "--epochs=1", f"--output_dir={tmp_path}"),
-    BEAN_JAX_CACHE=str(cache),
+    environment={"BEAN_JAX_CACHE": str(cache)},
   )
   assert done.returncode == 0
   # Nothing of other packages.

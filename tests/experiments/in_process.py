@@ -1,6 +1,6 @@
 """Scripts run as their command lines would, and what they leave in a folder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
 import io
 import logging
@@ -12,9 +12,10 @@ import types
 
 from absl.testing import flagsaver
 import jax
+import numpy as np
 
 from experiments.command import parsing, scripts
-from experiments.records import results
+from experiments.records import checkpoints, results
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -82,14 +83,16 @@ def as_user(
   script: types.ModuleType,
   *args: object,
   python: tuple[str, ...] = (),
-  **environment: str,
+  environment: Mapping[str, str] = types.MappingProxyType({}),
+  stdout: int | io.IOBase = subprocess.PIPE,
 ) -> subprocess.CompletedProcess[str]:
   """Runs a script in a process of its own, with its real networks."""
   return subprocess.run(
     [sys.executable, *python, "-m", script.__name__, *map(str, args)],
     cwd=ROOT,
     env={**os.environ, **environment},
-    capture_output=True,
+    stdout=stdout,
+    stderr=subprocess.PIPE,
     text=True,
     timeout=1200,
     check=False,
@@ -105,9 +108,24 @@ def contents(folder: pathlib.Path) -> dict[str, bytes]:
   }
 
 
-def numbers(folder: pathlib.Path) -> dict[str, object]:
-  """All that the records of a run say, but for what differs by run."""
+def numbers_of(path: pathlib.Path) -> tuple[object, ...]:
+  """What a record or a checkpoint says, but for what differs by run."""
+  if path.suffix == ".json":
+    record = results.read(path)
+    return record["config"], record["seeds"], record["metrics"]
+  with np.load(path, allow_pickle=False) as archive:
+    arrays = {
+      name: archive[name].tobytes()
+      for name in archive.files
+      if name not in ("header", "metrics/seconds")
+    }
+  return checkpoints.load(path).config, arrays
+
+
+def numbers(folder: pathlib.Path) -> dict[str, tuple[object, ...]]:
+  """What all records and checkpoints in a folder and below say."""
   return {
-    name: (record["config"], record["seeds"], record["metrics"])
-    for name, record in results.load_all(folder).items()
+    str(path.relative_to(folder)): numbers_of(path)
+    for path in sorted(folder.rglob("*"))
+    if path.suffix in (".json", ".npz")
   }

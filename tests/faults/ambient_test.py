@@ -198,7 +198,10 @@ def test_environment_of_a_process(tmp_path):
   args = (*ARGS, "--methods=bean1", "--epochs=1")
   plain = in_process.as_user(few_shot, *args, f"--output_dir={tmp_path}/plain")
   given = in_process.as_user(
-    few_shot, *args, f"--output_dir={tmp_path}/given", **environment
+    few_shot,
+    *args,
+    f"--output_dir={tmp_path}/given",
+    environment=environment,
   )
   assert (plain.returncode, plain.stderr) == (0, "")
   assert given.returncode == 0, given.stderr

@@ -27,20 +27,6 @@ def _tiny_networks():
     yield
 
 
-def numbers(path):
-  """What a file says, but for what differs from run to run."""
-  if path.suffix == ".json":
-    record = results.read(path)
-    return record["config"], record["seeds"], record["metrics"]
-  checkpoint = checkpoints.load(path)
-  arrays = {
-    name: array.tolist()
-    for name, array in checkpoint.metrics.items()
-    if name != "seconds"
-  }
-  return checkpoint.config, arrays
-
-
 def flipped(data):
   middle = len(data) // 2
   return data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]
@@ -73,7 +59,7 @@ PLACES = [
 def test_set_aside_and_made_again(name, place, damage, copy):
   folder = copy(name)
   path = folder / place
-  before, expected = in_process.contents(folder), numbers(path)
+  before, expected = in_process.contents(folder), in_process.numbers_of(path)
   bad = DAMAGE[damage](path.read_bytes())
   path.write_bytes(bad)
   if path.suffix == ".npz":
@@ -86,7 +72,7 @@ def test_set_aside_and_made_again(name, place, damage, copy):
   assert err.count("\n") == 1
   after = in_process.contents(folder)
   assert after.pop(f"{place}.damaged") == bad
-  assert numbers(path) == expected
+  assert in_process.numbers_of(path) == expected
   assert after.keys() == before.keys()
   remade = {place, RECORDS[name]}
   same = {
@@ -212,7 +198,7 @@ def test_members_of_a_cell_that_is_not_whole_yet(tmp_path, monkeypatch):
     patch.setattr(stores, "discard", lambda *_: None)
     assert here.run("few_shot", *args)[0] == 0
   (record,) = tmp_path.glob("*.json")
-  expected = numbers(record)
+  expected = in_process.numbers_of(record)
   record.unlink()
   first, *others = sorted(tmp_path.glob("partial/*/*.npz"))
   assert others
@@ -222,7 +208,7 @@ def test_members_of_a_cell_that_is_not_whole_yet(tmp_path, monkeypatch):
   assert status == 0
   assert err.startswith(f"warning: {first}: ")
   assert err.count("\n") == 1
-  assert numbers(record) == expected
+  assert in_process.numbers_of(record) == expected
   # The members go once the record is there, but not what was damaged.
   assert first.with_name(f"{first.name}.damaged").read_bytes() == bad
   assert len(in_process.contents(tmp_path / "partial")) == 1

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from experiments.records import results
+from tests.experiments import in_process
 from tests.faults import kill_sweep
 
 
@@ -16,16 +17,16 @@ from tests.faults import kill_sweep
 def test_same_command_twice(script, tmp_path):
   for folder in ("first", "second"):
     kill_sweep.finish(kill_sweep.start(script, tmp_path / folder))
-  first = kill_sweep.numbers(tmp_path / "first")
+  first = in_process.numbers(tmp_path / "first")
   assert len(first) >= 3
-  assert first == kill_sweep.numbers(tmp_path / "second")
+  assert first == in_process.numbers(tmp_path / "second")
   # The test can see the last bit.
   name = next(name for name in first if name.endswith(".json"))
   record = results.read(tmp_path / "first" / name)
   curve = record["metrics"]["train_loss_curve"]
   curve[0][0] = math.nextafter(curve[0][0], math.inf)
   results.write(tmp_path / "first" / name, record)
-  assert first != kill_sweep.numbers(tmp_path / "first")
+  assert first != in_process.numbers(tmp_path / "first")
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from experiments import few_shot
 from experiments.population import store as stores
 from experiments.records import checkpoints, results
 from tests.experiments import in_process
@@ -295,25 +296,15 @@ class TestMounted:
     assert process.stdout == ""
 
 
-def start(script, *args, **options):
-  return subprocess.run(
-    [sys.executable, "-m", f"experiments.{script}", *args],
-    cwd=_ROOT,
-    stderr=subprocess.PIPE,
-    text=True,
-    check=False,
-    env={**os.environ, "JAX_PLATFORMS": "cpu"},
-    **options,
-  )
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(
   not pathlib.Path("/dev/full").exists(), reason="needs /dev/full"
 )
 def test_standard_output_on_a_full_disk(tmp_path):
   with open("/dev/full", "w") as full:
-    process = start("few_shot", *USER, f"--output_dir={tmp_path}", stdout=full)
+    process = in_process.as_user(
+      few_shot, *USER, f"--output_dir={tmp_path}", stdout=full
+    )
   assert process.returncode == 2
   assert process.stderr == (
     "error: the output could not be written (No space left on device);"
@@ -323,13 +314,13 @@ def test_standard_output_on_a_full_disk(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", here.SCRIPTS)
+@pytest.mark.parametrize("script", here.SCRIPTS.values())
 @pytest.mark.parametrize("flag", ("--help", "--no_such_flag"))
 def test_output_that_nobody_reads(script, flag):
   """As of `--help | head`, where head has ended already."""
   reader, writer = os.pipe()
   os.close(reader)
-  process = start(script, flag, stdout=writer)
+  process = in_process.as_user(script, flag, stdout=writer)
   os.close(writer)
   if flag == "--help":
     assert (process.returncode, process.stderr) == (141, "")

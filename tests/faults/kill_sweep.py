@@ -15,6 +15,7 @@ Prints a line a sweep and exits with status 0 if nothing was lost, else 1.
 
 import argparse
 from collections.abc import Sequence
+import dataclasses
 import os
 import pathlib
 import random
@@ -23,14 +24,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import NamedTuple
-
-import numpy as np
 
 from experiments.population import store
 from experiments.records import checkpoints, results
+from tests.experiments import in_process
 
-ROOT = pathlib.Path(__file__).parents[2]
 SMALL = {
   "few_shot": (
     "--model=mlp500",
@@ -53,7 +51,8 @@ SMALL = {
 }
 
 
-class Counts(NamedTuple):
+@dataclasses.dataclass
+class Counts:
   """What became of a number of kills.
 
   Attributes:
@@ -64,10 +63,10 @@ class Counts(NamedTuple):
     problems: What was lost or differs, a line each.
   """
 
-  kills: int
-  in_training: int
-  sweeps: int
-  problems: list[str]
+  kills: int = 0
+  in_training: int = 0
+  sweeps: int = 0
+  problems: list[str] = dataclasses.field(default_factory=list)
 
 
 def start(script: str, folder: pathlib.Path) -> subprocess.Popen:
@@ -80,7 +79,7 @@ def start(script: str, folder: pathlib.Path) -> subprocess.Popen:
       *SMALL[script],
       f"--output_dir={folder}",
     ],
-    cwd=ROOT,
+    cwd=in_process.ROOT,
     env={**os.environ, "JAX_PLATFORMS": "cpu"},
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
@@ -107,25 +106,6 @@ def wait(process: subprocess.Popen, seconds: float) -> bool:
     return True
   finish(process)
   return False
-
-
-def numbers(folder: pathlib.Path) -> dict[str, object]:
-  """Reads all that a run computed, by file, without times and versions."""
-  found: dict[str, object] = {}
-  for path in sorted(folder.rglob("*.json")):
-    record = results.read(path)
-    found[path.name] = record["config"], record["seeds"], record["metrics"]
-  for path in sorted(folder.rglob("*.npz")):
-    with np.load(path, allow_pickle=False) as archive:
-      found[path.name] = (
-        checkpoints.load(path).config,
-        {
-          name: archive[name].tobytes()
-          for name in archive.files
-          if name not in ("header", "metrics/seconds")
-        },
-      )
-  return found
 
 
 def whole(folder: pathlib.Path) -> dict[str, bytes]:
@@ -180,13 +160,33 @@ def sweep(
   started = time.monotonic()
   finish(start(script, directory / "whole"))
   duration = time.monotonic() - started
-  expected = numbers(directory / "whole")
-  counts = Counts(0, 0, 0, [])
+  expected = in_process.numbers(directory / "whole")
+  counts = Counts()
   while counts.kills < kills:
     folder = directory / f"sweep{counts.sweeps}"
-    counts = _one_sweep(
-      script, kills, folder, expected, duration, moments, counts
-    )
+    before: dict[str, bytes] = {}
+    while True:
+      process = start(script, folder)
+      if counts.kills >= kills:
+        finish(process)
+        break
+      if not wait(process, moments.uniform(0, duration)):
+        break
+      counts.kills += 1
+      after = whole(folder)
+      counts.in_training += bool(after) and not (folder / "table.md").exists()
+      counts.problems += [
+        f"{folder.name}, kill {counts.kills}: {line}"
+        for line in lost(before, after)
+      ]
+      before = after
+    got = in_process.numbers(folder)
+    counts.problems += [
+      f"{folder.name}: {name} differs"
+      for name in expected.keys() | got.keys()
+      if expected.get(name) != got.get(name)
+    ]
+    counts.sweeps += 1
     print(
       f"{script}: {counts.kills} kills, {counts.in_training} of them between "
       f"the first file and the table, {counts.sweeps} sweeps, "
@@ -194,46 +194,6 @@ def sweep(
       flush=True,
     )
   return counts
-
-
-def _one_sweep(
-  script: str,
-  kills: int,
-  folder: pathlib.Path,
-  expected: dict[str, object],
-  duration: float,
-  moments: random.Random,
-  counts: Counts,
-) -> Counts:
-  """Starts and kills a script until it gets to its end, once."""
-  num_kills, in_training, problems = 0, 0, list(counts.problems)
-  before: dict[str, bytes] = {}
-  while True:
-    process = start(script, folder)
-    if counts.kills + num_kills >= kills:
-      finish(process)
-      break
-    if not wait(process, moments.uniform(0, duration)):
-      break
-    num_kills += 1
-    after = whole(folder)
-    in_training += bool(after) and not (folder / "table.md").exists()
-    problems += [
-      f"{folder.name}, kill {num_kills}: {line}" for line in lost(before, after)
-    ]
-    before = after
-  got = numbers(folder)
-  problems += [
-    f"{folder.name}: {name} differs"
-    for name in expected.keys() | got.keys()
-    if expected.get(name) != got.get(name)
-  ]
-  return Counts(
-    counts.kills + num_kills,
-    counts.in_training + in_training,
-    counts.sweeps + 1,
-    problems,
-  )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

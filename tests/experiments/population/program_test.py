@@ -461,28 +461,6 @@ def test_wrong_sizes_are_refused(sizes, message):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  "method", ("vanilla", "bean2", "weight_decay", "dropout", "group_lasso")
-)
-def test_methods_need_not_know_of_batch_statistics(method):
-  stream = Whole()
-  hparams = make_hparams((0.1, 0.5, 0.0, 0.2))
-  (_, last), metrics = run(
-    make_learner(method, stream), stream, laps=(1,), hparams=hparams
-  )
-  np.testing.assert_array_equal(last.failed_step, -1)
-  added = (metrics["objective"] - metrics["train_loss"])[0]
-  if method in ("vanilla", "dropout"):
-    np.testing.assert_array_equal(added, 0)
-  else:
-    assert np.all(added[[0, 1, 3]] > 1e-4)
-  # Without a strength, all are the same.
-  expected = pick(trained(stream)[0][1].state.variables, 2)
-  assert_close(pick(last.state.variables, 2), expected)
-  assert np.any(last.state.variables.batch_stats["norm"]["mean"] != 0)
-
-
-@pytest.mark.slow
 def test_resnet18_takes_a_step_on_a_cpu():
   network = networks.make(networks.Spec("resnet18", bfloat16=True))
   stream = Whole(Augmentation(flip=True, crop=True))

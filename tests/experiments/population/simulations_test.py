@@ -25,7 +25,7 @@ from experiments.population import (
 )
 from experiments.population.cells import Cell, Member
 from experiments.records import checkpoints, results
-from tests.experiments import tiny
+from tests.experiments import in_process, tiny
 
 SEEDS = (3, 0, 11, 7)
 EPOCHS = 6
@@ -275,19 +275,6 @@ def stop_after(number):
   return lambda: next(count) > number
 
 
-def arrays_of(folder):
-  """All that checkpoints hold but for the time they took."""
-  found = {}
-  for path in sorted(folder.rglob("*.npz")):
-    with np.load(path) as archive:
-      found |= {
-        (path.name, name): archive[name].tobytes()
-        for name in archive.files
-        if name != "metrics/seconds"
-      }
-  return found
-
-
 # In the first call, between chunks, in a later chunk with others done.
 @BOTH
 @pytest.mark.parametrize("moments", ((1,), (7, 2), (11, 1)))
@@ -297,7 +284,7 @@ def test_killed_and_resumed(moments, kind, finished, tmp_path):
     with pytest.raises(Killed):
       run(tmp_path, kind, networks_=True, tick=kill_at(moment))
   assert_same(run(tmp_path, kind, networks_=True), outcomes)
-  assert arrays_of(tmp_path) == arrays_of(folder)
+  assert in_process.numbers(tmp_path) == in_process.numbers(folder)
 
 
 @BOTH
