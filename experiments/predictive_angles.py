@@ -319,7 +319,7 @@ def draw(
     for place, plot in enumerate(plots):
       for index, part in enumerate(PARTS):
         middle, low, high = values[:, place, :, index]
-        look = figures.style(index) | {"markersize": 4}
+        look = figures.style("", index) | {"markersize": 4}
         plot.plot(sweeps, middle, label=part, **look)
         plot.fill_between(
           sweeps, low, high, color=look["color"], alpha=0.15, linewidth=0

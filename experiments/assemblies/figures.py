@@ -7,7 +7,6 @@ lightness stand for numbers. A file is written whole or not at all.
 
 from collections.abc import Mapping, Sequence
 import io
-import itertools
 import pathlib
 import string
 from typing import NamedTuple
@@ -16,7 +15,7 @@ import numpy as np
 
 from experiments.assemblies import measures
 from experiments.records import results
-from experiments.tables import stats
+from experiments.tables import figures, stats
 from experiments.tables.canvas import (
   axes,
   collections as mcollections,
@@ -36,15 +35,6 @@ _COLORS = (
   "#999933",
   "#AA4499",
   "#000000",
-)
-_STYLES = (
-  {"color": "#000000", "linestyle": "-", "marker": "o"},
-  {"color": "#0072B2", "linestyle": "--", "marker": "s"},
-  {"color": "#D55E00", "linestyle": "-.", "marker": "^"},
-  {"color": "#009E73", "linestyle": ":", "marker": "D"},
-  {"color": "#CC79A7", "linestyle": (0, (6, 2, 1, 2)), "marker": "v"},
-  {"color": "#E69F00", "linestyle": (0, (3, 1, 1, 1)), "marker": "P"},
-  {"color": "#56B4E9", "linestyle": "-", "marker": "x"},
 )
 # Without those that are thin or look like digits.
 _LETTERS = "ABCDEFGHKLMNPQRSTUVWXYZ"
@@ -99,7 +89,7 @@ def silhouettes(
   for plot, (title, lines) in zip(grid.flat, panels, strict=False):
     _frame(plot, title)
     for index, (label, curves) in enumerate(lines):
-      style = _STYLES[index % len(_STYLES)]
+      style = figures.style(label, index)
       counts = np.arange(2, 2 + curves.shape[1])
       bands = _bands(curves.T)
       plot.plot(
@@ -107,8 +97,6 @@ def silhouettes(
         bands[:, 0],
         label=label,
         markevery=(index % 4, 4),
-        markersize=5,
-        linewidth=1.6,
         **style,
       )
       plot.fill_between(
@@ -151,8 +139,8 @@ def against_strength(
   for plot, (label, lines) in zip(grid, panels, strict=True):
     _frame(plot, "")
     plot.set_ylabel(label)
-    for style, line in zip(itertools.cycle(_STYLES), lines):
-      _strength_line(plot, style, *line)
+    for index, line in enumerate(lines):
+      _strength_line(plot, figures.style(line[0], index), *line)
     plot.set_xscale("log")
   grid[-1].set_xlabel(xlabel)
   _legend(drawing, grid[0])
@@ -185,7 +173,6 @@ def _strength_line(
     yerr=np.abs(bands[:, 1:].T - bands[:, 0]),
     label=name,
     capsize=3,
-    markersize=5,
     **style,
   )
 

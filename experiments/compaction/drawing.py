@@ -6,6 +6,7 @@ figures, so that they can be read in black and white.
 
 import io
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -123,7 +124,7 @@ def needs(
       interval = stats.mean_interval(
         need.parameters, num_resamples=_BAND_RESAMPLES
       )
-      look = figures.style(place) | {"linestyle": "none"}
+      look = _look(cell.method) | {"linestyle": "none"}
       if not need.reached.all():
         look["markerfacecolor"] = "white"
       plot.errorbar(
@@ -134,8 +135,8 @@ def needs(
         elinewidth=1.2,
         **look,
       )
-  for place, method in enumerate(order):
-    look = figures.style(place) | {"linestyle": "none"}
+  for method in order:
+    look = _look(method) | {"linestyle": "none"}
     plot.plot([], [], label=methods.METHODS[method].title, **look)
   plot.set_yticks(
     range(len(ways)),
@@ -156,6 +157,10 @@ def needs(
   return _write(drawing, directory, name)
 
 
+def _look(method: str) -> dict[str, Any]:
+  return figures.style(methods.METHODS[method].title, 0)
+
+
 def _draw_scheme(
   plot: axes.Axes,
   group: Group,
@@ -165,7 +170,6 @@ def _draw_scheme(
   points: float,
 ) -> float:
   """Returns the fewest points lost, less than 0 where some are gained."""
-  order = _order(group)
   fewest = 0.0
   options = {"points": points, "retrained": retrained}
   for cell in needed.choose(group, choice, scheme, **options):
@@ -178,7 +182,7 @@ def _draw_scheme(
       capsize=2,
       elinewidth=1.0,
       label=methods.METHODS[cell.method].title,
-      **figures.style(order.index(cell.method)) | {"markersize": 5},
+      **_look(cell.method) | {"markersize": 5},
     )
   plot.axhline(points, color="0.35", linewidth=1.0, linestyle=(0, (1, 1)))
   plot.set_yscale("symlog", linthresh=1.0, linscale=0.8)

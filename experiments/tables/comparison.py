@@ -589,7 +589,7 @@ def _draw_sensitivity(
       if points:
         values, intervals = zip(*points, strict=True)
         lines.append((f"{shots}-shot, {epoch} epoch", values, intervals))
-        looks.append(figures.style(index) | look)
+        looks.append(figures.style("", index) | look)
   if lines:
     figures.accuracy_against_hparam(
       path,

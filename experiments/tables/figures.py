@@ -16,18 +16,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from experiments.learning import methods
 from experiments.records import results
 from experiments.tables import stats
 from experiments.tables.canvas import axes, figure
 
+# Okabe and Ito's, which colour-blind readers tell apart; of the first methods.
 _COLORS = (
-  "#0072B2",
-  "#D55E00",
+  "#000000",
   "#009E73",
   "#CC79A7",
-  "#000000",
   "#E69F00",
   "#56B4E9",
+  "#D55E00",
+  "#0072B2",
 )
 _LINE_STYLES = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -78,7 +80,7 @@ def learning_curves(
     ]
     percent = _percent(points, label)
     epochs = epochs[: len(points)]
-    look = style(index)
+    look = style(label, index)
     # Few markers, and not above each other.
     every = max(1, len(epochs) // 8)
     plot.plot(
@@ -128,7 +130,7 @@ def accuracy_against_shots(
       percent,
       label=series[index][0],
       capsize=3,
-      **{**style(index), "linestyle": "none"},
+      **{**style(series[index][0], index), "linestyle": "none"},
     )
   plot.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks])
   plot.set_xlim(-0.5, len(ticks) - 0.5)
@@ -171,14 +173,14 @@ def accuracy_against_hparam(
   if baseline is not None:
     label, interval = baseline
     mean, low, high = _percent([interval], label)[:, 0]
-    color = style(0)["color"]
+    color = style(label, 0)["color"]
     plot.axhline(mean, color=color, linewidth=1.5, label=label, zorder=1)
     if np.isfinite(low) and np.isfinite(high):
       plot.axhspan(low, high, color=color, alpha=0.15, linewidth=0, zorder=0)
   if not looks:
     # As they are where the baseline is the first of them.
     first = int(baseline is not None)
-    looks = [style(first + index) for index in range(len(series))]
+    looks = [style(one[0], first + i) for i, one in enumerate(series)]
   zero = _place_of_zero([x for _, x, _ in series])
   ticks: dict[float, str] = {}
   for (label, x, intervals), look in zip(series, looks, strict=True):
@@ -231,7 +233,7 @@ def differences(
       label=label,
       capsize=3,
       elinewidth=1.3,
-      **{**style(index), "linestyle": "none"},
+      **{**style(label, index), "linestyle": "none"},
     )
   labels = [textwrap.fill(name, 34) for name in names]
   plot.set_yticks(range(len(names)), labels, fontsize=9)
@@ -314,8 +316,21 @@ def _percent(intervals: Sequence[stats.Interval], label: str) -> np.ndarray:
   return 100.0 * numbers
 
 
-def style(index: int) -> dict[str, Any]:
-  """Returns how matplotlib draws the line of a series, by its number."""
+def style(label: str, index: int) -> dict[str, Any]:
+  """Returns how matplotlib draws a series.
+
+  A method looks the same in every figure.
+
+  Args:
+    label: Of the series; that of a method begins with its title.
+    index: Number of the series, for what is no method.
+
+  Returns:
+    Keywords of matplotlib.
+  """
+  titles = [method.title for method in methods.METHODS.values()]
+  if own := max(filter(label.startswith, titles), key=len, default=""):
+    index = titles.index(own)
   # Lengths without a common factor, so that 280 series have different styles.
   return {
     "color": _COLORS[index % len(_COLORS)],
