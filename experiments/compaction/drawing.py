@@ -124,7 +124,7 @@ def needs(
       interval = stats.mean_interval(
         need.parameters, num_resamples=_BAND_RESAMPLES
       )
-      look = _look(cell.method) | {"linestyle": "none"}
+      look = _look(order, cell.method) | {"linestyle": "none"}
       if not need.reached.all():
         look["markerfacecolor"] = "white"
       plot.errorbar(
@@ -136,7 +136,7 @@ def needs(
         **look,
       )
   for method in order:
-    look = _look(method) | {"linestyle": "none"}
+    look = _look(order, method) | {"linestyle": "none"}
     plot.plot([], [], label=methods.METHODS[method].title, **look)
   plot.set_yticks(
     range(len(ways)),
@@ -157,8 +157,8 @@ def needs(
   return _write(drawing, directory, name)
 
 
-def _look(method: str) -> dict[str, Any]:
-  return figures.style(methods.METHODS[method].title, 0)
+def _look(order: list[str], method: str) -> dict[str, Any]:
+  return figures.style(methods.METHODS[method].title, order.index(method))
 
 
 def _draw_scheme(
@@ -182,7 +182,7 @@ def _draw_scheme(
       capsize=2,
       elinewidth=1.0,
       label=methods.METHODS[cell.method].title,
-      **_look(cell.method) | {"markersize": 5},
+      **_look(_order(group), cell.method) | {"markersize": 5},
     )
   plot.axhline(points, color="0.35", linewidth=1.0, linestyle=(0, (1, 1)))
   plot.set_yscale("symlog", linthresh=1.0, linscale=0.8)

@@ -111,8 +111,8 @@ def accuracy_against_epsilon(
   plots = drawing.subplots(1, len(_ATTACKS), sharey=True)
   for plot, (attack, name) in zip(plots, _ATTACKS.items(), strict=True):
     _frame(plot, name, "epsilon")
-    for method, record in evaluations.items():
-      look = figures.style(methods.METHODS[method].title, 0)
+    for index, (method, record) in enumerate(evaluations.items()):
+      look = figures.style(methods.METHODS[method].title, index)
       epsilons = record["config"]["epsilons"]
       mean, low, high = _bands(100 * results.metric(record, attack))
       missing = np.mean(results.metric(record, "zero_gradients"))

@@ -317,23 +317,22 @@ def _percent(intervals: Sequence[stats.Interval], label: str) -> np.ndarray:
 
 
 def style(label: str, index: int) -> dict[str, Any]:
-  """Returns how matplotlib draws a series.
-
-  A method looks the same in every figure.
+  """Returns how matplotlib draws a series: a method has one colour everywhere.
 
   Args:
     label: Of the series; that of a method begins with its title.
-    index: Number of the series, for what is no method.
+    index: Number of the series in its figure, which its line and its marker
+      tell, and its colour where it is of no method.
 
   Returns:
     Keywords of matplotlib.
   """
   titles = [method.title for method in methods.METHODS.values()]
-  if own := max(filter(label.startswith, titles), key=len, default=""):
-    index = titles.index(own)
-  # Lengths without a common factor, so that 280 series have different styles.
+  own = max(filter(label.startswith, titles), key=len, default="")
+  place = titles.index(own) if own else index
+  # Lengths without a common factor, so that 40 series differ without colour.
   return {
-    "color": _COLORS[index % len(_COLORS)],
+    "color": _COLORS[place % len(_COLORS)],
     "linestyle": _LINE_STYLES[index % len(_LINE_STYLES)],
     "marker": _MARKERS[index % len(_MARKERS)],
     "linewidth": 1.8,

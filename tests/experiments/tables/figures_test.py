@@ -230,8 +230,16 @@ class TestAccuracyAgainst:
     drawing = figures.accuracy_against_shots(path, make_series(11), title="t")
     drawn = [line for line, *_ in lines(drawing).values()]
     assert len({(one.get_color(), one.get_marker()) for one in drawn}) == 11
-    styles = [figures.style(index) for index in range(40)]
+    styles = [figures.style("", index) for index in range(40)]
     assert len({(one["linestyle"], one["marker"]) for one in styles}) == 40
+
+  def test_a_method_has_one_colour_wherever_it_is(self):
+    own = figures.style("BEAN-1", 0)
+    again = figures.style("BEAN-1 alpha 10 (19 of 20 seeds)", 3)
+    assert again["color"] == own["color"]
+    assert again["marker"] != own["marker"]
+    for other in ("BEAN-1, A frozen", "BEAN-2", "Vanilla", "of no method"):
+      assert figures.style(other, 0)["color"] != own["color"]
 
   def test_single_point_without_bounds(self, path):
     interval = stats.mean_interval([0.5])
@@ -262,9 +270,12 @@ class TestAccuracyAgainst:
     assert not alone.axes[0].patches
 
   def test_looks_are_those_that_were_asked_for(self, path):
-    look = figures.style(2) | {"linestyle": "--", "markerfacecolor": "white"}
+    look = figures.style("", 2) | {
+      "linestyle": "--",
+      "markerfacecolor": "white",
+    }
     drawing = figures.accuracy_against_hparam(
-      path, make_series(2), title="t", looks=[figures.style(2), look]
+      path, make_series(2), title="t", looks=[figures.style("", 2), look]
     )
     first, second = (line for line, *_ in lines(drawing).values())
     assert first.get_color() == second.get_color() == look["color"]
