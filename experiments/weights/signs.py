@@ -51,8 +51,9 @@ def dale(
     Means over the neurons of all layers.
 
   Example:
-    >>> dale([[[1.0, 2.0], [-1.0, -2.0]]])  # Two of 6 permutations obey.
-    Dale(share=1.0, chance=0.333..., agreement=1.0, agreement_chance=0.666...)
+    >>> found = dale([[[1.0, 2.0], [-1.0, -2.0]]])
+    >>> print(f"{found.share}, {found.chance:.3f}")  # Two of 6 permutations.
+    1.0, 0.333
   """
   neurons = [
     _neurons(np.asarray(kernel, np.float64), threshold) for kernel in kernels
