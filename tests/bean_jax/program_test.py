@@ -472,7 +472,10 @@ def _block(inputs, kernels):
 
 
 @pytest.mark.optimized
-@pytest.mark.parametrize("distance", ("squared", "absolute"))
+@pytest.mark.parametrize(
+  "distance",
+  ("squared", pytest.param("absolute", marks=pytest.mark.slow)),
+)
 def test_rematerialized_transformer_keeps_its_memory(distance):
   width, inputs = 64, jax.ShapeDtypeStruct((8, 64, 16), jnp.float32)
   sizes = {"qkv": (1, 3), "out": (1, 1), "up": (1, 4), "down": (4, 1)}

@@ -136,7 +136,7 @@ def test_dtypes_that_differ_need_no_promotion(promotion, dtypes):
   (
     ("bfloat16", "strict", 0),
     ("bfloat16", "strict", 1),
-    ("float8_e4m3fn", "standard", 0),
+    pytest.param("float8_e4m3fn", "standard", 0, marks=pytest.mark.slow),
     ("float4_e2m1fn", "strict", 1),
   ),
 )

@@ -50,6 +50,6 @@ def test_bean_adds_about_half_of_what_tracing_a_layer_takes():
   # Of each further block, as calls of equal layouts are traced once. A penalty
   # that was traced by itself would add twice of what the model takes.
   plain, with_bean = (
-    _calls_to_trace(4, way) - _calls_to_trace(2, way) for way in (False, True)
+    _calls_to_trace(3, way) - _calls_to_trace(2, way) for way in (False, True)
   )
   assert with_bean < 1.6 * plain

@@ -36,6 +36,7 @@ def test_programs_penalize_all_layers_but_those_of_raw_data(index):
   assert {layer.path for layer in found if layer.left_out} == set(raw)
 
 
+@pytest.mark.slow
 def test_layouts_are_the_same_layer():
   case = programs.layouts(QUICK)
   assert [row["name"] for row in case.rows] == [

@@ -243,7 +243,7 @@ def test_started_by_its_path(path, tmp_path):
   (
     (here.ALL["few_shot"], ()),
     # Without docstrings, too.
-    (here.ALL["few_shot"], ("-OO",)),
+    pytest.param(here.ALL["few_shot"], ("-OO",), marks=pytest.mark.slow),
     *(
       pytest.param(script, (), marks=pytest.mark.slow)
       for name, script in here.ALL.items()

@@ -168,7 +168,10 @@ def train(name, rates=(5e-3, 5e-3), costs=(0.1, 0.0), num_laps=3):
   return made, keys, hparams, states, reports
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+  "name",
+  (NAMES[0], *(pytest.param(n, marks=pytest.mark.slow) for n in NAMES[1:])),
+)
 def test_choices_are_what_they_say(name):
   made, keys, hparams, states, reports = train(name)
   losses = [np.asarray(report.metrics["train_loss"]) for report in reports]

@@ -403,6 +403,7 @@ def _member_loss(params, pseudo, shots):
 _member_grad = jax.jit(jax.grad(_member_loss, has_aux=True))
 
 
+@pytest.mark.slow
 def test_equals_training_by_hand():
   hparams = make_hparams(strength=jnp.array([0.01, 0.02, 0.03, 0.04]))
   carry, curves = run(hparams=hparams)

@@ -190,7 +190,11 @@ def correct_of(network, variables):
 @STREAMS
 @pytest.mark.parametrize(
   "name,order,batch_size",
-  (("bean1", 1, 4), ("vanilla", 0, 1), ("bean2", 2, 0)),
+  (
+    ("bean1", 1, 4),
+    pytest.param("vanilla", 0, 1, marks=pytest.mark.slow),
+    pytest.param("bean2", 2, 0, marks=pytest.mark.slow),
+  ),
 )
 def test_equals_training_by_hand(name, order, batch_size, stream):
   if (name, batch_size) == ("bean1", 4):
@@ -299,7 +303,14 @@ def test_who_is_not_active_stands_still(stream):
 
 # Members fail by their strength, or, with an enormous rate, by their gradient.
 @STREAMS
-@pytest.mark.parametrize("strength", (np.inf, np.nan, 1e38))
+@pytest.mark.parametrize(
+  "strength",
+  (
+    np.inf,
+    pytest.param(np.nan, marks=pytest.mark.slow),
+    pytest.param(1e38, marks=pytest.mark.slow),
+  ),
+)
 def test_failed_member_stands_still_and_the_others_go_on(strength, stream):
   carries, metrics = trained(stream)
   learner = make_learner("bean1", stream)
@@ -332,7 +343,7 @@ def test_exploding_member_stands_still():
   assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(last.state))
 
 
-@pytest.mark.parametrize("first", (0, 9))
+@pytest.mark.parametrize("first", (pytest.param(0, marks=pytest.mark.slow), 9))
 def test_failure_has_its_step(first):
   """A member that image k poisons fails where k stands in the order."""
 
@@ -380,6 +391,7 @@ def test_first_of_the_best_laps_is_kept():
     assert_equal(pick(carries[-1].best, member), kept)
 
 
+@pytest.mark.slow
 @STREAMS
 def test_seldom_validation_changes_nothing_but_what_is_chosen_from(stream):
   often, curves = trained(stream)
