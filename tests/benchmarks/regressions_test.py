@@ -117,6 +117,7 @@ def _compiled_step(method):
   return lowered.compile().cost_analysis()
 
 
+@pytest.mark.slow
 def test_passes_over_memory_that_bean_adds_to_a_step():
   # Computing the gradient of |tanh| anew in each of Adam's three passes over a
   # kernel gives 1.87 and 3.3 (jax 0.10.1, CPU).

@@ -18,7 +18,14 @@ OTHERS = [
   *sorted((ROOT / "results").glob("*.md")),
 ]
 PAGES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
-each_page = pytest.mark.parametrize("name", PAGES)
+each_page = pytest.mark.parametrize(
+  "name",
+  [
+    # It trains for some seconds.
+    pytest.param(name, marks=[pytest.mark.slow] * (name == "tutorial"))
+    for name in PAGES
+  ],
+)
 
 
 def _blocks(name: str) -> list[tuple[str, str]]:

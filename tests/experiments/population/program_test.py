@@ -329,6 +329,7 @@ def test_failed_member_stands_still_and_the_others_go_on(strength, stream):
     np.testing.assert_array_equal(curve[:, others], metrics[name][:, others])
 
 
+@pytest.mark.slow
 def test_exploding_member_stands_still():
   """No loss of the first lap tells, but its parameters do."""
   stream = Shots(1)
