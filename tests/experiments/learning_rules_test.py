@@ -250,7 +250,7 @@ def test_the_weights_that_are_looked_at():
     ("--attacked=-1", "--attacked: expected a number from 0"),
     ("--evaluated_shots=3", "--evaluated_shots: expected some of --shots, got"),
     ("--selection_seeds=2-9", "expected none of --seeds, got 2 in both"),
-    ("--epochs=4,4,4", "--epochs: expected one number or 2"),
+    ("--epochs=4,4,4", "--epochs: expected one number or 1"),
     ("--validate_every=3", "--validate_every: expected a divisor of all"),
     ("--checkpoint_dir=/nowhere", "/nowhere is no folder"),
   ),
