@@ -199,7 +199,7 @@ def checked_layer_penalty(
 
 
 # Layers of equal shapes are traced once: by itself, each took as long as a few
-# layers of the model. Inlined, so that the compiler sees one program.
+# layers of the model.
 @functools.partial(jax.jit, static_argnames=("order", "distance", "transposed"))
 def _of_arrays(
   hidden: jax.Array,

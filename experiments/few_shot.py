@@ -49,11 +49,8 @@ _MODEL = flags.DEFINE_enum(
   "network to train",
   flag_values=FLAGS,
 )
-_SHOTS = flags.DEFINE_list(
-  "shots",
-  ["1", "5"],
-  "training images of each class, comma-separated",
-  flag_values=FLAGS,
+flag_groups.define_schedule(
+  FLAGS, shots=("1", "5"), epochs="50", validate_every=1
 )
 flag_groups.define_methods(
   FLAGS, known=list(methods.METHODS), default=["vanilla", "bean1", "bean2"]
@@ -71,23 +68,10 @@ _INITIALIZER = flags.DEFINE_enum(
   flag_values=FLAGS,
 )
 flag_groups.define_seeds(FLAGS, default="20")
-_EPOCHS = flags.DEFINE_list(
-  "epochs",
-  ["50"],
-  "epochs: one number, or one for each of --shots",
-  flag_values=FLAGS,
-)
 _BATCH_SIZE = flags.DEFINE_integer(
   "batch_size", 1, "images in a step; 0 takes all at once", flag_values=FLAGS
 )
 flag_groups.define_learning_rate(FLAGS)
-_VALIDATE_EVERY = flags.DEFINE_integer(
-  "validate_every",
-  1,
-  "epochs from one validation to the next, a divisor of --epochs; 0 validates "
-  "after the last epoch alone",
-  flag_values=FLAGS,
-)
 flag_groups.define_run(FLAGS, output_dir="outputs/few_shot")
 distributed.define_flags(FLAGS)
 flag_groups.define_checkpoints(FLAGS, default="none are")
@@ -129,7 +113,7 @@ def parse_config() -> cells.Config:
   Raises:
     parsing.ConfigError: If a flag has a value that cannot be used.
   """
-  schedule, validate_every = _parse_schedule()
+  schedule = flag_groups.schedule(FLAGS)
   if _DATASET.value == "cifar10":
     raise parsing.ConfigError(
       f"--dataset=cifar10: {_MODEL.value} takes gray images of 28 x 28; "
@@ -151,7 +135,7 @@ def parse_config() -> cells.Config:
       parsing.seeds("seeds", FLAGS.seeds),
       flag_groups.options(FLAGS, networks.make(spec)),
       parsing.number("batch_size", _BATCH_SIZE.value, low=0),
-      validate_every,
+      FLAGS.validate_every,
       flag_groups.members_per_chunk(FLAGS),
     ),
     checkpoint_dir=pathlib.Path(folder) if folder else None,
@@ -165,29 +149,6 @@ def parse_config() -> cells.Config:
       for strength in tried[name]
     ),
   )
-
-
-def _parse_schedule() -> tuple[list[tuple[int, int]], int]:
-  """Returns shots with their epochs, and the epochs between validations."""
-  shots = parsing.numbers("shots", _SHOTS.value, int, low=1)
-  epochs = parsing.numbers("epochs", _EPOCHS.value, int, low=1, distinct=False)
-  if len(epochs) == 1:
-    epochs *= len(shots)
-  if len(epochs) != len(shots):
-    raise parsing.ConfigError(
-      f"--epochs: expected one number or {len(shots)}, one for each of "
-      f"--shots, got {len(epochs)}"
-    )
-  validate_every = parsing.number(
-    "validate_every", _VALIDATE_EVERY.value, low=0
-  )
-  for number in epochs:
-    if validate_every and number % validate_every:
-      raise parsing.ConfigError(
-        f"--validate_every: expected a divisor of all --epochs, got "
-        f"{validate_every} for {number}"
-      )
-  return sorted(zip(shots, epochs, strict=True)), validate_every
 
 
 def main(argv: Sequence[str]) -> int | None:

@@ -80,33 +80,11 @@ _MODEL = flags.DEFINE_enum(
   "network to train, but for rules that have one of their own",
   flag_values=FLAGS,
 )
-_SHOTS = flags.DEFINE_list(
-  "shots",
-  ["5"],
-  "training images of each class, comma-separated",
-  flag_values=FLAGS,
-)
+flag_groups.define_schedule(FLAGS, shots=("5",), epochs="10", validate_every=5)
 flag_groups.define_methods(FLAGS, known=list(methods.METHODS), default=RULES)
 flag_groups.define_competing(FLAGS)
 flag_groups.define_seeds(FLAGS, default="4")
-_SELECTION_SEEDS = flags.DEFINE_string(
-  "selection_seeds",
-  "100-103",
-  "seeds that choose the hyper-parameters of the strict protocol",
-  flag_values=FLAGS,
-)
-_EPOCHS = flags.DEFINE_list(
-  "epochs",
-  ["10"],
-  "epochs: one number, or one for each of --shots",
-  flag_values=FLAGS,
-)
-_VALIDATE_EVERY = flags.DEFINE_integer(
-  "validate_every",
-  5,
-  "epochs from one validation to the next, a divisor of all --epochs",
-  flag_values=FLAGS,
-)
+flag_groups.define_selection_seeds(FLAGS, default="100-103")
 _EVALUATED_SHOTS = flags.DEFINE_list(
   "evaluated_shots",
   None,
@@ -214,7 +192,7 @@ def parse_job() -> Job:
   )
   if _CHECKPOINT_DIR.value is not None:
     return Job(names, [], [], [], settings)
-  schedule = _parse_schedule()
+  schedule = dict(flag_groups.schedule(FLAGS, least_every=1))
   evaluated = [max(schedule)]
   if _EVALUATED_SHOTS.value is not None:
     evaluated = parsing.numbers(
@@ -236,36 +214,10 @@ def parse_job() -> Job:
   )
 
 
-def _parse_schedule() -> dict[int, int]:
-  """Returns epochs by the number of shots, in ascending order."""
-  shots = parsing.numbers("shots", _SHOTS.value, int, low=1)
-  epochs = parsing.numbers("epochs", _EPOCHS.value, int, low=1, distinct=False)
-  if len(epochs) == 1:
-    epochs *= len(shots)
-  if len(epochs) != len(shots):
-    raise parsing.ConfigError(
-      f"--epochs: expected one number or {len(shots)}, one for each of "
-      f"--shots, got {len(epochs)}"
-    )
-  every = parsing.number("validate_every", _VALIDATE_EVERY.value, low=1)
-  for number in epochs:
-    if number % every:
-      raise parsing.ConfigError(
-        f"--validate_every: expected a divisor of all --epochs, got {every} "
-        f"for {number}"
-      )
-  return dict(sorted(zip(shots, epochs, strict=True)))
-
-
 def _make_stage(
   names: Sequence[str], shots: int, epochs: int, *, keep: bool
 ) -> Stage:
-  seeds = parsing.seeds("seeds", FLAGS.seeds)
-  selection_seeds = parsing.seeds("selection_seeds", _SELECTION_SEEDS.value)
-  if both := set(seeds) & set(selection_seeds):
-    raise parsing.ConfigError(
-      f"--selection_seeds: expected none of --seeds, got {min(both)} in both"
-    )
+  seeds, selection_seeds = flag_groups.both_seeds(FLAGS)
   directory = pathlib.Path(FLAGS.output_dir)
   base = cells.Config(
     experiment="learning_rules",
@@ -277,7 +229,7 @@ def _make_stage(
       networks.Spec(_MODEL.value),
       seeds,
       flag_groups.options(FLAGS),
-      validate_every=_VALIDATE_EVERY.value,
+      validate_every=FLAGS.validate_every,
       members_per_chunk=flag_groups.members_per_chunk(FLAGS),
     ),
     cells=(),
@@ -489,13 +441,7 @@ def run() -> None:
     stem = f"accuracy_against_shots_{protocol}"
     for path, names in drawing.paths(directory, stem, job.names):
       with canvas.attempt(path):
-        drawing.accuracy_against_shots(
-          path,
-          names,
-          entries,
-          title=f"{paper.title(_DATASET.value)}: test accuracy, protocol "
-          f"{protocol}",
-        )
+        comparison.draw_shots(path, entries, names, _DATASET.value, protocol)
   for part, found in zip(parts, evaluations, strict=True):
     if found:
       _draw(directory, part, found)

@@ -60,12 +60,7 @@ flag_groups.define_methods(
 )
 flag_groups.define_imitation(FLAGS)
 flag_groups.define_seeds(FLAGS, default="20")
-_SELECTION_SEEDS = flags.DEFINE_string(
-  "selection_seeds",
-  "100-119",
-  "seeds that choose the hyper-parameters of the strict protocol",
-  flag_values=FLAGS,
-)
+flag_groups.define_selection_seeds(FLAGS, default="100-119")
 _VALIDATE_EVERY = flags.DEFINE_integer(
   "validate_every",
   5,
@@ -131,12 +126,7 @@ def make_stages() -> list[Stage]:
   parsing.number("validate_every", _VALIDATE_EVERY.value, low=1)
   names = parsing.names("methods", FLAGS.methods, list(methods.METHODS))
   data = parsing.names("datasets", _DATASETS.value, ["digits", *DATASETS])
-  seeds = parsing.seeds("seeds", FLAGS.seeds)
-  selection_seeds = parsing.seeds("selection_seeds", _SELECTION_SEEDS.value)
-  if both := set(seeds) & set(selection_seeds):
-    raise parsing.ConfigError(
-      f"--selection_seeds: expected none of --seeds, got {min(both)} in both"
-    )
+  seeds, selection_seeds = flag_groups.both_seeds(FLAGS)
   return [
     _make_stage(number, dataset, names, seeds, selection_seeds)
     for number in shots

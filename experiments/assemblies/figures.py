@@ -87,7 +87,7 @@ def silhouettes(
   drawing = _blank((9.0, 0.8 + 3.1 * rows))
   grid = drawing.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
   for plot, (title, lines) in zip(grid.flat, panels, strict=False):
-    _frame(plot, title)
+    figures.frame(plot, title)
     for index, (label, curves) in enumerate(lines):
       style = figures.style(label, index)
       counts = np.arange(2, 2 + curves.shape[1])
@@ -137,7 +137,7 @@ def against_strength(
   drawing = _blank((6.5, 0.6 + 2.3 * len(panels)))
   grid = drawing.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
   for plot, (label, lines) in zip(grid, panels, strict=True):
-    _frame(plot, "")
+    figures.frame(plot, "")
     plot.set_ylabel(label)
     for index, line in enumerate(lines):
       _strength_line(plot, figures.style(line[0], index), *line)
@@ -527,13 +527,6 @@ def _bare(plot: axes.Axes) -> None:
   plot.set_yticks([])
   plot.spines[:].set_color("0.8")
   plot.margins(0.06)
-
-
-def _frame(plot: axes.Axes, title: str) -> None:
-  plot.set_title(title, fontsize=11)
-  plot.grid(color="0.9", linewidth=0.8)
-  plot.set_axisbelow(True)
-  plot.spines[["top", "right"]].set_visible(False)
 
 
 def _legend(drawing: figure.Figure, plot: axes.Axes) -> None:

@@ -60,6 +60,8 @@ def measure(
     >>> found["fgsm"].shape, found["zero_gradients"].tolist()
     ((1, 1), [0.0])
   """
+  for epsilon in epsilons:
+    gradient_sign.check(epsilon)
   size = min(gradient_sign.BLOCK, len(images.labels))
   width = devices.mesh().size * groups.fast_width(size)
   parts = []
@@ -96,7 +98,7 @@ def _attack(
       jax.device_get(
         # Within no change all attacks are the same.
         _program(network, name if epsilon else "fgsm")(
-          variables, images, labels, keys, _checked(epsilon)
+          variables, images, labels, keys, np.float32(epsilon)
         )
       )
       for epsilon in epsilons
@@ -104,12 +106,6 @@ def _attack(
     found[name] = np.stack([one.accuracy for one in outcomes], axis=1)
     found["zero_gradients"] = outcomes[0].zero_gradients
   return found
-
-
-def _checked(epsilon: float) -> np.float32:
-  if not 0 <= epsilon <= 1:  # A comparison with NaN is false.
-    raise ValueError(f"epsilon: expected a number from 0 to 1, got {epsilon}")
-  return np.float32(epsilon)
 
 
 @functools.cache

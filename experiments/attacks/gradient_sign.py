@@ -112,7 +112,7 @@ def fgsm(
     >>> fgsm(lambda x: x @ weights, image, jnp.array([0]), epsilon=0.25)
     Array([[0.25]], dtype=float32)
   """
-  _check(epsilon)
+  check(epsilon)
   images = jnp.asarray(images)
   slopes = input_gradient(logits_fn, images, labels)
   return jnp.clip(images + epsilon * jnp.sign(slopes), 0, 1)
@@ -151,7 +151,7 @@ def pgd(
     >>> pgd(lambda x: x @ weights, image, jnp.array([0]), epsilon=0.25)
     Array([[0.25]], dtype=float32)
   """
-  _check(epsilon)
+  check(epsilon)
   images = jnp.asarray(images)
   low = jnp.maximum(images - epsilon, 0)
   high = jnp.minimum(images + epsilon, 1)
@@ -239,7 +239,8 @@ def evaluate(
   return jax.tree.map(lambda x: jnp.sum(x, axis=0) / num_images, counts)
 
 
-def _check(epsilon: ArrayLike) -> None:
+def check(epsilon: ArrayLike) -> None:
+  """Raises ValueError unless an epsilon that is known is from 0 to 1."""
   if isinstance(epsilon, jax.core.Tracer):
     return  # It cannot be looked at.
   number = np.asarray(epsilon)

@@ -372,3 +372,107 @@ def define_seeds(values: flags.FlagValues, *, default: str) -> None:
     "0,5,9",
     flag_values=values,
   )
+
+
+def define_selection_seeds(values: flags.FlagValues, *, default: str) -> None:
+  """Defines --selection_seeds, for `both_seeds`.
+
+  Args:
+    values: The script's flags.
+    default: Such as "100-119".
+  """
+  flags.DEFINE_string(
+    "selection_seeds",
+    default,
+    "seeds that choose the hyper-parameters of the strict protocol",
+    flag_values=values,
+  )
+
+
+def both_seeds(
+  values: flags.FlagValues,
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """Returns the seeds that are reported, and those that choose.
+
+  Args:
+    values: The script's flags.
+
+  Raises:
+    parsing.ConfigError: If they make no sense, or a seed is in both.
+  """
+  seeds = parsing.seeds("seeds", values.seeds)
+  choosing = parsing.seeds("selection_seeds", values.selection_seeds)
+  if both := set(seeds) & set(choosing):
+    raise parsing.ConfigError(
+      f"--selection_seeds: expected none of --seeds, got {min(both)} in both"
+    )
+  return seeds, choosing
+
+
+def define_schedule(
+  values: flags.FlagValues,
+  *,
+  shots: Sequence[str],
+  epochs: str,
+  validate_every: int,
+) -> None:
+  """Defines how many shots are learned from, and how long.
+
+  Args:
+    values: The script's flags.
+    shots: Of --shots, by default.
+    epochs: Of --epochs, by default.
+    validate_every: Of --validate_every, by default.
+  """
+  flags.DEFINE_list(
+    "shots",
+    list(shots),
+    "training images of each class, comma-separated",
+    flag_values=values,
+  )
+  flags.DEFINE_list(
+    "epochs",
+    [epochs],
+    "epochs: one number, or one for each of --shots",
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    "validate_every",
+    validate_every,
+    "epochs from one validation to the next, a divisor of all --epochs; 0 "
+    "validates after the last epoch alone",
+    flag_values=values,
+  )
+
+
+def schedule(
+  values: flags.FlagValues, *, least_every: int = 0
+) -> list[tuple[int, int]]:
+  """Returns numbers of shots in ascending order, each with its epochs.
+
+  Args:
+    values: The script's flags.
+    least_every: The least --validate_every that makes sense.
+
+  Raises:
+    parsing.ConfigError: If they do not fit each other, or --validate_every.
+  """
+  shots = parsing.numbers("shots", values.shots, int, low=1)
+  epochs = parsing.numbers("epochs", values.epochs, int, low=1, distinct=False)
+  if len(epochs) == 1:
+    epochs *= len(shots)
+  if len(epochs) != len(shots):
+    raise parsing.ConfigError(
+      f"--epochs: expected one number or {len(shots)}, one for each of "
+      f"--shots, got {len(epochs)}"
+    )
+  every = parsing.number(
+    "validate_every", values.validate_every, low=least_every
+  )
+  for number in epochs:
+    if every and number % every:
+      raise parsing.ConfigError(
+        f"--validate_every: expected a divisor of all --epochs, got {every} "
+        f"for {number}"
+      )
+  return sorted(zip(shots, epochs, strict=True))

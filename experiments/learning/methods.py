@@ -7,7 +7,7 @@ cells, tables and figures follow. Any function that makes a `Learner` will do.
 import functools
 
 from experiments.architectures.networks import Network
-from experiments.learning import rules, table1_rows
+from experiments.learning import rule_rows, table1_rows
 from experiments.learning.learner import Learner, Schedule
 from experiments.learning.method import Method
 from experiments.learning.options import Options
@@ -24,7 +24,7 @@ __all__ = (
   "schedule",
 )
 
-METHODS = {**table1_rows.ROWS, **rules.RULES}
+METHODS = {**table1_rows.ROWS, **rule_rows.ROWS}
 TABLE1 = tuple(table1_rows.ROWS)
 # Those that learn from a training set of any size.
 OF_ANY_SIZE = tuple(name for name, m in METHODS.items() if not m.shots_alone)

@@ -13,7 +13,7 @@ import numpy as np
 from experiments.learning import methods
 from experiments.records import results
 from experiments.rules.records import EDGES, Record
-from experiments.tables import comparison, figures, stats
+from experiments.tables import figures, stats
 from experiments.tables.canvas import axes, figure
 from experiments.weights import distributions
 
@@ -67,35 +67,6 @@ def paths(
   ]
 
 
-def accuracy_against_shots(
-  path: pathlib.Path,
-  names: Sequence[str],
-  accuracies: comparison.Entries,
-  *,
-  title: str,
-) -> None:
-  """Draws test accuracy against the number of shots.
-
-  Args:
-    path: File to write.
-    names: Rules, at most `MOST`.
-    accuracies: What `comparison.entries` returned.
-    title: Above the axes.
-  """
-  series = []
-  for name in names:
-    places = sorted(
-      n for m, n in accuracies if m == name and accuracies[m, n].accuracies
-    )
-    intervals = [
-      stats.mean_interval(list(accuracies[name, n].accuracies.values()))
-      for n in places
-    ]
-    if places:
-      series.append((methods.METHODS[name].title, places, intervals))
-  figures.accuracy_against_shots(path, series, title=title)
-
-
 def accuracy_against_epsilon(
   path: pathlib.Path, evaluations: Mapping[str, Record], *, title: str
 ) -> None:
@@ -110,7 +81,7 @@ def accuracy_against_epsilon(
   drawing.suptitle(title, fontsize=13)
   plots = drawing.subplots(1, len(_ATTACKS), sharey=True)
   for plot, (attack, name) in zip(plots, _ATTACKS.items(), strict=True):
-    _frame(plot, name, "epsilon")
+    figures.frame(plot, name, "epsilon")
     for index, (method, record) in enumerate(evaluations.items()):
       look = figures.style(methods.METHODS[method].title, index)
       epsilons = record["config"]["epsilons"]
@@ -150,7 +121,7 @@ def weight_histograms(
   for plot, (method, record) in zip(
     grid.flat, evaluations.items(), strict=False
   ):
-    _frame(plot, methods.METHODS[method].title, "")
+    figures.frame(plot, methods.METHODS[method].title, "")
     counts = results.metric(record, "histogram")[0]
     heights = counts / max(1.0, counts.sum()) / width
     plot.bar(
@@ -236,14 +207,6 @@ def _bands(values: np.ndarray) -> np.ndarray:
   ).T
   # One seed has no band.
   return np.where(np.isnan(intervals), intervals[:1], intervals)
-
-
-def _frame(plot: axes.Axes, title: str, xlabel: str) -> None:
-  plot.set_title(title, fontsize=11)
-  plot.set_xlabel(xlabel, fontsize=11)
-  plot.grid(color="0.9", linewidth=0.8)
-  plot.set_axisbelow(True)
-  plot.spines[["top", "right"]].set_visible(False)
 
 
 def _finish(

@@ -340,6 +340,16 @@ def style(label: str, index: int) -> dict[str, Any]:
   }
 
 
+def frame(plot: axes.Axes, title: str, xlabel: str = "") -> None:
+  """Sets up one of several axes: a title, a light grid, two spines."""
+  plot.set_title(title, fontsize=11)
+  if xlabel:
+    plot.set_xlabel(xlabel, fontsize=11)
+  plot.grid(color="0.9", linewidth=0.8)
+  plot.set_axisbelow(True)
+  plot.spines[["top", "right"]].set_visible(False)
+
+
 def _blank(
   title: str, xlabel: str, series: Sequence
 ) -> tuple[figure.Figure, axes.Axes]:

@@ -102,7 +102,7 @@ _HEBBIAN = hebbian.Settings()
 _FEW_UNITS = competing_units.Settings(norm=2.0, rank=2, step_size=0.02)
 _MANY_UNITS = competing_units.Settings(norm=3.0, rank=7, step_size=0.04)
 
-RULES = {
+ROWS = {
   "nonnegative": Method(
     "Non-negative",
     None,
