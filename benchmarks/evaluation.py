@@ -100,20 +100,17 @@ def _peers(
     name = f"PyTorch, one by one, batch {batch_size}"
     found = logits(num_members, batch_size)
     check_classes(name, classes, torch_lenet5.to_numpy(found))
-    threads = torch_trainers.best_num_threads(
-      lambda batch_size=batch_size: logits(1, batch_size)
-    )
 
     def classify(batch_size: int = batch_size) -> np.ndarray:
       found = logits(num_members, batch_size)
       return torch_lenet5.to_numpy(found.argmax(2))
 
     contenders.append(
-      timing.Contender(
+      torch_trainers.contender(
         name,
-        torch_trainers.with_threads(classify, threads),
+        classify,
+        probe=lambda batch_size=batch_size: logits(1, batch_size),
         work=work,
-        fields={"threads": threads},
       )
     )
   return contenders

@@ -116,14 +116,8 @@ def _predictive_peers(
       torch_rules.predictive_steps(part, gradient, batch_size, 1)
       for part in (problem, problem.members(0, 1))
     )
-    threads = torch_trainers.best_num_threads(probe)
     contenders.append(
-      timing.Contender(
-        name,
-        torch_trainers.with_threads(run, threads),
-        work=work,
-        fields={"threads": threads},
-      )
+      torch_trainers.contender(name, run, probe=probe, work=work)
     )
   return contenders
 
@@ -232,16 +226,11 @@ def _competing_peer(
     torch_rules.competing_epoch(first, few, RATE, **RULE)() - first,
     np.asarray(make_epoch(first, few)()) - first,
   )
-  threads = torch_trainers.best_num_threads(
-    torch_rules.competing_epoch(first, batches[:10], RATE, **RULE)
+  run, probe = (
+    torch_rules.competing_epoch(*part, RATE, **RULE)
+    for part in ((weights, batches), (first, batches[:10]))
   )
-  run = torch_rules.competing_epoch(weights, batches, RATE, **RULE)
-  return timing.Contender(
-    name,
-    torch_trainers.with_threads(run, threads),
-    work=work,
-    fields={"threads": threads},
-  )
+  return torch_trainers.contender(name, run, probe=probe, work=work)
 
 
 def _case(

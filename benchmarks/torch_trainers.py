@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from benchmarks import problems, torch_lenet5
+from benchmarks import floors, problems, timing, torch_lenet5
 from experiments.machine import devices
 
 PyTree = Any
@@ -181,6 +181,26 @@ def with_threads(run: Callable[[], Any], count: int) -> Callable[[], Any]:
     return run()
 
   return run_with_threads
+
+
+def contender(
+  name: str,
+  run: Callable[[], Any],
+  *,
+  probe: Callable[[], Any],
+  work: floors.Work,
+) -> timing.Contender:
+  """Makes a contender that runs with as many threads as are fastest.
+
+  Args:
+    name: Its name.
+    run: What is timed.
+    probe: A small part of it, by which the threads are chosen.
+    work: Of `run`.
+  """
+  threads = best_num_threads(probe)
+  run = with_threads(run, threads)
+  return timing.Contender(name, run, work=work, fields={"threads": threads})
 
 
 def adam(params: Sequence[torch.Tensor]) -> torch.optim.Optimizer:
