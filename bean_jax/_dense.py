@@ -1,22 +1,19 @@
 """Dense layers of a traced function: their names, their choice, their calls."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+import functools
 import re
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from bean_jax import _jaxpr, _sharding, _tracing
+from bean_jax import _jaxpr, _tracing
 from bean_jax._jaxpr import Place
 from bean_jax._program import Product, Program
 
 PyTree = Any
 Layers = str | Callable[[str], bool] | Collection[str] | None
-
-
-_DIFFER = "it is called with kernels that differ, and so is not one layer"
 
 
 class Layer(NamedTuple):
@@ -43,21 +40,20 @@ class Group(NamedTuple):
   Attributes:
     name: Path of the parameter, and the part of it that is the kernel.
     calls: Its products by place.
-    stack: Sizes of the stack.
     trouble: Why its operands cannot be had; "" if they can.
   """
 
   name: str
   calls: dict[Place, Product]
-  stack: tuple[int, ...]
   trouble: str
 
   @property
   def paths(self) -> dict[str, tuple[int, ...]]:
     """The place in the stack of each layer, by its path."""
+    (first, *_) = self.calls.values()
     return {
       self.name + "".join(f"[{i}]" for i in index): index
-      for index in np.ndindex(*self.stack)
+      for index in np.ndindex(*first.sizes)
     }
 
 
@@ -84,47 +80,55 @@ class Choice(NamedTuple):
 
 def choose(
   traced: _tracing.Traced,
-  outputs: Sequence[bool],
   layers: Layers,
-  convolutions: bool,
+  *,
+  of_loss: bool = False,
+  convolutions: bool = False,
 ) -> Choice:
-  """Finds the layers on which outputs depend, and chooses among them."""
-  chosen_by = _selector(layers)
+  """Finds the layers of a function, or of its loss, and chooses among them.
+
+  Only the path of a layer takes it if its inputs are raw data.
+  """
+  patterns = _patterns(layers)
+  without = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+  among = [p for p in patterns if not p.startswith("!")] or ["*"]
   found: list[Layer] = []
   groups: list[Group] = []
   unreachable: dict[str, str] = {}
   program = Program(traced.jaxpr, traced.roles)
-  every = _groups(program, program.needed(outputs))
+  outputs = program.outputs[: traced.num_outputs]
+  places = program.layers_of(outputs[:1]) if of_loss else set()
+  # A constant loss, to have the penalty alone.
+  every = _groups(program, places or program.layers_of(outputs))
   for group in every:
     (first, *_) = group.calls.values()
     of_neurons = {p: call for p, call in group.calls.items() if call.neurons}
-    num_neurons, num_next = first.sizes if first.contracted[1] else (None, None)
     taken = False
     for path in group.paths:
-      how = chosen_by(path, group.name)
+      names = path, group.name
+      by_name = not set(among).isdisjoint(names)
+      is_asked_for = (
+        layers(path)
+        if callable(layers)
+        else any(matches(pattern, *names) for pattern in among)
+      )
       left_out = ""
-      if not how:
+      if not is_asked_for or any(matches(p, *names) for p in without):
         left_out = "not asked for"
       elif first.convolution and not convolutions:
         left_out = "a convolution"
-      elif first.kind.is_sum and how != "by name":
+      elif first.kind.is_sum and not by_name:
         left_out = "activity is added to its kernel, which may be none"
-      elif not of_neurons and how != "by name":
+      elif not of_neurons and not by_name:
         left_out = "its inputs are raw data"
       elif group.trouble:
         left_out = unreachable[path] = group.trouble
       taken |= not left_out
-      found.append(
-        Layer(path, num_neurons, num_next, len(group.calls), left_out)
-      )
+      found.append(Layer(path, *first.size, len(group.calls), left_out))
     if taken:
       groups.append(group._replace(calls=of_neurons or group.calls))
-  names = [name for group in every for name in (group.name, *group.paths)]
-  unknown = [
-    pattern
-    for pattern in _patterns(layers)
-    if not matches(pattern.removeprefix("!"), *names)
-  ]
+  there = [name for group in every for name in (group.name, *group.paths)]
+  unknown = [p for p in patterns if not matches(p.removeprefix("!"), *there)]
   return Choice(found, groups, unreachable, unknown)
 
 
@@ -176,30 +180,6 @@ def _patterns(layers: Layers) -> list[str]:
   return list(patterns)
 
 
-def _selector(layers: Layers) -> Callable[[str, str], str]:
-  """Makes what tells how a layer is chosen: "by name", "among others" or "".
-
-  It takes the paths of the layer and of the stack which that is in. Only a name
-  takes a layer of raw data.
-  """
-  if callable(layers):
-    predicate = layers
-    return lambda path, stack: "among others" if predicate(path) else ""
-  patterns = _patterns(layers)
-  without = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
-  among = [p for p in patterns if not p.startswith("!")] or ["*"]
-
-  def chosen_by(path: str, stack: str) -> str:
-    if any(matches(pattern, path, stack) for pattern in without):
-      return ""
-    if path in among or stack in among:
-      return "by name"
-    taken = any(matches(pattern, path, stack) for pattern in among)
-    return "among others" if taken else ""
-
-  return chosen_by
-
-
 def matches(pattern: str, *names: str) -> bool:
   """Tells whether one name fits a pattern, in which "*" is any text."""
   expression = ".*".join(map(re.escape, pattern.split("*")))
@@ -210,42 +190,28 @@ def _groups(program: Program, places: set[Place]) -> list[Group]:
   """Joins the calls of the same kernels, in the order of the program."""
   by_part: dict[str, dict[Place, Product]] = {}
   for place in sorted(places):
-    parameter = program.products[place].kind.parameter
-    assert parameter is not None
-    calls = by_part.setdefault(parameter.path + parameter.part, {})
-    calls[place] = program.products[place]
-  return [
-    group
-    for part, calls in by_part.items()
-    for group in _groups_of_part(program, part, calls)
-  ]
-
-
-def _groups_of_part(
-  program: Program, part: str, calls: dict[Place, Product]
-) -> list[Group]:
-  """Joins the calls of the same part of a parameter."""
-  if len({call.kind.number for call in calls.values()}) > 1:
-    making = program.making(set(calls))
-    calls = {p: call for p, call in calls.items() if p not in making} or calls
-  by_axes: dict[tuple[int, ...], dict[Place, Product]] = {}
-  for place, call in calls.items():
-    axes = call.kind.axes or range(len(call.shape))
-    summed = tuple(sorted(axes[axis] for axis in call.contracted[1]))
-    by_axes.setdefault(summed, {})[place] = call
+    call = program.products[place]
+    assert call.kind.parameter is not None
+    part = call.kind.parameter.path + call.kind.parameter.part
+    by_part.setdefault(part, {})[place] = call
   groups = []
-  for suffix, alike in zip(("", ".T"), by_axes.values(), strict=False):
-    (first, *rest) = alike.values()
-    trouble = next(
-      (call.trouble for call in alike.values() if call.trouble), ""
-    )
-    same = all(
-      (call.kind.number, call.stack) == (first.kind.number, first.stack)
-      for call in rest
-    )
-    if not same or len(by_axes) > 2:
-      trouble = trouble or _DIFFER
-    groups.append(Group(part + suffix, alike, first.stack, trouble))
+  for part, calls in by_part.items():
+    if len({call.kind.number for call in calls.values()}) > 1:
+      # Those of a power iteration, say, are part of how a kernel is made.
+      making = program.layers_of([call.kind for call in calls.values()])
+      calls = {p: c for p, c in calls.items() if p not in making} or calls
+    by_axes: dict[tuple[int, ...], dict[Place, Product]] = {}
+    for place, call in calls.items():
+      by_axes.setdefault(call.summed, {})[place] = call
+    for suffix, alike in zip(("", ".T"), by_axes.values(), strict=False):
+      troubles = [call.trouble for call in alike.values()]
+      kernels = {(call.kind.number, call.sizes) for call in alike.values()}
+      if len(kernels) > 1 or len(by_axes) > 2:
+        troubles.append(
+          "it is called with kernels that differ, and so is not one layer"
+        )
+      trouble = next(filter(None, troubles), "")
+      groups.append(Group(part + suffix, alike, trouble))
   return groups
 
 
@@ -253,124 +219,45 @@ def measured(
   traced: _tracing.Traced,
   groups: Sequence[Group],
   measure: Callable[..., PyTree],
-  *shared: jax.Array | None,
 ) -> tuple[Any, dict[str, list[PyTree]]]:
   """Calls a function, and measures the operands of its layers on the way.
 
   Args:
     traced: The function.
     groups: The layers, whose stacks are measured as a whole.
-    measure: What to compute of a layer's name, the layout and both operands of
-      a call, and what all layers share.
-    *shared: Arrays that all layers share.
+    measure: What to compute of a layer's name, and the layout and both operands
+      of a call.
 
   Returns:
     What the function returns; and, by path of the layer, a measurement for
     each of its calls, with an axis in front for each scan that shares the
     kernel.
   """
-  by_place = {
+  calls = {
     place: (group, call)
     for group in groups
     for place, call in group.calls.items()
   }
 
   def observe(place: Place, *operands: jax.Array) -> PyTree:
-    group, call = by_place[place]
-    return measure(group.name, call.layout, *operands, *shared)
+    group, call = calls[place]
+    return measure(group.name, call.layout, *operands)
 
   outputs, observed = _jaxpr.evaluate(
-    traced.jaxpr, traced.arrays, sorted(by_place), observe
+    traced.jaxpr, traced.arrays, sorted(calls), observe
   )
   measurements: dict[str, list[PyTree]] = {}
-  for place, (group, call) in by_place.items():
-    stack = [
-      i for i, (scan, _) in enumerate(call.scans) if scan in call.kind.steps
-    ]
-    batch = [len(call.scans) + place for place in call.batch_of_layers]
-    axes = (*stack, *batch)
-    if not axes:
-      measurements.setdefault(group.name, []).append(observed[place])
-      continue
-    in_front = jax.tree.map(
-      lambda leaf, axes=axes: jnp.moveaxis(leaf, axes, range(len(axes))),
-      observed[place],
-    )
+  for place, (group, call) in calls.items():
     for path, index in group.paths.items():
-      one = jax.tree.map(lambda leaf, index=index: leaf[index], in_front)
+      one = observed[place]
+      if index:
+        one = jax.tree.map(functools.partial(_one_of_stack, call, index), one)
       measurements.setdefault(path, []).append(one)
   return traced.result_of(outputs), measurements
 
 
-def of_stack(
-  measure: Callable[..., PyTree],
-  layout: Product,
-  operands: Sequence[jax.Array],
-  *shared: jax.Array | None,
-) -> PyTree:
-  """Calls a function for each kernel of a call, in axes in front.
-
-  Args:
-    measure: Of activations [..., N], a kernel [N, M], whether that comes
-      transposed, and what is shared.
-    layout: Of the call.
-    operands: Of the call.
-    *shared: Further arrays.
-  """
-
-  def of_arrays(
-    left: jax.Array, right: jax.Array, *shared: jax.Array | None
-  ) -> PyTree:
-    inputs, kernels, transposed = operands_of(layout, (left, right))
-
-    def of_one(activations: jax.Array, kernel: jax.Array) -> PyTree:
-      return measure(activations, kernel, transposed, *shared)
-
-    for _ in layout.batch_of_kernels:
-      of_one = jax.vmap(of_one)
-    return of_one(inputs, kernels)
-
-  return _sharding.with_automatic_axes(of_arrays, *operands, *shared)
-
-
-def operands_of(
-  call: Product, operands: Sequence[jax.Array]
-) -> tuple[jax.Array, jax.Array, bool]:
-  """Returns activations [stack..., ..., N] and kernels [stack..., N, M].
-
-  A kernel that lies as [M, N] comes so, and the last value says it: a copy
-  would take as long as the layer.
-  """
-  kernel, inputs = operands[call.kernel], operands[1 - call.kernel]
-  in_stack = [call.batch[0][i] for i in call.batch_of_kernels]
-  summed = call.contracted[0]
-  rows = [
-    axis
-    for axis in range(inputs.ndim)
-    if axis not in in_stack and axis not in summed
-  ]
-  inputs = jnp.transpose(inputs, (*in_stack, *rows, *summed))
-  lead = inputs.shape[: len(in_stack) + len(rows)]
-  in_stack = [call.batch[1][i] for i in call.batch_of_kernels]
-  repeated = [axis for axis in call.batch[1] if axis not in in_stack]
-  summed = call.contracted[1]
-  others = [
-    axis
-    for axis in range(kernel.ndim)
-    if axis not in (*in_stack, *repeated, *summed)
-  ]
-  transposed = [*repeated, *in_stack, *others, *summed]
-  # Of the kernel before the program transposed it, if it did.
-  places = call.kind.axes or range(kernel.ndim)
-  lies_so = [places[axis] for axis in transposed] == list(range(kernel.ndim))
-  order = transposed if lies_so else [*repeated, *in_stack, *summed, *others]
-  kernel = jnp.transpose(kernel, order)
-  if repeated:
-    kernel = kernel[(0,) * len(repeated)]
-  num_neurons, num_next = call.sizes
-  shape = (num_next, num_neurons) if lies_so else (num_neurons, num_next)
-  inputs = inputs.reshape(*lead, num_neurons)
-  kernel = kernel.reshape(*kernel.shape[: len(in_stack)], *shape)
-  if not jnp.issubdtype(inputs.dtype, jnp.inexact):
-    inputs = inputs.astype(kernel.dtype)
-  return inputs, kernel, lies_so
+def _one_of_stack(
+  call: Product, index: tuple[int, ...], stack: jax.Array
+) -> jax.Array:
+  places = dict(zip((axis for axis, _ in call.stack), index, strict=True))
+  return stack[tuple(places.get(i, slice(None)) for i in range(stack.ndim))]

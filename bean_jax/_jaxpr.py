@@ -24,13 +24,11 @@ UNCHANGED = {"device_put", "optimization_barrier", "pvary"}
 
 
 def shape_of(atom: core.Var | core.Literal) -> tuple[int, ...]:
-  """Returns the shape of a variable or literal."""
   aval: Any = atom.aval
   return tuple(aval.shape)
 
 
 def dtype_of(atom: core.Var | core.Literal) -> Any:
-  """Returns the dtype of a variable or literal."""
   aval: Any = atom.aval
   return aval.dtype
 
@@ -96,13 +94,8 @@ def evaluate(
     The outputs, and what was observed, by place.
   """
   inner = jaxpr.jaxpr
-  values = dict(
-    zip(
-      (*inner.constvars, *inner.invars),
-      (*jaxpr.consts, *arguments),
-      strict=True,
-    )
-  )
+  names = (*inner.constvars, *inner.invars)
+  values = dict(zip(names, (*jaxpr.consts, *arguments), strict=True))
 
   def read(atom: Any) -> Any:
     if isinstance(atom, core.Literal):
@@ -111,73 +104,39 @@ def evaluate(
 
   depth = len(within)
   containers = {place[depth] for place in places if len(place) > depth + 1}
-  products = {place[depth] for place in places if len(place) == depth + 1}
-  stretches = _stretches(inner, containers, products)
   observed: Observed = {}
-  for index, stretch, outvars in stretches:
-    if index is None:
-      run = inner.replace(
-        constvars=[], invars=_free(stretch), outvars=outvars, eqns=stretch
-      )
-      outputs = core.jaxpr_as_fun(core.ClosedJaxpr(run, ()))(
-        *map(read, run.invars)
-      )
-    else:
-      (eqn,) = stretch
-      place = (*within, index)
+  start = 0
+  for index in (*sorted(containers), len(inner.eqns)):
+    run = inner.eqns[start:index]
+    values.update(_evaluate_at_once(inner, run, values))
+    start = index + 1
+    if index in containers:
+      eqn, place = inner.eqns[index], (*within, index)
       inside = [p for p in places if p[: depth + 1] == place]
-      outputs, more = _walk_in(
-        eqn, list(map(read, eqn.invars)), inside, observe, place
-      )
+      operands = list(map(read, eqn.invars))
+      outputs, more = _walk_in(eqn, operands, inside, observe, place)
+      values.update(zip(eqn.outvars, outputs, strict=True))
       observed |= more
-    values.update(zip(outvars, outputs, strict=True))
-  for index in products:
-    operands = map(read, inner.eqns[index].invars)
-    observed[*within, index] = observe((*within, index), *operands)
+  for place in places:
+    if len(place) == depth + 1:
+      operands = list(map(read, inner.eqns[place[-1]].invars))
+      observed[place] = observe(place, *operands)
   return list(map(read, inner.outvars)), observed
 
 
-def _stretches(
-  jaxpr: core.Jaxpr, containers: set[int], products: set[int]
-) -> list[tuple[int | None, list[core.JaxprEqn], list[core.Var]]]:
-  """Returns the equations in runs, and each container by itself.
-
-  A run is evaluated at once, which costs less than one by one, and returns what
-  others need of it.
-  """
-  runs: list[tuple[int | None, list[core.JaxprEqn]]] = []
-  for index, eqn in enumerate(jaxpr.eqns):
-    if index in containers:
-      runs.append((index, [eqn]))
-    elif runs and runs[-1][0] is None:
-      runs[-1][1].append(eqn)
-    else:
-      runs.append((None, [eqn]))
-  needed = {atom for atom in jaxpr.outvars if isinstance(atom, core.Var)}
-  for index in products:
-    needed.update(_variables(jaxpr.eqns[index]))
-  stretches = []
-  for index_or_none, eqns in reversed(runs):
-    outvars = [var for eqn in eqns for var in eqn.outvars]
-    if index_or_none is None:
-      outvars = [var for var in outvars if var in needed]
-    stretches.append((index_or_none, eqns, outvars))
-    needed.update(_free(eqns))
-  return stretches[::-1]
-
-
-def _variables(eqn: core.JaxprEqn) -> list[core.Var]:
-  return [atom for atom in eqn.invars if isinstance(atom, core.Var)]
-
-
-def _free(eqns: Sequence[core.JaxprEqn]) -> list[core.Var]:
-  """Returns the variables that equations take from elsewhere."""
-  free: dict[core.Var, None] = {}
-  made: set[core.Var] = set()
-  for eqn in eqns:
-    free.update((var, None) for var in _variables(eqn) if var not in made)
-    made.update(eqn.outvars)
-  return list(free)
+def _evaluate_at_once(
+  jaxpr: core.Jaxpr, eqns: list[core.JaxprEqn], values: dict[core.Var, Any]
+) -> dict[core.Var, Any]:
+  """Returns what some equations make, which costs less than one by one."""
+  atoms = [atom for eqn in eqns for atom in eqn.invars]
+  variables = [atom for atom in atoms if isinstance(atom, core.Var)]
+  invars = [var for var in dict.fromkeys(variables) if var in values]
+  outvars = [var for eqn in eqns for var in eqn.outvars]
+  outvars = [var for var in outvars if not isinstance(var, core.DropVar)]
+  part = jaxpr.replace(constvars=[], invars=invars, outvars=outvars, eqns=eqns)
+  fn = core.jaxpr_as_fun(core.ClosedJaxpr(part, ()))
+  outputs = fn(*[values[var] for var in invars])
+  return dict(zip(outvars, outputs, strict=True))
 
 
 def _walk_in(
@@ -192,8 +151,11 @@ def _walk_in(
   def evaluate_body(*arguments: Any) -> tuple[list[Any], Observed]:
     return evaluate(body_of(eqn), arguments, places, observe, within)
 
+  def taken(*names: str) -> dict[str, Any]:
+    return {name: eqn.params[name] for name in names if name in eqn.params}
+
   if eqn.primitive.name in REMATERIALIZED:
-    options = {name: eqn.params[name] for name in ("policy", "prevent_cse")}
+    options = taken("policy", "prevent_cse")
     return jax.checkpoint(evaluate_body, **options)(*operands)
   if eqn.primitive.name != "scan":
     return evaluate_body(*operands)
@@ -204,11 +166,7 @@ def _walk_in(
     outputs, observed = evaluate_body(*consts, *carry, *slices)
     return outputs[:num_carry], (outputs[num_carry:], observed)
 
-  options = {
-    name: eqn.params[name]
-    for name in ("length", "reverse", "unroll", "_split_transpose")
-    if name in eqn.params
-  }
+  options = taken("length", "reverse", "unroll", "_split_transpose")
   carry, (stacked, observed) = jax.lax.scan(
     step, rest[:num_carry], rest[num_carry:], **options
   )

@@ -10,24 +10,18 @@ on data is *activity*.
 from collections.abc import Sequence
 import enum
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jax.extend import core
 
 from bean_jax._jaxpr import Place, shape_of
 
 # What keys make carries no data, whatever the keys are made of.
-NOISE = {
-  "random_bits",
-  "random_fold_in",
-  "random_gamma",
-  "random_seed",
-  "random_split",
-  "random_unwrap",
-  "random_wrap",
-  "rng_bit_generator",
-  "threefry2x32",
-}
+NOISE = (
+  {"random_bits", "random_fold_in", "random_gamma", "random_seed"}
+  | {"random_split", "random_unwrap", "random_wrap", "rng_bit_generator"}
+  | {"threefry2x32"}
+)
 # Of the primitives that take several arrays: those that add, ...
 _SUMS = {"add", "add_any", "sub"}
 _PRODUCTS = {"div", "mul"}
@@ -93,6 +87,7 @@ class Kind(NamedTuple):
     steps: The scans from step to step of which it changes.
     repeated: The axes along which it repeats itself, or the parameter that it
       is made of; None if not known.
+    products: The matrix products with parameters that it depends on.
     varies: Whether data make entries differ that repeat a parameter.
     is_sum: Whether activity was added to a parameter that repeats itself.
     is_slope: Whether it is made by differentiation.
@@ -106,6 +101,7 @@ class Kind(NamedTuple):
   axes: tuple[int, ...] | None = None
   steps: frozenset[Place] = frozenset()
   repeated: frozenset[int] | None = frozenset()
+  products: frozenset[Place] = frozenset()
   varies: bool = False
   is_sum: bool = False
   is_slope: bool = False
@@ -119,16 +115,6 @@ def excess(kind: Kind) -> int:
   return kind.source
 
 
-def transposed(kind: Kind, permutation: Sequence[int]) -> Kind:
-  axes = kind.axes or tuple(range(len(permutation)))
-  repeated = kind.repeated
-  return kind._replace(
-    axes=tuple(axes[axis] for axis in permutation),
-    repeated=repeated
-    and frozenset(i for i, axis in enumerate(permutation) if axis in repeated),
-  )
-
-
 def same(one: Kind, other: Kind) -> bool:
   return (one.number, one.axes) == (other.number, other.axes)
 
@@ -138,22 +124,25 @@ def _largest(kinds: Sequence[Kind]) -> Parameter | None:
   return max(parameters, key=lambda p: p.size, default=None)
 
 
-def joined(kinds: Sequence[Kind], number: int, steps: frozenset[Place]) -> Kind:
-  """Returns the kind of what may be of any of these."""
+def joined(kinds: Sequence[Kind], **known: Any) -> Kind:
+  """Returns the kind of what may be any of these, but for what is known."""
+  if len(kinds) == 1:
+    return kinds[0]._replace(number=0, axes=None, **known)
   is_activity = any(excess(kind) > Source.DATA for kind in kinds)
   repeated = {kind.repeated for kind in kinds}
   return Kind(
-    source=max(kind.source for kind in kinds),
+    source=max([kind.source for kind in kinds], default=Source.NOTHING),
     depends=any(kind.depends for kind in kinds),
-    number=number,
+    number=0,
     parameter=None if is_activity else _largest(kinds),
-    steps=steps.union(*(kind.steps for kind in kinds)),
+    steps=frozenset[Place]().union(*[kind.steps for kind in kinds]),
     repeated=repeated.pop() if len(repeated) == 1 else None,
+    products=frozenset[Place]().union(*[kind.products for kind in kinds]),
     varies=any(kind.varies for kind in kinds),
     is_sum=not is_activity and any(kind.is_sum for kind in kinds),
     is_slope=all(kind.is_slope for kind in kinds),
     looked_up=any(kind.looked_up for kind in kinds),
-  )
+  )._replace(**known)
 
 
 def made(
@@ -183,7 +172,7 @@ def made(
     if excess(kind) > Source.DATA and math.prod(shapes[place]) != 1
   ]
   parameter = _largest(operands)
-  is_sum = is_made = False
+  is_made = is_sum = False
   repeated: frozenset[int] | None = frozenset()
   if parameter is not None:
     spread = [
@@ -193,11 +182,9 @@ def made(
     repeated = _repeated_by_all(
       [a for kind, a in zip(operands, spread, strict=True) if kind.parameter]
     )
-    own = {
-      axis
-      for axis, size in enumerate(shape)
-      if size != 1 and repeated is not None and axis not in repeated
-    }
+    own: set[int] = set()
+    if repeated is not None:
+      own = {i for i, size in enumerate(shape) if size != 1} - repeated
     is_made = True
     is_sum = any(kind.is_sum and kind.parameter for kind in operands)
     others = [] if repeated == frozenset() else activity
@@ -208,23 +195,19 @@ def made(
       is_made = name in _PRODUCTS and len(own) > 1
       is_made &= all(own.intersection(spread[i] or ()) for i in others)
     is_made &= not is_sum or name in _LINEAR
-  steps = [
-    kind.steps
-    for kind in operands
-    if kind.steps and (not is_made or excess(kind) <= Source.DATA)
-  ]
-  return Kind(
-    source=max([kind.source for kind in operands], default=Source.NOTHING),
-    depends=any(kind.depends for kind in operands),
-    number=0,
+  kind = joined(
+    operands,
     parameter=parameter if is_made else None,
-    steps=frozenset[Place]().union(*steps),
     repeated=repeated,
     varies=is_made and (bool(activity) or any(k.varies for k in operands)),
     is_sum=is_made and is_sum,
     is_slope=bool(activity) and all(operands[i].is_slope for i in activity),
-    looked_up=any(kind.looked_up for kind in operands),
   )
+  if is_made:
+    # A kernel that data change from step to step is one kernel.
+    kernels = [kind for kind in operands if excess(kind) <= Source.DATA]
+    kind = kind._replace(steps=joined(kernels).steps)
+  return kind
 
 
 def _repeated_by_all(
@@ -233,7 +216,7 @@ def _repeated_by_all(
   """Returns the axes along which all parameters of a result repeat."""
   known = [axes for axes in parts if axes is not None]
   if known and (len(known) == len(parts) or frozenset() in known):
-    return known[0].intersection(*known[1:])
+    return known[0].intersection(*known)
   return None
 
 
@@ -243,15 +226,47 @@ def _repeats(
   """Returns the axes of a result along which an operand repeats itself."""
   if not shape:
     return frozenset(axis for axis, size in enumerate(result) if size != 1)
-  if len(shape) != len(result):
+  if kind.repeated is None or len(shape) != len(result):
     return None if kind.repeated else kind.repeated
-  if kind.repeated is None:
-    return None
   return kind.repeated | {
-    axis
-    for axis, sizes in enumerate(zip(shape, result, strict=True))
-    if sizes[0] == 1 and sizes[1] != 1
+    axis for axis, size in enumerate(result) if shape[axis] == 1 and size != 1
   }
+
+
+def rearranged(kind: Kind, origins: Sequence[int]) -> Kind:
+  """Returns the kind of a value with these of its axes, in this order."""
+  repeated = kind.repeated
+  return kind._replace(
+    axes=None,
+    repeated=repeated
+    and frozenset(i for i, axis in enumerate(origins) if axis in repeated),
+  )
+
+
+def transposed(kind: Kind, permutation: Sequence[int]) -> Kind:
+  axes = kind.axes or range(len(permutation))
+  return rearranged(kind, permutation)._replace(
+    axes=tuple(axes[axis] for axis in permutation)
+  )
+
+
+def broadcast(eqn: core.JaxprEqn, kind: Kind) -> Kind:
+  """Returns the kind of what `broadcast_in_dim` makes of a value."""
+  if kind.repeated is None:
+    return kind._replace(axes=None)
+  shape, places = eqn.params["shape"], eqn.params["broadcast_dimensions"]
+  kept = {
+    place
+    for axis, place in enumerate(places)
+    if axis not in kind.repeated
+    and shape_of(eqn.invars[0])[axis] == shape[place]
+  }
+  return kind._replace(
+    axes=None,
+    repeated=frozenset(
+      i for i, size in enumerate(shape) if i not in kept and size != 1
+    ),
+  )
 
 
 def gathered(eqn: core.JaxprEqn, operand: Kind, indices: Kind) -> Kind:
@@ -260,12 +275,12 @@ def gathered(eqn: core.JaxprEqn, operand: Kind, indices: Kind) -> Kind:
   Rows that data chooses are activity, those of an embedding; matrices remain
   kernels.
   """
-  sizes = eqn.params["slice_sizes"]
   is_by_data = indices.source == Source.DATA
-  is_row = sum(size != 1 for size in sizes) < 2
+  is_row = sum(size != 1 for size in eqn.params["slice_sizes"]) < 2
   kind = operand._replace(
     source=max(operand.source, indices.source),
     steps=operand.steps | indices.steps,
+    products=operand.products | indices.products,
     repeated=frozenset() if operand.repeated == frozenset() else None,
     axes=None,
   )
@@ -274,67 +289,38 @@ def gathered(eqn: core.JaxprEqn, operand: Kind, indices: Kind) -> Kind:
   return kind._replace(looked_up=kind.looked_up or is_by_data)
 
 
-def broadcast(eqn: core.JaxprEqn, kind: Kind) -> frozenset[int] | None:
-  """Returns the axes along which `broadcast_in_dim` makes a value repeat."""
-  if kind.repeated is None:
-    return None
-  shape, places = eqn.params["shape"], eqn.params["broadcast_dimensions"]
-  before = shape_of(eqn.invars[0])
-  kept = {
-    place
-    for axis, place in enumerate(places)
-    if axis not in kind.repeated and before[axis] == shape[place]
-  }
-  return frozenset(
-    axis for axis, size in enumerate(shape) if axis not in kept and size != 1
-  )
-
-
-def squeezed(eqn: core.JaxprEqn, kind: Kind) -> frozenset[int] | None:
-  if kind.repeated is None:
-    return None
-  rest = [
-    axis
-    for axis in range(len(shape_of(eqn.invars[0])))
-    if axis not in eqn.params["dimensions"]
-  ]
-  return frozenset(i for i, axis in enumerate(rest) if axis in kind.repeated)
-
-
 def part_of(eqn: core.JaxprEqn, parameter: Parameter, index: int) -> Parameter:
   """Returns what an equation takes of a parameter, named if it is a slice."""
   name, options = eqn.primitive.name, eqn.params
   shape = shape_of(eqn.invars[0])
-  starts = [0] * len(shape)
-  sizes, strides = list(shape), [1] * len(shape)
+  parts = [slice(0, size) for size in shape]
   if name == "slice":
-    starts = list(options["start_indices"])
-    strides = list(options["strides"] or strides)
-    sizes = [
-      limit - start
-      for start, limit in zip(starts, options["limit_indices"], strict=True)
-    ]
+    strides = options["strides"] or [1] * len(shape)
+    ends = options["start_indices"], options["limit_indices"]
+    parts = list(map(slice, *ends, strides))
   elif name == "split":
-    starts[options["axis"]] = sum(options["sizes"][:index])
-    sizes[options["axis"]] = options["sizes"][index]
-  elif name == "dynamic_slice":
-    literals = [a.val for a in eqn.invars[1:] if isinstance(a, core.Literal)]
-    if len(literals) < len(shape):
+    start = sum(options["sizes"][:index])
+    parts[options["axis"]] = slice(start, start + options["sizes"][index])
+  else:
+    starts = [a.val for a in eqn.invars[1:] if isinstance(a, core.Literal)]
+    if len(starts) < len(shape):
       return parameter
-    starts = [int(value) for value in literals]
-    sizes = list(options["slice_sizes"])
-  texts = []
-  for start, size, stride, full in zip(
-    starts, sizes, strides, shape, strict=True
-  ):
-    if size == full and stride == 1:
-      texts.append(":")
-    elif size == 1:
-      texts.append(str(start))
-    else:
-      texts.append(f"{start}:{start + size}" + f":{stride}" * (stride > 1))
+    parts = [
+      slice(int(start), int(start) + size)
+      for start, size in zip(starts, options["slice_sizes"], strict=True)
+    ]
+  texts = list(map(_text, parts, shape))
   while texts and texts[-1] == ":":
     texts.pop()
   if not texts:
     return parameter
   return parameter._replace(part=f"{parameter.part}[{', '.join(texts)}]")
+
+
+def _text(part: slice, size: int) -> str:
+  start, stop, stride = part.indices(size)
+  if (start, stop, stride) == (0, size, 1):
+    return ":"
+  if stop - start == 1:
+    return str(start)
+  return f"{start}:{stop}" + f":{stride}" * (stride > 1)

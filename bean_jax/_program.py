@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from jax.extend import core
 import jax.numpy as jnp
 
-from bean_jax import _jaxpr, _kinds
+from bean_jax import _jaxpr, _kinds, _layout
 from bean_jax._jaxpr import Place, dtype_of, shape_of
 from bean_jax._kinds import Kind, Parameter, Source
+from bean_jax._layout import Layout
 
 # What JAX calls the backward pass of what it differentiates.
 _BACKWARD = re.compile(r"transpose\((\w+\()*jvp\(")
@@ -21,17 +22,13 @@ _NAMES_OF_CONTAINERS = {
   "cond": "jax.lax.cond or switch",
   "custom_jvp_call": "jax.custom_jvp",
   "custom_vjp_call": "jax.custom_vjp",
-  "custom_vjp_call_jaxpr": "jax.custom_vjp",
   "ffi_call": "a foreign call",
-  "io_callback": "jax.experimental.io_callback",
   "pallas_call": "a Pallas kernel",
   "pure_callback": "jax.pure_callback",
-  "ragged_dot": "jax.lax.ragged_dot",
   "ragged_dot_general": "jax.lax.ragged_dot",
   "shard_map": "jax.shard_map",
   "while": "jax.lax.while_loop",
 }
-_LOOKED_UP = "data chooses its kernel from among several"
 _REPEATED = "its kernel is repeated in a way that cannot be followed"
 _SUM = "it is written as a sum of products, and not as a matrix product"
 _UNCLEAR = (
@@ -44,81 +41,38 @@ class Product(NamedTuple):
   """A product of activity with parameters: one call of a dense layer.
 
   Attributes:
-    kernel: Which of the two operands is the kernel.
     kind: Of the kernel.
-    contracted: Axes of inputs and kernel that are summed over, in the order of
-      the kernel.
-    batch: Axes of inputs and kernel along which products stand side by side.
-    shape: Of the kernel.
     neurons: Whether the inputs depend on parameters; raw data does not.
-    scans: The scans around it, from the outermost inwards, with their lengths.
+    trouble: Why its operands cannot be handed out; "" if they can.
+    size: N and M of one kernel; None if they cannot be seen.
+    layout: Of its operands; None if they cannot be seen.
+    stack: For each axis of the stack of layers that it is a call of: where it
+      is in what is observed, and its size.
     convolution: Whether it is a convolution.
     is_differentiated: Whether the program has a derivative of it.
-    trouble: Why its operands cannot be handed out; "" if they can.
   """
 
-  kernel: int
   kind: Kind
-  contracted: tuple[tuple[int, ...], tuple[int, ...]]
-  batch: tuple[tuple[int, ...], tuple[int, ...]]
-  shape: tuple[int, ...]
   neurons: bool
-  scans: tuple[tuple[Place, int], ...] = ()
+  trouble: str
+  size: tuple[int | None, int | None] = (None, None)
+  layout: Layout | None = None
+  stack: tuple[tuple[int, int], ...] = ()
   convolution: bool = False
   is_differentiated: bool = False
-  trouble: str = ""
 
   @property
-  def batch_of_kernels(self) -> tuple[int, ...]:
-    """Which pairs of batch axes have another kernel at each place."""
+  def sizes(self) -> tuple[int, ...]:
+    """Sizes of the stack of layers."""
+    return tuple(size for _, size in self.stack)
+
+  @property
+  def summed(self) -> tuple[int, ...]:
+    """The axes of the parameter that are summed over."""
+    axes = self.layout.summed[1] if self.layout else ()
     return tuple(
-      i
-      for i, axis in enumerate(self.batch[1])
-      if self.kind.varies or not self._is_repeated(axis)
+      sorted(self.kind.axes[i] if self.kind.axes else i for i in axes)
     )
-
-  @property
-  def batch_of_layers(self) -> tuple[int, ...]:
-    """Which of these are of layers of their own, and not of data."""
-    return tuple(
-      place
-      for place, i in enumerate(self.batch_of_kernels)
-      if not self._is_repeated(self.batch[1][i])
-    )
-
-  def _is_repeated(self, axis: int) -> bool:
-    return axis in (self.kind.repeated or ())
-
-  @property
-  def stack(self) -> tuple[int, ...]:
-    """Sizes of the stack of kernels, scans first."""
-    pairs = [self.batch_of_kernels[place] for place in self.batch_of_layers]
-    batch = tuple(self.shape[self.batch[1][i]] for i in pairs)
-    return tuple(n for s, n in self.scans if s in self.kind.steps) + batch
-
-  @property
-  def layout(self) -> "Product":
-    """All that the places of its operands' axes depend on, and no more."""
-    kind = self.kind
-    arrangement = Kind(
-      Source.NOTHING,
-      True,
-      0,
-      axes=kind.axes,
-      repeated=kind.repeated,
-      varies=kind.varies,
-    )
-    return Product(
-      self.kernel, arrangement, self.contracted, self.batch, self.shape, True
-    )
-
-  @property
-  def sizes(self) -> tuple[int, int]:
-    """N and M of one kernel."""
-    num_neurons = math.prod(self.shape[axis] for axis in self.contracted[1])
-    batch = math.prod(self.shape[axis] for axis in self.batch[1])
-    size = math.prod(self.shape)
-    return num_neurons, size // max(1, num_neurons * batch)
 
 
 class _Context(NamedTuple):
@@ -137,6 +91,7 @@ class Program:
   """What a jaxpr computes: the kinds of its values, and its dense layers.
 
   Attributes:
+    outputs: Kinds of what it returns.
     products: Calls of dense layers by place.
   """
 
@@ -150,7 +105,6 @@ class Program:
       arguments: For each argument, the parameter that it is; DATA if it is
         data, NOTHING if it is neither.
     """
-    self._jaxpr = jaxpr
     self._numbers: dict[Hashable, int] = {}
     self._fresh = itertools.count()
     self.products: dict[Place, Product] = {}
@@ -162,36 +116,17 @@ class Program:
       else Kind(argument, False, self._number(("argument", index)))
       for index, argument in enumerate(arguments)
     ]
-    self._body(jaxpr, kinds, _Context())
-    self._within: dict[Place, set[Place]] = {}
-    for place in (*self.products, *self._derivatives):
-      for depth in range(1, len(place) + 1):
-        self._within.setdefault(place[:depth], set()).add(place)
+    self.outputs = self._body(jaxpr, kinds, _Context())
 
-  def needed(self, outputs: Sequence[bool]) -> set[Place]:
-    """Returns the places of products that some outputs depend on."""
-    return self._products(outputs, set())
-
-  def making(self, places: set[Place]) -> set[Place]:
-    """Returns the places of products that the kernels of others depend on.
-
-    Those of spectral normalization, for example, belong to the making of a
-    kernel, and not to what the layer does.
-    """
-    return self._products([False] * len(self._jaxpr.jaxpr.outvars), places)
-
-  def _products(
-    self, outputs: Sequence[bool], kernels: set[Place]
-  ) -> set[Place]:
-    """Returns the places of products that outputs or kernels depend on.
+  def layers_of(self, kinds: Iterable[Kind]) -> set[Place]:
+    """Returns the places of products that some values depend on.
 
     Where they depend on the derivative of a layer alone, as of the last one of
     an energy, that layer counts.
     """
-    places: set[Place] = set()
-    self._needed(self._jaxpr, outputs, (), kernels, places)
+    places = set[Place]().union(*(kind.products for kind in kinds))
     found = places & self.products.keys()
-    numbers = {self._derivatives[p] for p in places - found}
+    numbers = {self._derivatives[p] for p in places & self._derivatives.keys()}
     numbers -= {self.products[place].kind.number for place in found}
     return found | {
       place
@@ -224,8 +159,7 @@ class Program:
     equations = jaxpr.jaxpr.eqns
     stacks = [str(eqn.source_info.name_stack) for eqn in equations]
     backward = {stack for stack in set(stacks) if _BACKWARD.search(stack)}
-    before = None
-    after = [*equations[1:], None]
+    padded = [None, *equations, None]
     for index, (eqn, stack) in enumerate(zip(equations, stacks, strict=True)):
       is_inside = "jvp(" in stack
       is_forward = is_inside and f"transpose({stack})" not in backward
@@ -234,9 +168,8 @@ class Program:
         is_derivative=context.is_derivative or stack in backward,
         is_inside=context.is_inside or is_inside,
         is_forward=context.is_forward or is_forward,
-        beside=(before, after[index]),
+        beside=(padded[index], padded[index + 2]),
       )
-      before = eqn
       outputs = self._equation(eqn, list(map(kind_of, eqn.invars)), here)
       if here.is_derivative:
         outputs = [kind._replace(is_slope=True) for kind in outputs]
@@ -251,24 +184,30 @@ class Program:
     if name in _jaxpr.INLINED or name in _jaxpr.REMATERIALIZED:
       return self._body(_jaxpr.body_of(eqn), operands, context)
     if name == "scan":
-      loop = _jaxpr.scan_of(eqn)
       scans = (*context.scans, (context.place, eqn.params["length"]))
-      return self._loop(loop, operands, context._replace(scans=scans))
+      context = context._replace(scans=scans)
+      return self._loop(_jaxpr.scan_of(eqn), operands, context)
     if name in _jaxpr.UNCHANGED:
       return operands
-    if name == "dot_general":
-      return [self._dot_general(eqn, operands, context)]
-    if name == "conv_general_dilated":
-      return [self._convolution(eqn, operands, context)]
+    if name in ("dot_general", "conv_general_dilated"):
+      return [self._product(eqn, operands, context)]
     if name == "reduce_sum":
       return [self._sum(eqn, operands[0], context)]
     bodies = list(_jaxpr.bodies(eqn))
-    is_harmless = len(operands) < 2 or name in _kinds.HARMLESS
-    if bodies or not is_harmless:
-      within = f"it is called within {_NAMES_OF_CONTAINERS.get(name, name)}"
-      context = context._replace(trouble=context.trouble or within)
-      return self._closed(eqn, bodies, operands, context)
-    return self._operation(eqn, operands)
+    if not bodies and (len(operands) < 2 or name in _kinds.HARMLESS):
+      return self._operation(eqn, operands)
+    within = f"it is called within {_NAMES_OF_CONTAINERS.get(name, name)}"
+    context = context._replace(trouble=context.trouble or within)
+    kinds = self._closed(eqn, bodies, operands, context)
+    # What it makes may depend on all that enters, and on all inside.
+    depth = len(context.place)
+    inside = [
+      place
+      for place in (*self.products, *self._derivatives)
+      if place[:depth] == context.place
+    ]
+    products = _kinds.joined(operands).products.union(inside)
+    return [kind._replace(products=products) for kind in kinds]
 
   def _loop(
     self, loop: _jaxpr.Loop, operands: list[Kind], context: _Context
@@ -292,7 +231,11 @@ class Program:
       after = [
         before
         if _kinds.same(before, kind)
-        else _kinds.joined((before, kind), number, frozenset((place,)))
+        else _kinds.joined(
+          (before, kind),
+          number=number,
+          steps=before.steps | kind.steps | {place},
+        )
         for before, kind, number in zip(carry, outputs, numbers, strict=False)
       ]
       if after == carry:
@@ -327,173 +270,136 @@ class Program:
     context: _Context,
   ) -> list[Kind]:
     """Returns the kinds of what something makes that cannot be walked into."""
-    if eqn.primitive.name == "while" and "body_nconsts" in eqn.params:
+    name, place = eqn.primitive.name, context.place
+    if name == "while" and "body_nconsts" in eqn.params:
       num_tests = eqn.params["cond_nconsts"]
       num_consts = eqn.params["body_nconsts"]
       num_carry = len(operands) - num_tests - num_consts
       loop = _jaxpr.Loop(eqn.params["body_jaxpr"], num_consts, num_carry)
       return self._loop(loop, operands[num_tests:], context)
-    if eqn.primitive.name == "cond":
+    if name == "cond":
       outcomes = [
-        self._body(
-          branch,
-          operands[1:],
-          context._replace(place=(*context.place, index)),
-        )
-        for index, branch in enumerate(bodies)
+        self._body(body, operands[1:], context._replace(place=(*place, index)))
+        for index, body in enumerate(bodies)
       ]
       return [
         kinds[0]
         if all(_kinds.same(kinds[0], kind) for kind in kinds)
         else _kinds.joined(
-          kinds, self._number(("branch", *kinds)), operands[0].steps
+          kinds,
+          number=self._number(("branch", *kinds)),
+          steps=_kinds.joined([operands[0], *kinds]).steps,
         )
         for kinds in zip(*outcomes, strict=True)
       ]
     if len(bodies) == 1 and len(bodies[0].jaxpr.invars) == len(operands):
       return self._body(bodies[0], operands, context)
     most = max(map(_kinds.excess, operands), default=0)
-    rank = 1 if _SPARSE.match(eqn.primitive.name) else 2
+    rank = 1 if _SPARSE.match(name) else 2
     for index, kind in enumerate(operands):
-      shape = shape_of(eqn.invars[index])
-      is_matrix = sum(size != 1 for size in shape) >= rank
+      sizes = shape_of(eqn.invars[index])
+      is_matrix = sum(size != 1 for size in sizes) >= rank
       if kind.parameter and is_matrix and _kinds.excess(kind) < most:
-        none: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
-        self.products[*context.place, index] = Product(
-          index, kind, none, none, shape, True, trouble=context.trouble
-        )
+        self.products[*place, index] = Product(kind, True, context.trouble)
     return self._operation(eqn, operands)
 
-  def _dot_general(
+  def _product(
     self, eqn: core.JaxprEqn, operands: list[Kind], context: _Context
   ) -> Kind:
     """Returns the kind of a matrix product, and notes it if it is a layer."""
-    ranks = [(_kinds.excess(kind), not kind.parameter) for kind in operands]
-    kernel = int(ranks[0] >= ranks[1])
     (result,) = self._operation(eqn, operands)
+    options = eqn.params
+    axes = options["dimension_numbers"]
+    convolution = eqn.primitive.name == "conv_general_dilated"
+    ranks = [(_kinds.excess(kind), not kind.parameter) for kind in operands]
+    kernel = int(convolution or ranks[0] >= ranks[1])
     kind, inputs = operands[kernel], operands[1 - kernel]
     both_made = kind.parameter and inputs.parameter
-    if kind.parameter is None or (both_made and not _kinds.excess(inputs)):
-      return result
-    unclear = ranks[0] == ranks[1]
-    contracted, batch = (
-      (pair[1 - kernel], pair[kernel])
-      for pair in eqn.params["dimension_numbers"]
-    )
-    if kind.is_sum and (
-      inputs.is_sum or not (kind.repeated or {-1}) <= set(batch[1])
+    if (
+      kind.parameter is None
+      or ranks[kernel] > ranks[1 - kernel]
+      or (both_made and not _kinds.excess(inputs))
     ):
-      return result  # A kernel that samples change meets each sample's inputs.
-    pairs = sorted(zip(*contracted, strict=True), key=lambda pair: pair[1])
-    return self._layer(
-      eqn,
-      Product(
-        kernel,
-        kind,
-        (tuple(i for i, _ in pairs), tuple(k for _, k in pairs)),
-        (tuple(batch[0]), tuple(batch[1])),
-        shape_of(eqn.invars[kernel]),
-        inputs.depends,
-        context.scans,
-        trouble=context.trouble or (_UNCLEAR if unclear else ""),
-      ),
-      inputs,
-      result,
-      context,
-    )
-
-  def _convolution(
-    self, eqn: core.JaxprEqn, operands: list[Kind], context: _Context
-  ) -> Kind:
-    """Returns the kind of a convolution, and notes it."""
-    (result,) = self._operation(eqn, operands)
-    inputs, kind = operands
-    is_made = inputs.parameter and (
-      _kinds.excess(inputs) <= _kinds.excess(kind)
-    )
-    if kind.parameter is None or is_made:
       return result
-    axes = eqn.params["dimension_numbers"]
-    groups = max(
-      eqn.params["feature_group_count"], eqn.params["batch_group_count"]
-    )
-    return self._layer(
-      eqn,
-      Product(
-        1,
-        kind,
-        ((axes.lhs_spec[1],), (axes.rhs_spec[1],)),
-        ((), ()),
-        shape_of(eqn.invars[1]),
-        inputs.depends,
-        context.scans,
-        convolution=True,
-        trouble=context.trouble
-        or ("its channels are grouped" if groups > 1 else ""),
+    if convolution:
+      summed, batch = ((axes.lhs_spec[1],), (axes.rhs_spec[1],)), ((), ())
+    else:
+      summed, batch = ((pair[1 - kernel], pair[kernel]) for pair in axes)
+      if kind.is_sum and (
+        inputs.is_sum or not (kind.repeated or {-1}) <= set(batch[1])
+      ):
+        return (
+          result  # A kernel that samples change meets each sample's inputs.
+        )
+    groups = [
+      options.get(f"{name}_group_count", 1) for name in ("feature", "batch")
+    ]
+    dtypes = [dtype_of(atom) for atom in eqn.invars]
+    troubles = {
+      context.trouble: context.trouble,
+      _UNCLEAR: ranks[0] == ranks[1],
+      "its channels are grouped": max(groups) > 1,
+      "data chooses its kernel from among several": kind.looked_up,
+      _REPEATED: batch[1] and kind.repeated is None,
+      "it is complex": any(
+        jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes
       ),
-      inputs,
-      result,
-      context,
+      "its kernel is of integers": jnp.issubdtype(dtypes[kernel], jnp.integer),
+    }
+    if context.is_derivative or _is_tangent(eqn, kernel, context):
+      self._derivatives[context.place] = kind.number
+    else:
+      shape = shape_of(eqn.invars[kernel])
+      layout = _layout.layout_of(kernel, kind, shape, summed, batch)
+      scans, stacked = (
+        context.scans,
+        enumerate(layout.stack[1], len(context.scans)),
+      )
+      self.products[context.place] = Product(
+        kind,
+        inputs.depends,
+        next((why for why, is_so in troubles.items() if is_so), ""),
+        (_size(shape, layout.summed[1]), _size(shape, layout.others)),
+        layout,
+        (
+          *((i, n) for i, (scan, n) in enumerate(scans) if scan in kind.steps),
+          *(
+            (i, shape[k]) for i, k in stacked if k not in (kind.repeated or ())
+          ),
+        ),
+        convolution,
+        context.is_inside,
+      )
+    result = result._replace(
+      repeated=frozenset(), products=result.products | {context.place}
     )
+    closed_over = inputs.source <= Source.CLOSED_OVER and not inputs.depends
+    if closed_over and kind.source <= Source.CLOSED_OVER:
+      # Data, or a matrix that belongs to the making of a kernel.
+      return result._replace(source=Source.PRODUCT, parameter=kind.parameter)
+    return result._replace(source=Source.DATA, depends=True, parameter=None)
 
   def _sum(self, eqn: core.JaxprEqn, kind: Kind, context: _Context) -> Kind:
     """Returns the kind of a sum, and notes that of a kernel times activity."""
     (result,) = self._operation(eqn, [kind])
     shape = shape_of(eqn.invars[0])
-    own = {
-      axis
-      for axis, size in enumerate(shape)
-      if size != 1 and axis not in (kind.repeated or ())
-    }
+    repeated = kind.repeated or frozenset()
+    own = {i for i, size in enumerate(shape) if size != 1} - repeated
     summed = own.intersection(eqn.params["axes"])
-    is_kernel = kind.parameter and not kind.is_sum
-    if not (is_kernel and kind.varies and kind.repeated and summed):
+    is_kernel = kind.parameter and not kind.is_sum and kind.varies
+    if not (is_kernel and repeated and summed):
       return result
+    products = result.products
     if not context.is_derivative and summed != own:
       self.products[context.place] = Product(
-        0,
         kind,
-        ((), tuple(sorted(summed))),
-        ((), tuple(sorted(kind.repeated))),
-        shape,
         kind.depends,
-        trouble=context.trouble or _SUM,
+        context.trouble or _SUM,
+        (_size(shape, summed), _size(shape, own - summed)),
       )
-    return result._replace(parameter=None, source=Source.DATA)
-
-  def _layer(
-    self,
-    eqn: core.JaxprEqn,
-    product: Product,
-    inputs: Kind,
-    result: Kind,
-    context: _Context,
-  ) -> Kind:
-    """Notes a product, and returns the kind of what it makes."""
-    kind = product.kind
-    trouble = product.trouble
-    dtypes = [dtype_of(atom) for atom in eqn.invars]
-    repeated = kind.repeated
-    if not trouble and kind.looked_up:
-      trouble = _LOOKED_UP
-    if not trouble and product.batch[1] and repeated is None:
-      trouble = _REPEATED
-    if not trouble and any(map(_is_complex, dtypes)):
-      trouble = "it is complex"
-    if context.is_derivative or _is_tangent(eqn, product.kernel, context):
-      self._derivatives[context.place] = kind.number
-    else:
-      self.products[context.place] = product._replace(
-        trouble=trouble, is_differentiated=context.is_inside
-      )
-    closed_over = inputs.source <= Source.CLOSED_OVER and not inputs.depends
-    if closed_over and kind.source <= Source.CLOSED_OVER:
-      # Data, or a matrix that belongs to the making of a kernel.
-      return result._replace(
-        source=Source.PRODUCT, parameter=kind.parameter, repeated=frozenset()
-      )
+      products |= {context.place}
     return result._replace(
-      source=Source.DATA, depends=True, parameter=None, repeated=frozenset()
+      parameter=None, source=Source.DATA, products=products
     )
 
   def _operation(self, eqn: core.JaxprEqn, operands: list[Kind]) -> list[Kind]:
@@ -507,16 +413,19 @@ class Program:
     shapes = [shape_of(atom) for atom in eqn.invars]
     results = []
     for index, var in enumerate(eqn.outvars):
-      kind = _kinds.made(name, operands, shapes, shape_of(var))
-      if name in _kinds.NOISE:
-        kind = Kind(Source.NOTHING, False, 0, steps=kind.steps)
-      elif name == "gather":
+      if name == "gather":
         kind = _kinds.gathered(eqn, *operands[:2])
       elif name == "broadcast_in_dim" and first:
-        kind = first._replace(axes=None, repeated=_kinds.broadcast(eqn, first))
+        kind = _kinds.broadcast(eqn, first)
       elif name == "squeeze" and first:
-        kind = first._replace(axes=None, repeated=_kinds.squeezed(eqn, first))
-      elif name == "dynamic_slice":
+        removed = eqn.params["dimensions"]
+        rest = [axis for axis in range(len(shapes[0])) if axis not in removed]
+        kind = _kinds.rearranged(first, rest)
+      else:
+        kind = _kinds.made(name, operands, shapes, shape_of(var))
+      if name in _kinds.NOISE:
+        kind = Kind(Source.NOTHING, False, 0, steps=kind.steps)
+      if name == "dynamic_slice":
         by_data = any(kind.source == Source.DATA for kind in operands[1:])
         kind = kind._replace(looked_up=kind.looked_up or by_data)
       if kind.parameter and name in ("slice", "split", "dynamic_slice"):
@@ -525,60 +434,9 @@ class Program:
       results.append(kind._replace(number=self._number((key, index))))
     return results
 
-  def _needed(
-    self,
-    jaxpr: core.ClosedJaxpr,
-    outputs: Sequence[bool],
-    within: Place,
-    kernels: set[Place],
-    found: set[Place],
-  ) -> list[bool]:
-    """Goes back from outputs, and from the kernels of products, to products.
 
-    Args:
-      jaxpr: Where to go back.
-      outputs: Which of its outputs to start from.
-      within: Its place.
-      kernels: Products from whose kernels to start too.
-      found: The places of products on the way are added here.
-
-    Returns:
-      Which of its inputs are needed.
-    """
-    inner = jaxpr.jaxpr
-    needed = {
-      atom
-      for atom, is_needed in zip(inner.outvars, outputs, strict=True)
-      if is_needed and isinstance(atom, core.Var)
-    }
-    for index, eqn in reversed(list(enumerate(inner.eqns))):
-      place = (*within, index)
-      wanted = [var in needed for var in eqn.outvars]
-      inputs = [any(wanted)] * len(eqn.invars)
-      name = eqn.primitive.name
-      if name in _jaxpr.INLINED or name in _jaxpr.REMATERIALIZED:
-        body = _jaxpr.body_of(eqn)
-        inputs = self._needed(body, wanted, place, kernels, found)
-      elif name == "scan":
-        loop = _jaxpr.scan_of(eqn)
-        before: list[bool] = []
-        while before != wanted:
-          before = wanted
-          inputs = self._needed(loop.body, wanted, place, kernels, found)
-          carry = inputs[loop.num_consts :][: loop.num_carry]
-          wanted = [
-            any(pair) for pair in zip(carry, wanted, strict=False)
-          ] + wanted[loop.num_carry :]
-      elif any(wanted):
-        found |= self._within.get(place, set())
-      if place in kernels:
-        inputs[self.products[place].kernel] = True
-      needed.update(
-        atom
-        for atom, is_needed in zip(eqn.invars, inputs, strict=True)
-        if is_needed and isinstance(atom, core.Var)
-      )
-    return [var in needed for var in inner.invars]
+def _size(shape: tuple[int, ...], axes: Iterable[int]) -> int:
+  return math.prod(shape[axis] for axis in axes)
 
 
 def _is_tangent(eqn: core.JaxprEqn, kernel: int, context: _Context) -> bool:
@@ -600,7 +458,3 @@ def _is_tangent(eqn: core.JaxprEqn, kernel: int, context: _Context) -> bool:
     and after.primitive.name == "add_any"
     and after.invars == [*before.outvars, *eqn.outvars]
   )
-
-
-def _is_complex(dtype: Any) -> bool:
-  return bool(jnp.issubdtype(dtype, jnp.complexfloating))

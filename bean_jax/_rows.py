@@ -10,7 +10,7 @@ import numpy as np
 _GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 
 
-def evenly_spaced(num_rows: int, at_most: int, *, name: str) -> np.ndarray:
+def evenly_spaced(num_rows: int, at_most: int) -> np.ndarray:
   """Returns the rows to take, in order, so that no position is preferred.
 
   They are the multiples of a step modulo the number of rows. As the step shares
@@ -20,8 +20,8 @@ def evenly_spaced(num_rows: int, at_most: int, *, name: str) -> np.ndarray:
   """
   if not isinstance(num_rows, int):
     raise ValueError(
-      f"{name}: samples needs a batch of known size, got {num_rows} rows; "
-      "export a batch of fixed size, or leave samples out"
+      f"samples needs a batch of known size, got {num_rows} rows; export a "
+      "batch of fixed size, or leave samples out"
     )
   if num_rows <= at_most:
     return np.arange(num_rows)
@@ -31,30 +31,29 @@ def evenly_spaced(num_rows: int, at_most: int, *, name: str) -> np.ndarray:
   return np.sort(np.arange(at_most) * step % num_rows)
 
 
-def mask_of_rows(
+def checked_mask(
   where: ArrayLike, shape: tuple[int, ...], *, name: str
 ) -> jax.Array:
-  """Returns which rows are real, of a mask that fits the first axes of a batch.
-
-  Args:
-    where: Mask of samples; along the other axes all entries of a sample are
-      alike.
-    shape: Of the batch.
-    name: Of the layer.
-  """
+  """Returns a mask, if it fits the first axes of a layer's batch."""
   mask = jnp.asarray(where)
   if mask.dtype != jnp.bool_:
     raise TypeError(
-      f"{name}: where_fn must return booleans (True: a real sample), got "
-      f"{mask.dtype}"
+      f"layer {name!r}: where_fn must return booleans (True: a real sample), "
+      f"got {mask.dtype}"
     )
-  if math.prod(mask.shape) == math.prod(shape):
-    return mask.reshape(-1)
-  if mask.shape != shape[: mask.ndim]:
+  is_flat = math.prod(mask.shape) == math.prod(shape)
+  if not is_flat and mask.shape != shape[: mask.ndim]:
     raise ValueError(
-      f"{name}: where_fn must return a mask of this layer's batch "
+      f"layer {name!r}: where_fn must return a mask of this layer's batch "
       f"{list(shape)} or of its first axes, got {list(mask.shape)}; give "
       "layers with other samples a loss transform of their own, by layers"
     )
-  mask = mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim))
-  return jnp.broadcast_to(mask, shape).reshape(-1)
+  return mask
+
+
+def mask_of_rows(mask: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Returns which rows are real; along further axes samples are alike."""
+  if math.prod(mask.shape) != math.prod(shape):
+    mask = mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim))
+    mask = jnp.broadcast_to(mask, shape)
+  return mask.reshape(-1)

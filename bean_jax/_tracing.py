@@ -14,19 +14,7 @@ import numpy as np
 from bean_jax._kinds import Parameter, Source
 
 PyTree = Any
-_Arguments = tuple[PyTree, Sequence[Any], Mapping[str, Any]]
-
-
-class Call(NamedTuple):
-  """A function and what it is called with; the first argument is params."""
-
-  fn: Callable[..., Any]
-  args: tuple[Any, ...]
-  kwargs: Mapping[str, Any]
-
-  def apply(self, fn: Callable[..., Any]) -> Any:
-    """Calls another function in the same way."""
-    return fn(*self.args, **self.kwargs)
+_Call = tuple[PyTree, Sequence[Any], Mapping[str, Any]]
 
 
 class Traced(NamedTuple):
@@ -36,8 +24,8 @@ class Traced(NamedTuple):
     jaxpr: What it computes.
     arrays: Its arguments.
     roles: The parameter that each of them is, or else its source.
-    is_output: Whether each leaf of the result is an output, or else no array.
-      Further outputs are new state of modules.
+    num_outputs: How many arrays the function returns. Further outputs are new
+      state of modules.
     result_of: Makes of all outputs what the function returns, and puts new
       state into the modules.
   """
@@ -45,13 +33,8 @@ class Traced(NamedTuple):
   jaxpr: core.ClosedJaxpr
   arrays: list[Any]
   roles: list[Parameter | Source]
-  is_output: list[bool]
+  num_outputs: int
   result_of: Callable[[Sequence[Any]], Any]
-
-  def first(self, count: int | None = None) -> list[bool]:
-    """Returns which outputs are among so many of the result, or in it."""
-    count = sum(self.is_output) if count is None else count
-    return [index < count for index in range(len(self.jaxpr.jaxpr.outvars))]
 
 
 class _Parts(NamedTuple):
@@ -69,15 +52,20 @@ class _Parts(NamedTuple):
   paths: list[tuple[Any, ...]]
   leaves: list[Any]
   is_state: list[bool]
-  merge: Callable[[Sequence[Any]], _Arguments]
-  state_of: Callable[[_Arguments], PyTree]
+  merge: Callable[[Sequence[Any]], _Call]
+  state_of: Callable[[_Call], PyTree]
   update: Callable[[PyTree], None]
 
 
-def call_of(
-  fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Call:
-  """Returns the call of a function, of an NNX module or of its method."""
+def of_params(
+  fn: Callable[..., Any], args: Sequence[Any]
+) -> tuple[Callable[..., Any], Sequence[Any]]:
+  """Returns a function of params and its arguments; modules of NNX are params.
+
+  Args:
+    fn: A function, an NNX module or its method.
+    args: What it is called with.
+  """
   linen = sys.modules.get("flax.linen")
   is_linen = linen is not None and isinstance(fn, linen.Module)
   if is_linen or (not callable(fn) and hasattr(fn, "apply")):
@@ -88,25 +76,26 @@ def call_of(
   if not callable(fn):
     raise TypeError(f"fn must be a function, got {type(fn).__name__}")
   if is_module(fn):
-    return Call(type(fn).__call__, (fn, *args), kwargs)
+    return type(fn).__call__, (fn, *args)
   if inspect.ismethod(fn) and is_module(fn.__self__):
-    return Call(fn.__func__, (fn.__self__, *args), kwargs)
+    return fn.__func__, (fn.__self__, *args)
   if not args:
     raise TypeError(
       "params must be the first argument, and not a keyword argument"
     )
-  return Call(fn, tuple(args), kwargs)
+  return fn, args
 
 
-def trace(call: Call) -> Traced:
-  """Traces a call.
+def trace(
+  fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Traced:
+  """Traces a call of a function, whose first argument is params.
 
   What is no array, such as the functions among the leaves of an Equinox model,
   takes no part. Modules of NNX, which change while they run, are split before
   and updated after, as `nnx.jit` does it.
   """
-  fn, (params, *args), kwargs = call
-  parts = _take_apart((params, tuple(args), dict(kwargs)))
+  parts = _take_apart((args[0], tuple(args[1:]), dict(kwargs)))
   traced = [index for index, leaf in enumerate(parts.leaves) if _is_array(leaf)]
   outcome: list[Any] = []
 
@@ -114,35 +103,29 @@ def trace(call: Call) -> Traced:
     leaves = list(parts.leaves)
     for index, array in zip(traced, arrays, strict=True):
       leaves[index] = array
-    call = params, args, kwargs = parts.merge(leaves)
-    result, structure = jax.tree.flatten(fn(params, *args, **kwargs))
+    call = params, others, kwargs = parts.merge(leaves)
+    result, structure = jax.tree.flatten(fn(params, *others, **kwargs))
     state, structure_of_state = jax.tree.flatten(parts.state_of(call))
-    is_output = [isinstance(leaf, jax.Array) for leaf in result]
-    others = [None if isinstance(x, jax.Array) else x for x in result]
-    outcome[:] = others, is_output, structure, structure_of_state
-    return [leaf for leaf in result if isinstance(leaf, jax.Array)] + state
+    # No leaf is None but in the place of an array.
+    rest = [None if isinstance(x, jax.Array) else x for x in result]
+    outcome[:] = rest, structure, structure_of_state
+    return [x for x in result if isinstance(x, jax.Array)] + state
 
   arrays = [parts.leaves[index] for index in traced]
   jaxpr = jax.make_jaxpr(of_arrays)(*arrays)
-  others, is_output, structure, structure_of_state = outcome
-  num_results = sum(is_output)
+  rest, structure, structure_of_state = outcome
+  num_outputs = sum(leaf is None for leaf in rest)
 
   def result_of(outputs: Sequence[Any]) -> Any:
-    state = outputs[num_results:]
+    state = outputs[num_outputs:]
     parts.update(jax.tree.unflatten(structure_of_state, state))
     arrays = iter(outputs)
-    return jax.tree.unflatten(
-      structure,
-      [
-        next(arrays) if is_array else leaf
-        for leaf, is_array in zip(others, is_output, strict=True)
-      ],
-    )
+    leaves = [next(arrays) if leaf is None else leaf for leaf in rest]
+    return jax.tree.unflatten(structure, leaves)
 
-  roles = _roles(parts, params)
-  return Traced(
-    jaxpr, arrays, [roles[index] for index in traced], is_output, result_of
-  )
+  roles = _roles(parts, args[0])
+  roles = [roles[index] for index in traced]
+  return Traced(jaxpr, arrays, roles, num_outputs, result_of)
 
 
 def _roles(parts: _Parts, params: PyTree) -> list[Parameter | Source]:
@@ -158,8 +141,8 @@ def _roles(parts: _Parts, params: PyTree) -> list[Parameter | Source]:
     parts.paths, parts.leaves, parts.is_state, strict=True
   ):
     if has_collections and root.idx == 0:
-      is_state = path[0].key != "params"
-      path = path[1:]
+      collection, *path = path
+      is_state = collection.key != "params"
     if root.idx > 0 or is_state:
       roles.append(Source.DATA)
     elif _is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -200,7 +183,7 @@ def is_module(value: Any) -> bool:
   return nnx is not None and isinstance(value, (nnx.Pytree, nnx.Variable))
 
 
-def _take_apart(call: _Arguments) -> _Parts:
+def _take_apart(call: _Call) -> _Parts:
   every, structure = jax.tree.flatten_with_path(call, is_leaf=is_module)
   modules = [(path, leaf) for path, leaf in every if is_module(leaf)]
   plain = [(path, leaf) for path, leaf in every if not is_module(leaf)]
@@ -219,7 +202,7 @@ def _take_apart(call: _Arguments) -> _Parts:
     graph, *states = nnx.split(originals, parameters, ...)
   of_modules, structure_of_states = jax.tree.flatten_with_path(tuple(states))
 
-  def merge(leaves: Sequence[Any]) -> _Arguments:
+  def merge(leaves: Sequence[Any]) -> _Call:
     rest, merged = iter(leaves), iter(())
     if modules:
       state = leaves[len(plain) :]
@@ -227,9 +210,9 @@ def _take_apart(call: _Arguments) -> _Parts:
         nnx.merge(graph, *jax.tree.unflatten(structure_of_states, state))
       )
     parts = [next(merged if is_module(leaf) else rest) for _, leaf in every]
-    return cast(_Arguments, jax.tree.unflatten(structure, parts))
+    return cast(_Call, jax.tree.unflatten(structure, parts))
 
-  def state_of(call: _Arguments) -> PyTree:
+  def state_of(call: _Call) -> PyTree:
     leaves = jax.tree.leaves(call, is_leaf=is_module)
     changed = [leaf for leaf in leaves if is_module(leaf)]
     return nnx.state(changed) if changed else ()

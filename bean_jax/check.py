@@ -100,29 +100,26 @@ def run() -> list[Line]:
   Returns:
     One line a check, in a fixed order; a check that raises has failed.
   """
-  checks: list[tuple[str, float, Callable[[], list[float]]]] = [
-    (
-      f"BEAN-{order}, {distance}",
+  checks: dict[str, tuple[float, Callable[[], list[float]]]] = {
+    f"BEAN-{order}, {distance}": (
       1e-4,
       functools.partial(_penalties, order, distance),
     )
     for distance in ("squared", "absolute")
     for order in (1, 2)
-  ]
-  checks += [
-    ("bfloat16, float16", 2e-2, _low_precision),
-    ("float64", 1e-7, _high_precision),
-    ("mask of real samples", 1e-5, _masked),
-    ("regularize", 1e-4, _regularized),
-    ("layers that are found", 1e-4, _found),
-    ("jax.shard_map over two devices", 1e-4, _over_devices),
-    (f"{_NUM_ROWS} rows, jax alone", 1e-4, _many_rows),
-    (f"{_NUM_ROWS} samples", 1e-4, _many_samples),
-    (f"{_NUM_ROWS} members", 1e-4, _many_members),
-  ]
+  }
+  checks |= {
+    "bfloat16, float16": (2e-2, _low_precision),
+    "float64": (1e-7, _high_precision),
+    "mask of real samples": (1e-5, _masked),
+    "layers that are found": (1e-4, _found),
+    "jax.shard_map over two devices": (1e-4, _over_devices),
+    f"{_NUM_ROWS} samples": (1e-4, _many_samples),
+    f"{_NUM_ROWS} members": (1e-4, _many_members),
+  }
   # NumPy's numbers are handed to JAX here, and JAX's to NumPy.
   with jax.transfer_guard("allow"):
-    return [release(), *(_line(*check) for check in checks)]
+    return [release(), *(_line(name, *checks[name]) for name in checks)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -143,83 +140,53 @@ def main(argv: Sequence[str] | None = None) -> int:
       "finds no device."
     ),
   ).parse_args(argv)
-  _make_two_cpu_devices()
+  # Two devices, unless the user said how many, or JAX has looked for them.
+  is_said = "xla_force_host_platform_device_count" in os.environ.get(
+    "XLA_FLAGS", ""
+  )
+  if not is_said and jax.config.values["jax_num_cpu_devices"] < 1:
+    with contextlib.suppress(RuntimeError):
+      jax.config.update("jax_num_cpu_devices", 2)
   try:
-    print(_environment(), flush=True)
+    device = jax.devices()[0]
   except (AssertionError, RuntimeError) as missing:  # As JAX reports it.
-    print(_no_device(missing), file=sys.stderr)
+    print(
+      "expected a device, but JAX finds none with JAX_PLATFORMS="
+      f"{jax.config.values['jax_platforms'] or ''}: {_first_line(missing)}; "
+      "unset JAX_PLATFORMS to take what there is, or install what JAX needs, "
+      "such as jax[cuda13]",
+      file=sys.stderr,
+    )
     return 2
+  print(
+    f"bean_jax {bean_jax.__version__}, jax {jax.__version__}, jaxlib "
+    f"{_jaxlib_version()}, numpy {np.__version__}, Python "
+    f"{platform.python_version()}, {platform.system()} {platform.machine()}\n"
+    f"device: {device.platform} ({device.device_kind})",
+    flush=True,
+  )
   lines = run()
   width = max(len(line.name) for line in lines)
   for line in lines:
     mark = "ok  " if line.passed else "FAIL"
     print(f"{mark}  {line.name:{width}}  {line.text}")
   num_failed = sum(not line.passed for line in lines)
-  if num_failed:
-    print(f"{num_failed} of {len(lines)} checks failed: {_advice()}")
-    return 1
-  print(f"all {len(lines)} checks passed: BEAN is computed correctly here")
-  return 0
-
-
-def _make_two_cpu_devices() -> None:
-  """Lets the CPU be two devices, unless the user said how many it is."""
-  flag = "xla_force_host_platform_device_count"
-  if flag in os.environ.get("XLA_FLAGS", ""):
-    return
-  if jax.config.values["jax_num_cpu_devices"] > 0:
-    return
-  # Where JAX has looked for devices already, it is too late.
-  with contextlib.suppress(RuntimeError):
-    jax.config.update("jax_num_cpu_devices", 2)
-
-
-def _no_device(missing: Exception) -> str:
-  platforms = jax.config.values["jax_platforms"]
-  if not platforms:
-    return f"expected a device, but JAX finds none: {_first_line(missing)}"
-  return (
-    f"expected a device of JAX_PLATFORMS={platforms}, but JAX finds none; "
-    "unset JAX_PLATFORMS to take what there is, or install what JAX needs for "
-    "it, such as jax[cuda13]"
-  )
-
-
-def _advice() -> str:
-  """Returns what to do about checks that failed."""
+  if not num_failed:
+    print(f"all {len(lines)} checks passed: BEAN is computed correctly here")
+    return 0
   settings = [
     f"{name}={value}"
     for name, value in sorted(os.environ.items())
-    if name.startswith("JAX_") or name == "XLA_FLAGS"
-    if name != "JAX_PLATFORMS"
+    if name.startswith(("JAX_", "XLA_FLAGS")) and name != "JAX_PLATFORMS"
   ]
-  if not settings:
-    return (
-      "do not trust what this installation computes; try another release of jax"
-    )
-  return (
-    f"check again without {' '.join(settings)}, which may be the cause; if "
-    "checks fail then too, try another release of jax"
+  advice = "do not trust what this installation computes"
+  if settings:
+    advice = f"check again without {' '.join(settings)}, which may be the cause"
+  print(
+    f"{num_failed} of {len(lines)} checks failed: {advice}; else try another "
+    "release of jax"
   )
-
-
-def _first_line(error: Exception) -> str:
-  return str(error).strip().partition("\n")[0]
-
-
-def _environment() -> str:
-  """Returns the versions and the device, in two lines."""
-  device = jax.devices()[0]
-  return (
-    f"bean_jax {bean_jax.__version__}, jax {jax.__version__}, jaxlib "
-    f"{_jaxlib_version()}, numpy {np.__version__}, Python "
-    f"{platform.python_version()}, {platform.system()} {platform.machine()}\n"
-    f"device: {device.platform} ({device.device_kind})"
-  )
-
-
-def _jaxlib_version() -> str:
-  return importlib.metadata.version("jaxlib")
+  return 1
 
 
 def release() -> Line:
@@ -228,20 +195,27 @@ def release() -> Line:
   Returns:
     A line that says so, with the cure.
   """
-  device = jax.devices()[0]
-  here = f"jaxlib {_jaxlib_version()} on a {device.platform}"
+  version, device = _jaxlib_version(), jax.devices()[0]
+  here = f"jaxlib {version} on a {device.platform}"
   for wrong in WRONG_RELEASES:
     if (
-      _jaxlib_version() in wrong.versions
+      version in wrong.versions
       and device.platform == wrong.platform
       and wrong.device in device.device_kind
     ):
       cured = wrong.flag in os.environ.get("XLA_FLAGS", "").split()
-      text = f"{here} computes wrong numbers ({wrong.issue}): " + (
-        "cured by XLA_FLAGS" if cured else wrong.cure
-      )
+      cure = "cured by XLA_FLAGS" if cured else wrong.cure
+      text = f"{here} computes wrong numbers ({wrong.issue}): {cure}"
       return Line(cured, "release", text)
   return Line(True, "release", f"{here} is not known to be wrong")
+
+
+def _jaxlib_version() -> str:
+  return importlib.metadata.version("jaxlib")
+
+
+def _first_line(error: Exception) -> str:
+  return str(error).strip().partition("\n")[0]
 
 
 def _line(name: str, allowed: float, check: Callable[[], list[float]]) -> Line:
@@ -254,10 +228,9 @@ def _line(name: str, allowed: float, check: Callable[[], list[float]]) -> Line:
   if not errors:
     return Line(True, name, "not checked: there is one device only")
   error = float(np.max(errors))
-  # So that NaN fails.
-  passed = error <= allowed
   text = f"relative error {error:.0e} (at most {allowed:.0e})"
-  return Line(passed, name, text)
+  # So that NaN fails.
+  return Line(error <= allowed, name, text)
 
 
 def _draw(num_samples: int, num_neurons: int, num_next: int) -> Layer:
@@ -271,7 +244,7 @@ def _draw(num_samples: int, num_neurons: int, num_next: int) -> Layer:
 
 
 def _definition(
-  layer: Sequence[np.ndarray], order: int, distance: str
+  layer: Sequence[np.ndarray], order: int = 1, distance: str = "squared"
 ) -> np.ndarray:
   """Returns L_c, term by term, of activations [..., S, N] and a kernel."""
   activations, kernel = layer
@@ -282,10 +255,13 @@ def _definition(
   return np.asarray(np.mean(correlation * distances, axis=(-3, -2, -1)))
 
 
-def _penalty_fn(order: int, distance: str) -> Callable[..., jax.Array]:
-  return functools.partial(
-    bean_jax.layer_penalty, order=order, distance=distance
-  )
+def _as(dtype: DTypeLike, layer: Layer) -> list[np.ndarray]:
+  return [array.astype(dtype) for array in layer]
+
+
+def _relative(ours: ArrayLike, expected: ArrayLike) -> float:
+  ours = np.asarray(ours, np.float64)
+  return float(np.max(np.abs(ours - expected) / np.abs(expected)))
 
 
 def _penalties(order: int, distance: str) -> list[float]:
@@ -308,38 +284,31 @@ def _errors(
   A gradient is compared with the slope of the definition, in a direction in
   which none of its entries cancel another.
   """
-  arrays = [array.astype(dtype) for array in layer]
+  arrays = _as(dtype, layer)
   exact = [array.astype(np.float64) for array in arrays]
-  value_and_grad = jax.jit(
-    jax.value_and_grad(_penalty_fn(order, distance), argnums=(0, 1))
+  penalty_fn = functools.partial(
+    bean_jax.layer_penalty, order=order, distance=distance
   )
+  value_and_grad = jax.jit(jax.value_and_grad(penalty_fn, argnums=(0, 1)))
   value, gradients = value_and_grad(*arrays)
   errors = [_relative(value, _definition(exact, order, distance))]
   rng = np.random.default_rng(0)
   for place, gradient in enumerate(gradients):
     gradient = np.asarray(gradient, np.float64)
     direction = rng.uniform(0.5, 1.5, gradient.shape) * np.sign(gradient)
-    ahead, behind = list(exact), list(exact)
-    ahead[place] = exact[place] + 1e-6 * direction
-    behind[place] = exact[place] - 1e-6 * direction
-    rise = _definition(ahead, order, distance)
-    rise -= _definition(behind, order, distance)
-    errors.append(_relative(np.sum(gradient * direction), rise / 2e-6))
+    ends = []
+    for step in (1e-6, -1e-6):
+      moved = list(exact)
+      moved[place] = exact[place] + step * direction
+      ends.append(_definition(moved, order, distance))
+    slope = (ends[0] - ends[1]) / 2e-6
+    errors.append(_relative(np.sum(gradient * direction), slope))
   return errors
 
 
-def _relative(ours: ArrayLike, expected: ArrayLike) -> float:
-  ours = np.asarray(ours, np.float64)
-  return float(np.max(np.abs(ours - expected) / np.abs(expected)))
-
-
 def _low_precision() -> list[float]:
-  layer = _draw(20, 12, 5)
-  return [
-    error
-    for dtype in (jnp.bfloat16, jnp.float16)
-    for error in _errors(layer, 1, "squared", dtype)
-  ]
+  layer, dtypes = _draw(20, 12, 5), (jnp.bfloat16, jnp.float16)
+  return [error for d in dtypes for error in _errors(layer, 1, "squared", d)]
 
 
 def _high_precision() -> list[float]:
@@ -349,36 +318,13 @@ def _high_precision() -> list[float]:
 
 def _masked() -> list[float]:
   """Compares a batch of [4, 5] samples, some masked, with the real ones."""
-  activations, kernel = _draw(20, 12, 5)
+  layer = _draw(20, 12, 5)
   where = np.arange(20) % 3 > 0
+  activations, kernel = _as(np.float32, layer)
   ours = jax.jit(bean_jax.layer_penalty)(
-    activations.reshape(4, 5, 12).astype(np.float32),
-    kernel.astype(np.float32),
-    where=where.reshape(4, 5),
+    activations.reshape(4, 5, 12), kernel, where=where.reshape(4, 5)
   )
-  expected = _definition((activations[where], kernel), 1, "squared")
-  return [_relative(ours, expected)]
-
-
-def _regularized() -> list[float]:
-  """Compares what BEAN adds to a loss, for two layers and a traced alpha."""
-  layers = {"fc1": _draw(20, 12, 5), "fc2": _draw(20, 5, 3)}
-  activations, kernels = (
-    {name: layer[place].astype(np.float32) for name, layer in layers.items()}
-    for place in (0, 1)
-  )
-
-  def loss_of(alpha: float, kernels: dict[str, np.ndarray]) -> ArrayLike:
-    loss_fn = bean_jax.regularize(
-      lambda params: (1.0, activations),
-      lambda params, aux: (aux, params),
-      alpha=alpha,
-      order=2,
-    )
-    return loss_fn(kernels)[0]
-
-  penalties = [_definition(layer, 2, "squared") for layer in layers.values()]
-  return [_relative(jax.jit(loss_of)(3.0, kernels), 1 + 3 * sum(penalties))]
+  return [_relative(ours, _definition((layer[0][where], layer[1])))]
 
 
 def _found() -> list[float]:
@@ -400,7 +346,7 @@ def _found() -> list[float]:
   ours = bean_loss_fn(params, hidden.astype(np.float32))
   penalty = np.zeros(())
   for kernel in kernels:
-    penalty += _definition((hidden, kernel), 2, "squared")
+    penalty += _definition((hidden, kernel), 2)
     hidden = np.tanh(hidden @ kernel)
   return [_relative(ours, np.mean(hidden) + 3 * penalty)]
 
@@ -413,14 +359,16 @@ def _over_devices() -> list[float]:
   half, whole = jax.P("half"), jax.P()
 
   # The one form in which neurons are ranked, by each device for itself.
-  penalty_fn = _penalty_fn(1, "absolute")
+  def penalty_fn(*layer: jax.Array) -> jax.Array:
+    return bean_jax.layer_penalty(*layer, distance="absolute")
+
   sharded_fn = jax.shard_map(
     lambda *layer: jax.lax.pmean(penalty_fn(*layer), "half"),
     mesh=jax.sharding.Mesh(np.array(devices), ("half",)),
     in_specs=(half, whole),
     out_specs=whole,
   )
-  layer = [array.astype(np.float32) for array in _draw(20, 40, 2)]
+  layer = _as(np.float32, _draw(20, 40, 2))
   ours, expected = (
     np.asarray(jax.jit(jax.grad(function, argnums=1))(*layer))
     for function in (sharded_fn, penalty_fn)
@@ -432,38 +380,28 @@ def _over_devices() -> list[float]:
 def _two_devices() -> list[jax.Device]:
   """Returns two devices of the default kind, or of the CPU, or none."""
   for platform_name in (None, "cpu"):
-    try:
+    # JAX_PLATFORMS may leave the CPU out.
+    with contextlib.suppress(RuntimeError):
       devices = jax.local_devices(backend=platform_name)
-    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out.
-      continue
-    if len(devices) > 1:
-      return devices[:2]
+      if len(devices) > 1:
+        return devices[:2]
   return []
-
-
-def _many_rows() -> list[float]:
-  """Compares the squared norms of so many products, without BEAN."""
-  rows, _ = _draw(_NUM_ROWS, 3, 1)
-  squared_norms = jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2))
-  ours = jax.jit(squared_norms)(rows.astype(np.float32))
-  return [_relative(ours, np.sum(rows**2, axis=1))]
 
 
 def _many_samples() -> list[float]:
   """Compares one penalty of so many samples."""
   layer = _draw(_NUM_ROWS, 4, 3)
-  penalty_fn = jax.jit(_penalty_fn(1, "squared"))
-  ours = penalty_fn(*(array.astype(np.float32) for array in layer))
-  return [_relative(ours, _definition(layer, 1, "squared"))]
+  ours = jax.jit(bean_jax.layer_penalty)(*_as(np.float32, layer))
+  return [_relative(ours, _definition(layer))]
 
 
 def _many_members() -> list[float]:
   """Compares as many penalties of one sample each."""
   rows, kernel = _draw(_NUM_ROWS, 3, 3)
   layer = rows[:, None, :], kernel
-  penalty_fn = jax.vmap(_penalty_fn(1, "squared"), in_axes=(0, None))
-  ours = jax.jit(penalty_fn)(*(array.astype(np.float32) for array in layer))
-  return [_relative(ours, _definition(layer, 1, "squared"))]
+  of_members = jax.vmap(bean_jax.layer_penalty, in_axes=(0, None))
+  ours = jax.jit(of_members)(*_as(np.float32, layer))
+  return [_relative(ours, _definition(layer))]
 
 
 if __name__ == "__main__":

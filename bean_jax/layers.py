@@ -1,14 +1,14 @@
 """The dense layers of a function: which there are, and what enters them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from bean_jax import _dense, _tracing
+from bean_jax import _dense, _layout, _tracing
 from bean_jax._dense import Layer, Layers
-from bean_jax._program import Product
+from bean_jax._layout import Layout
 
 
 class FoundLayers(tuple[Layer, ...]):
@@ -71,9 +71,8 @@ def find_layers(
     fc1   5  4      1  left out: its inputs are raw data
     fc2   4  3      1
   """
-  traced = _tracing.trace(_tracing.call_of(fn, args, kwargs))
-  choice = _dense.choose(traced, traced.first(), None, convolutions=False)
-  return FoundLayers(choice.layers)
+  traced = _tracing.trace(*_tracing.of_params(fn, args), kwargs)
+  return FoundLayers(_dense.choose(traced, None).layers)
 
 
 def capture(
@@ -120,52 +119,39 @@ def capture(
   def capturing_fn(
     *args: Any, **kwargs: Any
   ) -> tuple[Any, dict[str, jax.Array], dict[str, jax.Array]]:
-    traced = _tracing.trace(_tracing.call_of(fn, args, kwargs))
-    choice = _dense.choose(traced, traced.first(), layers, convolutions=False)
+    traced = _tracing.trace(*_tracing.of_params(fn, args), kwargs)
+    choice = _dense.choose(traced, layers)
     _dense.require(choice)
     output, calls = _dense.measured(traced, choice.groups, _operands)
-    return (
-      output,
-      {path: _joined([x for x, _ in calls[path]]) for path in choice.paths},
-      _kernels(choice, calls),
-    )
+    chosen = set(choice.paths)
+    activations, kernels = {}, {}
+    for group in choice.groups:
+      varies = any(call.kind.varies for call in group.calls.values())
+      for path in filter(chosen.__contains__, group.paths):
+        inputs, (kernel, *_) = zip(*calls[path], strict=True)
+        activations[path] = _joined(inputs)
+        # Scans that share a kernel, and data that leave it as it is, repeat it.
+        kernels[path] = kernel if varies else kernel[(0,) * (kernel.ndim - 2)]
+    return output, activations, kernels
 
   return capturing_fn
 
 
 def _operands(
-  name: str, layout: Product, *operands: jax.Array
+  name: str, layout: Layout, *operands: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   del name
-  return _dense.of_stack(
-    lambda activations, kernel, transposed: (
-      activations,
-      kernel.T if transposed else kernel,
-    ),
-    layout,
-    operands,
-  )
+
+  def of_one(
+    activations: jax.Array, kernel: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    return activations, kernel.T if layout.transposed else kernel
+
+  return _layout.of_stack(of_one, layout, operands)
 
 
-def _joined(inputs: list[jax.Array]) -> jax.Array:
+def _joined(inputs: Sequence[jax.Array]) -> jax.Array:
   """Returns the inputs of all calls as one batch."""
   if len(inputs) == 1:
     return inputs[0]
   return jnp.concatenate([x.reshape(-1, x.shape[-1]) for x in inputs])
-
-
-def _kernels(
-  choice: _dense.Choice, calls: dict[str, list[Any]]
-) -> dict[str, jax.Array]:
-  """Returns the kernel of each layer, or all if data make them differ."""
-  kernels = {path: calls[path][0][1] for path in choice.paths}
-  varying = {
-    path
-    for group in choice.groups
-    for path in group.paths
-    if any(call.kind.varies for call in group.calls.values())
-  }
-  return {
-    path: kernel if path in varying else kernel[(0,) * (kernel.ndim - 2)]
-    for path, kernel in kernels.items()
-  }

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from bean_jax import _checks, _dense, _rows, _tracing, penalty
+from bean_jax import _checks, _dense, _layout, _rows, _tracing, penalty
 from bean_jax._dense import Layers
-from bean_jax._program import Product
+from bean_jax._layout import Layout
 
 PyTree = Any
-_Call = tuple[PyTree, Sequence[Any], Mapping[str, Any]]
+_Alpha = ArrayLike | Mapping[str, ArrayLike] | Callable[[str], ArrayLike]
 
 
 def regularize(
@@ -103,12 +103,10 @@ def regularize(
 
   @functools.wraps(loss_fn)
   def regularized_fn(*args: Any, **kwargs: Any) -> Any:
-    call = _tracing.call_of(loss_fn, args, kwargs)
-    result, terms, alphas = _penalties_of(call, alpha, options)
+    result, terms, alphas = _penalties(loss_fn, args, kwargs, alpha, options)
     if not terms:
       return _with_penalty(result, 0)
-    weights = [alphas[path] for path in terms]
-    total = penalty.weighted_sum(weights, list(terms.values()))
+    total = penalty.weighted_sum(alphas, list(terms.values()))
     return _with_penalty(result, total)
 
   return regularized_fn
@@ -177,9 +175,7 @@ def penalties(
 
   @functools.wraps(loss_fn)
   def penalties_fn(*args: Any, **kwargs: Any) -> Any:
-    call = _tracing.call_of(loss_fn, args, kwargs)
-    result, terms, _ = _penalties_of(call, 1.0, options)
-    return result, terms
+    return _penalties(loss_fn, args, kwargs, 1.0, options)[:2]
 
   return penalties_fn
 
@@ -259,74 +255,53 @@ def _with_penalty(result: Any, term: jax.Array | int) -> Any:
   return (loss, result[1]) if pair else loss
 
 
-def _penalties_of(
-  call: _tracing.Call,
-  alpha: ArrayLike | Mapping[str, ArrayLike] | Callable[[str], ArrayLike],
+def _penalties(
+  loss_fn: Callable[..., Any],
+  args: Sequence[Any],
+  kwargs: Mapping[str, Any],
+  alpha: _Alpha,
   options: _Options,
-) -> tuple[Any, dict[str, jax.Array], dict[str, ArrayLike]]:
-  """Returns what a call returns, and penalties and strengths by layer."""
+) -> tuple[Any, dict[str, jax.Array], list[ArrayLike]]:
+  """Returns what a call returns, penalties by layer, and their strengths."""
   order = _checks.order_of_correlation(options.order)
-  gamma = _checks.nonnegative_scalar("gamma", options.gamma)
+  gamma = jnp.asarray(_checks.nonnegative_scalar("gamma", options.gamma))
   distance = _checks.known_distance(options.distance)
   samples = _checks.count_or_none("samples", options.samples)
-  traced = _tracing.trace(
-    call._replace(fn=lambda *args, **kwargs: _checked(call.fn(*args, **kwargs)))
-  )
+  fn, args = _tracing.of_params(loss_fn, args)
+  traced = _tracing.trace(lambda *a, **k: _checked(fn(*a, **k)), args, kwargs)
   choice = _dense.choose(
-    traced, traced.first(1), options.layers, options.convolutions
+    traced, options.layers, of_loss=True, convolutions=options.convolutions
   )
-  if not choice.layers:
-    # A constant loss, to have the penalty alone.
-    choice = _dense.choose(
-      traced, traced.first(), options.layers, options.convolutions
-    )
   _dense.require(choice)
   alphas = _alphas(alpha, choice.paths)
-  groups = [
-    group
-    for group in choice.groups
-    if not alphas.keys().isdisjoint(group.paths)
-  ]
+  groups = [g for g in choice.groups if not alphas.keys().isdisjoint(g.paths)]
   where = None
   if options.where_fn is not None:
-    where = jnp.asarray(call.apply(options.where_fn))
+    where = options.where_fn(*args, **kwargs)
 
-  def measure(name: str, layout: Product, *arrays: jax.Array | None) -> Any:
+  def measure(name: str, layout: Layout, *operands: jax.Array) -> Any:
+    mask = where
+    if mask is not None:
+      mask = _rows.checked_mask(mask, layout.batch(*operands), name=name)
     return _measured(
-      *arrays,
+      *operands,
+      gamma,
+      mask,
       layout=layout,
-      name=_Name(f"layer {name!r}"),
       order=order,
       distance=distance,
       samples=samples,
     )
 
-  result, calls = _dense.measured(
-    traced, groups, measure, jnp.asarray(gamma), where
-  )
-  return (
-    result,
-    {path: _mean_over_samples(calls[path]) for path in alphas},
-    alphas,
-  )
-
-
-class _Name(str):
-  """The name of a layer for errors. All are equal: it is no reason to trace."""
-
-  __slots__ = ()
-
-  def __eq__(self, other: object) -> bool:
-    return isinstance(other, _Name)
-
-  def __hash__(self) -> int:
-    return 0
+  result, calls = _dense.measured(traced, groups, measure)
+  terms = {path: _mean_over_samples(calls[path]) for path in alphas}
+  return result, terms, list(alphas.values())
 
 
 # Calls of one layout are traced, and differentiated, once: by itself, each took
 # as long as a few layers of the model.
 @functools.partial(
-  jax.jit, static_argnames=("layout", "name", "order", "distance", "samples")
+  jax.jit, static_argnames=("layout", "order", "distance", "samples")
 )
 def _measured(
   left: jax.Array,
@@ -334,8 +309,7 @@ def _measured(
   gamma: jax.Array,
   where: jax.Array | None,
   *,
-  layout: Product,
-  name: _Name,
+  layout: Layout,
   order: int,
   distance: str,
   samples: int | None,
@@ -345,35 +319,29 @@ def _measured(
   def of_one(
     activations: jax.Array,
     kernel: jax.Array,
-    transposed: bool,
     gamma: jax.Array,
     where: jax.Array | None,
   ) -> tuple[jax.Array, jax.Array]:
     *batch, num_neurons = activations.shape
     rows = activations.reshape(-1, num_neurons)
-    mask = (
-      None
-      if where is None
-      else _rows.mask_of_rows(where, tuple(batch), name=name)
-    )
+    mask = None if where is None else _rows.mask_of_rows(where, tuple(batch))
     if samples is not None:
-      taken = _rows.evenly_spaced(rows.shape[0], samples, name=name)
+      taken = _rows.evenly_spaced(rows.shape[0], samples)
       rows = rows[taken]
       mask = None if mask is None else mask[taken]
-    value = penalty.checked_layer_penalty(
+    value = penalty.of_arrays(
       rows,
       kernel,
+      gamma,
+      mask,
       order=order,
-      gamma=gamma,
       distance=distance,
-      where=mask,
-      name=name,
-      transposed=transposed,
+      transposed=layout.transposed,
     )
     count = rows.shape[0] if mask is None else jnp.sum(mask)
     return value, jnp.asarray(count, value.dtype)
 
-  return _dense.of_stack(of_one, layout, (left, right), gamma, where)
+  return _layout.of_stack(of_one, layout, (left, right), gamma, where)
 
 
 def _mean_over_samples(
@@ -389,10 +357,7 @@ def _mean_over_samples(
   return jnp.sum(means * (counts / jnp.maximum(jnp.sum(counts), 1)))
 
 
-def _alphas(
-  alpha: ArrayLike | Mapping[str, ArrayLike] | Callable[[str], ArrayLike],
-  paths: Sequence[str],
-) -> dict[str, ArrayLike]:
+def _alphas(alpha: _Alpha, paths: Sequence[str]) -> dict[str, ArrayLike]:
   """Returns the strength of each layer, but for those that are off."""
   if isinstance(alpha, Mapping):
     patterns = {
@@ -415,8 +380,4 @@ def _alphas(
     path: _checks.nonnegative_scalar(f"alpha of layer {path!r}", value)
     for path, value in values.items()
   }
-  return {
-    path: value
-    for path, value in checked.items()
-    if not (isinstance(value, float) and value == 0)
-  }
+  return {p: a for p, a in checked.items() if not penalty.is_off(a)}

@@ -67,13 +67,13 @@ def layer_penalty(
     Gao, Ascoli and Zhao, `BEAN <https://doi.org/10.3389/fnbot.2021.567482>`_,
     2021: Eq. 1, with A of Eq. 5 (order 1) or Eq. 7 (order 2).
   """
-  return checked_layer_penalty(
+  return _checked_penalty(
     activations,
     kernel,
+    where,
     order=_checks.order_of_correlation(order),
     gamma=_checks.nonnegative_scalar("gamma", gamma),
     distance=_checks.known_distance(distance),
-    where=where,
     name="layer_penalty",
   )
 
@@ -138,24 +138,29 @@ def bean_penalty(
   else:
     alphas = [alpha] * len(layers)
   weights, terms = [], []
-  for (path, hidden), kernel, weight in zip(
+  for (path, hidden), kernel, strength in zip(
     layers, jax.tree.leaves(kernels), alphas, strict=True
   ):
     name = f"layer {jax.tree_util.keystr(path)}"
-    weights.append(_checks.nonnegative_scalar(f"{name}: alpha", weight))
-    term = checked_layer_penalty(
+    weight = _checks.nonnegative_scalar(f"{name}: alpha", strength)
+    term = _checked_penalty(
       hidden,
       kernel,
+      where,
       order=order,
       gamma=gamma,
       distance=distance,
-      where=where,
       name=name,
     )
+    weights.append(weight)
     # A known 0 switches the layer off even where its penalty overflows.
-    is_off = isinstance(weights[-1], float) and weights[-1] == 0
-    terms.append(jnp.zeros_like(term) if is_off else term)
+    terms.append(jnp.zeros_like(term) if is_off(weight) else term)
   return weighted_sum(weights, terms)
+
+
+def is_off(alpha: ArrayLike) -> bool:
+  """Tells whether a checked strength is known to be 0."""
+  return isinstance(alpha, float) and alpha == 0
 
 
 def weighted_sum(
@@ -167,41 +172,30 @@ def weighted_sum(
   return jnp.sum(jnp.asarray(weights, dtype) * values)
 
 
-def checked_layer_penalty(
+def _checked_penalty(
   activations: ArrayLike,
   kernel: ArrayLike,
+  where: ArrayLike | None,
   *,
   order: int,
   gamma: ArrayLike,
   distance: str,
-  where: ArrayLike | None,
   name: str,
-  transposed: bool = False,
 ) -> jax.Array:
-  """Computes `layer_penalty` for checked options; errors name the layer.
-
-  The kernel may come transposed, [M, N], as some libraries keep it.
-  """
+  """Computes `layer_penalty` for checked options; errors name the layer."""
   hidden = _checks.activation_rows(activations, name=name)
   kernel = _checks.kernel_matrix(kernel, name=name)
-  _checks.same_neurons(hidden, kernel.T if transposed else kernel, name=name)
+  _checks.same_neurons(hidden, kernel, name=name)
   mask = _checks.sample_mask(where, hidden.shape[:-1], name=name)
-  dtype = _checks.widest(hidden.dtype, kernel.dtype)
-  return _sharding.with_automatic_axes(
-    functools.partial(
-      _of_arrays, order=order, distance=distance, transposed=transposed
-    ),
-    hidden.astype(dtype),
-    kernel.astype(dtype),
-    jnp.asarray(gamma, dtype),
-    mask,
-  )
+  fn = functools.partial(of_arrays, order=order, distance=distance)
+  arrays = hidden, kernel, jnp.asarray(gamma), mask
+  return _sharding.with_automatic_axes(fn, *arrays)
 
 
 # Layers of equal shapes are traced once: by itself, each took as long as a few
 # layers of the model.
 @functools.partial(jax.jit, static_argnames=("order", "distance", "transposed"))
-def _of_arrays(
+def of_arrays(
   hidden: jax.Array,
   kernel: jax.Array,
   gamma: jax.Array,
@@ -209,10 +203,12 @@ def _of_arrays(
   *,
   order: int,
   distance: str,
-  transposed: bool,
+  transposed: bool = False,
 ) -> jax.Array:
-  centred, num_samples = divergence.centre(hidden, mask)
-  strength = correlation.relative_strength(kernel, gamma)
+  """Computes `layer_penalty`; the kernel may lie as [M, N]."""
+  dtype = _checks.widest(hidden.dtype, kernel.dtype, jnp.dtype(jnp.float32))
+  centred, num_samples = divergence.centre(hidden.astype(dtype), mask)
+  strength = correlation.relative_strength(kernel.astype(dtype), gamma)
   num_rows, num_neurons = centred.shape
   power = divergence.POWERS[distance]
   scale = divergence.scale_of_mean(num_rows * num_neurons**2, power)

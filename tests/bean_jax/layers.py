@@ -3,11 +3,13 @@
 from collections.abc import Callable
 import functools
 import itertools
+from typing import Any
 
 import jax
 import numpy as np
 
 import bean_jax
+from tests import reference
 
 ORDERS = (1, 2)
 DISTANCES = ("squared", "absolute")
@@ -62,3 +64,32 @@ def jitted_gradients(*, order: int, distance: str) -> Callable:
     bean_jax.layer_penalty, order=order, distance=distance
   )
   return jax.jit(jax.grad(penalty, argnums=(0, 1)))
+
+
+def assert_equals_oracle(
+  layer: tuple[np.ndarray, np.ndarray],
+  *,
+  where: np.ndarray | None = None,
+  tolerance: float = 1e-5,
+  **options: Any,
+) -> None:
+  """Asserts that value and gradients of a layer are the oracle's.
+
+  Gradients may differ by so much of their largest entry; those of samples that
+  are masked out are 0.
+  """
+  activations, kernel = layer
+  real = np.ones(len(activations), bool) if where is None else where
+  exact = activations[real], kernel
+  value = jitted_penalty(**options)(*layer, where=where)
+  expected = reference.layer_penalty(*exact, **options)
+  np.testing.assert_allclose(value, expected, rtol=max(tolerance, 1e-10))
+  gradients = jitted_gradients(**options)(*layer, where=where)
+  assert not np.any(gradients[0][~real])
+  oracle = reference.layer_gradients(*exact, **options)
+  for ours, slope in zip(
+    (gradients[0][real], gradients[1]), oracle, strict=True
+  ):
+    assert ours.dtype == kernel.dtype
+    largest = max(np.max(np.abs(slope)), 1e-30)
+    np.testing.assert_allclose(ours, slope, rtol=0, atol=tolerance * largest)

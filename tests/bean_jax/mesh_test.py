@@ -1,5 +1,7 @@
 """Penalties of arrays that lie on several devices, by every kind of mesh."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 import bean_jax
-from tests.bean_jax.layers import OPTIONS, name_of
+from tests.bean_jax.layers import OPTIONS
 
 KINDS = (AxisType.Explicit, AxisType.Auto)
 
@@ -35,17 +37,15 @@ def _assert_close(ours, expected):
     )
 
 
-def _mesh(num_devices, kind):
+@pytest.fixture(
+  name="mesh",
+  params=[(num, kind) for num in (1, 2) for kind in KINDS],
+  ids=str,
+)
+def _mesh(request):
+  num_devices, kind = request.param
   devices = jax.devices()[:num_devices]
   return jax.make_mesh((num_devices,), ("data",), (kind,), devices=devices)
-
-
-@pytest.fixture(
-  name="mesh", params=[(1, k) for k in KINDS] + [(2, k) for k in KINDS]
-)
-def _mesh_fixture(request):
-  num_devices, kind = request.param
-  return _mesh(num_devices, kind)
 
 
 def _place(mesh, array, *axes):
@@ -60,63 +60,44 @@ def test_found_layers(mesh, in_context):
     _loss_fn, alpha=3.0, where_fn=lambda params, inputs: where
   )
   value_and_grad = jax.value_and_grad(bean_loss_fn, argnums=(0, 1))
-  expected = value_and_grad(params, inputs)
   placed = (
     jax.tree.map(lambda leaf: _place(mesh, leaf), params),
     _place(mesh, inputs, "data"),
   )
-  if in_context:
-    with jax.set_mesh(mesh):
-      ours = jax.jit(value_and_grad)(*placed)
-  else:
+  with jax.set_mesh(mesh) if in_context else contextlib.nullcontext():
     ours = jax.jit(value_and_grad)(*placed)
-  _assert_close(ours, expected)
+  _assert_close(ours, value_and_grad(params, inputs))
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=name_of)
-def test_layer_penalty(options):
-  mesh = _mesh(2, AxisType.Explicit)
+def test_arrays_that_lie_on_a_mesh(mesh):
   params, inputs = _init()
+  kernel = params["last"]
   hidden = jnp.tanh(jnp.einsum("bln,nm->blm", inputs, params["first"]))
+  mask = np.broadcast_to(np.arange(8)[:, None] < 5, (8, 5))
 
-  def penalty(hidden, kernel, gamma):
-    return bean_jax.layer_penalty(hidden, kernel, gamma=gamma, **options)
+  @jax.jit
+  def penalties(hidden, kernel, gamma):
+    return [
+      jax.value_and_grad(bean_jax.layer_penalty, argnums=(0, 1))(
+        hidden, kernel, gamma=gamma, **options
+      )
+      for options in OPTIONS
+    ]
 
-  value_and_grad = jax.value_and_grad(penalty, argnums=(0, 1))
-  expected = value_and_grad(hidden, params["last"], 2.0)
-  ours = jax.jit(value_and_grad)(
+  def others(hidden, kernel, gamma):
+    return (
+      bean_jax.bean_penalty({"a": hidden}, {"a": kernel}, gamma=gamma),
+      bean_jax.neuron_correlation(kernel, gamma=gamma),
+      *(
+        bean_jax.coactivation_divergence(hidden, distance=distance, where=mask)
+        for distance in ("squared", "absolute")
+      ),
+    )
+
+  placed = (
     _place(mesh, hidden, "data"),
-    _place(mesh, params["last"], "data"),
+    _place(mesh, kernel, None, "data"),
     _place(mesh, jnp.float32(2.0)),
   )
-  _assert_close(ours, expected)
-
-
-def test_bean_penalty():
-  mesh = _mesh(2, AxisType.Explicit)
-  params, inputs = _init()
-  hidden = jnp.tanh(jnp.einsum("bln,nm->blm", inputs, params["first"]))
-  expected = bean_jax.bean_penalty({"a": hidden}, {"a": params["last"]})
-  ours = bean_jax.bean_penalty(
-    {"a": _place(mesh, hidden, "data")},
-    {"a": _place(mesh, params["last"], None, "data")},
-  )
-  _assert_close(ours, expected)
-
-
-def test_the_two_matrices():
-  mesh = _mesh(2, AxisType.Explicit)
-  params, inputs = _init()
-  hidden = jnp.tanh(jnp.einsum("bln,nm->blm", inputs, params["first"]))
-  where = np.arange(8) < 5
-  mask = np.broadcast_to(where[:, None], (8, 5))
-  placed = _place(mesh, hidden, "data")
-  for distance in ("squared", "absolute"):
-    _assert_close(
-      bean_jax.coactivation_divergence(placed, distance=distance, where=mask),
-      bean_jax.coactivation_divergence(hidden, distance=distance, where=mask),
-    )
-  _assert_close(
-    bean_jax.neuron_correlation(_place(mesh, params["last"], "data")),
-    bean_jax.neuron_correlation(params["last"]),
-  )
+  for fn in (penalties, others):
+    _assert_close(fn(*placed), fn(hidden, kernel, jnp.float32(2.0)))

@@ -42,7 +42,7 @@ def _penalty(params, inputs, **options):
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("at_most", (1, 5, 16, 30))
 def test_every_position_is_taken_equally_often(batch, at_most):
-  rows = _rows.evenly_spaced(math.prod(batch), at_most, name=PATH)
+  rows = _rows.evenly_spaced(math.prod(batch), at_most)
   assert len(rows) == len(set(rows)) == min(at_most, math.prod(batch))
   for positions, length in zip(
     np.unravel_index(rows, batch), batch, strict=True
@@ -62,7 +62,7 @@ def test_every_position_is_taken_equally_often(batch, at_most):
   tuple(itertools.product((64, 100, 999, 4096), (8, 33))),
 )
 def test_no_stretch_of_the_batch_is_left_out(num_rows, at_most):
-  rows = _rows.evenly_spaced(num_rows, at_most, name=PATH)
+  rows = _rows.evenly_spaced(num_rows, at_most)
   around = np.append(rows, rows[0] + num_rows)
   # By the three-distance theorem the gaps are at most about 2.6 mean ones.
   assert np.max(np.diff(around)) < 3 * num_rows / at_most
@@ -97,7 +97,7 @@ def test_samples_estimate_the_mean_over_positions_without_bias():
 
 def test_samples_are_those_rows_and_their_gradient():
   params, inputs = _init(jax.random.key(0)), _draw((24,))
-  rows = _rows.evenly_spaced(24, 7, name=PATH)
+  rows = _rows.evenly_spaced(24, 7)
 
   def by_hand(params):
     hidden = jnp.tanh(inputs @ params["first"])[rows]
@@ -121,11 +121,7 @@ def test_masks_fit_the_first_axes_of_a_batch(shape, samples):
     params, inputs, where_fn=lambda params, inputs: where, samples=samples
   )
   whole = where if where.size == 24 else np.repeat(where, 4)
-  rows = (
-    np.arange(24)
-    if samples is None
-    else _rows.evenly_spaced(24, samples, name=PATH)
-  )
+  rows = np.arange(24) if samples is None else _rows.evenly_spaced(24, samples)
   hidden = np.tanh(inputs @ params["first"]).reshape(24, -1)[rows]
   expected = reference.layer_penalty(
     hidden[whole.reshape(-1)[rows]], params[PATH]

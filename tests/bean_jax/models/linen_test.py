@@ -11,38 +11,22 @@ import numpy as np
 import pytest
 
 import bean_jax
-from tests.bean_jax.models.checks import assert_equal, check
+from tests.bean_jax.models import by_hand
+from tests.bean_jax.models.by_hand import DIM, INPUTS, NUM_STEPS, TOKENS
+from tests.bean_jax.models.checks import assert_equal, check, loss_of
 
-DIM = 4
-NUM_STEPS = 3
-INPUTS = jax.random.normal(jax.random.key(1), (6, DIM))
-TOKENS = jax.random.normal(jax.random.key(2), (2, 5, DIM))
 DENSE = functools.partial(nn.Dense, bias_init=nn.initializers.normal())
 
 
-def _dense(layer, inputs):
-  return inputs @ layer["kernel"] + jnp.broadcast_to(
-    layer["bias"], (*inputs.shape[:-1], layer["bias"].shape[-1])
-  )
-
-
-def _at(layer, step, axis=0):
-  return jax.tree.map(lambda leaf: jnp.take(leaf, step, axis), layer)
-
-
-def _loss(outputs):
-  return jnp.mean(jnp.tanh(outputs.astype(jnp.float32) - 0.3) ** 2)
-
-
-def _check(model, by_hand, *inputs, **options):
+def _check(model, layers_of, *inputs, **options):
   """Checks a model whose only variables are parameters."""
   params = model.init(jax.random.key(0), *inputs)["params"]
 
   def loss_fn(params, *inputs):
     outputs = model.apply({"params": params}, *inputs)
-    return _loss(jax.tree.leaves(outputs)[0]), outputs
+    return loss_of(jax.tree.leaves(outputs)[0]), outputs
 
-  check(loss_fn, params, *inputs, by_hand=by_hand, **options)
+  check(loss_fn, params, *inputs, by_hand=layers_of, **options)
 
 
 class Block(nn.Module):
@@ -62,6 +46,8 @@ class Lifted(nn.Module):
   def __call__(self, inputs):
     hidden, _ = Block(name="first")(inputs)
     hidden, _ = self.lift(Block)(name="lifted")(hidden, None)
+    if hidden.ndim == 3:  # All blocks of a stack saw the same.
+      hidden = hidden[..., 1]
     return nn.Dense(2, name="last")(hidden)
 
 
@@ -76,6 +62,10 @@ class Shared(nn.Module):
     if self.is_initializing():
       self.unused(inputs)
     return self.fc(jnp.tanh(self.fc(inputs)))
+
+
+LIFTS = {"remat": nn.remat, "jit": nn.jit}
+PLAIN = {"vmap": jax.vmap, "checkpoint": jax.checkpoint, "jax.jit": jax.jit}
 
 
 class Methods(nn.Module):
@@ -93,27 +83,16 @@ class Methods(nn.Module):
   def __call__(self, inputs):
     if self.is_initializing() or self.kind == "none":
       return self.both(inputs)
+    if self.kind in LIFTS:
+      return LIFTS[self.kind](Methods.both)(self, inputs)
+    if self.kind in PLAIN:
+      return PLAIN[self.kind](self.both)(inputs)
     return getattr(self, self.kind)(inputs)
-
-  def remat(self, inputs):
-    return nn.remat(Methods.both)(self, inputs)
-
-  def jit(self, inputs):
-    return nn.jit(Methods.both)(self, inputs)
 
   def grad(self, inputs):
     return nn.value_and_grad(
       lambda module, inputs: jnp.sum(module.both(inputs) ** 2), self, inputs
     )
-
-  def plain_vmap(self, inputs):
-    return jax.vmap(self.both)(inputs)
-
-  def plain_remat(self, inputs):
-    return jax.checkpoint(self.both)(inputs)
-
-  def plain_jit(self, inputs):
-    return jax.jit(self.both)(inputs)
 
   def cond(self, inputs):
     branches = (Methods.both, lambda module, inputs: module.fc1(inputs))
@@ -133,149 +112,67 @@ class Methods(nn.Module):
     )(self, inputs)
 
 
-def _scan(block, axis=0, out_axes=0):
-  return nn.scan(
-    block,
-    variable_axes={"params": axis},
-    split_rngs={"params": True},
-    out_axes=out_axes,
-    length=NUM_STEPS,
-  )
+def _lift(transform, block, **options):
+  own = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
+  return transform(block, **{**own, **options})
 
 
-def _share_in_scan(block):
-  return nn.scan(
-    block,
-    variable_broadcast="params",
-    split_rngs={"params": False},
-    length=NUM_STEPS,
-  )
-
-
-def _vmap(block):
-  return nn.vmap(
-    block,
-    variable_axes={"params": 0},
-    split_rngs={"params": True},
-    in_axes=None,
-    out_axes=-1,
-    axis_size=NUM_STEPS,
-  )
-
-
-def _vmap_of_own_inputs(block):
-  """Each block of a stack sees rows of its own."""
-  return nn.vmap(
-    block,
-    variable_axes={"params": 0},
-    split_rngs={"params": True},
-    in_axes=(0, None),
-    axis_size=len(INPUTS),
-  )
-
-
-def _share_in_vmap(block):
-  return nn.vmap(
-    block,
-    variable_axes={"params": None},
-    split_rngs={"params": False},
-    in_axes=(0, None),
-  )
-
-
-def _layers_of_lifted(params, inputs, middle):
-  """Returns the layers of `Lifted`, whose lifted block `middle` is."""
-  first, lifted, last = (params[name] for name in ("first", "lifted", "last"))
-  hidden, found = middle(lifted["fc"], _dense(first["fc"], jnp.tanh(inputs)))
-  return {
-    **{f"lifted/fc/kernel{key}": layer for key, layer in found.items()},
-    "last/kernel": (hidden, last["kernel"]),
-  }
-
-
-def _once(layer, inputs):
-  inputs = jnp.tanh(inputs)
-  return _dense(layer, inputs), {"": (inputs, layer["kernel"])}
-
-
-def _one_after_another(layers, inputs, axis=0):
-  found = {}
-  for step in range(NUM_STEPS):
-    inputs, layers_of_step = _once(_at(layers, step, axis), inputs)
-    found[f"[{step}]"] = layers_of_step[""]
-  return inputs, found
-
-
-def _again_and_again(layer, inputs):
-  rows = []
-  for _ in range(NUM_STEPS):
-    inputs, found = _once(layer, inputs)
-    rows.append(found[""][0])
-  return inputs, {"": (jnp.concatenate(rows), layer["kernel"])}
-
-
-def _side_by_side(layers, inputs):
-  """All see the same rows: to the neurons, they are one wide layer."""
-  kernels = jnp.moveaxis(layers["kernel"], 0, 1).reshape(DIM, -1)
-  inputs = jnp.tanh(inputs)
-  outputs = inputs @ kernels + jnp.broadcast_to(
-    layers["bias"].reshape(-1), (len(inputs), kernels.shape[1])
-  )
-  outputs = outputs.reshape(len(inputs), NUM_STEPS, DIM)
-  return jnp.moveaxis(outputs, 1, -1), {"": (inputs, kernels)}
-
-
-def _each_its_own_rows(layers, inputs):
-  inputs = jnp.tanh(inputs)
-  outputs = jnp.einsum("en,enm->em", inputs, layers["kernel"]) + layers["bias"]
-  return outputs, {
-    f"[{i}]": (inputs[i][None], layers["kernel"][i]) for i in range(len(inputs))
-  }
-
-
-def _layers_of_methods(params, inputs):
-  hidden = jnp.tanh(_dense(params["fc1"], inputs))
-  return {"fc2/kernel": (hidden, params["fc2"]["kernel"])}
-
-
-def _layers_of_shared(params, inputs):
-  hidden = jnp.tanh(_dense(params["fc"], inputs))
-  return {"fc/kernel": (hidden, params["fc"]["kernel"])}
-
-
+_scan = functools.partial(_lift, nn.scan, length=NUM_STEPS)
+_vmap = functools.partial(_lift, nn.vmap, in_axes=(0, None))
+SHARED = {"split_rngs": {"params": False}}
 LIFTED = {
-  "nested": (lambda block: block, _once),
-  "remat": (nn.remat, _once),
-  "jit": (nn.jit, _once),
-  "scan": (_scan, _one_after_another),
-  "scan_of_other_axis": (
-    functools.partial(_scan, axis=1),
-    functools.partial(_one_after_another, axis=1),
+  "nested": (lambda block: block, by_hand.once),
+  "remat": (nn.remat, by_hand.once),
+  "jit": (nn.jit, by_hand.once),
+  "scan": (_scan, by_hand.one_after_another),
+  "scan of other axis": (
+    functools.partial(_scan, variable_axes={"params": 1}),
+    functools.partial(by_hand.one_after_another, axis=1),
   ),
-  "scan_of_remat": (lambda block: _scan(nn.remat(block)), _one_after_another),
-  "scan_of_shared": (_share_in_scan, _again_and_again),
-  "vmap": (_vmap, _side_by_side),
-  "vmap_of_own_inputs": (_vmap_of_own_inputs, _each_its_own_rows),
-  "vmap_of_shared": (_share_in_vmap, _once),
+  "scan of remat": (
+    lambda block: _scan(nn.remat(block)),
+    by_hand.one_after_another,
+  ),
+  "scan of shared": (
+    functools.partial(
+      _scan, variable_axes={}, variable_broadcast="params", **SHARED
+    ),
+    by_hand.again_and_again,
+  ),
+  "vmap": (
+    functools.partial(_vmap, in_axes=None, out_axes=-1, axis_size=NUM_STEPS),
+    by_hand.side_by_side,
+  ),
+  "vmap of own inputs": (
+    functools.partial(_vmap, axis_size=len(INPUTS)),
+    functools.partial(by_hand.each_its_own_rows, num=len(INPUTS)),
+  ),
+  "vmap of shared": (
+    functools.partial(_vmap, variable_axes={"params": None}, **SHARED),
+    by_hand.once,
+  ),
 }
 
 
 @pytest.mark.parametrize("name", LIFTED)
 def test_lifted_blocks(name):
   lift, middle = LIFTED[name]
-  _check(
-    Lifted(lift),
-    functools.partial(_layers_of_lifted, middle=middle),
-    INPUTS,
-    raw=["first/fc/kernel"],
-  )
+  layers_of = functools.partial(by_hand.lifted, middle)
+  _check(Lifted(lift), layers_of, INPUTS, raw=["first/fc/kernel"])
 
 
-@pytest.mark.parametrize(
-  "kind", ("remat", "jit", "grad", "plain_vmap", "plain_remat", "plain_jit")
-)
+@pytest.mark.parametrize("kind", (*LIFTS, *PLAIN, "grad"))
 def test_lifted_methods(kind):
-  _check(Methods(kind), _layers_of_methods, INPUTS, raw=["fc1/kernel"])
+  def layers_of(params, inputs):
+    hidden = jnp.tanh(by_hand.dense(params["fc1"], inputs))
+    return {"fc2/kernel": (hidden, params["fc2"]["kernel"])}
+
+  _check(Methods(kind), layers_of, INPUTS, raw=["fc1/kernel"])
+
+
+def _layers_of_shared(params, inputs):
+  hidden = jnp.tanh(by_hand.dense(params["fc"], inputs))
+  return {"fc/kernel": (hidden, params["fc"]["kernel"])}
 
 
 def test_layer_that_is_called_twice():
@@ -284,7 +181,7 @@ def test_layer_that_is_called_twice():
 
 
 def test_stacks_of_stacks_in_remat_scan():
-  class Tanh(nn.Module):
+  class Tanh(Block):
     @nn.compact
     def __call__(self, inputs):
       return DENSE(DIM, name="fc")(jnp.tanh(inputs))
@@ -295,15 +192,15 @@ def test_stacks_of_stacks_in_remat_scan():
       hidden = DENSE(DIM, name="first")(inputs)
       return nn.remat_scan(Tanh, lengths=(2, 2))(name="stacks")(hidden)
 
-  def by_hand(params, inputs):
-    layers, hidden = {}, _dense(params["first"], inputs)
+  def layers_of(params, inputs):
+    layers, hidden = {}, by_hand.dense(params["first"], inputs)
     for i, j in np.ndindex(2, 2):
-      layer = _at(_at(params["stacks"]["fc"], i), j)
-      hidden, found = _once(layer, hidden)
+      layer = by_hand.at(by_hand.at(params["stacks"]["fc"], i), j)
+      hidden, found = by_hand.once(layer, hidden)
       layers[f"stacks/fc/kernel[{i}][{j}]"] = found[""]
     return layers
 
-  _check(Stacks(), by_hand, INPUTS, raw=["first/kernel"], to_the_bit=False)
+  _check(Stacks(), layers_of, INPUTS, raw=["first/kernel"], to_the_bit=False)
 
 
 class Encoder(nn.Module):
@@ -337,7 +234,7 @@ def test_scanned_transformer_with_dropout():
   def loss_fn(params, tokens, bits):
     rngs = {"dropout": jax.random.wrap_key_data(bits)}
     outputs, inner = model.apply({"params": params}, tokens, None, rngs=rngs)
-    return _loss(outputs), inner
+    return loss_of(outputs), inner
 
   layers = bean_jax.find_layers(loss_fn, params, TOKENS, bits)
   names = ("ff1", "ff2", *(f"attention/{n}" for n in ("query", "key", "value")))
@@ -382,18 +279,19 @@ class After(nn.Module):
     return self.layer(hidden, *others)
 
 
-def _check_after(layer, by_hand, *inputs):
-  """Checks a layer, of which `by_hand` takes params and inputs."""
+def _check_after(layer, layers_of, *inputs):
+  """Checks a layer, of which `layers_of` takes params and inputs."""
 
-  def layers_of(params, *inputs):
+  def of_model(params, *inputs):
     hidden = [
-      jnp.tanh(_dense(params[f"before{i}"], x)) for i, x in enumerate(inputs)
+      jnp.tanh(by_hand.dense(params[f"before{i}"], x))
+      for i, x in enumerate(inputs)
     ]
-    found = by_hand(params["layer"], *hidden)
+    found = layers_of(params["layer"], *hidden)
     return {f"layer/{path}": layer for path, layer in found.items()}
 
   raw = [f"before{i}/kernel" for i in range(len(inputs))]
-  _check(After(layer), layers_of, *inputs, raw=raw)
+  _check(After(layer), of_model, *inputs, raw=raw)
 
 
 @pytest.mark.parametrize(
@@ -408,7 +306,7 @@ def _check_after(layer, by_hand, *inputs):
   ids=("features", "unordered_axes", "axes", "einsum", "einsum_of_two"),
 )
 def test_layers_of_several_axes(layer, shape, axes):
-  def by_hand(params, inputs):
+  def layers_of(params, inputs):
     others = [i for i in range(inputs.ndim) if i not in axes]
     # The axes are summed over in the order of the kernel.
     summed = axes if isinstance(layer, nn.Einsum) else sorted(axes)
@@ -418,58 +316,25 @@ def test_layers_of_several_axes(layer, shape, axes):
     return {"kernel": (rows.reshape(-1, size), kernel)}
 
   inputs = jax.random.normal(jax.random.key(0), shape)
-  _check_after(layer, by_hand, inputs)
+  _check_after(layer, layers_of, inputs)
 
 
 def test_batch_dims_are_layers_of_a_stack():
-  def by_hand(params, inputs):
+  def layers_of(params, inputs):
     return {f"kernel[{i}]": (inputs[i], params["kernel"][i]) for i in range(2)}
 
-  _check_after(nn.DenseGeneral(3, batch_dims=(0,)), by_hand, TOKENS)
+  _check_after(nn.DenseGeneral(3, batch_dims=(0,)), layers_of, TOKENS)
 
 
 def test_cross_attention():
-  def by_hand(params, inputs, others):
-    def projected(name, inputs):
-      layer = params[name]
-      return jnp.einsum("bsd,dhk->bshk", inputs, layer["kernel"])
-
-    query, key, value = (
-      projected(name, x)
-      for name, x in (("query", inputs), ("key", others), ("value", others))
-    )
-    mixed = nn.dot_product_attention(query, key, value)
-    return {
-      **{
-        f"{name}/kernel": (x, params[name]["kernel"].reshape(DIM, -1))
-        for name, x in (("query", inputs), ("key", others), ("value", others))
-      },
-      "out/kernel": (
-        mixed.reshape(*mixed.shape[:2], -1),
-        params["out"]["kernel"].reshape(-1, DIM),
-      ),
-    }
-
   layer = nn.MultiHeadDotProductAttention(2, qkv_features=6, use_bias=False)
-  _check_after(layer, by_hand, TOKENS, -TOKENS)
+  layers_of = functools.partial(by_hand.attention, nn.dot_product_attention)
+  _check_after(layer, layers_of, TOKENS, -TOKENS)
 
 
 def test_simple_recurrent_cell():
-  def by_hand(params, inputs):
-    params = params["cell"]
-    hidden = jnp.zeros((len(inputs), 3))
-    before = []
-    for step in range(inputs.shape[1]):
-      before.append(hidden)
-      hidden = jnp.tanh(
-        _dense(params["i"], inputs[:, step]) + hidden @ params["h"]["kernel"]
-      )
-    return {
-      "cell/i/kernel": (inputs, params["i"]["kernel"]),
-      "cell/h/kernel": (jnp.concatenate(before), params["h"]["kernel"]),
-    }
-
-  _check_after(nn.RNN(nn.SimpleCell(3)), by_hand, TOKENS)
+  layers_of = functools.partial(by_hand.simple_cell, ("i", "h"))
+  _check_after(nn.RNN(nn.SimpleCell(3)), layers_of, TOKENS)
 
 
 @pytest.mark.parametrize(
@@ -487,7 +352,7 @@ def test_gated_cells(cell, inner, outer):
 
   def loss_fn(params, inputs):
     outputs = model.apply({"params": params}, inputs)
-    return _loss(outputs), outputs
+    return loss_of(outputs), outputs
 
   found = bean_jax.find_layers(loss_fn, params, TOKENS)
   chosen = {layer.path: layer for layer in found if not layer.left_out}
@@ -543,7 +408,7 @@ def test_state_and_draws_of_training(dtype):
       rngs={"dropout": jax.random.wrap_key_data(bits)},
       mutable=["batch_stats", "intermediates"],
     )
-    return _loss(logits), (layers, state)
+    return loss_of(logits), (layers, state)
 
   check(
     loss_fn,
@@ -597,7 +462,7 @@ def test_kernels_are_those_that_a_normalization_computes_with(norm):
     (outputs, hidden), _ = model.apply(
       {"params": params, **variables}, inputs, mutable=["batch_stats"]
     )
-    return _loss(outputs), (outputs, hidden)
+    return loss_of(outputs), (outputs, hidden)
 
   found = bean_jax.find_layers(loss_fn, params, INPUTS)
   assert [layer.path for layer in found if not layer.left_out] == ["fc/kernel"]
@@ -609,20 +474,6 @@ def test_kernels_are_those_that_a_normalization_computes_with(norm):
   np.testing.assert_allclose(
     hidden @ kernels["fc/kernel"], outputs, rtol=1e-5, atol=1e-6
   )
-
-
-def test_boxed_params():
-  layer = nn.Dense(
-    3,
-    kernel_init=nn.with_partitioning(
-      nn.initializers.lecun_normal(), (None, "model")
-    ),
-  )
-
-  def by_hand(params, inputs):
-    return {"kernel": (inputs, params["kernel"].value)}
-
-  _check_after(layer, by_hand, INPUTS)
 
 
 class Halved(nn.Dense):
@@ -653,29 +504,34 @@ class Own(nn.Module):
     return jnp.einsum("bn,mn->bm", inputs, self.weights)
 
 
+class Heads(nn.Module):
+  """A layer whose name is that of one in a stack."""
+
+  @nn.compact
+  def __call__(self, inputs):
+    return nn.Dense(3, name="head[1]")(inputs)
+
+
+BOXED = nn.with_partitioning(nn.initializers.lecun_normal(), (None, "model"))
+
+
 @pytest.mark.parametrize(
-  "layer, by_hand",
+  "layer, path, kernel_of, scale",
   (
-    (Halved(3), lambda p, x: {"kernel": (x / 2, p["kernel"])}),
-    (Monotone(3), lambda p, x: {"kernel": (x, jax.nn.softplus(p["kernel"]))}),
-    (Own(), lambda p, x: {"w": (x, p["w"].T)}),
+    (nn.Dense(3, kernel_init=BOXED), "kernel", lambda p: p.value, 1),
+    (Heads(), "head[1]/kernel", lambda p: p, 1),
+    (Halved(3), "kernel", lambda p: p, 0.5),
+    (Monotone(3), "kernel", jax.nn.softplus, 1),
+    (Own(), "w", jnp.transpose, 1),
   ),
-  ids=("halved", "monotone", "own"),
+  ids=("boxed", "named", "halved", "monotone", "own"),
 )
-def test_classes_of_ones_own(layer, by_hand):
-  _check_after(layer, by_hand, INPUTS)
+def test_classes_and_names_of_ones_own(layer, path, kernel_of, scale):
+  def layers_of(params, inputs):
+    kernel = kernel_of(functools.reduce(dict.get, path.split("/"), params))
+    return {path: (scale * inputs, kernel)}
 
-
-def test_layer_whose_name_is_that_of_a_stack():
-  class Heads(nn.Module):
-    @nn.compact
-    def __call__(self, inputs):
-      return nn.Dense(3, name="head[1]")(inputs)
-
-  def by_hand(params, inputs):
-    return {"head[1]/kernel": (inputs, params["head[1]"]["kernel"])}
-
-  _check_after(Heads(), by_hand, INPUTS)
+  _check_after(layer, layers_of, INPUTS)
 
 
 def test_head_that_is_tied_to_the_embedding_by_apply():
@@ -695,7 +551,7 @@ def test_head_that_is_tied_to_the_embedding_by_apply():
   def loss_fn(params, tokens):
     logits, hidden = model.apply({"params": params}, tokens)
     table = params["embed"]["embedding"]
-    return _loss(logits), {
+    return loss_of(logits), {
       "fc/kernel": (table[tokens], params["fc"]["kernel"]),
       "embed/embedding": (hidden, table.T),
     }
@@ -722,7 +578,7 @@ def test_model_that_runs_another_and_reads_its_intermediates():
   def loss_fn(params, inputs):
     outputs, hidden = model.apply({"params": params}, inputs)
     inner = params["inner"]["params"]
-    return _loss(outputs), {
+    return loss_of(outputs), {
       "inner/params/fc/kernel": _layers_of_shared(inner, inputs)["fc/kernel"],
       "head/kernel": (hidden, params["head"]["kernel"]),
     }
@@ -751,7 +607,7 @@ def test_what_cannot_be_had_is_named(kind, reason):
   params = model.init(jax.random.key(0), INPUTS)
 
   def loss_fn(params, inputs):
-    return _loss(model.apply(params, inputs))
+    return loss_of(model.apply(params, inputs))
 
   paths = ["lifted/methods/fc1/kernel", "lifted/methods/fc2/kernel"]
   found = bean_jax.find_layers(loss_fn, params, INPUTS)

@@ -11,24 +11,16 @@ import optax
 import pytest
 
 import bean_jax
-from tests.bean_jax.models.checks import assert_close, assert_equal, check
+from tests.bean_jax.models import by_hand
+from tests.bean_jax.models.by_hand import DIM, INPUTS, NUM_STEPS, TOKENS
+from tests.bean_jax.models.checks import (
+  assert_close,
+  assert_equal,
+  check,
+  loss_of,
+)
 
-DIM = 4
-NUM_STEPS = 3
-INPUTS = jax.random.normal(jax.random.key(1), (6, DIM))
-TOKENS = jax.random.normal(jax.random.key(2), (2, 5, DIM))
 SHARED = nnx.StateAxes({...: None})
-OWN = nnx.StateAxes({...: 0})
-
-
-def _loss(outputs):
-  return jnp.mean(jnp.tanh(outputs.astype(jnp.float32) - 0.3) ** 2)
-
-
-def _dense(layer, inputs):
-  return inputs @ layer["kernel"] + jnp.broadcast_to(
-    layer["bias"], (*inputs.shape[:-1], layer["bias"].shape[-1])
-  )
 
 
 def _value_and_grad(fn, **options):
@@ -54,26 +46,22 @@ def _jit(fn):
   return nnx.jit(states)
 
 
-def _check(model, by_hand, *inputs, **options):
-  """Checks a model; `by_hand` takes its parameters as dicts of arrays."""
+_check = functools.partial(
+  check, jit=_jit, value_and_grad=_value_and_grad, copy=nnx.clone
+)
+
+
+def _check_model(model, layers_of, *inputs, **options):
+  """Checks a model; `layers_of` takes its parameters as dicts of arrays."""
 
   def loss_fn(model, *inputs):
     outputs = model(*inputs)
-    return _loss(jax.tree.leaves(outputs)[0]), outputs
+    return loss_of(jax.tree.leaves(outputs)[0]), outputs
 
-  def layers_of(model, *inputs):
-    return by_hand(nnx.to_pure_dict(nnx.state(model, nnx.Param)), *inputs)
+  def of_model(model, *inputs):
+    return layers_of(nnx.to_pure_dict(nnx.state(model, nnx.Param)), *inputs)
 
-  check(
-    loss_fn,
-    model,
-    *inputs,
-    by_hand=layers_of,
-    jit=_jit,
-    value_and_grad=_value_and_grad,
-    copy=nnx.clone,
-    **options,
-  )
+  _check(loss_fn, model, *inputs, by_hand=of_model, **options)
 
 
 class Block(nnx.Module):
@@ -112,10 +100,6 @@ def _call(block, inputs):
   return block(inputs)
 
 
-def _twice(block, inputs):
-  return block(block(inputs))
-
-
 def _scan(block, inputs, call=_call):
   return nnx.scan(call, in_axes=(0, nnx.Carry), out_axes=nnx.Carry)(
     block, inputs
@@ -132,12 +116,6 @@ def _plain_scan(block, inputs):
   return jax.lax.scan(step, inputs, state)[0]
 
 
-def _share_in_scan(block, inputs):
-  return nnx.scan(
-    _call, in_axes=(SHARED, nnx.Carry), out_axes=nnx.Carry, length=NUM_STEPS
-  )(block, inputs)
-
-
 def _vmap(block, inputs):
   return nnx.vmap(_call, in_axes=(0, None), out_axes=-1)(block, inputs)[..., 1]
 
@@ -147,119 +125,68 @@ def _vmap_of_own_inputs(block, inputs):
   return nnx.vmap(_call)(block, rows).reshape(-1, DIM)
 
 
-def _share_in_vmap(block, inputs):
-  return nnx.vmap(_call, in_axes=(SHARED, 0))(block, inputs)
-
-
-def _merged(block, inputs):
-  return nnx.merge(*nnx.split(block))(inputs)
-
-
-def _cloned(block, inputs):
-  return nnx.clone(block)(inputs)
-
-
 def _unbound_remat(block, inputs):
   return nnx.remat(nnx.Linear.__call__)(block.fc, jnp.tanh(inputs))
 
 
-def _plain_remat(block, inputs):
-  return jax.checkpoint(lambda block, inputs: block(inputs))(block, inputs)
-
-
-def _plain_jit(block, inputs):
-  return jax.jit(lambda block, inputs: block(inputs))(block, inputs)
-
-
-def _plain_vmap(block, inputs):
-  return jax.vmap(block)(inputs)
-
-
-def _once(layer, inputs):
-  inputs = jnp.tanh(inputs)
-  return _dense(layer, inputs), {"": (inputs, layer["kernel"])}
-
-
-def _at(layers, step):
-  return jax.tree.map(lambda leaf: leaf[step], layers)
-
-
-def _one_after_another(layers, inputs):
-  found = {}
-  for step in range(NUM_STEPS):
-    inputs, layer = _once(_at(layers, step), inputs)
-    found[f"[{step}]"] = layer[""]
-  return inputs, found
-
-
-def _again_and_again(layer, inputs, *, times):
-  rows = []
-  for _ in range(times):
-    inputs, found = _once(layer, inputs)
-    rows.append(found[""][0])
-  return inputs, {"": (jnp.concatenate(rows), layer["kernel"])}
-
-
-def _side_by_side(layers, inputs):
-  """All see the same rows: to the neurons, they are one wide layer."""
-  inputs = jnp.tanh(inputs)
-  kernels = jnp.concatenate(list(layers["kernel"]), axis=1)
-  return _dense(_at(layers, 1), inputs), {"": (inputs, kernels)}
-
-
-def _each_its_own_rows(layers, inputs):
-  rows = inputs.reshape(NUM_STEPS, -1, DIM)
-  steps = [_once(_at(layers, step), rows[step]) for step in range(NUM_STEPS)]
-  return jnp.concatenate([outputs for outputs, _ in steps]), {
-    f"[{i}]": found[""] for i, (_, found) in enumerate(steps)
-  }
-
-
 # How the block is called, whether it is a stack, and the same by hand.
 SITUATIONS = {
-  "nested": (_call, False, _once),
-  "remat": (nnx.remat(_call), False, _once),
-  "jit": (nnx.jit(_call), False, _once),
-  "shared": (_twice, False, functools.partial(_again_and_again, times=2)),
-  "scan": (_scan, True, _one_after_another),
-  "scan_of_remat": (
+  "nested": (_call, False, by_hand.once),
+  "remat": (nnx.remat(_call), False, by_hand.once),
+  "jit": (nnx.jit(_call), False, by_hand.once),
+  "shared": (
+    lambda block, inputs: block(block(inputs)),
+    False,
+    functools.partial(by_hand.again_and_again, times=2),
+  ),
+  "scan": (_scan, True, by_hand.one_after_another),
+  "scan of remat": (
     functools.partial(_scan, call=nnx.remat(_call)),
     True,
-    _one_after_another,
+    by_hand.one_after_another,
   ),
-  "scan_of_shared": (
-    _share_in_scan,
+  "scan of shared": (
+    nnx.scan(
+      _call, in_axes=(SHARED, nnx.Carry), out_axes=nnx.Carry, length=NUM_STEPS
+    ),
     False,
-    functools.partial(_again_and_again, times=NUM_STEPS),
+    by_hand.again_and_again,
   ),
-  "vmap": (_vmap, True, _side_by_side),
-  "vmap_of_own_inputs": (_vmap_of_own_inputs, True, _each_its_own_rows),
-  "vmap_of_shared": (_share_in_vmap, False, _once),
-  "plain_remat": (_plain_remat, False, _once),
-  "plain_jit": (_plain_jit, False, _once),
-  "plain_vmap": (_plain_vmap, False, _once),
-  "plain_scan": (_plain_scan, True, _one_after_another),
-  "merged": (_merged, False, _once),
-  "cloned": (_cloned, False, _once),
-  "unbound_remat": (_unbound_remat, False, _once),
+  "vmap": (_vmap, True, by_hand.side_by_side),
+  "vmap of own inputs": (_vmap_of_own_inputs, True, by_hand.each_its_own_rows),
+  "vmap of shared": (
+    nnx.vmap(_call, in_axes=(SHARED, 0)),
+    False,
+    by_hand.once,
+  ),
+  "plain remat": (jax.checkpoint(_call), False, by_hand.once),
+  "plain jit": (jax.jit(_call), False, by_hand.once),
+  "plain vmap": (
+    lambda block, inputs: jax.vmap(block)(inputs),
+    False,
+    by_hand.once,
+  ),
+  "plain scan": (_plain_scan, True, by_hand.one_after_another),
+  "merged": (
+    lambda block, inputs: nnx.merge(*nnx.split(block))(inputs),
+    False,
+    by_hand.once,
+  ),
+  "cloned": (
+    lambda block, inputs: nnx.clone(block)(inputs),
+    False,
+    by_hand.once,
+  ),
+  "unbound remat": (_unbound_remat, False, by_hand.once),
 }
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_lifted_blocks(name):
   lift, stacked, middle = SITUATIONS[name]
-
-  def by_hand(params, inputs):
-    hidden, found = middle(
-      params["lifted"]["fc"], _dense(params["first"]["fc"], jnp.tanh(inputs))
-    )
-    return {
-      **{f"lifted/fc/kernel{key}": layer for key, layer in found.items()},
-      "last/kernel": (hidden, params["last"]["kernel"]),
-    }
-
+  layers_of = functools.partial(by_hand.lifted, middle)
   model = Lifted(lift, stacked=stacked)
-  _check(model, by_hand, INPUTS, raw=["first/fc/kernel"])
+  _check_model(model, layers_of, INPUTS, raw=["first/fc/kernel"])
 
 
 class After(nnx.Module):
@@ -273,15 +200,15 @@ class After(nnx.Module):
     return self.layer(jnp.tanh(self.before(inputs)))
 
 
-def _check_after(layer, by_hand, inputs):
-  """Checks a layer, of which `by_hand` takes params and inputs."""
+def _check_after(layer, layers_of, inputs):
+  """Checks a layer, of which `layers_of` takes params and inputs."""
 
-  def layers_of(params, inputs):
-    hidden = jnp.tanh(_dense(params["before"], inputs))
-    found = by_hand(params["layer"], hidden)
+  def of_model(params, inputs):
+    hidden = jnp.tanh(by_hand.dense(params["before"], inputs))
+    found = layers_of(params["layer"], hidden)
     return {f"layer/{path}": layer for path, layer in found.items()}
 
-  _check(After(layer), layers_of, inputs, raw=["before/kernel"])
+  _check_model(After(layer), of_model, inputs, raw=["before/kernel"])
 
 
 @pytest.mark.parametrize(
@@ -293,99 +220,69 @@ def test_layers_of_several_axes(in_features, out_features, axis):
   layer = nnx.LinearGeneral(
     in_features, out_features, axis=axis, rngs=nnx.Rngs(0)
   )
-
-  def by_hand(params, inputs):
-    size = DIM if axis == -1 else 5 * DIM
-    return {
-      "kernel": (inputs.reshape(-1, size), params["kernel"].reshape(size, -1))
-    }
-
-  _check_after(layer, by_hand, TOKENS)
-
-
-def test_layers_of_a_batch_axis():
-  layer = nnx.LinearGeneral(DIM, 3, batch_axis={0: 2}, rngs=nnx.Rngs(0))
+  size = DIM if axis == -1 else 5 * DIM
   _check_after(
     layer,
     lambda params, inputs: {
-      f"kernel[{i}]": (inputs[i], params["kernel"][i]) for i in range(2)
+      "kernel": (inputs.reshape(-1, size), params["kernel"].reshape(size, -1))
     },
     TOKENS,
   )
 
 
-def test_einsum():
-  layer = nnx.Einsum("abc,dc->abd", (3, DIM), rngs=nnx.Rngs(0))
-  _check_after(layer, lambda p, x: {"kernel": (x, p["kernel"].T)}, TOKENS)
+def _layers_of_adaptation(params, inputs):
+  first, second = (params["lora"][f"lora_{name}"] for name in "ab")
+  return {
+    "kernel": (inputs, params["kernel"]),
+    "lora/lora_a": (inputs, first),
+    "lora/lora_b": (inputs @ first, second),
+  }
 
 
-def test_low_rank_adaptation():
-  layer = nnx.LoRALinear(
-    DIM,
-    3,
-    lora_rank=2,
-    b_initializer=nnx.initializers.normal(1.0),
-    rngs=nnx.Rngs(0),
-  )
-
-  def by_hand(params, inputs):
-    first, second = (params["lora"][f"lora_{name}"] for name in "ab")
-    return {
-      "kernel": (inputs, params["kernel"]),
-      "lora/lora_a": (inputs, first),
-      "lora/lora_b": (inputs @ first, second),
-    }
-
-  _check_after(layer, by_hand, INPUTS)
-
-
-def test_attention():
-  layer = nnx.MultiHeadAttention(
-    2, DIM, qkv_features=6, decode=False, use_bias=False, rngs=nnx.Rngs(0)
-  )
-
-  def by_hand(params, inputs):
-    heads = {
-      name: jnp.einsum("bsd,dhk->bshk", inputs, params[name]["kernel"])
-      for name in ("query", "key", "value")
-    }
-    mixed = nnx.dot_product_attention(*heads.values())
-    return {
-      **{
-        f"{name}/kernel": (inputs, params[name]["kernel"].reshape(DIM, -1))
-        for name in heads
-      },
-      "out/kernel": (
-        mixed.reshape(*mixed.shape[:2], -1),
-        params["out"]["kernel"].reshape(-1, DIM),
-      ),
-    }
-
-  _check_after(layer, by_hand, TOKENS)
+# Each makes a layer for random numbers; beside it stands the same by hand.
+LAYERS = {
+  "batch axis": (
+    functools.partial(nnx.LinearGeneral, DIM, 3, batch_axis={0: 2}),
+    lambda params, inputs: {
+      f"kernel[{i}]": (inputs[i], params["kernel"][i]) for i in range(2)
+    },
+  ),
+  "einsum": (
+    functools.partial(nnx.Einsum, "abc,dc->abd", (3, DIM)),
+    lambda params, inputs: {"kernel": (inputs, params["kernel"].T)},
+  ),
+  "low-rank adaptation": (
+    functools.partial(
+      nnx.LoRALinear,
+      DIM,
+      3,
+      lora_rank=2,
+      b_initializer=nnx.initializers.normal(1.0),
+    ),
+    _layers_of_adaptation,
+  ),
+  "attention": (
+    functools.partial(
+      nnx.MultiHeadAttention,
+      2,
+      DIM,
+      qkv_features=6,
+      decode=False,
+      use_bias=False,
+    ),
+    functools.partial(by_hand.attention, nnx.dot_product_attention),
+  ),
+  "simple recurrent cell": (
+    lambda rngs: nnx.RNN(nnx.SimpleCell(DIM, 3, rngs=rngs), rngs=rngs),
+    functools.partial(by_hand.simple_cell, ("dense_i", "dense_h")),
+  ),
+}
 
 
-def test_simple_recurrent_cell():
-  layer = nnx.RNN(nnx.SimpleCell(DIM, 3, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))
-
-  def by_hand(params, inputs):
-    cell = params["cell"]
-    hidden = jnp.zeros((len(inputs), 3))
-    before = []
-    for step in range(inputs.shape[1]):
-      before.append(hidden)
-      hidden = jnp.tanh(
-        _dense(cell["dense_i"], inputs[:, step])
-        + hidden @ cell["dense_h"]["kernel"]
-      )
-    return {
-      "cell/dense_i/kernel": (inputs, cell["dense_i"]["kernel"]),
-      "cell/dense_h/kernel": (
-        jnp.concatenate(before),
-        cell["dense_h"]["kernel"],
-      ),
-    }
-
-  _check_after(layer, by_hand, TOKENS)
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers(name):
+  make, layers_of = LAYERS[name]
+  _check_after(make(rngs=nnx.Rngs(0)), layers_of, TOKENS)
 
 
 @pytest.mark.parametrize(
@@ -514,21 +411,14 @@ class Training(nnx.Module):
 
 def _training_loss(model, inputs):
   logits, layers = model(inputs)
-  return _loss(logits), layers
+  return loss_of(logits), layers
 
 
 @pytest.mark.parametrize("dtype", (jnp.float32, jnp.bfloat16))
 def test_state_and_draws_are_those_of_the_model(dtype):
-  check(
-    _training_loss,
-    Training(dtype=dtype),
-    INPUTS,
-    raw=["fc1/kernel"],
-    jit=_jit,
-    value_and_grad=_value_and_grad,
-    copy=nnx.clone,
-    tolerance=1e-6 if dtype == jnp.float32 else 1e-2,
-  )
+  tolerance = 1e-6 if dtype == jnp.float32 else 1e-2
+  model = Training(dtype=dtype)
+  _check(_training_loss, model, INPUTS, raw=["fc1/kernel"], tolerance=tolerance)
 
 
 def test_training_updates_all_state():
@@ -620,7 +510,7 @@ def test_transformations_of_jax_with_the_model_merged_inside():
   graph, state = nnx.split(Lifted(_call))
 
   def loss_fn(state, inputs):
-    return _loss(nnx.merge(graph, state)(inputs))
+    return loss_of(nnx.merge(graph, state)(inputs))
 
   def penalties(state):
     return bean_jax.penalties(loss_fn)(state, INPUTS)[1]
@@ -629,14 +519,14 @@ def test_transformations_of_jax_with_the_model_merged_inside():
   of_all = jax.jit(jax.vmap(penalties))(members)
   assert set(of_all) == {"lifted/fc/kernel", "last/kernel"}
   for index in range(2):
-    one = jax.jit(penalties)(_at(members, index))
-    assert_close(_at(of_all, index), one)
+    one = jax.jit(penalties)(by_hand.at(members, index))
+    assert_close(by_hand.at(of_all, index), one)
 
 
 def test_several_modules_among_the_arguments():
   def loss_fn(models, teacher, inputs):
     hidden = jnp.tanh(models["body"](inputs))
-    return _loss(models["head"](hidden) - teacher(inputs)), hidden
+    return loss_of(models["head"](hidden) - teacher(inputs)), hidden
 
   models = {
     name: nnx.Linear(DIM, DIM, rngs=nnx.Rngs(i))
@@ -688,7 +578,7 @@ def test_bridges_to_linen():
 
   def loss_fn(params, inputs):
     inputs = jnp.tanh(inputs * params["scale"])
-    return _loss(back.apply({**variables, "params": params["net"]}, inputs))
+    return loss_of(back.apply({**variables, "params": params["net"]}, inputs))
 
   params = {"net": variables["params"], "scale": jnp.float32(2)}
   (found,) = bean_jax.find_layers(loss_fn, params, INPUTS)
@@ -725,4 +615,6 @@ def test_what_cannot_be_had_is_named(lift, reason):
 def test_model_from_outside_of_the_trace():
   model = Lifted(_call)
   with pytest.raises(ValueError, match="not closed over"):
-    bean_jax.regularize(lambda inputs: _loss(model(inputs)), alpha=1.0)(INPUTS)
+    bean_jax.regularize(lambda inputs: loss_of(model(inputs)), alpha=1.0)(
+      INPUTS
+    )
