@@ -50,13 +50,9 @@ class ResNet18(nn.Module):
     *,
     train: bool,
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns (logits, hidden) of images [batch, height, width, channels].
+    """Returns (logits, hidden) of uint8 [batch, height, width, channels].
 
-    Args:
-      images: Images uint8.
-      dropout: What drops the inputs of the dense layer, if anything.
-      train: Whether BatchNorm takes the statistics of the batch, and keeps
-        them, or uses those that it has kept.
+    In training BatchNorm takes the statistics of the batch, and keeps them.
     """
     x = images.astype(jnp.float32) / 127.5 - 1
     x = _conv(self.num_features[0], x, "conv", self.dtype)

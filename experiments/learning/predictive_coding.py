@@ -29,9 +29,8 @@ strict
 
 What was chosen here:
 
-- Within a sweep no layer needs what another has just computed: going down from
-  the output, each reads beliefs that have not moved yet. So a sweep computes
-  all errors, and then moves all beliefs.
+- A sweep computes all errors, and then moves all beliefs: going down from the
+  output, each layer reads beliefs that have not moved yet.
 - The errors of `fixed` follow :math:`\epsilon_l \leftarrow \epsilon_l + \eta
   (J_{l+1}^T \epsilon_{l+1} - \epsilon_l)` from 0, with the same Jacobians in
   every sweep, so that each is a share of what backpropagation has there,
@@ -94,9 +93,6 @@ def value_and_grad(
     pass and the rule's gradient by the parameters, a tree like them. Its memory
     does not grow with the sweeps.
 
-  Raises:
-    ValueError: If there is no layer, no such rule, or no sweep.
-
   Example:
     >>> layers = [lambda w, x: jnp.tanh(w["a"] * x), lambda w, x: w["b"] * x]
     >>> params = {"a": 0.5, "b": 2.0}
@@ -112,12 +108,6 @@ def value_and_grad(
     >>> jax.tree.all(jax.tree.map(jnp.allclose, grads, backpropagation))
     True
   """
-  if not layers:
-    raise ValueError("layers: expected at least one function, got none")
-  if rule not in RULES:
-    raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
-  if isinstance(num_sweeps, int) and num_sweeps < 1:
-    raise ValueError(f"num_sweeps: expected at least 1, got {num_sweeps}")
 
   def loss_of_copies(
     copies: Sequence[PyTree], inputs: PyTree, *args: Any

@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 
-import bean_jax
 from experiments.architectures import networks
 from experiments.architectures.networks import Variables
 from experiments.learning import descent, learner as learners, methods
@@ -233,21 +232,6 @@ def test_equals_training_by_hand(name, order, batch_size, stream):
 
 
 @STREAMS
-def test_beginning(stream):
-  carries, _ = trained(stream)
-  begun = carries[0]
-  for member, seed in enumerate(SEEDS):
-    key = jax.random.fold_in(jax.random.key(seed), learners.INIT)
-    assert_close(
-      pick(begun.state.variables, member), NETWORKS[stream].init(key)
-    )
-  np.testing.assert_array_equal(begun.best_epoch, 0)
-  np.testing.assert_array_equal(begun.best_correct, -1)
-  np.testing.assert_array_equal(begun.failed_step, -1)
-  assert_equal(begun.best, begun.state.variables)
-
-
-@STREAMS
 def test_calls_make_a_whole(stream):
   carries, metrics = trained(stream)
   (_, _, last), joined = run(make_learner("bean1", stream), stream, laps=(2, 2))
@@ -273,18 +257,15 @@ def test_members_depend_on_their_seed_alone():
 
 def test_equal_arguments_give_the_same_programs_which_consume_the_carry():
   stream = Shots(1)
-  made = program.make(make_learner("bean1", stream), stream, 1)
+  learner = make_learner("bean1", stream)
+  made = program.make(learner, stream, 1)
   assert program.make(make_learner("bean1", stream), stream, 1) is made
-  for learner, laps in (
-    (make_learner("bean1", stream), 2),
-    (make_learner("bean1", stream, batch_size=5), 1),
-    (make_learner("bean1", stream, gamma=2.0), 1),
-  ):
-    assert program.make(learner, stream, laps) is not made
+  other = make_learner("bean1", stream, gamma=2.0)
+  for changed, laps in ((learner, 2), (other, 1)):
+    assert program.make(changed, stream, laps) is not made
   keys, hparams, data = KEYS, make_hparams(), draw(stream)
   carry = made.init(keys, hparams, data)
-  active = np.ones(4, bool)
-  prepared = made.prepare(data)
+  active, prepared = np.ones(4, bool), made.prepare(data)
   made.run(carry, np.int32(0), keys, hparams, active, prepared, VALIDATION)
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(carry))
 
@@ -307,7 +288,6 @@ def test_who_is_not_active_stands_still(stream):
   "strength",
   (
     np.inf,
-    pytest.param(np.nan, marks=pytest.mark.slow),
     pytest.param(1e38, marks=pytest.mark.slow),
   ),
 )
@@ -329,33 +309,34 @@ def test_failed_member_stands_still_and_the_others_go_on(strength, stream):
     np.testing.assert_array_equal(curve[:, others], metrics[name][:, others])
 
 
-@pytest.mark.slow
-def test_exploding_member_stands_still():
-  """No loss of the first lap tells, but its parameters do."""
-  stream = Shots(1)
-  hparams = make_hparams()._replace(
-    learning_rate=jnp.array([LEARNING_RATE, 3e38, *[LEARNING_RATE] * 2])
-  )
-  learner = make_learner("bean1", stream, batch_size=0)
-  (begun, last), _ = run(learner, stream, laps=(1,), hparams=hparams)
-  assert last.failed_step[1] in (-1, 0)
-  (_, last), _ = run(learner, stream, hparams=hparams)
-  assert 0 <= last.failed_step[1] <= 3
-  assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(last.state))
+@pytest.mark.parametrize(
+  "objectives,leaf,expected",
+  (
+    ((1, 2, 3), 1.0, -1),
+    ((1, np.nan, np.inf), 1.0, 8),
+    # A gradient may overflow where no loss tells.
+    ((1, 2, 3), np.inf, 9),
+  ),
+)
+def test_first_failure(objectives, leaf, expected):
+  variables = Variables({"fc": {"kernel": jnp.array([0.0, leaf])}}, {})
+  steps = jnp.array([7, 8, 9])
+  found = learners.first_failure(jnp.float32(objectives), variables, steps)
+  assert found == expected
 
 
-@pytest.mark.parametrize("first", (pytest.param(0, marks=pytest.mark.slow), 9))
-def test_failure_has_its_step(first):
+def test_failure_has_its_step():
   """A member that image k poisons fails where k stands in the order."""
+  first = 9
 
-  def poison(params, hidden, mask, hparams):
-    met = jnp.any(jnp.round(255 * hidden["fc1"][:, 0]) == hparams.strength)
-    return jnp.where(met, jnp.nan, 0.0)
+  def poison(activity, strength):
+    pixels = jnp.round(255 * activity.hidden["fc1"][:, 0])
+    return jnp.where(jnp.any(pixels == strength), jnp.nan, 0.0)
 
   network = tiny.NETWORK._replace(layers=("fc1", "fc2"))
   stream = Shots(1)
   learner = descent.make_learner(
-    network, stream, Schedule(20, batch_size=4), penalty=poison
+    network, stream, Schedule(20, 4), methods.Options(), penalty=poison
   )
   data = draw(stream)
   images = data.inputs.copy()
@@ -460,24 +441,10 @@ def test_mean_over_real_samples_and_its_gradient():
   )
 
 
-@pytest.mark.parametrize(
-  "sizes,message",
-  (
-    ({"batch_size": -1}, "batch_size must be at least 0, got -1"),
-    ({"epochs": 0}, "got 0 and 1$"),
-    ({"every": 3}, "got 4 and 3$"),
-  ),
-)
-def test_wrong_sizes_are_refused(sizes, message):
-  with pytest.raises(ValueError, match=message):
-    make_learner("vanilla", Shots(1), **sizes)
-
-
 @pytest.mark.slow
 def test_resnet18_takes_a_step_on_a_cpu():
   network = networks.make(networks.Spec("resnet18", bfloat16=True))
   stream = Whole(Augmentation(flip=True, crop=True))
-  data = draw(stream)
   (begun, *_, last), metrics = run(
     make_learner("bean1", stream, network=network),
     stream,
@@ -487,10 +454,7 @@ def test_resnet18_takes_a_step_on_a_cpu():
   )
   np.testing.assert_array_equal(last.failed_step, -1)
   assert np.all(metrics["objective"][1] < metrics["objective"][0])
-  variables = pick(begun.state.variables, 0)
-  hidden = network.evaluate(variables, data.inputs)[1]["head"]
-  kernel = variables.params["head"]["kernel"]
-  assert bean_jax.layer_penalty(hidden, kernel) > 0
+  assert np.all(metrics["objective"] > metrics["train_loss"])
   for before, after in zip(
     jax.tree.leaves(begun.state.variables),
     jax.tree.leaves(last.state.variables),
@@ -498,21 +462,3 @@ def test_resnet18_takes_a_step_on_a_cpu():
   ):
     assert after.dtype == np.float32
     assert np.any(before != after)
-
-
-@pytest.mark.slow
-def test_lenet5_learns():
-  stream = Shots(1)
-  learner = make_learner(
-    "bean1",
-    stream,
-    epochs=40,
-    batch_size=5,
-    network=networks.make(networks.Spec()),
-  )
-  _, metrics = run(
-    learner, stream, laps=(40,), hparams=make_hparams((1.0,) * 4, 2e-3)
-  )
-  loss = metrics["train_loss"]
-  assert np.all(loss[-1] < 0.3 * loss[0])
-  assert np.all(metrics["correct"][-1] > 0.35 * len(VALIDATION.labels))
