@@ -80,13 +80,7 @@ class Spec(NamedTuple):
 def dense_kernels(
   params: PyTree, layers: Sequence[str]
 ) -> dict[str, jax.Array]:
-  """Picks the kernels {layer: [n, m]} of dense layers.
-
-  Example:
-    >>> params = {"fc": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
-    >>> dense_kernels(params, ["fc"])["fc"].shape
-    (2, 3)
-  """
+  """Picks the kernels {layer: [n, m]} of dense layers."""
   return {layer: params[layer]["kernel"] for layer in layers}
 
 

@@ -60,7 +60,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 import optax
 
 from experiments.architectures.networks import Network, Variables
@@ -98,47 +97,6 @@ class Rule(NamedTuple):
   size: float = 0.01
   competition: bool = True
   nonnegative: bool = True
-
-
-def winners(drives: ArrayLike) -> jax.Array:
-  """Returns y of drives a [batch, units]: 1 for who wins, more in a tie."""
-  drives = jnp.asarray(drives)
-  number = max(1, round(SHARE * drives.shape[1]))
-  least = jnp.min(jax.lax.top_k(drives, number)[0], axis=1, keepdims=True)
-  return (drives >= least).astype(drives.dtype)
-
-
-def hebbian_change(
-  kernel: ArrayLike,
-  inputs: ArrayLike,
-  wins: ArrayLike,
-  *,
-  cost: ArrayLike,
-  where: ArrayLike | None = None,
-) -> jax.Array:
-  """Computes where a batch moves hidden weights, per unit of the rate.
-
-  Args:
-    kernel: W, transposed [n, units].
-    inputs: Images [batch, n].
-    wins: y [batch, units].
-    cost: lambda.
-    where: Real images [batch], or None if all are.
-
-  Returns:
-    The mean of y ((v - lambda) / max(|v|, 1) - W) [n, units].
-
-  Example:
-    >>> image, wins = jnp.array([[2.0, 0.0]]), jnp.array([[1.0, 1.0]])
-    >>> hebbian_change(jnp.zeros((2, 2)), image, wins, cost=1.0).tolist()
-    [[0.5, 0.5], [-0.5, -0.5]]
-  """
-  kernel, inputs, wins = map(jnp.asarray, (kernel, inputs, wins))
-  real = jnp.ones(len(inputs)) if where is None else jnp.asarray(where)
-  wins *= real[:, None] / jnp.sum(real)
-  norms = jnp.linalg.norm(inputs, axis=1, keepdims=True)
-  targets = (inputs - cost) / jnp.maximum(norms, 1)
-  return targets.T @ wins - jnp.sum(wins, axis=0) * kernel
 
 
 def perturbation_gradient(
@@ -231,15 +189,22 @@ def learn_hidden(
   mask: jax.Array | None,
   cost: jax.Array,
 ) -> dict[str, jax.Array]:
-  """Returns the hidden layer after a batch of images."""
+  """Returns the hidden layer, kernel [n, units], after images [batch, n]."""
   kernel, bias = layer["kernel"], layer["bias"]
   drives = inputs @ kernel + bias
-  active = (drives > 0).astype(drives.dtype)
-  wins = winners(drives) if rule.competition else active
-  kernel += RATE * hebbian_change(kernel, inputs, wins, cost=cost, where=mask)
+  wins = active = (drives > 0).astype(drives.dtype)
+  if rule.competition:
+    number = max(1, round(SHARE * drives.shape[1]))
+    # If there are ties, more units win.
+    least = jnp.min(jax.lax.top_k(drives, number)[0], axis=1, keepdims=True)
+    wins = (drives >= least).astype(drives.dtype)
+  real = jnp.ones(len(inputs)) if mask is None else mask
+  weights = real[:, None] / jnp.sum(real)
+  won, fired = (jnp.sum(weights * y, axis=0) for y in (wins, active))
+  norms = jnp.linalg.norm(inputs, axis=1, keepdims=True)
+  targets = (inputs - cost) / jnp.maximum(norms, 1)
+  kernel += RATE * (targets.T @ (weights * wins) - won * kernel)
   if rule.nonnegative:
     kernel = jnp.maximum(kernel, 0)
-  where = None if mask is None else mask[:, None]
-  won, fired = (jnp.mean(y, axis=0, where=where) for y in (wins, active))
   bias += rule.bias_rate * (2 * SHARE - won - jnp.mean(fired))
   return {"kernel": kernel, "bias": bias}

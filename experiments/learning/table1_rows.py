@@ -53,17 +53,24 @@ def _weight_decay(
   return make(network, stream, schedule, options)
 
 
+def _penalized(
+  title: str,
+  hparam: str,
+  grid: tuple[float, ...],
+  penalty: descent.Penalty,
+  options: tuple[str, ...] = (),
+  **fields: Any,
+) -> Method:
+  make = of_loss(penalty=penalty)
+  return Method(title, hparam, grid, options, make, **fields)
+
+
 def _bean(
   title: str, order: int, grid: tuple[float, ...], *, frozen: bool = False
 ) -> Method:
-  return Method(
-    title,
-    "alpha",
-    grid,
-    BEAN_OPTIONS,
-    of_loss(penalty=penalties.bean(order, frozen=frozen)),
-    step_cost=8 if order == 1 else 40,
-  )
+  penalty = penalties.bean(order, frozen=frozen)
+  cost = 8 if order == 1 else 40
+  return _penalized(title, "alpha", grid, penalty, BEAN_OPTIONS, step_cost=cost)
 
 
 def _with_dropout(method: Method) -> Method:
@@ -74,12 +81,10 @@ def _with_dropout(method: Method) -> Method:
   )
 
 
-_CONSTANT = Method(
-  "BEAN-1, A constant",
-  "alpha",
-  _LOWER_ALPHAS1,
-  _CONSTANT_OPTIONS,
-  of_loss(penalty=penalties.bean_without_wiring(penalties.constant_divergence)),
+_RANDOM_A = penalties.bean_without_wiring(penalties.random_divergence)
+_CONSTANT_A = penalties.bean_without_wiring(penalties.constant_divergence)
+_CONSTANT = _penalized(
+  "BEAN-1, A constant", "alpha", _LOWER_ALPHAS1, _CONSTANT_A, _CONSTANT_OPTIONS
 )
 
 ROWS = {
@@ -99,13 +104,7 @@ ROWS = {
     ("decoupled_decay",),
     _weight_decay,
   ),
-  "l1": Method(
-    "l1",
-    "l1",
-    (1e-6, 1e-5, 1e-4, 1e-3, 1e-2),
-    (),
-    of_loss(penalty=penalties.l1),
-  ),
+  "l1": _penalized("l1", "l1", (1e-6, 1e-5, 1e-4, 1e-3, 1e-2), penalties.l1),
   "imitation": Method(
     "Imitation networks",
     "ascent_rate",
@@ -122,19 +121,14 @@ ROWS = {
   "vanilla10": Method(
     "Vanilla, batches of 10", None, (0.0,), (), of_loss(), batch=10
   ),
-  "group_lasso": Method(
-    "Group lasso",
-    "lasso",
-    (1e-5, 1e-4, 1e-3, 1e-2),
-    (),
-    of_loss(penalty=penalties.group_lasso),
+  "group_lasso": _penalized(
+    "Group lasso", "lasso", (1e-5, 1e-4, 1e-3, 1e-2), penalties.group_lasso
   ),
-  "decov": Method(
+  "decov": _penalized(
     "DeCov",
     "decov",
     (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1),
-    (),
-    of_loss(penalty=penalties.decov),
+    penalties.decov,
     batch=10,
     whole_batch=True,
     step_cost=20,
@@ -142,21 +136,21 @@ ROWS = {
   ),
   "bean1_frozen": _bean("BEAN-1, A frozen", 1, BEAN1_ALPHAS, frozen=True),
   "bean2_frozen": _bean("BEAN-2, A frozen", 2, _LOWER_ALPHAS2, frozen=True),
-  "bean1_random": Method(
+  "bean1_random": _penalized(
     "BEAN-1, A random",
     "alpha",
     BEAN1_ALPHAS,
+    _RANDOM_A,
     BEAN_OPTIONS,
-    of_loss(penalty=penalties.bean_without_wiring(penalties.random_divergence)),
     step_cost=30,
   ),
   "bean1_constant": _CONSTANT,
-  "mean_square": Method(
+  "mean_square": _penalized(
     "Mean square of activations",
     "activity",
     (1e-3, 1e-2, 0.1, 1.0, 10.0),
+    penalties.mean_square,
     ("layers",),
-    of_loss(penalty=penalties.mean_square),
   ),
   "bean1_dropout": _with_dropout(
     _bean("BEAN-1 and dropout", 1, _LOWER_ALPHAS1)

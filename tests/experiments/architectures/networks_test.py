@@ -13,7 +13,10 @@ from tests.experiments import tiny
 
 @pytest.fixture(scope="module")
 def images():
-  return datasets.load("digits").test.images[:7]
+  digits = datasets.load("digits").test.images[:7]
+  # Some black on white, so that an untrained network tells them apart.
+  inverted = np.arange(7).reshape(7, 1, 1, 1) % 3 == 0
+  return np.where(inverted, 255 - digits, digits)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +81,7 @@ def test_predict_takes_the_largest_logit_of_each_member(
   for index in range(3):
     logits, _ = tiny.NORMED.evaluate(member(population, index), images)
     np.testing.assert_array_equal(classes[index], logits.argmax(axis=1))
-  assert len(np.unique(classes, axis=0)) == 3
+  assert all(len(np.unique(row)) > 1 for row in classes)
 
 
 def test_resnet18_is_made_for_its_images():

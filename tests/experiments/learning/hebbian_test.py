@@ -76,12 +76,11 @@ def test_hidden_layer_is_that_of_the_definition(competition, nonnegative):
 
 def test_a_unit_comes_to_its_image_less_the_cost():
   image = np.array([[0.9, 0.2, 0.0, 0.8]])
-  kernel, wins = jnp.full((4, 1), 0.5), jnp.ones((1, 1))
+  layer = {"kernel": jnp.full((4, 1), 0.5), "bias": jnp.zeros(1)}
   for _ in range(200):
-    change = hebbian.hebbian_change(kernel, image, wins, cost=0.3)
-    kernel = jnp.maximum(kernel + 0.1 * change, 0)
+    layer = hebbian.learn_hidden(Rule(bias_rate=0.0), layer, image, None, 0.3)
   expected = np.maximum(image[0] - 0.3, 0) / np.linalg.norm(image)
-  np.testing.assert_allclose(kernel[:, 0], expected, atol=1e-6)
+  np.testing.assert_allclose(layer["kernel"][:, 0], expected, atol=1e-6)
 
 
 def test_perturbation_is_that_of_the_definition():
