@@ -10,6 +10,7 @@ from experiments import datasets
 from experiments.architectures import models, networks
 from experiments.architectures.dropout import Dropout
 from experiments.architectures.networks import Variables
+from tests.experiments.members import pick
 
 # Number of inputs of a unit, whose root bounds its initial parameters.
 FAN_IN = {
@@ -40,10 +41,6 @@ def images():
   digits = datasets.load("digits").test.images[::200]
   noise = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), np.uint8)
   return np.concatenate([digits, noise])
-
-
-def member(params, index):
-  return jax.tree.map(lambda leaf: leaf[index], params)
 
 
 def max_pool(x):
@@ -105,7 +102,7 @@ def test_initial_parameters_fill_the_range_of_the_fan_in(name, population):
 @every_network
 def test_hidden_enter_their_layers(name, population, images):
   network = NETWORKS[name]
-  params = member(population[name], 0)
+  params = pick(population[name], 0)
   (logits, hidden), batch_stats = jax.jit(network.apply)(
     Variables(params, {}), network.prepare(images)
   )
@@ -130,7 +127,7 @@ def test_hidden_enter_their_layers(name, population, images):
 
 @pytest.mark.parametrize("which", ("module", "apply", "evaluate"))
 def test_lenet5_equals_its_definition(which, population, images):
-  params = member(population["lenet5"], 1)
+  params = pick(population["lenet5"], 1)
   variables, network = Variables(params, {}), NETWORKS["lenet5"]
   if which == "module":
     logits, hidden = jax.jit(models.LeNet5().apply)({"params": params}, images)

@@ -8,7 +8,7 @@ from scipy import stats
 
 from experiments import datasets
 from experiments.architectures import networks
-from tests.experiments import tiny
+from tests.experiments import members, tiny
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,6 @@ def population():
   """Variables of three tiny networks with BatchNorm."""
   init = jax.jit(jax.vmap(tiny.NORMED.init))
   return init(jax.vmap(jax.random.key)(jnp.arange(3)))
-
-
-def member(tree, index):
-  return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 def test_dense_layers_whose_inputs_are_units():
@@ -55,7 +51,7 @@ def test_dense_kernels_are_in_the_order_of_the_layers():
 
 
 def test_training_and_evaluation_differ_by_the_statistics(population, images):
-  variables = member(population, 0)
+  variables = members.pick(population, 0)
   (logits, _), batch_stats = tiny.NORMED.apply(variables, images, None)
   evaluated, _ = tiny.NORMED.evaluate(variables, images)
   assert np.abs(logits - evaluated).max() > 0.1
@@ -79,7 +75,7 @@ def test_predict_takes_the_largest_logit_of_each_member(
   classes = jax.jit(tiny.NORMED.predict)(population, images)
   assert classes.shape == (3, 7)
   for index in range(3):
-    logits, _ = tiny.NORMED.evaluate(member(population, index), images)
+    logits, _ = tiny.NORMED.evaluate(members.pick(population, index), images)
     np.testing.assert_array_equal(classes[index], logits.argmax(axis=1))
   assert all(len(np.unique(row)) > 1 for row in classes)
 

@@ -11,7 +11,7 @@ from experiments.architectures import networks
 from experiments.learning import chains, descent
 from experiments.learning.learner import Hparams, Samples
 from experiments.learning.streams import Batch
-from tests.experiments import tiny
+from tests.experiments import members, tiny
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1), np.uint8)
 LABELS = np.array([3, 1, 4, 1])
@@ -78,21 +78,15 @@ def gradients(rule, network=tiny.NETWORK, rate=0.3):
   )
 
 
-def assert_close(actual, expected):
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-    actual,
-    expected,
-  )
-
-
 @pytest.mark.parametrize("rule", ("fixed", "strict"))
 def test_gradients_are_means_over_samples(rule):
   run = gradients(rule)
   singles = [run([row]) for row in range(3)]
   mean = jax.tree.map(lambda *leaves: sum(leaves) / 3, *singles)
-  assert_close(run([0, 1, 2]), mean)
-  assert_close(run([0, 3, 1, 2], mask=np.array([1, 0, 1, 1], bool)), mean)
+  members.assert_close(run([0, 1, 2]), mean)
+  members.assert_close(
+    run([0, 3, 1, 2], mask=np.array([1, 0, 1, 1], bool)), mean
+  )
 
 
 @pytest.mark.parametrize("rule", ("exact", "fixed"))
@@ -108,8 +102,7 @@ def test_exact_gradients_are_those_of_descent(rule):
       *variables, batch, Hparams(0.1, 0.1)
     )
     found = gradients(rule, network, rate=1.0)(range(4))
-    assert_close(found, expected)
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    members.assert_close(found, expected)
 
 
 def test_examples_of_docstrings():

@@ -14,7 +14,7 @@ from experiments.learning.competing_units import Rule
 from experiments.learning.learner import Hparams, Samples, Schedule
 from experiments.learning.options import Options
 from experiments.learning.streams import Augmentation, Whole
-from tests.experiments import tiny
+from tests.experiments import members, tiny
 
 GENERATOR = np.random.default_rng(0)
 WEIGHTS = GENERATOR.normal(size=(6, 5))
@@ -138,16 +138,8 @@ def train(
   made = competing_units.make_learner(
     NETWORK, stream, Schedule(60, batch_size, 20), OPTIONS, rule
   )
-  keys = jax.vmap(jax.random.key)(jnp.array([3, 3], jnp.uint32))
   hparams = Hparams(jnp.array(rates), jnp.array(strengths))
-  init = jax.vmap(made.init, (0, 0, None))
-  run = jax.jit(jax.vmap(made.lap, (0, None, 0, 0, None)))
-  states, reports = [init(keys, hparams, SAMPLES)], []
-  for number in range(made.num_laps):
-    state, report = run(states[-1], jnp.int32(number), keys, hparams, SAMPLES)
-    states.append(state)
-    reports.append(report)
-  return made, states, reports
+  return made, *members.train_pair(made, hparams, SAMPLES)
 
 
 @pytest.mark.parametrize("nonnegative", (False, True))

@@ -13,7 +13,7 @@ from experiments.learning.hebbian import Rule
 from experiments.learning.learner import Hparams, Samples, Schedule
 from experiments.learning.options import Options
 from experiments.learning.streams import Shots, Whole
-from tests.experiments import tiny
+from tests.experiments import members, tiny
 
 GENERATOR = np.random.default_rng(0)
 NUM_UNITS = 24
@@ -131,15 +131,9 @@ def train(name, rates=(5e-3, 5e-3), costs=(0.1, 0.0), num_laps=3):
   made = methods.METHODS[name].make(
     tiny.NETWORK, Whole(), schedule, methods.Options()
   )
-  keys = jax.vmap(jax.random.key)(jnp.array([3, 3], jnp.uint32))
   hparams = Hparams(jnp.array(rates), jnp.array(costs))
-  state = jax.vmap(made.init, (0, 0, None))(keys, hparams, SAMPLES)
-  run = jax.jit(jax.vmap(made.lap, (0, None, 0, 0, None)))
-  reports = []
-  for number in range(num_laps):
-    state, report = run(state, jnp.int32(number), keys, hparams, SAMPLES)
-    reports.append(report)
-  return state.variables.params, reports
+  states, reports = members.train_pair(made, hparams, SAMPLES, num_laps)
+  return states[-1].variables.params, reports
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from experiments.learning import (
 from experiments.learning.learner import Hparams, Samples
 from experiments.learning.options import Options
 from experiments.learning.streams import Shots
-from experiments.population import program
-from tests.experiments import tiny
+from tests.experiments import members, tiny
+from tests.experiments.members import assert_close, assert_equal, pick
 
 # Tests run on two devices, among which members are dealt out.
 SEEDS = (0, 1, 2, 3)
@@ -51,37 +51,22 @@ def run(options=OPTIONS, *, hparams=None, num_shots=1, first=0):
   made = imitation.make_learner(
     NETWORK, stream, imitation.schedule(options), options
   )
-  # One program for all periods, whichever is the first.
-  programs = program.make(made, stream, 1)
-  keys = jax.vmap(jax.random.key)(jnp.array(SEEDS, jnp.uint32))
-  hparams = make_hparams() if hparams is None else hparams
-  data = draw(num_shots)
-  carry, curves = programs.init(keys, hparams, data), []
-  for lap in range(first, made.num_laps):
-    carry, metrics = programs.run(
-      carry,
-      np.int32(lap),
-      keys,
-      hparams,
-      np.ones(4, bool),
-      programs.prepare(data),
-      VALIDATION,
-    )
-    curves.append(jax.device_get(metrics))
-  curves = jax.tree.map(lambda *laps: np.concatenate(laps), *curves)
-  return jax.device_get(carry), curves
+  (*_, carry), curves = members.train(
+    made,
+    stream,
+    draw(num_shots),
+    VALIDATION,
+    seeds=SEEDS,
+    hparams=hparams or make_hparams(),
+    # One program for all periods, whichever is the first.
+    laps=(1,) * (made.num_laps - first),
+    first=first,
+  )
+  return carry, curves
 
 
 # What becomes of members that do not fail.
 healthy = functools.cache(run)
-
-
-def pick(tree, index):
-  return jax.tree.map(lambda leaf: leaf[index], tree)
-
-
-def assert_equal(actual, expected):
-  jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 @jax.jit
@@ -262,11 +247,7 @@ def test_equals_training_by_hand():
     classes = logits_of(params, VALIDATION.inputs).argmax(axis=-1)
     correct.append(np.sum(classes == VALIDATION.labels))
   variables, memory = pick(carry.state, row)
-  jax.tree.map(
-    functools.partial(np.testing.assert_allclose, atol=5e-3),
-    variables.params,
-    params,
-  )
+  assert_close(variables.params, params, atol=5e-3)
   np.testing.assert_array_equal(curves["correct"][:, row], correct)
   assert carry.best_epoch[row] == 2 * (int(np.argmax(correct)) + 1)
   # Rounded to whole numbers, a pixel may fall on either side.
@@ -303,11 +284,7 @@ def test_failed_member_stands_still_and_the_others_go_on(strange):
   # Two programs, whose roundings may differ.
   key = jax.random.key(SEEDS[1])
   params = NETWORK.init(jax.random.fold_in(key, learner.INIT)).params
-  jax.tree.map(
-    functools.partial(np.testing.assert_allclose, atol=1e-6),
-    pick(carry.state.variables.params, 1),
-    params,
-  )
+  assert_close(pick(carry.state.variables.params, 1), params)
   # Nor do its pseudo examples move.
   pairs_key = jax.random.fold_in(key, imitation.PAIRS)
   pseudo = mix(pairs_key, draw().inputs[1], 300)

@@ -15,7 +15,7 @@ from experiments.learning import methods, penalties
 from experiments.learning.learner import Hparams, Samples, Schedule
 from experiments.learning.streams import Batch, Shots
 from experiments.records import results
-from tests.experiments import tiny
+from tests.experiments import members, tiny
 
 DIGITS = tiny.load_digits(20)
 SHOTS, ONCE = Shots(1), Schedule(1)
@@ -137,15 +137,6 @@ def differentiate(function, params, step=1e-5):
   return jax.tree.map(differentiate_leaf, params)
 
 
-def assert_close(actual, expected, rtol=1e-4, atol=1e-6):
-  assert jax.tree.structure(actual) == jax.tree.structure(expected)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol),
-    actual,
-    expected,
-  )
-
-
 def naive_bean(
   params, hidden, *, order, gamma=1.0, distance="squared", units="code"
 ):
@@ -256,7 +247,7 @@ def test_penalty_and_gradient_are_those_of_the_definition(name, masked, params):
   assert expected > 0.05
   np.testing.assert_allclose(value, expected, rtol=1e-5)
   slopes = differentiate(definition, fixed)
-  assert_close(grads, slopes, atol=1e-5 * expected)
+  members.assert_close(grads, slopes, atol=1e-5 * expected)
 
 
 def test_every_penalty_has_a_definition():
@@ -318,7 +309,7 @@ def test_strength_0_is_vanilla(params):
   outcomes = run(params)
   for expected, others in outcomes.values():
     for outcome in others:
-      assert_close(outcome, expected, rtol=1e-5, atol=1e-7)
+      members.assert_close(outcome, expected, rtol=1e-5, atol=1e-7)
   losses = [expected[0][0] for expected, _ in outcomes.values()]
   assert abs(losses[0] - losses[1]) > 1e-3
 
@@ -375,26 +366,6 @@ def test_only_the_listed_options_matter(name, params):
     assert traced(changed) != expected, field
 
 
-def adam_by_hand(grads_fn, params, *, rate, decay=0.0, decoupled=False):
-  """Three steps of torch.optim.Adam(weight_decay=decay), or of AdamW."""
-  leaves, structure = jax.tree.flatten(jax.tree.map(np.float64, params))
-  means, squares = [0.0] * len(leaves), [0.0] * len(leaves)
-  for step in range(1, 4):
-    tree = jax.tree.unflatten(structure, [np.float32(leaf) for leaf in leaves])
-    for place, grad in enumerate(jax.tree.leaves(grads_fn(tree))):
-      grad = np.float64(grad)
-      if decoupled:
-        leaves[place] *= 1 - rate * decay
-      else:
-        grad += decay * leaves[place]
-      means[place] = 0.9 * means[place] + 0.1 * grad
-      squares[place] = 0.999 * squares[place] + 0.001 * grad**2
-      mean = means[place] / (1 - 0.9**step)
-      root = np.sqrt(squares[place] / (1 - 0.999**step))
-      leaves[place] -= rate * mean / (root + 1e-8)
-  return jax.tree.unflatten(structure, leaves)
-
-
 def test_weight_decay_is_that_of_pytorch(params):
   """Of Adam, or of AdamW; for all parameters, biases and convolutions too."""
   hparams, key = Hparams(1e-2, 0.5), jax.random.key(0)
@@ -417,12 +388,12 @@ def test_weight_decay_is_that_of_pytorch(params):
   def grads_fn(params):
     return jax.grad(make_loss("vanilla"), has_aux=True)(params)[0]
 
-  plain = adam_by_hand(grads_fn, params, rate=1e-2)
+  plain = members.adam_by_hand(grads_fn, params, rate=1e-2)
   for decoupled, trained in zip((False, True), train(params), strict=True):
-    expected = adam_by_hand(
+    expected = members.adam_by_hand(
       grads_fn, params, rate=1e-2, decay=0.5, decoupled=decoupled
     )
-    assert_close(trained, expected, rtol=0, atol=1e-5)
+    members.assert_close(trained, expected, rtol=0, atol=1e-5)
     for leaf, other in zip(
       jax.tree.leaves(expected), jax.tree.leaves(plain), strict=True
     ):
@@ -488,7 +459,7 @@ def test_random_a_is_symmetric_of_mean_1_and_has_no_structure():
 def test_evaluation_is_without_dropout_unless_asked_for(name):
   # Instead of classes, what drops neurons.
   network = NETWORK._replace(predict=lambda variables, images, drops=0: drops)
-  keys = jax.vmap(jax.random.key)(jnp.arange(2, dtype=jnp.uint32))
+  keys = members.keys_of(0, 1)
   hparams = Hparams(jnp.zeros(2), jnp.array([0.25, 0.75]))
 
   def drops(**options):
@@ -584,7 +555,7 @@ def test_method_trains_a_population(name):
   grid = methods.METHODS[name].grid
   weak, strong = grid[0], grid[-1]
   seeds = (0, 1, 0)
-  keys = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))
+  keys = members.keys_of(*seeds)
   hparams = Hparams(jnp.full(3, 5e-4), jnp.array((weak, weak, strong)))
   data = jax.tree.map(jnp.asarray, SHOTS.load(DIGITS, seeds))
 
