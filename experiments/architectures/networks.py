@@ -236,11 +236,8 @@ def make(
 ) -> Network:
   """Makes a network, the same object for equal arguments.
 
-  Args:
-    spec: Which.
-    image_shape: Height, width and channels of the images.
-    axis_name: Axis of devices over which BatchNorm takes its statistics in
-      training, if devices share a batch.
+  BatchNorm takes its statistics in training over an axis of devices, if devices
+  share a batch.
 
   Raises:
     ValueError: If there is no such network or initializer, or it does not take

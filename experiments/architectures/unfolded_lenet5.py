@@ -47,15 +47,10 @@ def prepare(images: jax.Array) -> jax.Array:
 def apply(
   params: PyTree, windows: jax.Array, dropout: Dropout | None = None
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Computes the logits of one network, as `models.LeNet5` does.
+  """Computes the logits [n, 10] of one network, as `models.LeNet5` does.
 
-  Args:
-    params: Parameters of `models.LeNet5`.
-    windows: What `prepare` returned for the images, uint8 [n, 196, 36].
-    dropout: What drops outputs of fc1 and fc2, if anything.
-
-  Returns:
-    Logits [n, 10], and the inputs of the dense layers, {layer: [n, features]}.
+  Of windows uint8 [n, 196, 36], as `prepare` makes them; and the inputs of the
+  dense layers, {layer: [n, features]}.
   """
   num_images = windows.shape[0]
   x = windows.reshape(-1, 36).astype(jnp.float32) / 255

@@ -26,14 +26,10 @@ def cut(
 ) -> list[Callable[[PyTree, jax.Array], jax.Array]]:
   """Cuts a network where its dense layers begin.
 
-  Args:
-    network: The network.
-    variables: Its variables; batch statistics are those of the whole chain.
-    inputs: What `Network.prepare` made of images [n, ...].
-
   Returns:
-    Functions of (params, inputs), the first of which takes such `inputs`, each
-    other the outputs of the one before it, and the last returns logits.
+    Functions of (params, inputs), the first of which takes inputs as
+    `Network.prepare` makes them, each other the outputs of the one before it,
+    and the last returns logits. Batch statistics are those of the whole chain.
 
   Raises:
     ValueError: If something passes a dense layer by, as a skip connection does.

@@ -107,16 +107,9 @@ def compete(
   At most two units move for an image, so that a step costs little more than the
   currents do.
 
-  Args:
-    weights: W [units, n].
-    inputs: Images [batch, n].
-    rule: Powers, and whether entries below 0 of what moves are put to 0.
-    step_size: Largest change of a weight.
-    inhibition: Delta.
-    where: Real images [batch], or None if all are.
-
   Returns:
-    W + step_size D / max |D| [units, n]; W if nothing changes.
+    W + step_size D / max |D| for W [units, n] and images [batch, n], with Delta
+    for the inhibition; W if nothing changes. `where` tells real images [batch].
 
   Example:
     >>> image = jnp.array([[1.0, 0.5]])
@@ -224,12 +217,7 @@ def make_learner(
   the loss of the read-out, in both parts. Images that are changed at random are
   changed anew in every lap.
 
-  Args:
-    network: A network of `models.CompetingUnits`.
-    stream: What it sees.
-    schedule: How long it is trained.
-    options: Choices that methods depend on.
-    rule: Powers and rates.
+  The network is one of `models.CompetingUnits`.
   """
   every = schedule.epochs_per_lap
   num_competing = options.competing_epochs // every

@@ -126,16 +126,9 @@ def make_learner(
 ) -> learner.Learner:
   """Makes the learner of a loss.
 
-  Args:
-    network: The network.
-    stream: What a step sees.
-    schedule: How long and in which steps it is trained.
-    options: Choices that methods depend on.
-    penalty: As in `make_objective`.
-    dropout_rate: As in `make_objective`.
-    optimizer: Maps hparams to the optimizer, whose state is the memory.
-    gradient: What makes for a network that which the optimizer is given; None
-      for the gradient of the objective by backpropagation.
+  Penalty and rate of dropout are as in `make_objective`; the state of the
+  optimizer, which it maps hparams to, is the memory. The gradient makes, for a
+  network, what the optimizer is given, in place of backpropagation.
   """
   objective_fn = make_objective(network, penalty, dropout_rate, options)
   if gradient is None:

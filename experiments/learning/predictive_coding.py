@@ -80,13 +80,10 @@ def value_and_grad(
 ) -> Callable[..., tuple[jax.Array, PyTree]]:
   """Makes what stands in for `jax.value_and_grad` of a chain of layers.
 
-  Args:
-    layers: Functions of (params, inputs), from the first to the last. Each
-      returns the inputs of the next, and all are given the same parameters.
-    loss_fn: Maps (outputs of the last layer, *args) to a scalar.
-    rule: One of `RULES`.
-    step_size: Rate of the beliefs, eta; may be traced. `exact` has none.
-    num_sweeps: Sweeps, 1 at least; may be traced. `exact` has none.
+  Layers are functions of (params, inputs), from the first to the last. Each
+  returns the inputs of the next, and all are given the same parameters; the
+  loss is a function of (outputs of the last layer, *args). The rate of the
+  beliefs, eta, and the sweeps, 1 at least, may be traced; `exact` has none.
 
   Returns:
     A function of (params, inputs, *args) that returns the loss of the forward

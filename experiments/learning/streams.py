@@ -239,15 +239,10 @@ def batches(
 ) -> tuple[jax.Array, jax.Array | None]:
   """Draws the order of one epoch's samples.
 
-  Args:
-    key: A key for this epoch.
-    num_samples: Samples there are.
-    batch_size: Samples in a step; 0, or more than there are, means all.
-
-  Returns:
-    Rows [steps, batch], and a mask of the same shape or None if all are real:
-    the last batch is filled up with samples that are masked out. Of all that is
-    computed they enter batch statistics alone.
+  Rows [steps, batch], and a mask of the same shape or None if all are real: the
+  last batch is filled up with samples that are masked out. Of all that is
+  computed they enter batch statistics alone. A size of 0, or more than there
+  are, means all.
   """
   size = min(batch_size or num_samples, num_samples)
   order = jax.random.permutation(key, num_samples)

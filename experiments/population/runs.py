@@ -102,16 +102,9 @@ def train_all(config: Config) -> list[dict]:
 def train(
   config: Config, bar: progress.Bar, *, cheapest_first: bool = False
 ) -> list[dict]:
-  """Trains the cells that are missing and keeps their records.
+  """Trains the cells that are missing; returns the records of all.
 
-  Args:
-    config: The run.
-    bar: Where progress is shown.
-    cheapest_first: Whether cells are trained in the order of their cost, not
-      in that of the run.
-
-  Returns:
-    The records of all cells, in their order.
+  They are trained in the order of the run, or of their cost.
 
   Raises:
     datasets.DatasetError: If the data cannot be had or has too few images.

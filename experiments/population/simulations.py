@@ -70,14 +70,11 @@ def run(
     done: Those among the cells that are skipped. The others give the same bits
       as if all were trained, since chunks keep their width.
     tick: Told of progress.
-    share: Number of this process and of all, which deal the members out among
-      themselves. The first yields all cells, and waits for the others' members
-      in the store; the others yield none.
+    share: Number of this process and of all. The first yields all cells, in
+      their order unless members were in the store, and waits for the others'
+      members there; the others yield none.
     stop_requested: Asked before every call of a program whether to stop, after
       keeping what there is.
-
-  Yields:
-    (cell, Outcome), in the order of the cells unless members were in the store.
 
   Raises:
     datasets.DatasetError: If a class has fewer images than shots.
