@@ -17,7 +17,7 @@ from benchmarks import (
   trainers,
 )
 from experiments.learning import chains
-from experiments.learning.competition import compete
+from experiments.learning.competing_units import Rule, compete
 from experiments.learning.learner import Samples
 from experiments.learning.streams import Batch
 from experiments.machine import devices
@@ -188,7 +188,9 @@ def make_epoch(
   """
 
   def step(weights: jax.Array, batch: jax.Array) -> tuple[jax.Array, None]:
-    return compete(weights, batch, RATE, **RULE), None
+    norm, rank, inhibition = RULE.values()
+    rule = Rule(norm, rank)
+    return compete(weights, batch, rule, RATE, inhibition=inhibition), None
 
   def epoch(weights: jax.Array, batches: jax.Array) -> jax.Array:
     return jax.vmap(lambda one: jax.lax.scan(step, one, batches)[0])(weights)

@@ -31,7 +31,7 @@ from experiments.architectures import networks
 from experiments.command import distributed, flag_groups, parsing, scripts
 from experiments.learning import methods
 from experiments.learning.streams import Shots
-from experiments.machine import processes, progress
+from experiments.machine import processes
 from experiments.population import cells, runs
 from experiments.records import results
 from experiments.tables import markdown, summary
@@ -80,20 +80,12 @@ flag_groups.define_checkpoints(FLAGS, default="none are")
 def run(config: cells.Config) -> None:
   """Trains the missing cells and writes records, table and figures.
 
-  Args:
-    config: The run.
-
   Raises:
     datasets.DatasetError: If the data cannot be had or has too few images.
-    results.ResultError: If the folder holds a record of another configuration
-      or cannot be written. Nothing has been trained then.
+    results.ResultError: If a folder holds a file of another configuration or
+      cannot be written. Nothing has been trained then.
   """
-  missing = runs.missing(config)
-  with progress.bar(
-    total=runs.work(missing),
-    skipped=len(config.cells) - len(missing.cells),
-  ) as bar:
-    records = runs.train(config, bar)
+  records = runs.train_all(config)
   if not processes.is_first():
     return
   results.tell_versions(records)
@@ -106,9 +98,6 @@ def run(config: cells.Config) -> None:
 
 def parse_config() -> cells.Config:
   """Builds the configuration from flags.
-
-  Returns:
-    The run.
 
   Raises:
     parsing.ConfigError: If a flag has a value that cannot be used.

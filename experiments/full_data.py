@@ -43,7 +43,7 @@ from experiments.architectures import networks
 from experiments.command import distributed, flag_groups, parsing, scripts
 from experiments.learning import methods
 from experiments.learning.streams import Augmentation, Whole
-from experiments.machine import processes, progress
+from experiments.machine import processes
 from experiments.population import cells, runs
 from experiments.records import results
 from experiments.tables import markdown, summary
@@ -114,20 +114,12 @@ def run(config: cells.Config) -> None:
 
   The table has all cells of the folder that were trained in the same way.
 
-  Args:
-    config: The run.
-
   Raises:
-    datasets.DatasetError: If the data cannot be had.
+    datasets.DatasetError: If the data cannot be had or has too few images.
     results.ResultError: If a folder holds a file of another configuration or
       cannot be written. Nothing has been trained then.
   """
-  missing = runs.missing(config)
-  with progress.bar(
-    total=runs.work(missing),
-    skipped=len(config.cells) - len(missing.cells),
-  ) as bar:
-    runs.train(config, bar)
+  runs.train_all(config)
   if not processes.is_first():
     return
   records = runs.comparable_records(config)
@@ -148,9 +140,6 @@ def run(config: cells.Config) -> None:
 
 def parse_config() -> cells.Config:
   """Builds the configuration from flags.
-
-  Returns:
-    The run.
 
   Raises:
     parsing.ConfigError: If a flag has a value that cannot be used.

@@ -21,13 +21,8 @@ class Dropout(NamedTuple):
 def drop(x: jax.Array, dropout: Dropout | None, *, place: int) -> jax.Array:
   """Sets entries to 0 at random and scales the others so that means stay.
 
-  Args:
-    x: Activations, of any shape.
-    dropout: Rate and key, or None to change nothing.
-    place: Number of the layer, so that each draws its own.
-
-  Returns:
-    Array of the shape of `x`.
+  Without dropout nothing changes. The place is the number of the layer, so that
+  each draws its own.
 
   Example:
     >>> x = jnp.ones(6)

@@ -22,12 +22,6 @@ def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
 
   Kernels and biases alike; `fan_in` is given, as a bias's shape lacks it.
 
-  Args:
-    fan_in: Number of inputs of a unit.
-
-  Returns:
-    An initializer, a function of (key, shape, dtype).
-
   Example:
     >>> key = jax.random.key(0)
     >>> bool(jnp.all(jnp.abs(fan_in_uniform(4)(key, (100,))) <= 0.5))
@@ -87,14 +81,12 @@ class LeNet5(nn.Module):
 
 
 class MLP(nn.Module):
-  """A multilayer perceptron of ReLU units, with one hidden layer of 500.
+  """A multilayer perceptron of ReLU units, on 784 pixels.
 
-  Other hidden layers can be asked for. The dense layers are called fc1, fc2,
-  and so on.
+  The dense layers are called fc1, fc2, and so on.
   """
 
-  num_inputs: int = 784
-  num_hidden: tuple[int, ...] = (500,)
+  num_hidden: tuple[int, ...]
 
   @nn.compact
   def __call__(
@@ -103,7 +95,7 @@ class MLP(nn.Module):
     """Returns (logits, hidden) of images [batch, ...]."""
     x = images.reshape(images.shape[0], -1).astype(jnp.float32) / 255
     hidden = {"fc1": x}
-    fan_in = self.num_inputs
+    fan_in = 784
     for place, width in enumerate(self.num_hidden):
       x = nn.relu(_dense(width, fan_in, f"fc{place + 1}")(x))
       x = drop(x, dropout, place=place)

@@ -80,20 +80,7 @@ class Spec(NamedTuple):
 def dense_kernels(
   params: PyTree, layers: Sequence[str]
 ) -> dict[str, jax.Array]:
-  """Picks the kernels of dense layers.
-
-  Args:
-    params: Parameters {layer: {"kernel": [n, m], ...}} of a network.
-    layers: Names of its layers.
-
-  Returns:
-    {layer: kernel [n, m]}.
-
-  Example:
-    >>> params = {"fc": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
-    >>> dense_kernels(params, ["fc"])["fc"].shape
-    (2, 3)
-  """
+  """Picks the kernels {layer: [n, m]} of dense layers."""
   return {layer: params[layer]["kernel"] for layer in layers}
 
 
@@ -113,10 +100,8 @@ def from_linen(
     layers: Its dense layers whose inputs are neurons.
     has_stats: Whether it keeps batch statistics, and takes `train=bool` too.
     **fields: Of `Network`, where there is something better than this makes.
-
-  Returns:
-    The network.
   """
+  training = {"train": True} if has_stats else {}
   evaluation = {"train": False} if has_stats else {}
 
   def init(key: jax.Array) -> Variables:
@@ -128,23 +113,17 @@ def from_linen(
   def apply(
     variables: Variables, images: jax.Array, dropout: Dropout | None = None
   ) -> tuple[Output, PyTree]:
-    if not has_stats:
-      return module.apply({"params": variables.params}, images, dropout), {}
     output, changed = module.apply(
-      variables._asdict(), images, dropout, train=True, mutable=["batch_stats"]
+      variables._asdict(), images, dropout, mutable=["batch_stats"], **training
     )
-    return output, changed["batch_stats"]
+    return output, changed.get("batch_stats", {})
 
   def evaluate(
     variables: Variables, images: jax.Array, dropout: Dropout | None = None
   ) -> Output:
     return module.apply(variables._asdict(), images, dropout, **evaluation)
 
-  def predict(
-    variables: Variables, images: jax.Array, dropout: Dropout | None = None
-  ) -> jax.Array:
-    return _in_blocks(evaluate, variables, images, dropout)
-
+  predict = functools.partial(_in_blocks, evaluate)
   network = Network(
     init, lambda images: images, apply, evaluate, predict, layers
   )
@@ -155,7 +134,7 @@ def _in_blocks(
   evaluate: Callable[..., Output],
   variables: Variables,
   images: jax.Array,
-  dropout: Dropout | None,
+  dropout: Dropout | None = None,
 ) -> jax.Array:
   """Classifies by one member after another, some images at a time.
 
@@ -176,10 +155,7 @@ def _in_blocks(
   return jax.lax.map(of_member, (variables, dropout))
 
 
-def _lenet5(spec: Spec, image_shape: tuple, axis_name: str | None) -> Network:
-  del axis_name
-  _refuse_colors(spec, image_shape)
-
+def _lenet5(*_: Any) -> Network:
   def apply(
     variables: Variables, windows: jax.Array, dropout: Dropout | None = None
   ) -> tuple[Output, PyTree]:
@@ -195,7 +171,7 @@ def _lenet5(spec: Spec, image_shape: tuple, axis_name: str | None) -> Network:
 
   return from_linen(
     models.LeNet5(),
-    image_shape,
+    _GRAY_SHAPE,
     ("fc1", "fc2", "fc3"),
     prepare=unfolded_lenet5.prepare,
     apply=apply,
@@ -204,99 +180,64 @@ def _lenet5(spec: Spec, image_shape: tuple, axis_name: str | None) -> Network:
   )
 
 
-def _perceptron(
-  *num_hidden: int,
-) -> Callable[[Spec, tuple, str | None], Network]:
+def _perceptron(num_hidden: tuple[int, ...], *_: Any) -> Network:
   # The inputs of fc1 are pixels, not neurons.
   layers = tuple(f"fc{place + 2}" for place in range(len(num_hidden)))
-
-  def make(spec: Spec, image_shape: tuple, axis_name: str | None) -> Network:
-    del axis_name
-    _refuse_colors(spec, image_shape)
-    return from_linen(models.MLP(num_hidden=num_hidden), image_shape, layers)
-
-  return make
+  return from_linen(models.MLP(num_hidden), _GRAY_SHAPE, layers)
 
 
 def _competing(
-  num_units: int,
-) -> Callable[[Spec, tuple, str | None], Network]:
-  def make(spec: Spec, image_shape: tuple, axis_name: str | None) -> Network:
-    del axis_name
-    _refuse_bfloat16(spec)
-    # A step of Adam moves z by a sum over the units.
-    module = models.CompetingUnits(num_units, gain=1000 / num_units)
-    return from_linen(module, image_shape, ("readout",), has_stats=True)
-
-  return make
+  num_units: int, _spec: Spec, image_shape: tuple, _axis_name: str | None
+) -> Network:
+  # A step of Adam moves z by a sum over the units.
+  module = models.CompetingUnits(num_units, gain=1000 / num_units)
+  return from_linen(module, image_shape, ("readout",), has_stats=True)
 
 
 def _resnet18(
-  num_filters: int,
-) -> Callable[[Spec, tuple, str | None], Network]:
-  num_features = tuple(num_filters * 2**stage for stage in range(4))
-
-  def make(spec: Spec, image_shape: tuple, axis_name: str | None) -> Network:
-    module = resnet18.ResNet18(
-      dtype=jnp.bfloat16 if spec.bfloat16 else jnp.float32,
-      num_features=num_features,
-      axis_name=axis_name,
-    )
-    return from_linen(
-      module, image_shape, ("head",), has_stats=True, one_at_a_time=True
-    )
-
-  return make
+  num_filters: int, spec: Spec, image_shape: tuple, axis_name: str | None
+) -> Network:
+  module = resnet18.ResNet18(
+    dtype=jnp.bfloat16 if spec.bfloat16 else jnp.float32,
+    num_features=tuple(num_filters * 2**stage for stage in range(4)),
+    axis_name=axis_name,
+  )
+  return from_linen(
+    module, image_shape, ("head",), has_stats=True, one_at_a_time=True
+  )
 
 
-def _refuse_colors(spec: Spec, image_shape: tuple) -> None:
-  _refuse_bfloat16(spec)
-  if image_shape != (28, 28, 1):
-    raise ValueError(
-      f"{spec.name} takes gray images of 28 x 28, got images of {image_shape}"
-    )
-
-
-def _refuse_bfloat16(spec: Spec) -> None:
-  if spec.bfloat16:
-    raise ValueError(f"{spec.name} computes in float32, got bfloat16=True")
-
-
+_GRAY_SHAPE = (28, 28, 1)
+# Functions of (spec, image shape, axis of devices).
 _MAKERS: dict[str, Callable[[Spec, tuple, str | None], Network]] = {
   "lenet5": _lenet5,
   # LeNet-300-100 of LeCun et al., 1998, which pruning is usually shown on.
-  "mlp300_100": _perceptron(300, 100),
-  "mlp500": _perceptron(500),
-  "competing100": _competing(100),
-  "competing2000": _competing(2000),
-  "resnet18": _resnet18(64),
+  "mlp300_100": functools.partial(_perceptron, (300, 100)),
+  "mlp500": functools.partial(_perceptron, (500,)),
+  "competing100": functools.partial(_competing, 100),
+  "competing2000": functools.partial(_competing, 2000),
+  "resnet18": functools.partial(_resnet18, 64),
   # A sixteenth of the work, for a CPU.
-  "resnet18_16": _resnet18(16),
+  "resnet18_16": functools.partial(_resnet18, 16),
 }
 NAMES = tuple(_MAKERS)
 # Those that take the small gray images of the few-shot experiments.
 GRAY = ("lenet5", "mlp300_100", "mlp500")
 # Those that standardize pixels, so that some are negative.
-STANDARDIZED = ("resnet18",)
+STANDARDIZED = ("resnet18", "resnet18_16")
 
 
 @functools.cache
 def make(
   spec: Spec,
-  image_shape: tuple[int, int, int] = (28, 28, 1),
+  image_shape: tuple[int, int, int] = _GRAY_SHAPE,
   *,
   axis_name: str | None = None,
 ) -> Network:
-  """Makes a network.
+  """Makes a network, the same object for equal arguments.
 
-  Args:
-    spec: Which.
-    image_shape: Height, width and channels of the images.
-    axis_name: Axis of devices over which BatchNorm takes its statistics in
-      training, if devices share a batch.
-
-  Returns:
-    The network, the same object for equal arguments.
+  BatchNorm takes its statistics in training over an axis of devices, if devices
+  share a batch.
 
   Raises:
     ValueError: If there is no such network or initializer, or it does not take
@@ -306,12 +247,16 @@ def make(
     >>> make(Spec("resnet18"), (32, 32, 3)).layers
     ('head',)
   """
-  if spec.name not in NAMES:
-    raise ValueError(f"network: expected one of {NAMES}, got {spec.name!r}")
-  if spec.initializer not in INITIALIZERS:
+  for what, name, known in (
+    ("network", spec.name, NAMES),
+    ("initializer", spec.initializer, INITIALIZERS),
+  ):
+    if name not in known:
+      expected = ", ".join(known)
+      raise ValueError(f"{what}: expected one of {expected}, got {name!r}")
+  if spec.name in GRAY and image_shape != _GRAY_SHAPE:
     raise ValueError(
-      f"initializer: expected one of {', '.join(INITIALIZERS)}, got "
-      f"{spec.initializer!r}"
+      f"{spec.name} takes gray images of 28 x 28, got images of {image_shape}"
     )
   network = _MAKERS[spec.name](spec, image_shape, axis_name)
   return network._replace(init=INITIALIZERS[spec.initializer](network.init))

@@ -10,7 +10,7 @@ References:
   `pytorch-cifar <https://github.com/kuangliu/pytorch-cifar>`_.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 from typing import Any
 
@@ -50,13 +50,9 @@ class ResNet18(nn.Module):
     *,
     train: bool,
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns (logits, hidden) of images [batch, height, width, channels].
+    """Returns (logits, hidden) of uint8 [batch, height, width, channels].
 
-    Args:
-      images: Images uint8.
-      dropout: What drops the inputs of the dense layer, if anything.
-      train: Whether BatchNorm takes the statistics of the batch, and keeps
-        them, or uses those that it has kept.
+    In training BatchNorm takes the statistics of the batch, and keeps them.
     """
     x = images.astype(jnp.float32) / 127.5 - 1
     x = _conv(self.num_features[0], x, "conv", self.dtype)
@@ -70,9 +66,9 @@ class ResNet18(nn.Module):
           features,
           stride=2 if stage > 0 and index == 0 else 1,
           dtype=self.dtype,
-          axis_name=self.axis_name,
+          norm=norm,
           name=f"block{stage + 1}{'ab'[index]}",
-        )(x, train)
+        )(x)
     x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
     x = drop(x, dropout, place=0)
     init = models.fan_in_uniform(x.shape[-1])
@@ -86,14 +82,11 @@ class _Block(nn.Module):
   features: int
   stride: int
   dtype: Any
-  axis_name: str | None
+  norm: Callable[[jax.Array, str], jax.Array]
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    norm = functools.partial(
-      _batch_norm, dtype=self.dtype, train=train, axis_name=self.axis_name
-    )
-    shortcut = x
+  def __call__(self, x: jax.Array) -> jax.Array:
+    norm, shortcut = self.norm, x
     if self.stride > 1 or x.shape[-1] != self.features:
       shortcut = _conv(
         self.features, x, "shortcut", self.dtype, size=1, stride=self.stride
@@ -101,8 +94,7 @@ class _Block(nn.Module):
       shortcut = norm(shortcut, "shortcut_norm")
     x = _conv(self.features, x, "conv1", self.dtype, stride=self.stride)
     x = nn.relu(norm(x, "norm1"))
-    x = _conv(self.features, x, "conv2", self.dtype)
-    x = norm(x, "norm2")
+    x = norm(_conv(self.features, x, "conv2", self.dtype), "norm2")
     return nn.relu(x + shortcut)
 
 
@@ -115,13 +107,12 @@ def _conv(
   size: int = 3,
   stride: int = 1,
 ) -> jax.Array:
-  # "SAME" would pad a stride of 2 on one side only, unlike PyTorch.
-  padding = size // 2
   return nn.Conv(
     features,
     (size, size),
     strides=stride,
-    padding=padding,
+    # "SAME" would pad a stride of 2 on one side only, unlike PyTorch.
+    padding=size // 2,
     use_bias=False,
     dtype=dtype,
     # The scripts ask for more by default, which here only costs time.

@@ -32,12 +32,8 @@ PREDICT_BLOCK = 32
 def prepare(images: jax.Array) -> jax.Array:
   """Takes the 6 x 6 inputs under each pooling window of the first layer.
 
-  Args:
-    images: Images [n, 28, 28, 1], of any type.
-
-  Returns:
-    Windows [n, 196, 36] of the same type, zeros beyond the border; windows and
-    pixels in row-major order.
+  Of images [n, 28, 28, 1] it makes windows [n, 196, 36] of the same type, zeros
+  beyond the border; windows and pixels in row-major order.
 
   Example:
     >>> windows = prepare(jnp.ones((1, 28, 28, 1), jnp.uint8))
@@ -51,15 +47,10 @@ def prepare(images: jax.Array) -> jax.Array:
 def apply(
   params: PyTree, windows: jax.Array, dropout: Dropout | None = None
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Computes the logits of one network, as `models.LeNet5` does.
+  """Computes the logits [n, 10] of one network, as `models.LeNet5` does.
 
-  Args:
-    params: Parameters of `models.LeNet5`.
-    windows: What `prepare` returned for the images, uint8 [n, 196, 36].
-    dropout: What drops outputs of fc1 and fc2, if anything.
-
-  Returns:
-    Logits [n, 10], and the inputs of the dense layers, {layer: [n, features]}.
+  Of windows uint8 [n, 196, 36], as `prepare` makes them; and the inputs of the
+  dense layers, {layer: [n, features]}.
   """
   num_images = windows.shape[0]
   x = windows.reshape(-1, 36).astype(jnp.float32) / 255
@@ -74,16 +65,9 @@ def apply(
 def predict(
   params: PyTree, images: jax.Array, dropout: Dropout | None = None
 ) -> jax.Array:
-  """Classifies shared images by every member of a population.
+  """Classifies shared images by every member of a population, [members, n].
 
-  Args:
-    params: Parameters of `models.LeNet5`, stacked over members.
-    images: Images uint8 [n, 28, 28, 1].
-    dropout: What drops outputs of fc1 and fc2, stacked over members, if
-      anything.
-
-  Returns:
-    Classes [members, n].
+  Images are uint8 [n, 28, 28, 1]; parameters and dropout are stacked.
   """
   num_images = images.shape[0]
   num_members = params["conv1"]["bias"].shape[0]
@@ -123,12 +107,8 @@ def predict(
 def _windows(images: jax.Array, axis: int = -1) -> jax.Array:
   """Returns the 6 x 6 inputs under every 2 x 2 of outputs.
 
-  Args:
-    images: Images [n, height, width, c] or [c, height, width, n].
-    axis: The axis of c.
-
-  Returns:
-    Images of the windows' rows and columns, with 36 c for c.
+  Of images [n, height, width, c] or [c, height, width, n], c on the axis given,
+  it makes those of the windows' rows and columns, with 36 c for c.
   """
   height, width = images.shape[1] - 5, images.shape[2] - 5
   slices = [
@@ -177,10 +157,7 @@ def _dense_layers(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Returns logits and inputs of the dense layers, from features [n, 400]."""
   hidden = {"fc1": x}
-  x = _relu(x @ params["fc1"]["kernel"] + params["fc1"]["bias"])
-  x = drop(x, dropout, place=0)
-  hidden["fc2"] = x
-  x = _relu(x @ params["fc2"]["kernel"] + params["fc2"]["bias"])
-  x = drop(x, dropout, place=1)
-  hidden["fc3"] = x
+  for place, layer in enumerate(("fc1", "fc2")):
+    x = _relu(x @ params[layer]["kernel"] + params[layer]["bias"])
+    x = hidden[f"fc{place + 2}"] = drop(x, dropout, place=place)
   return x @ params["fc3"]["kernel"] + params["fc3"]["bias"], hidden

@@ -6,7 +6,7 @@ layer. So every network is a chain whose dense layers have all information on
 the classes, LeNet-5 with both convolutions as its first layer.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,14 +26,10 @@ def cut(
 ) -> list[Callable[[PyTree, jax.Array], jax.Array]]:
   """Cuts a network where its dense layers begin.
 
-  Args:
-    network: The network.
-    variables: Its variables; batch statistics are those of the whole chain.
-    inputs: What `Network.prepare` made of images [n, ...].
-
   Returns:
-    Functions of (params, inputs), the first of which takes such `inputs`, each
-    other the outputs of the one before it, and the last returns logits.
+    Functions of (params, inputs), the first of which takes inputs as
+    `Network.prepare` makes them, each other the outputs of the one before it,
+    and the last returns logits. Batch statistics are those of the whole chain.
 
   Raises:
     ValueError: If something passes a dense layer by, as a skip connection does.
@@ -59,31 +55,23 @@ def cut(
     return [*(hidden[layer] for layer in network.layers), logits]
 
   closed = jax.make_jaxpr(run)(variables.params, inputs)
-  entries = [closed.jaxpr.invars[-1], *closed.jaxpr.outvars[:-1]]
+  ends = closed.jaxpr.outvars
+  entries = [closed.jaxpr.invars[-1], *ends[:-1]]
   names = ["input", *network.layers]
   return [
     _layer(closed, name, entry, end)
-    for name, entry, end in zip(
-      names, entries, closed.jaxpr.outvars, strict=True
-    )
+    for name, entry, end in zip(names, entries, ends, strict=True)
   ]
 
 
 def predictive_gradient(network: Network, rule: str) -> descent.Gradient:
   """Makes the gradient of the mean cross-entropy by predictive coding.
 
-  Every sample has beliefs of its own, which the loss of that sample moves, and
-  gradients are means over samples. With the mean loss of a batch in its place,
-  the beliefs of the strict rule would move less in larger batches.
-
-  Args:
-    network: The network.
-    rule: One of `predictive_coding.RULES`; its rate is the member's strength.
-
-  Returns:
-    A function of (params, batch statistics, `streams.Batch`, hparams), as
-    `jax.value_and_grad` of the objective, with `descent.Aux`. It takes all of a
-    batch, no device's share of it.
+  Its rule is one of `predictive_coding.RULES`, and its rate the member's
+  strength. Every sample has beliefs of its own, which the loss of that sample
+  moves, and gradients are means over samples. With the mean loss of a batch in
+  its place, the beliefs of the strict rule would move less in larger batches.
+  It takes all of a batch, no device's share of it.
   """
 
   def gradient(
@@ -94,6 +82,7 @@ def predictive_gradient(network: Network, rule: str) -> descent.Gradient:
   ) -> tuple[tuple[jax.Array, descent.Aux], PyTree]:
     inputs, labels = batch.samples
     variables = Variables(params, batch_stats)
+    count = len(labels) if batch.mask is None else jnp.sum(batch.mask)
 
     def loss_fn(logits: jax.Array) -> jax.Array:
       losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -105,7 +94,6 @@ def predictive_gradient(network: Network, rule: str) -> descent.Gradient:
       rule=rule,
       step_size=hparams.strength,
     )
-    count = len(labels) if batch.mask is None else jnp.sum(batch.mask)
     loss, grads = jax.tree.map(lambda leaf: leaf / count, learn(params, inputs))
     _, batch_stats = network.apply(variables, inputs, None)
     return (loss, descent.Aux(loss, batch_stats)), grads
@@ -118,35 +106,28 @@ def _layer(
 ) -> Callable[[PyTree, jax.Array], jax.Array]:
   """Makes what leads from one variable of a program to another."""
   program = closed.jaxpr
-  params = program.invars[:-1]
+  *params, inputs = program.invars
   needed, eqns = {end}, []
   for eqn in reversed(program.eqns):
     if needed.intersection(eqn.outvars):
       eqns.append(eqn)
-      needed |= _variables(eqn.invars) - {entry}
-  if program.invars[-1] in needed:
+      read = {atom for atom in eqn.invars if isinstance(atom, core.Var)}
+      needed |= read - {entry}
+  if inputs in needed:
     raise ValueError(
       f"expected a chain of layers, got a network in which something passes "
       f"{name} by"
     )
-  run = core.jaxpr_as_fun(
-    core.ClosedJaxpr(
-      program.replace(
-        constvars=[],
-        invars=[*program.constvars, *params, entry],
-        outvars=[end],
-        eqns=eqns[::-1],
-      ),
-      (),
-    )
+  part = program.replace(
+    constvars=[],
+    invars=[*program.constvars, *params, entry],
+    outvars=[end],
+    eqns=eqns[::-1],
   )
+  run = core.jaxpr_as_fun(core.ClosedJaxpr(part, ()))
 
   def layer(params: PyTree, inputs: jax.Array) -> jax.Array:
     (outputs,) = run(*closed.consts, *jax.tree.leaves(params), inputs)
     return outputs
 
   return layer
-
-
-def _variables(atoms: Sequence[Any]) -> set[core.Var]:
-  return {atom for atom in atoms if isinstance(atom, core.Var)}

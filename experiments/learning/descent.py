@@ -15,6 +15,7 @@ from experiments.architectures.dropout import Dropout
 from experiments.architectures.networks import Network, Variables
 from experiments.learning import learner, steps, streams
 from experiments.learning.learner import Hparams, Samples, State
+from experiments.learning.options import Options
 
 PyTree = Any
 
@@ -31,9 +32,30 @@ class Aux(NamedTuple):
   batch_stats: PyTree
 
 
-# Maps (params, hidden, mask, hparams) to what is added to the cross-entropy.
-# Hidden has the neurons that enter dense layers, {layer: [batch, n]}.
-Penalty = Callable[..., jax.Array]
+class Activity(NamedTuple):
+  """What a penalty is computed of: a network and its neurons in one pass.
+
+  Attributes:
+    params: Parameters of the network.
+    hidden: Neurons that enter dense layers, {layer: [batch, n]}.
+    mask: Real samples [batch], or None if all are.
+    options: Choices that methods depend on.
+  """
+
+  params: PyTree
+  hidden: dict[str, jax.Array]
+  mask: jax.Array | None
+  options: Options
+
+  @property
+  def layers(self) -> tuple[str, ...]:
+    """The dense layers where BEAN applies."""
+    return self.options.layers or tuple(self.hidden)
+
+
+_USUAL = Options()
+# Maps (activity, strength) to what is added to the cross-entropy.
+Penalty = Callable[[Activity, jax.Array], jax.Array]
 Rate = Callable[[Hparams], jax.Array | float]
 Optimizer = Callable[[Hparams], optax.GradientTransformation]
 # Maps (params, batch statistics, `streams.Batch`, hparams) to ((objective,
@@ -46,22 +68,25 @@ def adam(hparams: Hparams) -> optax.GradientTransformation:
   return optax.adam(hparams.learning_rate)
 
 
+def cross_entropy(
+  logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None
+) -> jax.Array:
+  """Returns the mean cross-entropy of the real samples."""
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  return jnp.mean(losses, where=mask)
+
+
 def make_objective(
   network: Network,
   penalty: Penalty | None = None,
   dropout_rate: Rate | None = None,
+  options: Options = _USUAL,
 ) -> Callable[..., tuple[jax.Array, Aux]]:
   """Makes what is descended: the mean cross-entropy plus a penalty.
 
-  Args:
-    network: The network.
-    penalty: What is added, None for nothing.
-    dropout_rate: Rate at which outputs of hidden dense layers are dropped, None
-      for no dropout.
-
-  Returns:
-    A function of (params, batch statistics, `streams.Batch`, hparams) that
-    returns (objective, `Aux`).
+  It is a function of (params, batch statistics, `streams.Batch`, hparams) that
+  returns (objective, `Aux`). Outputs of hidden dense layers are dropped at a
+  rate, if there is one.
   """
 
   def objective(
@@ -76,13 +101,11 @@ def make_objective(
     (logits, hidden), batch_stats = network.apply(
       Variables(params, batch_stats), batch.samples.inputs, dropout
     )
-    losses = optax.softmax_cross_entropy_with_integer_labels(
-      logits, batch.samples.labels
-    )
-    loss = total = jnp.mean(losses, where=batch.mask)
+    loss = total = cross_entropy(logits, batch.samples.labels, batch.mask)
     if penalty is not None:
       neurons = {layer: hidden[layer] for layer in network.layers}
-      total = loss + penalty(params, neurons, batch.mask, hparams)
+      activity = Activity(params, neurons, batch.mask, options)
+      total = loss + penalty(activity, hparams.strength)
     if batch.weight is not None:
       loss, total = batch.weight * loss, batch.weight * total
     return total, Aux(loss, batch_stats)
@@ -94,65 +117,46 @@ def make_learner(
   network: Network,
   stream: streams.Stream,
   schedule: learner.Schedule,
+  options: Options,
   *,
   penalty: Penalty | None = None,
   dropout_rate: Rate | None = None,
   optimizer: Optimizer = adam,
-  gradient: Gradient | None = None,
-  dropout_at_eval: bool = False,
+  gradient: Callable[[Network], Gradient] | None = None,
 ) -> learner.Learner:
   """Makes the learner of a loss.
 
-  Args:
-    network: The network.
-    stream: What a step sees.
-    schedule: How long and in which steps it is trained.
-    penalty: As in `make_objective`.
-    dropout_rate: As in `make_objective`.
-    optimizer: Maps hparams to the optimizer.
-    gradient: What is given to the optimizer; None for the gradient of the
-      objective by backpropagation.
-    dropout_at_eval: Whether dropout stays on at evaluation.
-
-  Returns:
-    The learner; its memory is the state of the optimizer.
+  Penalty and rate of dropout are as in `make_objective`; the state of the
+  optimizer, which it maps hparams to, is the memory. The gradient makes, for a
+  network, what the optimizer is given, in place of backpropagation.
   """
-  objective_fn = make_objective(network, penalty, dropout_rate)
-  gradient = gradient or jax.value_and_grad(objective_fn, has_aux=True)
+  objective_fn = make_objective(network, penalty, dropout_rate, options)
+  if gradient is None:
+    grad_fn = jax.value_and_grad(objective_fn, has_aux=True)
+  else:
+    grad_fn = gradient(network)
 
-  def init(key: jax.Array, hparams: Hparams, data: Samples) -> State:
-    del data
+  def init(key: jax.Array, hparams: Hparams, _data: Samples) -> State:
     variables = network.init(jax.random.fold_in(key, learner.INIT))
     return State(variables, optimizer(hparams).init(variables.params))
 
   def step(
     state: State, batch: streams.Batch, hparams: Hparams
-  ) -> tuple[State, dict[str, jax.Array]]:
-    variables, opt_state = state
-    (objective, aux), grads = gradient(
-      variables.params, variables.batch_stats, batch, hparams
-    )
+  ) -> tuple[State, steps.Metrics]:
+    (params, batch_stats), opt_state = state
+    (objective, aux), grads = grad_fn(params, batch_stats, batch, hparams)
     objective, loss, grads = stream.reduce((objective, aux.data_loss, grads))
-    updates, opt_state = optimizer(hparams).update(
-      grads, opt_state, variables.params
-    )
-    params = optax.apply_updates(variables.params, updates)
-    variables = Variables(params, aux.batch_stats)
+    updates, opt_state = optimizer(hparams).update(grads, opt_state, params)
+    params = optax.apply_updates(params, updates)
     metrics = {"objective": objective, "train_loss": loss}
-    return State(variables, opt_state), metrics
+    return State(Variables(params, aux.batch_stats), opt_state), metrics
 
-  predict = None
-  if dropout_at_eval:
-    predict = functools.partial(_predict_dropped, network, dropout_rate)
-  return steps.make_learner(
-    init,
-    step,
-    network,
-    stream,
-    schedule,
-    predict=predict,
-    objective=objective_fn,
-  )
+  fields = {"objective": objective_fn}
+  if options.dropout_at_eval and dropout_rate is not None:
+    fields["predict"] = functools.partial(
+      _predict_dropped, network, dropout_rate
+    )
+  return steps.make_learner(init, step, network, stream, schedule, **fields)
 
 
 def _predict_dropped(

@@ -23,10 +23,9 @@ What was chosen here:
   mean, which is the mean of all targets.
 - The ensemble has length scales l that are fixed multiples of the median
   distance between the examples, and averages their class probabilities with
-  equal weights. Weights from the marginal likelihood were tried on validation
-  images and refused: with one example a class it prefers the shortest length
-  scale, at which no example says anything of another point; with more it gives
-  all weight to one, the longest on MNIST, which is not the most accurate.
+  equal weights. The marginal likelihood does not choose well: with one example
+  a class it prefers the shortest scale, at which no example says anything of
+  another point; with more the longest, which is not the most accurate on MNIST.
 - The uncertainty is the standard deviation of the predicted label as a one-hot
   vector.
 
@@ -44,13 +43,14 @@ References:
   Processes for Large-scale Calibrated Classification, NeurIPS 2018.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+# Concentration of a class that was not observed.
+EPSILON = 0.01
 # Multiples of the median distance between the examples.
 LENGTH_SCALES = (0.5, 0.7, 1.0)
 
@@ -89,64 +89,39 @@ class Prediction(NamedTuple):
   uncertainty: jax.Array
 
 
-def dirichlet_targets(
-  one_hot: ArrayLike, *, alpha_eps: ArrayLike
-) -> tuple[jax.Array, jax.Array]:
-  """Makes regression targets of labels.
+def dirichlet_targets(one_hot: ArrayLike) -> tuple[jax.Array, jax.Array]:
+  """Makes regression targets of labels [..., classes], and noise variances.
 
   The log-normal variables whose mean and variance are those of gamma variables
-  of shape `one_hot + alpha_eps`.
-
-  Args:
-    one_hot: Labels [..., classes], 1 at the class and 0 elsewhere.
-    alpha_eps: Concentration of a class that was not observed, above 0.
-
-  Returns:
-    Targets and noise variances, each [..., classes].
+  of shape `one_hot + EPSILON`.
 
   Example:
-    >>> targets, variances = dirichlet_targets([1.0, 0.0], alpha_eps=0.01)
+    >>> targets, variances = dirichlet_targets([1.0, 0.0])
     >>> jnp.exp(targets + variances / 2).round(4).tolist()
     [1.0099999904632568, 0.009999999776482582]
   """
-  concentration = jnp.asarray(one_hot) + alpha_eps
+  concentration = jnp.asarray(one_hot) + EPSILON
   variances = jnp.log1p(1 / concentration)
   return jnp.log(concentration) - variances / 2, variances
 
 
-def fit(
-  inputs: ArrayLike,
-  labels: ArrayLike,
-  *,
-  num_classes: int,
-  alpha_eps: ArrayLike = 0.01,
-  length_scales: Sequence[float] = LENGTH_SCALES,
-) -> Posterior:
-  """Conditions the ensemble on labelled examples.
+def fit(inputs: ArrayLike, labels: ArrayLike, *, num_classes: int) -> Posterior:
+  """Conditions the ensemble on labelled examples [n, d] and [n].
 
-  Args:
-    inputs: Examples [n, d], at least two that differ.
-    labels: Their classes [n].
-    num_classes: How many classes there are.
-    alpha_eps: Concentration of a class that was not observed, above 0.
-    length_scales: Of the ensemble's members, as multiples of the median
-      distance between the examples.
-
-  Returns:
-    The posterior.
+  At least two of them must differ.
   """
   inputs = jnp.asarray(inputs)
   one_hot = jax.nn.one_hot(labels, num_classes, dtype=inputs.dtype)
-  targets, _ = dirichlet_targets(one_hot, alpha_eps=alpha_eps)
+  targets, _ = dirichlet_targets(one_hot)
   (low, high), (noise_low, noise_high) = dirichlet_targets(
-    jnp.array([0.0, 1.0], inputs.dtype), alpha_eps=alpha_eps
+    jnp.array([0.0, 1.0], inputs.dtype)
   )
   mean = jnp.mean(targets)
   variance = jnp.square((high - low) / 2)
   distances = _squared_distances(inputs, inputs)
   rows, columns = jnp.triu_indices(inputs.shape[0], 1)
   median = jnp.median(jnp.sqrt(distances[rows, columns]))
-  scales = median * jnp.array(length_scales, inputs.dtype)
+  scales = median * jnp.array(LENGTH_SCALES, inputs.dtype)
   eye = jnp.eye(inputs.shape[0], dtype=inputs.dtype)
   same_class = one_hot @ one_hot.T
 
@@ -165,15 +140,10 @@ def fit(
 
 
 def predict(posterior: Posterior, queries: ArrayLike) -> Prediction:
-  """Predicts the class of queries, differentiably.
+  """Predicts the class of queries [m, d], differentiably.
 
-  Args:
-    posterior: What `fit` returned.
-    queries: Points [m, d].
-
-  Returns:
-    Mean class probabilities [m, classes], and the standard deviation of the
-    predicted label as a one-hot vector, sqrt(sum_c p_c (1 - p_c)), [m].
+  The uncertainty is the standard deviation of the predicted label as a one-hot
+  vector, sqrt(sum_c p_c (1 - p_c)).
   """
   distances = _squared_distances(jnp.asarray(queries), posterior.inputs)
 
@@ -207,24 +177,13 @@ def predict(posterior: Posterior, queries: ArrayLike) -> Prediction:
   return Prediction(probabilities, jnp.sqrt(spread))
 
 
-def predict_blocks(
-  posterior: Posterior, queries: ArrayLike, *, block: int = BLOCK
-) -> Prediction:
-  """Predicts as `predict` does, for many queries in little memory.
-
-  Args:
-    posterior: What `fit` returned.
-    queries: Points [m, d].
-    block: How many are predicted at a time.
-
-  Returns:
-    As `predict` does.
-  """
+def predict_blocks(posterior: Posterior, queries: ArrayLike) -> Prediction:
+  """Predicts as `predict` does, for many queries in little memory."""
 
   def of_query(query: jax.Array) -> Prediction:
     return jax.tree.map(lambda x: x[0], predict(posterior, query[None]))
 
-  return jax.lax.map(of_query, jnp.asarray(queries), batch_size=block)
+  return jax.lax.map(of_query, jnp.asarray(queries), batch_size=BLOCK)
 
 
 def _squared_distances(points: jax.Array, others: jax.Array) -> jax.Array:

@@ -1,10 +1,10 @@
 r"""Hebbian learning of excitatory hidden units, and a perturbed read-out.
 
-This rule is our own. It is made from what the abstracts of Inoue, Röhrbein and
-Knoblauch say of theirs, whose equations are not public: competitive Hebbian
-plasticity under a non-negativity constraint and a cost of maintaining synapses,
-homeostatic biases, and a read-out that learns by weight perturbation. It is no
-reproduction.
+This rule is our own, and no reproduction. It is made from what the abstracts of
+Inoue, Röhrbein and Knoblauch say of theirs, whose equations are not public:
+competitive Hebbian plasticity under a non-negativity constraint and a cost of
+maintaining synapses, homeostatic biases, and a read-out that learns by weight
+perturbation.
 
 A hidden unit i has the drive :math:`a_i = \sum_j W_{ij} v_j + b_i` by an image
 v, of pixels in [0, 1], and the activity :math:`\max(a_i, 0)`. Those of the
@@ -60,7 +60,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 import optax
 
 from experiments.architectures.networks import Network, Variables
@@ -72,86 +71,32 @@ from experiments.learning import (
   streams,
 )
 from experiments.learning.learner import Hparams, Samples, State
+from experiments.learning.options import Options
 
 PyTree = Any
 # Layers of a perceptron with one hidden layer.
 HIDDEN, READOUT = "fc1", "fc2"
+# rho, of the units that win and of the images for which one is active; eta.
+SHARE, RATE = 0.1, 0.1
 # Bits of a random number, a draw each.
 NUM_DRAWS = 32
 SCHEDULE = learner.Schedule(epochs=500, batch_size=100, validate_every=20)
 
 
-class Settings(NamedTuple):
-  """What was chosen.
+class Rule(NamedTuple):
+  """What the methods differ in.
 
   Attributes:
-    share: Of the units that win, and of the images for which one is active.
-    rate: eta.
     bias_rate: kappa; 0 leaves the biases 0.
     size: sigma; 0 for the gradient by backpropagation.
     competition: Whether those of largest drive win, and not all active ones.
     nonnegative: Whether weights stay at 0 or above.
   """
 
-  share: float = 0.1
-  rate: float = 0.1
   bias_rate: float = 1.0
   size: float = 0.01
   competition: bool = True
   nonnegative: bool = True
-
-
-def winners(drives: ArrayLike, *, share: float) -> jax.Array:
-  """Finds the units of largest drive, one at least.
-
-  Args:
-    drives: a [batch, units].
-    share: rho, of the units that win.
-
-  Returns:
-    y [batch, units], 1 for who wins, more if there are ties, else 0.
-
-  Example:
-    >>> winners(jnp.array([[3.0, 1.0, 2.0, 0.0]]), share=0.5).tolist()
-    [[1.0, 0.0, 1.0, 0.0]]
-  """
-  drives = jnp.asarray(drives)
-  number = max(1, round(share * drives.shape[1]))
-  least = jnp.min(jax.lax.top_k(drives, number)[0], axis=1, keepdims=True)
-  return (drives >= least).astype(drives.dtype)
-
-
-def hebbian_change(
-  kernel: ArrayLike,
-  inputs: ArrayLike,
-  wins: ArrayLike,
-  *,
-  cost: ArrayLike,
-  where: ArrayLike | None = None,
-) -> jax.Array:
-  """Computes where a batch moves hidden weights, per unit of the rate.
-
-  Args:
-    kernel: W, transposed [n, units].
-    inputs: Images [batch, n].
-    wins: y [batch, units].
-    cost: lambda.
-    where: Real images [batch], or None if all are.
-
-  Returns:
-    The mean of y ((v - lambda) / max(|v|, 1) - W) [n, units].
-
-  Example:
-    >>> image, wins = jnp.array([[2.0, 0.0]]), jnp.array([[1.0, 1.0]])
-    >>> hebbian_change(jnp.zeros((2, 2)), image, wins, cost=1.0).tolist()
-    [[0.5, 0.5], [-0.5, -0.5]]
-  """
-  kernel, inputs, wins = map(jnp.asarray, (kernel, inputs, wins))
-  real = jnp.ones(len(inputs)) if where is None else jnp.asarray(where)
-  wins *= real[:, None] / jnp.sum(real)
-  norms = jnp.linalg.norm(inputs, axis=1, keepdims=True)
-  targets = (inputs - cost) / jnp.maximum(norms, 1)
-  return targets.T @ wins - jnp.sum(wins, axis=0) * kernel
 
 
 def perturbation_gradient(
@@ -163,14 +108,8 @@ def perturbation_gradient(
 ) -> PyTree:
   """Estimates a gradient by random changes of all parameters at once.
 
-  Args:
-    loss_fn: Maps parameters to a scalar.
-    params: The parameters.
-    key: A key.
-    size: sigma.
-
   Returns:
-    G, a tree like the parameters: the mean of `NUM_DRAWS` draws.
+    G, a tree like the parameters: the mean of `NUM_DRAWS` draws of size sigma.
 
   Example:
     >>> key = jax.random.key(0)
@@ -196,64 +135,45 @@ def make_learner(
   network: Network,
   stream: streams.Stream,
   schedule: learner.Schedule,
-  settings: Settings,
+  _options: Options,
+  rule: Rule,
 ) -> learner.Learner:
-  """Makes the learner. A member's strength is the cost lambda.
+  """Makes the learner of a perceptron with one hidden layer.
 
-  Args:
-    network: A perceptron with one hidden layer.
-    stream: What a step sees.
-    schedule: How long and in which steps it is trained.
-    settings: What was chosen.
-
-  Returns:
-    The learner; its memory is the state of Adam, of the read-out.
-
-  Raises:
-    ValueError: If a setting makes no sense.
+  A member's strength is the cost lambda; its memory is the state of Adam, of
+  the read-out.
   """
-  _check(settings)
   optimizer = descent.adam
-  if settings.nonnegative:
+  if rule.nonnegative:
     network = excitatory.network(network)
     optimizer = excitatory.optimizer(optimizer)
 
-  def init(key: jax.Array, hparams: Hparams, data: Samples) -> State:
-    del data
+  def init(key: jax.Array, hparams: Hparams, _data: Samples) -> State:
     params = network.init(jax.random.fold_in(key, learner.INIT)).params
-    bias = jnp.zeros_like(params[HIDDEN]["bias"])
-    params = {**params, HIDDEN: {**params[HIDDEN], "bias": bias}}
-    return State(
-      Variables(params, {}), optimizer(hparams).init(_readout(params))
-    )
+    hidden, readout = params[HIDDEN], {READOUT: params[READOUT]}
+    hidden = {**hidden, "bias": jnp.zeros_like(hidden["bias"])}
+    variables = Variables({HIDDEN: hidden, **readout}, {})
+    return State(variables, optimizer(hparams).init(readout))
 
   def step(
     state: State, batch: streams.Batch, hparams: Hparams
-  ) -> tuple[State, dict[str, jax.Array]]:
+  ) -> tuple[State, steps.Metrics]:
     (params, _), opt_state = state
-    (_, activity), _ = network.apply(
-      state.variables, batch.samples.inputs, None
-    )
-    hidden = _learn_hidden(
-      settings, params[HIDDEN], activity[HIDDEN], batch.mask, hparams.strength
+    inputs, labels = batch.samples
+    (_, activity), _ = network.apply(state.variables, inputs, None)
+    hidden = learn_hidden(
+      rule, params[HIDDEN], activity[HIDDEN], batch.mask, hparams.strength
     )
 
     def loss_fn(readout: PyTree) -> jax.Array:
       layer = readout[READOUT]
-      losses = optax.softmax_cross_entropy_with_integer_labels(
-        activity[READOUT] @ layer["kernel"] + layer["bias"],
-        batch.samples.labels,
-      )
-      return jnp.mean(losses, where=batch.mask)
+      logits = activity[READOUT] @ layer["kernel"] + layer["bias"]
+      return descent.cross_entropy(logits, labels, batch.mask)
 
-    readout = _readout(params)
-    if settings.size:
-      loss = loss_fn(readout)
-      grads = perturbation_gradient(
-        loss_fn, readout, batch.key, size=settings.size
-      )
-    else:
-      loss, grads = jax.value_and_grad(loss_fn)(readout)
+    readout = {READOUT: params[READOUT]}
+    loss, grads = jax.value_and_grad(loss_fn)(readout)
+    if rule.size:
+      grads = perturbation_gradient(loss_fn, readout, batch.key, size=rule.size)
     updates, opt_state = optimizer(hparams).update(grads, opt_state, readout)
     params = {HIDDEN: hidden, **optax.apply_updates(readout, updates)}
     metrics = {"objective": loss, "train_loss": loss}
@@ -262,45 +182,29 @@ def make_learner(
   return steps.make_learner(init, step, network, stream, schedule)
 
 
-def _learn_hidden(
-  settings: Settings,
+def learn_hidden(
+  rule: Rule,
   layer: dict[str, jax.Array],
   inputs: jax.Array,
   mask: jax.Array | None,
   cost: jax.Array,
 ) -> dict[str, jax.Array]:
-  """Returns the hidden layer after a batch of images."""
+  """Returns the hidden layer, kernel [n, units], after images [batch, n]."""
   kernel, bias = layer["kernel"], layer["bias"]
   drives = inputs @ kernel + bias
-  active = (drives > 0).astype(drives.dtype)
-  wins = active
-  if settings.competition:
-    wins = winners(drives, share=settings.share)
-  kernel += settings.rate * hebbian_change(
-    kernel, inputs, wins, cost=cost, where=mask
-  )
-  if settings.nonnegative:
+  wins = active = (drives > 0).astype(drives.dtype)
+  if rule.competition:
+    number = max(1, round(SHARE * drives.shape[1]))
+    # If there are ties, more units win.
+    least = jnp.min(jax.lax.top_k(drives, number)[0], axis=1, keepdims=True)
+    wins = (drives >= least).astype(drives.dtype)
+  real = jnp.ones(len(inputs)) if mask is None else mask
+  weights = real[:, None] / jnp.sum(real)
+  won, fired = (jnp.sum(weights * y, axis=0) for y in (wins, active))
+  norms = jnp.linalg.norm(inputs, axis=1, keepdims=True)
+  targets = (inputs - cost) / jnp.maximum(norms, 1)
+  kernel += RATE * (targets.T @ (weights * wins) - won * kernel)
+  if rule.nonnegative:
     kernel = jnp.maximum(kernel, 0)
-  where = None if mask is None else mask[:, None]
-  won, fired = (jnp.mean(y, axis=0, where=where) for y in (wins, active))
-  both = 2 * settings.share - won - jnp.mean(fired)
-  bias += settings.bias_rate * both
+  bias += rule.bias_rate * (2 * SHARE - won - jnp.mean(fired))
   return {"kernel": kernel, "bias": bias}
-
-
-def _readout(params: PyTree) -> PyTree:
-  return {READOUT: params[READOUT]}
-
-
-def _check(settings: Settings) -> None:
-  # Comparisons with NaN are false.
-  if not 0 < settings.share <= 1:
-    raise ValueError(
-      f"share: expected a number above 0, at most 1, got {settings.share}"
-    )
-  for name in ("rate", "bias_rate", "size"):
-    if not 0 <= getattr(settings, name) < float("inf"):
-      raise ValueError(
-        f"{name}: expected a finite number from 0, got "
-        f"{getattr(settings, name)}"
-      )

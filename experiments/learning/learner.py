@@ -25,8 +25,7 @@ class Hparams(NamedTuple):
 
   Attributes:
     learning_rate: Of the optimizer.
-    strength: The method's hyper-parameter, such as what a regularizer is
-      multiplied with.
+    strength: The method's hyper-parameter, such as alpha.
   """
 
   learning_rate: jax.Array
@@ -82,9 +81,8 @@ class Learner(NamedTuple):
     prepare: Maps a member's data to the form that `lap` takes, once.
     rivals: What else is tested of a member: functions of (data, images) that
       return classes, by name.
-    objective: Maps (params, batch statistics, `streams.Batch`, hparams) to what
-      a step lowers, and more; None for what lowers nothing of the kind. It is
-      here to be looked at from outside.
+    objective: Maps (params, batch statistics, `streams.Batch`, hparams) to
+      (what a step lowers, `descent.Aux`), to be looked at from outside.
     first_objective: First lap whose objective tells whether a member has
       converged, as where others lower none.
   """
@@ -118,42 +116,28 @@ class Schedule(NamedTuple):
 
   @property
   def epochs_per_lap(self) -> int:
-    """Epochs of a lap.
+    """Epochs from one validation to the next."""
+    return self.validate_every or self.epochs
 
-    Raises:
-      ValueError: If the epochs are not a number of whole laps.
-    """
-    every = self.validate_every or self.epochs
-    if every < 1 or self.epochs < 1 or self.epochs % every:
-      raise ValueError(
-        "epochs must be a positive multiple of those between validations, got "
-        f"{self.epochs} and {self.validate_every}"
-      )
-    return every
+  def steps(self, num_samples: int) -> int:
+    """Returns how many steps an epoch of so many images has."""
+    return -(-num_samples // (self.batch_size or num_samples))
 
 
 def first_failure(
   objectives: jax.Array, variables: Variables, steps: jax.Array
 ) -> jax.Array:
-  """Finds the step in which a lap failed.
+  """Returns the step in which a lap failed, -1 if it did not.
 
-  Args:
-    objectives: What was lowered in each step [n].
-    variables: After the last step.
-    steps: Numbers of the steps [n].
-
-  Returns:
-    The step of the first objective that is not finite; the last step, if a
-    variable is not: a gradient may overflow where no loss tells; else -1.
+  It is that of the first objective that is not finite, of objectives and steps
+  [n]; else the last one, if then a variable is not: a gradient may overflow
+  where no loss tells.
   """
   bad = ~jnp.isfinite(objectives)
   finite = jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf)), variables)
   broken = ~jnp.stack(jax.tree.leaves(finite)).all()
-  return jnp.where(
-    jnp.any(bad),
-    steps[jnp.argmax(bad)],
-    jnp.where(broken, steps[-1], -1),
-  )
+  late = jnp.where(broken, steps[-1], -1)
+  return jnp.where(jnp.any(bad), steps[jnp.argmax(bad)], late)
 
 
 def plain_predict(network: Network) -> Callable[..., jax.Array]:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from experiments.architectures.networks import Network
-from experiments.learning import descent, penalties
 from experiments.learning.learner import Learner, Schedule
 from experiments.learning.options import Options
 from experiments.learning.streams import Stream
@@ -57,27 +56,3 @@ class Method(NamedTuple):
   nonnegative: bool = False
   shots_alone: bool = False
   cost: Callable[[Options, int], int] | None = None
-
-
-def of_loss(
-  penalty: penalties.Maker | None = None,
-  *,
-  dropout_rate: descent.Rate | None = None,
-  optimizer: Callable[[Options], descent.Optimizer] | None = None,
-) -> Maker:
-  """Returns what makes learners of a loss, as `descent.make_learner` does."""
-
-  def make(
-    network: Network, stream: Stream, schedule: Schedule, options: Options
-  ) -> Learner:
-    return descent.make_learner(
-      network,
-      stream,
-      schedule,
-      penalty=penalty and penalty(network, options),
-      dropout_rate=dropout_rate,
-      optimizer=optimizer(options) if optimizer else descent.adam,
-      dropout_at_eval=options.dropout_at_eval and dropout_rate is not None,
-    )
-
-  return make

@@ -9,20 +9,9 @@ import functools
 from experiments.architectures.networks import Network
 from experiments.learning import rule_rows, table1_rows
 from experiments.learning.learner import Learner, Schedule
-from experiments.learning.method import Method
-from experiments.learning.options import Options
+from experiments.learning.method import Method as Method
+from experiments.learning.options import Options as Options
 from experiments.learning.streams import Stream
-
-__all__ = (
-  "METHODS",
-  "OF_ANY_SIZE",
-  "TABLE1",
-  "Method",
-  "Options",
-  "cost",
-  "learner",
-  "schedule",
-)
 
 METHODS = {**table1_rows.ROWS, **rule_rows.ROWS}
 TABLE1 = tuple(table1_rows.ROWS)
@@ -40,30 +29,16 @@ def learner(
 ) -> Learner:
   """Makes how a method trains a member, one object for equal arguments.
 
-  Args:
-    name: Name in `METHODS`.
-    network: The network.
-    stream: What it sees.
-    schedule: What `schedule` returned for it.
-    options: Choices that methods depend on.
-
-  Returns:
-    The learner.
+  The schedule is what `schedule` returned for it.
   """
   return METHODS[name].make(network, stream, schedule, options)
 
 
 def schedule(name: str, planned: Schedule, options: Options) -> Schedule:
-  """Returns how a method is trained in a run.
+  """Returns how a method is trained in a run that plans so for all.
 
-  Args:
-    name: Name in `METHODS`.
-    planned: What the run plans for all.
-    options: Choices that methods depend on.
-
-  Returns:
-    The same, with larger batches and more epochs if the method needs that; or
-    the method's own.
+  With larger batches and more epochs if the method needs that, or at its own
+  pace.
   """
   method = METHODS[name]
   if method.pace is not None:
@@ -81,21 +56,14 @@ def schedule(name: str, planned: Schedule, options: Options) -> Schedule:
 def cost(
   name: str, planned: Schedule, options: Options, num_samples: int
 ) -> int:
-  """Estimates the work of one member, without validation.
+  """Estimates the work of one member, in images that pass forward.
 
-  Args:
-    name: Name in `METHODS`.
-    planned: What `schedule` returned.
-    options: Choices that methods depend on.
-    num_samples: Training images.
-
-  Returns:
-    The work in images that pass forward. A step goes forward and backward, and
-    through all parameters.
+  A step of what `schedule` returned goes forward and backward, and through all
+  parameters. Validation comes on top.
   """
   method = METHODS[name]
   if method.cost is not None:
     return method.cost(options, num_samples)
   size = min(planned.batch_size or num_samples, num_samples)
-  num_steps = planned.epochs * -(-num_samples // size)
+  num_steps = planned.epochs * planned.steps(num_samples)
   return num_steps * (3 * size + method.step_cost)

@@ -21,20 +21,13 @@ import jax.numpy as jnp
 import optax
 
 from experiments.architectures.networks import Network, Variables
-from experiments.learning import descent
-from experiments.learning.learner import Hparams
+from experiments.learning.descent import Optimizer
 
 PyTree = Any
 
 
 def constrained(params: PyTree) -> PyTree:
   """Tells which parameters must not be negative: those called "kernel".
-
-  Args:
-    params: Parameters {layer: {name: array}} of a network.
-
-  Returns:
-    A tree like them, of booleans.
 
   Example:
     >>> constrained({"fc": {"bias": jnp.ones(2), "kernel": jnp.ones((3, 2))}})
@@ -49,41 +42,21 @@ def network(unconstrained: Network) -> Network:
   """Returns a network whose kernels begin with no entry below 0."""
 
   def init(key: jax.Array) -> Variables:
-    variables = unconstrained.init(key)
-    params = jax.tree.map(
+    params, batch_stats = unconstrained.init(key)
+    projected = jax.tree.map(
       lambda leaf, chosen: jnp.maximum(leaf, 0) if chosen else leaf,
-      variables.params,
-      constrained(variables.params),
+      params,
+      constrained(params),
     )
-    return variables._replace(params=params)
+    return Variables(projected, batch_stats)
 
   return unconstrained._replace(init=init)
 
 
-def optimizer(unconstrained: descent.Optimizer) -> descent.Optimizer:
+def optimizer(unconstrained: Optimizer) -> Optimizer:
   """Projects the kernels after every step of an optimizer.
 
-  Args:
-    unconstrained: Maps hparams to the optimizer.
-
-  Returns:
-    The same, followed by the projection. Its own memory, as Adam's moments,
-    does not know of it.
-
-  Example:
-    >>> tx = optimizer(lambda hparams: optax.sgd(1.0))(None)
-    >>> params = {"fc": {"bias": jnp.ones(1), "kernel": jnp.ones((2, 1))}}
-    >>> grads = jax.tree.map(lambda leaf: 3 * leaf, params)
-    >>> updates, _ = tx.update(grads, tx.init(params), params)
-    >>> moved = optax.apply_updates(params, updates)["fc"]
-    >>> moved["bias"].tolist(), moved["kernel"].tolist()
-    ([-2.0], [[0.0], [0.0]])
+  Its own memory, as Adam's moments, does not know of that.
   """
-
-  def make(hparams: Hparams) -> optax.GradientTransformation:
-    return optax.chain(
-      unconstrained(hparams),
-      optax.masked(optax.keep_params_nonnegative(), constrained),
-    )
-
-  return make
+  project = optax.masked(optax.keep_params_nonnegative(), constrained)
+  return lambda hparams: optax.chain(unconstrained(hparams), project)

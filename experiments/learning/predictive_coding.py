@@ -29,9 +29,8 @@ strict
 
 What was chosen here:
 
-- Within a sweep no layer needs what another has just computed: going down from
-  the output, each reads beliefs that have not moved yet. So a sweep computes
-  all errors, and then moves all beliefs.
+- A sweep computes all errors, and then moves all beliefs: going down from the
+  output, each layer reads beliefs that have not moved yet.
 - The errors of `fixed` follow :math:`\epsilon_l \leftarrow \epsilon_l + \eta
   (J_{l+1}^T \epsilon_{l+1} - \epsilon_l)` from 0, with the same Jacobians in
   every sweep, so that each is a share of what backpropagation has there,
@@ -81,21 +80,15 @@ def value_and_grad(
 ) -> Callable[..., tuple[jax.Array, PyTree]]:
   """Makes what stands in for `jax.value_and_grad` of a chain of layers.
 
-  Args:
-    layers: Functions of (params, inputs), from the first to the last. Each
-      returns the inputs of the next, and all are given the same parameters.
-    loss_fn: Maps (outputs of the last layer, *args) to a scalar.
-    rule: One of `RULES`.
-    step_size: Rate of the beliefs, eta; may be traced. `exact` has none.
-    num_sweeps: Sweeps, 1 at least; may be traced. `exact` has none.
+  Layers are functions of (params, inputs), from the first to the last. Each
+  returns the inputs of the next, and all are given the same parameters; the
+  loss is a function of (outputs of the last layer, *args). The rate of the
+  beliefs, eta, and the sweeps, 1 at least, may be traced; `exact` has none.
 
   Returns:
     A function of (params, inputs, *args) that returns the loss of the forward
     pass and the rule's gradient by the parameters, a tree like them. Its memory
     does not grow with the sweeps.
-
-  Raises:
-    ValueError: If there is no layer, no such rule, or no sweep.
 
   Example:
     >>> layers = [lambda w, x: jnp.tanh(w["a"] * x), lambda w, x: w["b"] * x]
@@ -112,12 +105,6 @@ def value_and_grad(
     >>> jax.tree.all(jax.tree.map(jnp.allclose, grads, backpropagation))
     True
   """
-  if not layers:
-    raise ValueError("layers: expected at least one function, got none")
-  if rule not in RULES:
-    raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
-  if isinstance(num_sweeps, int) and num_sweeps < 1:
-    raise ValueError(f"num_sweeps: expected at least 1, got {num_sweeps}")
 
   def loss_of_copies(
     copies: Sequence[PyTree], inputs: PyTree, *args: Any

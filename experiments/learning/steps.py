@@ -21,9 +21,7 @@ def make_learner(
   network: Network,
   stream: streams.Stream,
   schedule: learner.Schedule,
-  *,
-  predict: Callable[..., jax.Array] | None = None,
-  objective: Callable[..., Any] | None = None,
+  **fields: Any,
 ) -> Learner:
   """Makes the learner of a step.
 
@@ -34,73 +32,52 @@ def make_learner(
     network: The network, which prepares a batch's inputs.
     stream: What a step sees.
     schedule: Epochs of a lap and samples of a step.
-    predict: As `Learner.predict`; None for the network as it is.
-    objective: As `Learner.objective`.
-
-  Returns:
-    The learner.
-
-  Raises:
-    ValueError: If the batch size is negative, or the epochs are not a number of
-      whole laps.
+    **fields: Of `Learner`, such as `predict` where the network is not evaluated
+      as it is.
   """
-  if schedule.batch_size < 0:
-    raise ValueError(
-      f"batch_size must be at least 0, got {schedule.batch_size}"
-    )
-  return Learner(
-    init=init,
-    lap=functools.partial(_lap, step, network, stream, schedule),
-    predict=predict or learner.plain_predict(network),
-    num_laps=schedule.epochs // schedule.epochs_per_lap,
-    epochs=schedule.epochs_per_lap,
-    prepare=functools.partial(stream.prepare, network),
-    objective=objective,
-  )
+  every = schedule.epochs_per_lap
 
+  def lap(
+    state: State,
+    number: jax.Array,
+    key: jax.Array,
+    hparams: Hparams,
+    data: Samples,
+  ) -> tuple[State, learner.Report]:
+    order_key = jax.random.fold_in(key, learner.SHUFFLE)
+    noise_key = jax.random.fold_in(key, learner.NOISE)
+    num_samples = data.labels.shape[0]
 
-def _lap(
-  step: Step,
-  network: Network,
-  stream: streams.Stream,
-  schedule: learner.Schedule,
-  state: State,
-  number: jax.Array,
-  key: jax.Array,
-  hparams: Hparams,
-  data: Samples,
-) -> tuple[State, learner.Report]:
-  order_key = jax.random.fold_in(key, learner.SHUFFLE)
-  noise_key = jax.random.fold_in(key, learner.NOISE)
-
-  def run_epoch(
-    state: State, epoch: jax.Array
-  ) -> tuple[State, tuple[jax.Array, Metrics]]:
-    rows, masks = streams.batches(
-      jax.random.fold_in(order_key, epoch),
-      data.labels.shape[0],
-      schedule.batch_size,
-    )
-    indices = epoch * rows.shape[0] + jnp.arange(rows.shape[0])
-
-    def body(state: State, item: tuple) -> tuple[State, Metrics]:
+    def take_step(state: State, item: tuple) -> tuple[State, Metrics]:
       index, row, mask = item
       step_key = jax.random.fold_in(noise_key, index)
-      return step(
-        state, stream.batch(network, data, row, mask, step_key), hparams
+      batch = stream.batch(network, data, row, mask, step_key)
+      return step(state, batch, hparams)
+
+    def run_epoch(state: State, epoch: jax.Array) -> tuple[State, tuple]:
+      rows, masks = streams.batches(
+        jax.random.fold_in(order_key, epoch), num_samples, schedule.batch_size
       )
+      indices = epoch * rows.shape[0] + jnp.arange(rows.shape[0])
+      state, metrics = jax.lax.scan(
+        take_step, state, (indices, rows, masks), unroll=schedule.unroll
+      )
+      return state, (indices, metrics)
 
-    state, metrics = jax.lax.scan(
-      body, state, (indices, rows, masks), unroll=schedule.unroll
+    epochs = number * every + jnp.arange(every)
+    state, (indices, metrics) = jax.lax.scan(run_epoch, state, epochs)
+    failed_step = learner.first_failure(
+      metrics["objective"].reshape(-1), state.variables, indices.reshape(-1)
     )
-    return state, (indices, metrics)
+    means = jax.tree.map(lambda m: jnp.mean(jnp.mean(m, axis=1)), metrics)
+    return state, learner.Report(means, failed_step)
 
-  first = number * schedule.epochs_per_lap
-  state, (indices, metrics) = jax.lax.scan(
-    run_epoch, state, first + jnp.arange(schedule.epochs_per_lap)
+  made = Learner(
+    init=init,
+    lap=lap,
+    predict=learner.plain_predict(network),
+    num_laps=schedule.epochs // every,
+    epochs=every,
+    prepare=functools.partial(stream.prepare, network),
   )
-  failed_step = learner.first_failure(
-    metrics["objective"].reshape(-1), state.variables, indices.reshape(-1)
-  )
-  means = jax.tree.map(lambda m: jnp.mean(jnp.mean(m, axis=1)), metrics)
-  return state, learner.Report(means, failed_step)
+  return made._replace(**fields)

@@ -1,7 +1,7 @@
 """What a learner sees: a few images of its own, or a dataset that all share.
 
 A stream says how images reach a member, in device code (`batch`, `reduce`) and
-around it (`load`, the shapes, what identifies its cells).
+around it (`load`, the layout, what identifies its cells).
 """
 
 from collections.abc import Sequence
@@ -37,6 +37,15 @@ class Batch(NamedTuple):
   weight: jax.Array | float | None = None
 
 
+class Layout(NamedTuple):
+  """How members, their data and held-out images lie on an axis of devices."""
+
+  axis: str
+  members: PartitionSpec
+  data: PartitionSpec
+  held_out: PartitionSpec
+
+
 class Augmentation(NamedTuple):
   """How training images are changed at random, anew in every step.
 
@@ -60,11 +69,9 @@ class Shots:
 
   num_shots: int
 
-  # How members and held-out images lie on devices, and along which axis.
-  axis = devices.MEMBERS_AXIS
-  members_spec = devices.MEMBERS
-  data_spec = devices.MEMBERS
-  held_out_spec = devices.SHARED
+  layout = Layout(
+    devices.MEMBERS_AXIS, devices.MEMBERS, devices.MEMBERS, devices.SHARED
+  )
   data_axis = 0  # Every member has its own.
   # Between two looks of the host: often enough for a progress bar, seldom
   # enough to cost nothing.
@@ -95,15 +102,12 @@ class Shots:
     Raises:
       datasets.DatasetError: If a class has fewer images.
     """
-    rows = np.stack(
-      [
-        datasets.draw_shots(
-          dataset.train.labels, num_shots=self.num_shots, seed=seed
-        )
-        for seed in seeds
-      ]
-    )
-    return Samples(dataset.train.images[rows], dataset.train.labels[rows])
+    images, labels = dataset.train
+    rows = [
+      datasets.draw_shots(labels, num_shots=self.num_shots, seed=seed)
+      for seed in seeds
+    ]
+    return Samples(images[np.array(rows)], labels[np.array(rows)])
 
   def prepare(self, network: Network, data: Samples) -> Samples:
     """Prepares a member's images, once: they never change."""
@@ -111,23 +115,21 @@ class Shots:
 
   def batch(
     self,
-    network: Network,
+    _network: Network,
     data: Samples,
     rows: jax.Array,
     mask: jax.Array | None,
     key: jax.Array,
   ) -> Batch:
     """Returns what a step sees of prepared data, the rows [batch] of it."""
-    del network
     return Batch(jax.tree.map(lambda leaf: leaf[rows], data), mask, key)
 
   def reduce(self, tree: PyTree) -> PyTree:
     """Sums over the devices that share a batch: there is one."""
     return tree
 
-  def has_converged(self, objectives: Sequence[float]) -> bool:
+  def has_converged(self, _objectives: Sequence[float]) -> bool:
     """Tells whether a member is done before its last lap: never."""
-    del objectives
     return False
 
 
@@ -149,7 +151,6 @@ class Whole:
   patience: int = 5
   tolerance: float = 1e-3
 
-  data_spec = devices.SHARED
   data_axis = None  # All members share them.
   # Who goes on is decided after every epoch.
   most_laps = 1
@@ -157,19 +158,12 @@ class Whole:
   title = ""
 
   @property
-  def axis(self) -> str:
-    """The axis of devices."""
-    return devices.BATCH_AXIS if self.num_shards > 1 else devices.MEMBERS_AXIS
-
-  @property
-  def members_spec(self) -> PartitionSpec:
-    """How members lie on devices."""
-    return PartitionSpec(None if self.num_shards > 1 else devices.MEMBERS_AXIS)
-
-  @property
-  def held_out_spec(self) -> PartitionSpec:
-    """How held-out images lie on devices."""
-    return PartitionSpec(devices.BATCH_AXIS if self.num_shards > 1 else None)
+  def layout(self) -> Layout:
+    """Where each device has members of its own, or a part of every batch."""
+    shared, axis = devices.SHARED, devices.BATCH_AXIS
+    if self.num_shards > 1:
+      return Layout(axis, shared, shared, PartitionSpec(axis))
+    return Layout(devices.MEMBERS_AXIS, devices.MEMBERS, shared, shared)
 
   @property
   def fields(self) -> dict[str, Any]:
@@ -187,18 +181,16 @@ class Whole:
     """Returns how many training images a member sees."""
     return len(dataset.train.labels)
 
-  def load(self, dataset: datasets.Dataset, seeds: Sequence[int]) -> Samples:
-    """Returns training images and labels, [n, ...]."""
-    del seeds
+  def load(self, dataset: datasets.Dataset, _seeds: Sequence[int]) -> Samples:
+    """Returns all training images and labels, [n, ...]."""
     return Samples(*dataset.train)
 
-  def prepare(self, network: Network, data: Samples) -> Samples:
+  def prepare(self, _network: Network, data: Samples) -> Samples:
     """Leaves the images as they are.
 
     Beforehand is hardly faster than in every step, and the windows of LeNet-5
     are nine times as large as the images.
     """
-    del network
     return data
 
   def batch(
@@ -209,21 +201,11 @@ class Whole:
     mask: jax.Array | None,
     key: jax.Array,
   ) -> Batch:
-    """Returns what a step sees of the data, this device's part of the rows.
-
-    Raises:
-      ValueError: If the rows are no multiple of the devices.
-    """
-    if rows.shape[0] % self.num_shards:
-      raise ValueError(
-        f"batch_size must be a multiple of the {self.num_shards} devices that "
-        f"share a batch, got {rows.shape[0]}"
-      )
+    """Returns what a step sees of the data, this device's part of the rows."""
     samples = jax.tree.map(lambda leaf: leaf[rows], data)
     image_key, key = jax.random.split(key)
     images = augment(samples.inputs, self.augmentation, image_key)
-    samples = samples._replace(inputs=images)
-    whole = Batch(samples, mask, key)
+    whole = Batch(samples._replace(inputs=images), mask, key)
     own = _own_shard(self.num_shards, whole) if self.num_shards > 1 else whole
     inputs = network.prepare(own.samples.inputs)
     return own._replace(samples=own.samples._replace(inputs=inputs))
@@ -235,10 +217,18 @@ class Whole:
     return jax.lax.psum(tree, devices.BATCH_AXIS)
 
   def has_converged(self, objectives: Sequence[float]) -> bool:
-    """Tells whether a member is done before its last lap."""
-    return has_converged(
-      objectives, patience=self.patience, tolerance=self.tolerance
-    )
+    """Tells whether a learning curve falls no more.
+
+    It does not if none of its last `patience` values is below 1 - tolerance
+    times the lowest before them. The criterion has no unit, so that it means
+    the same whatever a method adds to the loss; and Adam's steps upwards, from
+    which it recovers within a few epochs, do not end a training.
+    """
+    if self.patience < 1 or len(objectives) <= self.patience:
+      return False
+    lowest = np.min(objectives[: -self.patience])
+    latest = np.min(objectives[-self.patience :])
+    return bool(latest >= (1 - self.tolerance) * lowest)
 
 
 Stream = Shots | Whole
@@ -249,15 +239,10 @@ def batches(
 ) -> tuple[jax.Array, jax.Array | None]:
   """Draws the order of one epoch's samples.
 
-  Args:
-    key: A key for this epoch.
-    num_samples: Samples there are.
-    batch_size: Samples in a step; 0, or more than there are, means all.
-
-  Returns:
-    Rows [steps, batch], and a mask of the same shape or None if all are real:
-    the last batch is filled up with samples that are masked out. Of all that is
-    computed they enter batch statistics alone.
+  Rows [steps, batch], and a mask of the same shape or None if all are real: the
+  last batch is filled up with samples that are masked out. Of all that is
+  computed they enter batch statistics alone. A size of 0, or more than there
+  are, means all.
   """
   size = min(batch_size or num_samples, num_samples)
   order = jax.random.permutation(key, num_samples)
@@ -272,15 +257,9 @@ def batches(
 def augment(
   images: jax.Array, augmentation: Augmentation, key: jax.Array
 ) -> jax.Array:
-  """Changes images at random, each in its own way.
+  """Changes images [n, height, width, channels] at random, each in its own way.
 
-  Args:
-    images: Images [n, height, width, channels].
-    augmentation: What may happen to them.
-    key: A key for these images.
-
-  Returns:
-    Images of the same shape and type.
+  What comes out has their shape and type.
   """
   flip_key, crop_key = jax.random.split(key)
   num_images = images.shape[0]
@@ -296,37 +275,6 @@ def augment(
       )
     )(padded, corners)
   return images
-
-
-def has_converged(
-  losses: Sequence[float], *, patience: int, tolerance: float
-) -> bool:
-  """Tells whether a learning curve falls no more.
-
-  It does not if none of its last `patience` values is below 1 - tolerance times
-  the lowest before them. The criterion has no unit, so that it means the same
-  whatever a method adds to the loss; and Adam's steps upwards, from which it
-  recovers within a few epochs, do not end a training.
-
-  Args:
-    losses: A loss after each epoch.
-    patience: Epochs that are waited for a new low; 0 for a curve that never
-      converges.
-    tolerance: Least relative decrease that counts as one.
-
-  Returns:
-    Whether it has converged; never in the first `patience` epochs.
-
-  Example:
-    >>> has_converged([4.0, 2.0, 3.0, 1.0], patience=2, tolerance=0.01)
-    False
-    >>> has_converged([4.0, 1.0, 3.0, 1.0], patience=2, tolerance=0.01)
-    True
-  """
-  if patience < 1 or len(losses) <= patience:
-    return False
-  lowest = np.min(losses[:-patience])
-  return bool(np.min(losses[-patience:]) >= (1 - tolerance) * lowest)
 
 
 def _own_shard(num_shards: int, batch: Batch) -> Batch:

@@ -38,13 +38,7 @@ class Cell(NamedTuple):
 
 
 class Member(NamedTuple):
-  """One simulation.
-
-  Attributes:
-    cell: How it is trained.
-    seed: Decides its draw of images, its initial parameters and the order of
-      its samples.
-  """
+  """One simulation: a cell, and the seed of its images, weights and order."""
 
   cell: Cell
   seed: int
@@ -124,30 +118,23 @@ def cost(cell: Cell, dataset: datasets.Dataset, protocol: Protocol) -> int:
 
 
 def cell_config(config: Config, cell: Cell) -> dict:
-  """Lists everything that the numbers of a cell depend on.
+  """Lists everything that the numbers of a cell depend on, for `results.write`.
 
   A choice that has a usual value is left out where it has that, so that older
-  records stay valid when a choice is added.
-
-  Args:
-    config: The run.
-    cell: One of its cells.
-
-  Returns:
-    Fields for `results.write`; those of `methods.Options` only where the
-    method depends on them.
+  records stay valid when a choice is added; `methods.Options` are named only
+  where the method depends on them.
   """
   method = methods.METHODS[cell.method]
   protocol = config.protocol
   planned = schedule(cell, protocol)
-  spec = network(cell, protocol)
-  usual = methods.Options()
-  unusual = {
-    "validate_every": planned.epochs_per_lap > 1 and planned.epochs_per_lap,
-    "initializer": spec.initializer != networks.Spec().initializer
-    and spec.initializer,
-    "bfloat16": spec.bfloat16,
-  }
+  spec, usual = network(cell, protocol), networks.Spec()
+  unusual = {}
+  if planned.epochs_per_lap > 1:
+    unusual["validate_every"] = planned.epochs_per_lap
+  if spec.initializer != usual.initializer:
+    unusual["initializer"] = spec.initializer
+  if spec.bfloat16:
+    unusual["bfloat16"] = True
   return {
     "dataset": config.dataset,
     "model": spec.name,
@@ -158,13 +145,13 @@ def cell_config(config: Config, cell: Cell) -> dict:
       name: value
       for name, value in protocol.options._asdict().items()
       if name in method.options
-      and (name in ALWAYS_NAMED or value != getattr(usual, name))
+      and (name in ALWAYS_NAMED or value != getattr(methods.Options(), name))
     },
     "epochs": planned.epochs,
     "batch_size": planned.batch_size,
     "optimizer": method.optimizer,
     "learning_rate": cell.learning_rate,
-    **{name: value for name, value in unusual.items() if value},
+    **unusual,
     "seeds": list(protocol.seeds),
   }
 

@@ -4,7 +4,7 @@ A member is trained for all its laps, or until it has failed or converged, and
 then stands still until the others of its chunk are done.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 import time
 from typing import Any
 
@@ -52,14 +52,26 @@ def train(
     results.ResultError: If the store cannot be read or written.
   """
   keys, hparams, raw, data = _arguments(chunk, group)
-  carry, progress = _begin(chunk, group, store, found, keys, hparams, raw)
+  carry, progress = _begin(
+    chunk, group, store, found, group.programs.init(keys, hparams, raw)
+  )
+
+  def save(places: Iterable[int]) -> None:
+    host = jax.device_get(carry) if places else None
+    for place in places:
+      member, width = chunk[place], group.width_per_device
+      stores.save(store, member, width, _pick(host, place), progress[place])
+
   saved, changed = time.monotonic(), set()
   while any(left := [_laps_left(group, metrics) for metrics in progress]):
     if stop_requested():
-      _save(changed, chunk, group, store, carry, progress)
+      save(changed)
       raise interruption.Stopped
     started = time.monotonic()
-    first, active = _next_lap(progress, left)
+    # Who is ahead, as after another run, waits for the others.
+    laps = np.array([len(metrics["objective_curve"]) for metrics in progress])
+    first = min(laps[np.array(left) > 0])
+    active = (np.array(left) > 0) & (laps == first)
     carry, curves = group.programs.run(
       carry,
       np.int32(first),
@@ -77,11 +89,10 @@ def train(
       tick(chunk[place], left[place] - more, progress[place])
       changed.add(place)
     if time.monotonic() - saved >= store.config.checkpoint_seconds:
-      _save(changed, chunk, group, store, carry, progress)
+      save(changed)
       saved, changed = time.monotonic(), set()
   progress = _tested(group, carry, progress, keys, hparams, raw)
-  places = {place for place, member in enumerate(chunk) if member in kept}
-  _save(places, chunk, group, store, carry, progress)
+  save([place for place, member in enumerate(chunk) if member in kept])
   return dict(zip(chunk, progress, strict=True))
 
 
@@ -95,18 +106,6 @@ def _laps_left(group: Group, metrics: Metrics) -> int:
 def _has_converged(group: Group, metrics: Metrics) -> bool:
   objectives = metrics["objective_curve"][group.learner.first_objective :]
   return group.stream.has_converged(objectives)
-
-
-def _next_lap(
-  progress: list[Metrics], left: list[int]
-) -> tuple[int, np.ndarray]:
-  """Returns the lap that comes next, and who is to be trained in it.
-
-  Who is ahead, as after another run, waits for the others.
-  """
-  laps = [len(metrics["objective_curve"]) for metrics in progress]
-  first = min(lap for lap, more in zip(laps, left, strict=True) if more)
-  return first, (np.array(left) > 0) & (np.array(laps) == first)
 
 
 def _arguments(
@@ -134,12 +133,9 @@ def _begin(
   group: Group,
   store: Store,
   found: Mapping[Member, Metrics],
-  keys: jax.Array,
-  hparams: Hparams,
-  data: Samples,
+  carry: program.Carry,
 ) -> tuple[program.Carry, list[Metrics]]:
   """Returns what a chunk carries, where its members had stopped."""
-  carry = group.programs.init(keys, hparams, data)
   nothing = {
     "objective_curve": np.zeros(0),
     "best_correct": np.int32(-1),
@@ -169,20 +165,16 @@ def _numbers(
 
   Curves have `_curve` at the end of their names.
   """
-  failed_step, best_correct, best_epoch, curves = jax.device_get(
-    (carry.failed_step, carry.best_correct, carry.best_epoch, curves)
-  )
+  names = ("best_correct", "best_epoch", "failed_step")
+  numbers = {name: getattr(carry, name) for name in names}
+  numbers, curves = jax.device_get((numbers, curves))
   correct = curves.pop("correct")
   num_validation = len(group.dataset.validation.labels)
   curves["validation_accuracy"] = np.where(
     correct < 0, np.nan, correct / num_validation
   )
-  return {
-    **{f"{k}_curve": v.T.astype(np.float64) for k, v in curves.items()},
-    "best_correct": best_correct,
-    "best_epoch": best_epoch,
-    "failed_step": failed_step,
-  }
+  curves = {f"{k}_curve": v.T.astype(np.float64) for k, v in curves.items()}
+  return {**curves, **numbers}
 
 
 def _extended(
@@ -207,68 +199,41 @@ def _tested(
   data: Samples,
 ) -> list[Metrics]:
   """Adds what is known of members at their end, the test above all."""
-  num_test = len(group.dataset.test.labels)
-  num_validation = len(group.dataset.validation.labels)
-  counts = {
-    name: group.programs.count(
-      variables, group.test, keys, hparams, np.int32(0)
-    )
-    for name, variables in (
-      ("test_accuracy", carry.best),
-      ("test_accuracy_last", carry.state.variables),
-    )
-  }
+  count, test = group.programs.count, group.test
+  best, last = (
+    count(variables, test, keys, hparams, np.int32(0))
+    for variables in (carry.best, carry.state.variables)
+  )
   rivals = {}
   if group.learner.rivals:
-    rivals = group.programs.count_rivals(data, group.test)
-  counts, rivals = jax.device_get((counts, rivals))
+    rivals = group.programs.count_rivals(data, test)
+  best, last, rivals = jax.device_get((best, last, rivals))
+  num_test = len(group.dataset.test.labels)
+  num_validation = len(group.dataset.validation.labels)
   tested = []
   for place, metrics in enumerate(progress):
-    accuracies = {name: c[place] / num_test for name, c in counts.items()}
-    accuracies["validation_accuracy"] = metrics["best_correct"] / num_validation
-    accuracies["validation_accuracy_last"] = metrics[
-      "validation_accuracy_curve"
-    ][-1]
-    has_failed = metrics["failed_step"] >= 0
-    num_laps = len(metrics["objective_curve"])
+    curve = metrics["validation_accuracy_curve"]
+    accuracies = {
+      "test_accuracy": best[place] / num_test,
+      "test_accuracy_last": last[place] / num_test,
+      "validation_accuracy": metrics["best_correct"] / num_validation,
+      "validation_accuracy_last": curve[-1],
+    }
+    if metrics["failed_step"] >= 0:
+      accuracies = dict.fromkeys(accuracies, np.nan)
+    accuracies |= {
+      f"test_accuracy_{name}": count[place] / num_test
+      for name, count in rivals.items()
+    }
     tested.append(
-      metrics
-      | {
-        name: np.float64(np.nan if has_failed else value)
-        for name, value in accuracies.items()
-      }
-      | {
-        f"test_accuracy_{name}": np.float64(count[place] / num_test)
-        for name, count in rivals.items()
-      }
-      | {
-        "epochs": np.int32(num_laps * group.learner.epochs),
+      {
+        **metrics,
+        **{name: np.float64(value) for name, value in accuracies.items()},
+        "epochs": np.int32(len(curve) * group.learner.epochs),
         "converged": np.int32(_has_converged(group, metrics)),
       }
     )
   return tested
-
-
-def _save(
-  places: Collection[int],
-  chunk: list[Member],
-  group: Group,
-  store: Store,
-  carry: program.Carry,
-  progress: list[Metrics],
-) -> None:
-  """Writes the checkpoints of some members of a chunk."""
-  if not places:
-    return
-  host = jax.device_get(carry)
-  for place in places:
-    stores.save(
-      store,
-      chunk[place],
-      group.width_per_device,
-      _pick(host, place),
-      progress[place],
-    )
 
 
 def _pick(tree: PyTree, place: int) -> PyTree:

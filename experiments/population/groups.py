@@ -25,8 +25,8 @@ class Group(NamedTuple):
     learner: How a member is trained.
     stream: What it sees.
     programs: What trains members.
-    laps_per_call: Laps that a call of `Program.run` trains.
     width: Members of a chunk, over all devices of this process.
+    width_per_device: Members that a device trains at once.
     dataset: Images.
     shared: Training samples on the devices, where members share them.
     validation: Validation samples on the devices, and perhaps some that fill
@@ -39,32 +39,27 @@ class Group(NamedTuple):
   learner: Learner
   stream: Stream
   programs: program.Program
-  laps_per_call: int
   width: int
+  width_per_device: int
   dataset: datasets.Dataset
   shared: Samples | None
   validation: Samples
   test: Samples
   cost: int
 
-  @property
-  def width_per_device(self) -> int:
-    """Members that a device trains at once."""
-    return self.width // _num_devices(self.stream)
-
   def load(self, seeds: Sequence[int]) -> tuple[Samples, Samples]:
     """Returns training samples on the devices, as they were and prepared."""
     if self.shared is not None:
       return self.shared, self.shared
-    spec, axis = self.stream.data_spec, self.stream.axis
+    layout = self.stream.layout
     own = self.stream.load(self.dataset, seeds)
-    own = devices.place(own, spec, axis=axis)
+    own = devices.place(own, layout.data, axis=layout.axis)
     return own, self.programs.prepare(own)
 
   def place(self, tree: PyTree) -> PyTree:
     """Moves arrays of members to the devices."""
-    spec, axis = self.stream.members_spec, self.stream.axis
-    return devices.place(tree, spec, axis=axis)
+    layout = self.stream.layout
+    return devices.place(tree, layout.members, axis=layout.axis)
 
 
 def make(
@@ -73,57 +68,64 @@ def make(
   protocol: Protocol,
   num_processes: int = 1,
 ) -> Group:
-  """Makes what trains some cells.
-
-  Args:
-    planned: Cells that are equal but for their hyper-parameters.
-    dataset: Images to train, validate and test on.
-    protocol: How to train.
-    num_processes: Processes that share the members.
-  """
+  """Makes what trains cells that are equal but for their hyper-parameters."""
   cell, stream = planned[0], planned[0].stream
   schedule = cells.schedule(cell, protocol)
+  axis, _, data_spec, held_out = stream.layout
+  # Whether each device has members of its own.
+  alone = axis == devices.MEMBERS_AXIS
+  image_shape = dataset.train.images.shape[1:]
   network = networks.make(
     cells.network(cell, protocol),
-    dataset.train.images.shape[1:],
-    axis_name=None if stream.axis == devices.MEMBERS_AXIS else stream.axis,
+    image_shape,
+    axis_name=None if alone else axis,
   )
   learner = methods.learner(
     cell.method, network, stream, schedule, protocol.options
   )
-  laps_per_call = _largest_divisor(learner.num_laps, stream.most_laps)
   num_samples = stream.num_samples(dataset)
-  num_devices = _num_devices(stream)
+  num_devices = devices.mesh().size if alone else 1
   num_members = len(planned) * len(protocol.seeds)
   width = -(-num_members // (num_devices * num_processes))
   if protocol.members_per_chunk:
     width = min(width, protocol.members_per_chunk)
   else:
-    alone = network.one_at_a_time or stream.axis != devices.MEMBERS_AXIS
-    fast = 1 if alone else fast_width(schedule.batch_size or num_samples)
+    fast = fast_width(schedule.batch_size or num_samples)
+    if network.one_at_a_time or not alone:
+      fast = 1
     width = program.fitting_width(
       learner,
       stream,
-      image_shape=dataset.train.images.shape[1:],
+      image_shape=image_shape,
       num_samples=num_samples,
       num_validation=len(dataset.validation.labels),
       wanted=min(width, fast),
     )
+
+  def place_held_out(split: datasets.Split) -> Samples:
+    # Devices that have a part each: filled up with labels that are no class.
+    fill = 0 if alone else -len(split.labels) % devices.mesh().size
+    images = np.pad(split.images, ((0, fill), (0, 0), (0, 0), (0, 0)))
+    labels = np.pad(split.labels, (0, fill), constant_values=-1)
+    return devices.place(Samples(images, labels), held_out, axis=axis)
+
   shared = None
   if stream.data_axis is None:
-    shared = stream.load(dataset, ())
-    shared = devices.place(shared, stream.data_spec, axis=stream.axis)
+    shared = devices.place(stream.load(dataset, ()), data_spec, axis=axis)
+  laps_per_call = next(
+    n for n in range(stream.most_laps, 0, -1) if learner.num_laps % n == 0
+  )
   return Group(
     cells=tuple(planned),
     learner=learner,
     stream=stream,
     programs=program.make(learner, stream, laps_per_call),
-    laps_per_call=laps_per_call,
     width=num_devices * width,
+    width_per_device=width,
     dataset=dataset,
     shared=shared,
-    validation=_place_held_out(dataset.validation, stream),
-    test=_place_held_out(dataset.test, stream),
+    validation=place_held_out(dataset.validation),
+    test=place_held_out(dataset.test),
     cost=cells.cost(cell, dataset, protocol),
   )
 
@@ -137,27 +139,3 @@ def fast_width(batch_size: int) -> int:
   if devices.mesh().devices.flat[0].platform != "cpu":
     return 1000
   return max(1, min(5, 100 // batch_size))
-
-
-def _num_devices(stream: Stream) -> int:
-  """Returns how many devices have members of their own."""
-  return devices.mesh().size if stream.axis == devices.MEMBERS_AXIS else 1
-
-
-def _largest_divisor(number: int, limit: int) -> int:
-  return next(n for n in range(limit, 0, -1) if number % n == 0)
-
-
-def _place_held_out(split: datasets.Split, stream: Stream) -> Samples:
-  """Moves samples to the devices that evaluate them.
-
-  Where these have a part each, they are filled up with labels that are no
-  class.
-  """
-  samples = Samples(*split)
-  if stream.axis != devices.MEMBERS_AXIS:
-    fill = -len(split.labels) % devices.mesh().size
-    images = np.pad(split.images, ((0, fill), (0, 0), (0, 0), (0, 0)))
-    labels = np.pad(split.labels, (0, fill), constant_values=-1)
-    samples = Samples(images, labels)
-  return devices.place(samples, stream.held_out_spec, axis=stream.axis)

@@ -67,73 +67,55 @@ class Program(NamedTuple):
 def make(learner: Learner, stream: Stream, num_laps: int) -> Program:
   """Makes the programs of a learner; the same ones for equal arguments.
 
-  Args:
-    learner: How a member is trained.
-    stream: What it sees.
-    num_laps: Laps in a call of `run`.
-
-  Returns:
-    Functions that compile at their first call, once for each number of members.
+  A call of `run` has so many laps. They compile at their first call, once for
+  each number of members.
   """
-  many, data = stream.members_spec, stream.data_spec
-  held_out, shared = stream.held_out_spec, devices.SHARED
-  spread = functools.partial(devices.spread, gives=many, axis=stream.axis)
-  by_lap = jax.sharding.PartitionSpec(None, *many)
+  axis, many, data, held_out = stream.layout
+  shared, laps = devices.SHARED, jax.sharding.PartitionSpec(None, *many)
+
+  def count_rivals(data: Samples, samples: Samples) -> dict[str, jax.Array]:
+    return {
+      name: _num_correct(classify(data, samples.inputs), samples, stream)
+      for name, classify in learner.rivals
+    }
+
+  def spread(function: Callable, *takes: Any, **choices: Any) -> Callable:
+    choices = {"gives": many, "axis": axis} | choices
+    return devices.spread(function, takes=takes, **choices)
+
   return Program(
-    prepare=spread(
-      _over_members(learner.prepare, stream), takes=(data,), gives=data
-    ),
-    init=spread(make_init(learner, stream), takes=(many, many, data)),
+    prepare=spread(_over_members(learner.prepare, stream), data, gives=data),
+    init=spread(make_init(learner, stream), many, many, data),
     run=spread(
       make_run(learner, stream, num_laps),
-      takes=(many, shared, many, many, many, data, held_out),
-      gives=(many, by_lap),
+      *(many, shared, many, many, many, data, held_out),
+      gives=(many, laps),
       donate=(0,),
     ),
     count=spread(
-      make_count(learner, stream), takes=(many, held_out, many, many, shared)
+      make_count(learner, stream), many, held_out, many, many, shared
     ),
-    count_rivals=spread(
-      _make_count_rivals(learner, stream), takes=(data, held_out)
-    ),
+    count_rivals=spread(count_rivals, data, held_out),
   )
 
 
 def make_init(
   learner: Learner, stream: Stream
 ) -> Callable[[jax.Array, Hparams, Samples], Carry]:
-  """Makes the function that begins the training of members.
-
-  Args:
-    learner: How a member is trained.
-    stream: What it sees.
-
-  Returns:
-    As `Program.init`, not compiled.
-  """
+  """Makes `Program.init`, not compiled."""
 
   def init(key: jax.Array, hparams: Hparams, data: Samples) -> Carry:
     state = learner.init(key, hparams, data)
-    return Carry(
-      state=state,
-      failed_step=jnp.int32(-1),
-      best=state.variables,
-      best_correct=jnp.int32(-1),
-      best_epoch=jnp.int32(0),
-    )
+    nothing = jnp.int32(-1)
+    return Carry(state, nothing, state.variables, nothing, jnp.int32(0))
 
   return jax.vmap(init, in_axes=(0, 0, stream.data_axis))
 
 
 def make_count(learner: Learner, stream: Stream) -> Callable[..., jax.Array]:
-  """Makes the function that evaluates members on samples that they share.
+  """Makes `Program.count`, not compiled.
 
-  Args:
-    learner: How they are trained.
-    stream: Whose devices may have a part of the samples each.
-
-  Returns:
-    As `Program.count`, not compiled.
+  Devices of the stream may have a part of the samples each.
   """
 
   def count(
@@ -146,7 +128,7 @@ def make_count(learner: Learner, stream: Stream) -> Callable[..., jax.Array]:
     classes = learner.predict(
       variables, samples.inputs, keys, hparams, occasion
     )
-    return stream.reduce(_num_correct(classes, samples))
+    return _num_correct(classes, samples, stream)
 
   return count
 
@@ -154,16 +136,7 @@ def make_count(learner: Learner, stream: Stream) -> Callable[..., jax.Array]:
 def make_run(
   learner: Learner, stream: Stream, num_laps: int
 ) -> Callable[..., tuple[Carry, dict[str, jax.Array]]]:
-  """Makes the function that trains members for some laps.
-
-  Args:
-    learner: How a member is trained.
-    stream: What it sees.
-    num_laps: Laps in a call.
-
-  Returns:
-    As `Program.run`, not compiled.
-  """
+  """Makes `Program.run`, not compiled."""
   count = make_count(learner, stream)
   train = jax.vmap(learner.lap, in_axes=(0, None, 0, 0, stream.data_axis))
 
@@ -202,16 +175,8 @@ def fitting_width(
 ) -> int:
   """Returns how many members a device can train at once, by their memory.
 
-  Args:
-    learner: How a member is trained.
-    stream: What it sees.
-    image_shape: Height, width and channels of the images.
-    num_samples: Training samples of a member.
-    num_validation: Validation samples, which members share.
-    wanted: The most.
-
-  Returns:
-    The number, at least 1.
+  Of training samples each member has a number, or all share them; validation
+  samples are shared. It is at least 1 and at most what is wanted.
   """
   shape = jax.ShapeDtypeStruct
 
@@ -220,10 +185,11 @@ def fitting_width(
     return Samples(images, shape(axes, jnp.int32))
 
   def needs(members: int) -> int:
-    keys, hparams = member_shapes(members)
+    number = shape((members,), jnp.float32)
+    hparams = Hparams(number, number)
+    keys = jax.eval_shape(jax.vmap(jax.random.key), jnp.zeros(members, int))
     own = () if stream.data_axis is None else (members,)
     data = samples(*own, num_samples)
-    prepare = _over_members(learner.prepare, stream)
     return memory.peak_bytes(
       make_run(learner, stream, 1),
       jax.eval_shape(make_init(learner, stream), keys, hparams, data),
@@ -231,18 +197,11 @@ def fitting_width(
       keys,
       hparams,
       shape((members,), bool),
-      jax.eval_shape(prepare, data),
+      jax.eval_shape(_over_members(learner.prepare, stream), data),
       samples(num_validation),
     )
 
   return memory.width(needs, wanted=wanted, limit=memory.device_bytes())
-
-
-def member_shapes(members: int) -> tuple[jax.ShapeDtypeStruct, Hparams]:
-  """Returns the shapes of the keys and hyper-parameters of members."""
-  number = jax.ShapeDtypeStruct((members,), jnp.float32)
-  keys = jax.eval_shape(jax.vmap(jax.random.key), jnp.zeros(members, int))
-  return keys, Hparams(number, number)
 
 
 def _over_members(function: Callable, stream: Stream) -> Callable:
@@ -250,19 +209,11 @@ def _over_members(function: Callable, stream: Stream) -> Callable:
   return function if stream.data_axis is None else jax.vmap(function)
 
 
-def _make_count_rivals(learner: Learner, stream: Stream) -> Callable:
-  def count_rivals(data: Samples, samples: Samples) -> dict[str, jax.Array]:
-    return {
-      name: stream.reduce(_num_correct(classify(data, samples.inputs), samples))
-      for name, classify in learner.rivals
-    }
-
-  return count_rivals
-
-
-def _num_correct(classes: jax.Array, samples: Samples) -> jax.Array:
+def _num_correct(
+  classes: jax.Array, samples: Samples, stream: Stream
+) -> jax.Array:
   correct = classes == samples.labels[None, :]
-  return jnp.sum(correct, axis=1, dtype=jnp.int32)
+  return stream.reduce(jnp.sum(correct, axis=1, dtype=jnp.int32))
 
 
 def _advance(

@@ -18,9 +18,6 @@ from experiments.records import results
 def work(config: Config) -> int:
   """Sums up the work of a run, done or not, in units of `cells.cost`.
 
-  Args:
-    config: The run.
-
   Raises:
     datasets.DatasetError: If the data cannot be had or has too few images.
   """
@@ -37,9 +34,6 @@ def work(config: Config) -> int:
 def finished(config: Config) -> dict[Cell, dict]:
   """Reads the records of the cells that were trained before.
 
-  Args:
-    config: The run.
-
   Raises:
     results.ResultError: If one is of another configuration or cannot be read.
   """
@@ -55,29 +49,21 @@ def finished(config: Config) -> dict[Cell, dict]:
 def missing(config: Config) -> Config:
   """Returns a run of the cells without a record alone.
 
-  Args:
-    config: The run.
-
   Raises:
     results.ResultError: If a record is of another configuration or cannot be
       read.
   """
   done = finished(config) if config.resume else {}
-  return dataclasses.replace(
-    config, cells=tuple(cell for cell in config.cells if cell not in done)
-  )
+  left = tuple(cell for cell in config.cells if cell not in done)
+  return dataclasses.replace(config, cells=left)
 
 
 def comparable_records(config: Config) -> list[dict]:
   """Reads all records of a run's folder that were made as its cells are.
 
-  Args:
-    config: The run, of one cell at least.
-
-  Returns:
-    Records of the same dataset, protocol and release, of any method, strength
-    and seeds, in the order of `methods.METHODS` and of strengths. Other files
-    are passed over.
+  They are of the same dataset, protocol and release, of any method, strength
+  and seeds, in the order of `methods.METHODS` and of strengths. Other files are
+  passed over.
   """
   found = {}
   order = list(methods.METHODS)
@@ -105,19 +91,20 @@ def comparable_records(config: Config) -> list[dict]:
   return [found[key] for key in sorted(found)]
 
 
+def train_all(config: Config) -> list[dict]:
+  """Trains a run under a progress bar of its own, as `train` does."""
+  left = missing(config)
+  skipped = len(config.cells) - len(left.cells)
+  with progress.bar(total=work(left), skipped=skipped) as bar:
+    return train(config, bar)
+
+
 def train(
   config: Config, bar: progress.Bar, *, cheapest_first: bool = False
 ) -> list[dict]:
-  """Trains the cells that are missing and keeps their records.
+  """Trains the cells that are missing; returns the records of all.
 
-  Args:
-    config: The run.
-    bar: Where progress is shown.
-    cheapest_first: Whether cells are trained in the order of their cost, not
-      in that of the run.
-
-  Returns:
-    The records of all cells, in their order.
+  They are trained in the order of the run, or of their cost.
 
   Raises:
     datasets.DatasetError: If the data cannot be had or has too few images.

@@ -16,7 +16,7 @@ import numpy as np
 from experiments import datasets
 from experiments.machine import interruption
 from experiments.population import chunks, groups, store as stores
-from experiments.population.cells import Cell, Member, Protocol
+from experiments.population.cells import Cell, Member
 from experiments.population.groups import Group
 from experiments.population.store import Metrics, Store
 
@@ -70,32 +70,28 @@ def run(
     done: Those among the cells that are skipped. The others give the same bits
       as if all were trained, since chunks keep their width.
     tick: Told of progress.
-    share: Number of this process and of all, which deal the members out among
-      themselves. The first yields all cells, and waits for the others' members
-      in the store; the others yield none.
+    share: Number of this process and of all. The first yields all cells, in
+      their order unless members were in the store, and waits for the others'
+      members there; the others yield none.
     stop_requested: Asked before every call of a program whether to stop, after
       keeping what there is.
-
-  Yields:
-    (cell, Outcome), in the order of the cells unless members were in the store.
 
   Raises:
     datasets.DatasetError: If a class has fewer images than shots.
     interruption.Stopped: If a stop is requested before all is done.
     results.ResultError: If the store cannot be read or written.
   """
-  protocol = store.config.protocol
   pool = _Pool(
-    store, tick, stop_requested, {}, {}, *share, stores.make_look(store)
+    store, tick, stop_requested, *share, {}, {}, stores.make_look(store)
   )
   turn = 0
   for _, similar in itertools.groupby(
     planned, lambda cell: cell._replace(strength=0.0, learning_rate=0.0)
   ):
-    protocol = store.config.protocol
-    group = groups.make(list(similar), dataset, protocol, share[1])
-    yield from _train(pool, group, done, turn)
-    turn += len(_blocks(_members(group.cells, protocol), group.width))
+    group = groups.make(list(similar), dataset, store.config.protocol, share[1])
+    blocks = _blocks(pool.members(group.cells), group.width)
+    yield from _train(pool, group, done, list(enumerate(blocks, turn)))
+    turn += len(blocks)
   while not pool.process and pool.left:
     if stop_requested():
       raise interruption.Stopped
@@ -111,25 +107,26 @@ class _Pool(NamedTuple):
     store: Where members are kept.
     tick: As in `run`.
     stop_requested: As in `run`.
-    finished: What the members gave that are done.
-    left: Cells that are not whole yet, with their groups.
     process: Number of this process; the first, 0, yields cells.
     num_processes: How many there are.
+    finished: What the members gave that are done.
+    left: Cells that are not whole yet, with their groups.
     look: Finds members that other processes have done meanwhile.
   """
 
   store: Store
   tick: Tick
   stop_requested: Callable[[], bool]
-  finished: dict[Member, Metrics]
-  left: dict[Cell, Group]
   process: int
   num_processes: int
+  finished: dict[Member, Metrics]
+  left: dict[Cell, Group]
   look: Callable[[Member, int], Metrics | None]
 
-
-def _members(chosen: Iterable[Cell], protocol: Protocol) -> list[Member]:
-  return [Member(cell, seed) for cell in chosen for seed in protocol.seeds]
+  def members(self, chosen: Iterable[Cell]) -> list[Member]:
+    """Returns the members of some cells, in their order."""
+    seeds = self.store.config.protocol.seeds
+    return [Member(cell, seed) for cell in chosen for seed in seeds]
 
 
 def _blocks(population: list[Member], width: int) -> list[list[Member]]:
@@ -137,9 +134,12 @@ def _blocks(population: list[Member], width: int) -> list[list[Member]]:
 
 
 def _train(
-  pool: _Pool, group: Group, done: Collection[Cell], turn: int
+  pool: _Pool,
+  group: Group,
+  done: Collection[Cell],
+  planned: list[tuple[int, list[Member]]],
 ) -> Iterator[tuple[Cell, Outcome]]:
-  """Trains this process's share of a group, after so many chunks of others.
+  """Trains this process's share of a group, whose chunks have numbers.
 
   The share goes by place in the plan, not by what is missing, which may change
   while the processes look; and on where the last group ended, so that each gets
@@ -149,11 +149,10 @@ def _train(
   pool.left.update(dict.fromkeys(missing, group))
   found = _look_first(pool, missing)
   yield from _whole(pool)
-  planned = _members(group.cells, pool.store.config.protocol)
   waiting = [
     member
-    for index, block in enumerate(_blocks(planned, group.width), turn)
-    if index % pool.num_processes == pool.process
+    for number, block in planned
+    if number % pool.num_processes == pool.process
     for member in block
     if member.cell in missing and member not in pool.finished
   ]
@@ -177,15 +176,10 @@ def _kept(pool: _Pool, chunk: list[Member]) -> set[Member]:
 
   A cell that is then whole is written at once, and needs no members.
   """
-  config = pool.store.config
-  if config.checkpoint_dir is not None or pool.process:
+  if pool.store.config.checkpoint_dir is not None or pool.process:
     return set(chunk)
   known = {*pool.finished, *chunk}
-  return {
-    member
-    for member in chunk
-    if not known.issuperset(_members([member.cell], config.protocol))
-  }
+  return {m for m in chunk if not known.issuperset(pool.members([m.cell]))}
 
 
 def _look_first(pool: _Pool, missing: Sequence[Cell]) -> dict[Member, Metrics]:
@@ -197,17 +191,13 @@ def _look_first(pool: _Pool, missing: Sequence[Cell]) -> dict[Member, Metrics]:
       stores.prepare(pool.store, cell, width)
     if not pool.store.config.resume:
       continue
-    for member in _members([cell], pool.store.config.protocol):
+    for member in pool.members([cell]):
       metrics = stores.find(pool.store, member, width)
-      if metrics is None:
-        continue
-      num_laps = len(metrics["validation_accuracy_curve"])
       if stores.is_done(metrics):
-        pool.finished[member] = metrics
-        num_laps = pool.left[cell].learner.num_laps
-      else:
+        _finish(pool, member, metrics)
+      elif metrics is not None:
         found[member] = metrics
-      _tick(pool, member, num_laps, metrics)
+        _tick(pool, member, len(metrics["objective_curve"]), metrics)
   return found
 
 
@@ -216,13 +206,17 @@ def _look_again(pool: _Pool) -> None:
   if pool.process or pool.num_processes == 1:
     return
   for cell, group in pool.left.items():
-    for member in _members([cell], pool.store.config.protocol):
+    for member in pool.members([cell]):
       if member in pool.finished:
         continue
       metrics = pool.look(member, group.width_per_device)
       if stores.is_done(metrics):
-        pool.finished[member] = metrics
-        _tick(pool, member, group.learner.num_laps, metrics)
+        _finish(pool, member, metrics)
+
+
+def _finish(pool: _Pool, member: Member, metrics: Metrics) -> None:
+  pool.finished[member] = metrics
+  _tick(pool, member, pool.left[member.cell].learner.num_laps, metrics)
 
 
 def _tick(pool: _Pool, member: Member, num_laps: int, metrics: Metrics) -> None:
@@ -236,8 +230,7 @@ def _whole(pool: _Pool) -> Iterator[tuple[Cell, Outcome]]:
   if pool.process:
     return
   for cell, group in list(pool.left.items()):
-    population = _members([cell], pool.store.config.protocol)
-    metrics = [pool.finished.get(member) for member in population]
+    metrics = [pool.finished.get(member) for member in pool.members([cell])]
     if all(metrics):
       del pool.left[cell]
       yield cell, _outcome(metrics, group)
@@ -245,19 +238,16 @@ def _whole(pool: _Pool) -> Iterator[tuple[Cell, Outcome]]:
 
 def _outcome(metrics: list[Metrics], group: Group) -> Outcome:
   """Stacks what the members of a cell gave."""
+
+  def whole(curve: np.ndarray) -> np.ndarray:
+    # Curves are for figures: six digits keep the records small.
+    more = group.learner.num_laps - len(curve)
+    return np.pad(curve.round(6), (0, more), constant_values=np.nan)
+
   stacked = {}
   for name in metrics[0]:
     values = [member[name] for member in metrics]
-    if name.endswith("_curve"):
-      values = [
-        np.pad(
-          # Curves are for figures: six digits keep the records small.
-          curve.round(6),
-          (0, group.learner.num_laps - len(curve)),
-          constant_values=np.nan,
-        )
-        for curve in values
-      ]
-    stacked[name] = np.stack(values)
+    is_curve = name.endswith("_curve")
+    stacked[name] = np.stack([*map(whole, values)] if is_curve else values)
   seconds = float(stacked.pop("seconds").sum())
   return Outcome(stacked, seconds, group.width_per_device)

@@ -7,9 +7,11 @@ cell's record, without the networks once it is done, and goes when the record is
 written. That digest stands for everything that the last bits depend on: members
 of another version, device or width of chunks are in another folder, and are
 never mixed with these.
+
+A width, here, is of a chunk: the members that a device trains at once.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 import functools
 import pathlib
 from typing import Any, NamedTuple
@@ -44,13 +46,7 @@ class Store(NamedTuple):
 
 
 def folder(store: Store, cell: Cell, width: int) -> pathlib.Path:
-  """Names the folder of a cell's members, which need not exist.
-
-  Args:
-    store: Where.
-    cell: The cell.
-    width: Members that a device trains at once.
-  """
+  """Names the folder of a cell's members, which need not exist."""
   config = store.config
   if config.checkpoint_dir is not None:
     return config.checkpoint_dir
@@ -68,22 +64,16 @@ def folder(store: Store, cell: Cell, width: int) -> pathlib.Path:
 
 def path(store: Store, member: Member, width: int) -> pathlib.Path:
   """Names the file of a member's checkpoint."""
-  stem = cells.cell_path(store.config, member.cell).stem
-  name = f"{stem}-seed{member.seed:d}.npz"
+  name = _file_name(store.config, member)
   return folder(store, member.cell, width) / name
 
 
+def _file_name(config: Config, member: Member) -> str:
+  return f"{cells.cell_path(config, member.cell).stem}-seed{member.seed:d}.npz"
+
+
 def find(store: Store, member: Member, width: int) -> Metrics | None:
-  """Reads what is known of a member.
-
-  Args:
-    store: Where.
-    member: Which.
-    width: Members that a device trains at once.
-
-  Returns:
-    Its metrics, or None if it has no checkpoint; one that is done has
-    `test_accuracy`.
+  """Reads the metrics of a member, None if it has no checkpoint.
 
   Raises:
     checkpoints.CheckpointError: If its checkpoint cannot be used.
@@ -118,11 +108,6 @@ def prepare(store: Store, cell: Cell, width: int) -> None:
   Members that are there are removed if the run does not resume; those that were
   made otherwise are told of.
 
-  Args:
-    store: Where.
-    cell: The cell.
-    width: Members that a device trains at once.
-
   Raises:
     results.ResultError: If the file system refuses.
   """
@@ -143,22 +128,19 @@ def prepare(store: Store, cell: Cell, width: int) -> None:
 def save(
   store: Store, member: Member, width: int, carry: Carry, metrics: Metrics
 ) -> None:
-  """Writes the checkpoint of a member.
+  """Writes the checkpoint of a member, what it carries in NumPy arrays.
 
-  Args:
-    store: Where.
-    member: Which.
-    width: Members that a device trains at once.
-    carry: What it carries, NumPy arrays. Of a member that is done only its
-      networks are kept, and those only where they are wanted.
-    metrics: What is known of it.
+  Of a member that is done only its networks are kept, and those only where they
+  are wanted.
 
   Raises:
     results.ResultError: If the file system refuses.
   """
-  nothing = Variables({}, {})
   is_wanted = store.config.checkpoint_dir is not None
   done = is_done(metrics)
+  last, best = carry.state.variables, carry.best
+  if done and not is_wanted:
+    last = best = Variables({}, {})
   file = path(store, member, width)
   if not is_wanted:
     results.prepare_directory(file.parent)
@@ -167,8 +149,8 @@ def save(
     checkpoints.Checkpoint(
       config=cells.member_config(store.config, member),
       environment=dict(store.environment),
-      last=nothing if done and not is_wanted else carry.state.variables,
-      best=nothing if done and not is_wanted else carry.best,
+      last=last,
+      best=best,
       metrics=metrics,
       memory={} if done else carry.state.memory,
     ),
@@ -178,16 +160,7 @@ def save(
 def restore(
   store: Store, member: Member, width: int, template: Carry
 ) -> tuple[Carry, Metrics]:
-  """Reads what a member in training carries.
-
-  Args:
-    store: Where.
-    member: Which, that `find` finds.
-    width: Members that a device trains at once.
-    template: Arrays of the same structure.
-
-  Returns:
-    What it carries, and its metrics.
+  """Reads what a member in training carries, as the template, and its metrics.
 
   Raises:
     checkpoints.CheckpointError: If it cannot be used.
@@ -196,12 +169,11 @@ def restore(
   checkpoint = checkpoints.load(file)
   metrics = checkpoint.metrics
   read = functools.partial(checkpoints.restore, file)
-  state = State(
-    variables=read(checkpoint.last, template.state.variables),
-    memory=read(checkpoint.memory, template.state.memory),
-  )
   carry = Carry(
-    state=state,
+    state=State(
+      read(checkpoint.last, template.state.variables),
+      read(checkpoint.memory, template.state.memory),
+    ),
     failed_step=metrics["failed_step"],
     best=read(checkpoint.best, template.best),
     best_correct=metrics["best_correct"],
@@ -219,23 +191,15 @@ def has_networks(config: Config, cell: Cell) -> bool:
   """Tells whether the networks of a cell that must be kept are there."""
   if config.checkpoint_dir is None or not config.needs_networks:
     return True
-  stem = cells.cell_path(config, cell).stem
-  files: Iterable[pathlib.Path] = (
-    config.checkpoint_dir / f"{stem}-seed{seed}.npz"
-    for seed in config.protocol.seeds
-  )
-  return all(file.exists() for file in files)
+  members = (Member(cell, seed) for seed in config.protocol.seeds)
+  names = (_file_name(config, member) for member in members)
+  return all((config.checkpoint_dir / name).exists() for name in names)
 
 
 def discard(store: Store, cell: Cell, width: int) -> None:
   """Removes the members of a cell whose record is written, unless wanted.
 
   What cannot be removed is left, and so is what was damaged and renamed.
-
-  Args:
-    store: Where.
-    cell: The cell.
-    width: Members that a device trains at once.
   """
   if store.config.checkpoint_dir is not None:
     return

@@ -27,14 +27,9 @@ SHAPES = {
 
 
 def draw_params(key, shapes):
-  """Draws parameters of given shapes at once, which compiles fast.
+  """Draws parameters {layer: {name: array}} at once, which compiles fast.
 
-  Args:
-    key: A key.
-    shapes: {layer: {"kernel": shape, "bias": shape}}.
-
-  Returns:
-    Parameters of these shapes, with kernels about as large as is usual.
+  Kernels are about as large as is usual.
   """
   sizes = [math.prod(s) for layer in shapes.values() for s in layer.values()]
   numbers = jax.random.normal(key, (sum(sizes),))
@@ -84,11 +79,7 @@ NETWORK = networks.Network(
 
 
 class NormedModule(nn.Module):
-  """One hidden layer with BatchNorm, on every fourth pixel of 28 x 28.
-
-  Attributes:
-    axis_name: Axis of devices that share a batch, or None.
-  """
+  """One hidden layer with BatchNorm, on every fourth pixel of 28 x 28."""
 
   axis_name: str | None = None
 
@@ -114,29 +105,24 @@ NORMED = networks.from_linen(
 )
 
 
+def cut(split, rows):
+  return datasets.Split(split.images[rows], split.labels[rows])
+
+
 def load_digits(num_held_out):
   """Loads digits with so few images for validation, and as many for test."""
   digits = datasets.load("digits")
-  step = len(digits.test.labels) // num_held_out
-
-  def thin(split):
-    return datasets.Split(split.images[::step], split.labels[::step])
-
-  return digits._replace(
-    validation=thin(digits.validation), test=thin(digits.test)
-  )
+  rows = slice(None, None, len(digits.test.labels) // num_held_out)
+  held_out = cut(digits.validation, rows), cut(digits.test, rows)
+  return digits._replace(validation=held_out[0], test=held_out[1])
 
 
 @functools.cache
 def load_few_digits():
   """Loads 60, 50 and 80 digits for training, validation and test."""
   digits = datasets.load("digits")
-
-  def first(split, number):
-    return datasets.Split(split.images[:number], split.labels[:number])
-
   return digits._replace(
-    train=first(digits.train, 60),
-    validation=first(digits.validation, 50),
-    test=first(digits.test, 80),
+    train=cut(digits.train, slice(60)),
+    validation=cut(digits.validation, slice(50)),
+    test=cut(digits.test, slice(80)),
   )

@@ -55,18 +55,6 @@ def test_key_and_place_decide():
     np.testing.assert_allclose(np.mean(other == kept(0.5)), 0.5, atol=0.025)
 
 
-def test_higher_rates_drop_more_of_the_same():
-  """Members of one seed differ as little as their rates."""
-  assert np.all(kept(0.25) | ~kept(0.5))
-
-
-def test_gradient():
-  grads = jax.grad(
-    lambda x: jnp.sum(drop(x, Dropout(0.75, jax.random.key(0)), place=0))
-  )(X)
-  np.testing.assert_array_equal(grads, np.where(kept(0.75), 4, 0))
-
-
 def test_mapped_over_members():
   """A member's rate and key are its own."""
   keys = jax.vmap(jax.random.key)(jnp.array([0, 1, 2], jnp.uint32))

@@ -1,7 +1,5 @@
 """Tests of experiments.architectures.networks."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +8,15 @@ from scipy import stats
 
 from experiments import datasets
 from experiments.architectures import networks
-from tests.experiments import tiny
+from tests.experiments import members, tiny
 
 
 @pytest.fixture(scope="module")
 def images():
-  return datasets.load("digits").test.images[:7]
+  digits = datasets.load("digits").test.images[:7]
+  # Some black on white, so that an untrained network tells them apart.
+  inverted = np.arange(7).reshape(7, 1, 1, 1) % 3 == 0
+  return np.where(inverted, 255 - digits, digits)
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +24,6 @@ def population():
   """Variables of three tiny networks with BatchNorm."""
   init = jax.jit(jax.vmap(tiny.NORMED.init))
   return init(jax.vmap(jax.random.key)(jnp.arange(3)))
-
-
-def member(tree, index):
-  return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 def test_dense_layers_whose_inputs_are_units():
@@ -54,7 +51,7 @@ def test_dense_kernels_are_in_the_order_of_the_layers():
 
 
 def test_training_and_evaluation_differ_by_the_statistics(population, images):
-  variables = member(population, 0)
+  variables = members.pick(population, 0)
   (logits, _), batch_stats = tiny.NORMED.apply(variables, images, None)
   evaluated, _ = tiny.NORMED.evaluate(variables, images)
   assert np.abs(logits - evaluated).max() > 0.1
@@ -78,9 +75,9 @@ def test_predict_takes_the_largest_logit_of_each_member(
   classes = jax.jit(tiny.NORMED.predict)(population, images)
   assert classes.shape == (3, 7)
   for index in range(3):
-    logits, _ = tiny.NORMED.evaluate(member(population, index), images)
+    logits, _ = tiny.NORMED.evaluate(members.pick(population, index), images)
     np.testing.assert_array_equal(classes[index], logits.argmax(axis=1))
-  assert len(np.unique(classes, axis=0)) == 3
+  assert all(len(np.unique(row)) > 1 for row in classes)
 
 
 def test_resnet18_is_made_for_its_images():
@@ -109,7 +106,6 @@ def test_resnet18_is_made_for_its_images():
     (("lenet",), (28, 28, 1), "got 'lenet'"),
     (("lenet5", "zeros"), (28, 28, 1), "initializer: .*got 'zeros'"),
     (("lenet5",), (32, 32, 3), "lenet5 takes gray images of 28 x 28"),
-    (("mlp500", "pytorch_uniform", True), (28, 28, 1), "bfloat16=True"),
   ),
 )
 def test_what_does_not_fit_is_refused(fields, shape, message):
@@ -135,24 +131,6 @@ class TestInitializers:
     # Statistics are no parameters, which are drawn.
     np.testing.assert_array_equal(batch_stats["norm"], 0.5)
     return params
-
-  @pytest.mark.parametrize("name", networks.NAMES)
-  def test_network_is_the_same_but_for_its_parameters(self, name):
-    usual = networks.make(networks.Spec(name))
-    spec = networks.Spec(name, "lecun_normal")
-    network = networks.make(spec)
-    assert network is networks.make(spec)
-    assert network.init is not usual.init
-    images = jax.ShapeDtypeStruct((2, 28, 28, 1), jnp.uint8)
-
-    def traced(network):
-      """Shapes of its variables, and what it computes of them, as a text."""
-      variables = jax.eval_shape(network.init, jax.random.key(0))
-      program = jax.make_jaxpr(network.evaluate)(variables, images)
-      return variables, re.sub("0x[0-9a-f]+", "", str(program))
-
-    assert traced(network) == traced(usual)
-    assert network.layers == usual.layers
 
   def test_lecun_normal_has_variance_1_over_the_fan_in(self):
     # Normal, but for what lies beyond two of its standard deviations.

@@ -104,11 +104,6 @@ def test_equals_module_with_gradients(
   assert_trees_close(actual, expected, 1e-5)
 
 
-def test_digits_have_ties_in_pooling(digits):
-  windows = unfolded_lenet5.prepare(digits.images[:1])
-  assert np.mean((windows == windows[..., :1]).all(axis=2)) > 0.2
-
-
 def test_mapped_over_members(params, digits):
   images = np.stack([digits.images[i::90][:3] for i in range(NUM_MEMBERS)])
   labels = np.stack([digits.labels[i::90][:3] for i in range(NUM_MEMBERS)])
@@ -130,65 +125,56 @@ def test_predict_takes_the_largest_logit(num_images, params, digits):
   assert num_images == 1 or len(np.unique(classes)) > 1
 
 
-class TestDropout:
-  def test_apply_drops_what_the_module_drops(self, params, digits):
-    images, member = digits.images[::90][:5], first(params)
-    dropout = Dropout(0.4, jax.random.key(5))
+def test_apply_drops_what_the_module_drops(params, digits):
+  images, dropout = digits.images[::90][:5], Dropout(0.4, jax.random.key(5))
 
-    @jax.jit
-    def run(params, images, dropout):
-      return (
-        models.LeNet5().apply({"params": params}, images, dropout),
-        unfolded_lenet5.apply(params, unfolded_lenet5.prepare(images), dropout),
-      )
-
-    expected, actual = run(member, images, dropout)
-    assert_trees_close(actual, expected, 1e-5)
-    (_, plain), (_, other) = run(member, images, dropout._replace(rate=0.0))
-    assert_trees_close(other, plain, 1e-5)
-    # What the convolutions made is not dropped.
-    np.testing.assert_array_equal(expected[1]["fc1"], plain["fc1"])
-    for layer in ("fc2", "fc3"):
-      dropped = np.asarray(actual[1][layer] == 0)
-      np.testing.assert_array_equal(dropped, expected[1][layer] == 0)
-    fires = np.asarray(plain["fc2"] > 0)
-    kept = np.mean(actual[1]["fc2"] > 0, where=fires)
-    np.testing.assert_allclose(kept, 0.6, atol=0.1)
-
-  def test_predict_drops_as_often_as_the_module(self, params, digits):
-    """Of copies of one image as many get each class, whoever draws."""
-    images = np.repeat(digits.images[90][None], 960, axis=0)
-    members = jax.tree.map(lambda leaf: leaf[np.zeros(3, int)], params)
-    rates = jnp.array([0.5, 0.5, 0.0])
-
-    @jax.jit
-    def run_module(params, images, rate):
-      logits, _ = models.LeNet5().apply(
-        {"params": params}, images, Dropout(rate, jax.random.key(7))
-      )
-      return jnp.bincount(logits.argmax(axis=-1), length=10)
-
-    keys = jax.vmap(jax.random.key)(jnp.arange(3, dtype=jnp.uint32))
-    classes = np.asarray(
-      jax.jit(unfolded_lenet5.predict)(members, images, Dropout(rates, keys))
+  @jax.jit
+  def run(params, images, dropout):
+    windows = unfolded_lenet5.prepare(images)
+    return (
+      models.LeNet5().apply({"params": params}, images, dropout),
+      unfolded_lenet5.apply(params, windows, dropout),
     )
-    expected = run_module(first(params), images, 0.5)
-    for row in classes[:2]:
-      counts = np.bincount(row, minlength=10)
-      # Otherwise dropout would hardly matter.
-      assert np.sort(counts)[-2] > 50
-      # Five standard deviations of a difference.
-      error = 5 * np.sqrt(2 * np.maximum(expected, 1))
-      assert np.all(np.abs(counts - expected) < error)
-      # A draw of its own for every block of images ...
-      blocks = row.reshape(-1, unfolded_lenet5.PREDICT_BLOCK)
-      assert len(np.unique(blocks, axis=0)) > 0.5 * len(blocks)
-    # ... and for every member.
-    assert np.any(classes[0] != classes[1])
-    # A rate of 0 drops nothing.
-    plain = run_module(first(params), images, 0.0)
-    assert plain.max() == len(images)
-    np.testing.assert_array_equal(classes[2], plain.argmax())
+
+  expected, actual = run(first(params), images, dropout)
+  assert_trees_close(actual, expected, 1e-5)
+  for layer, dropped in (("fc1", 0), ("fc2", 0.4), ("fc3", 0.4)):
+    zeros = np.asarray(actual[1][layer] == 0)
+    np.testing.assert_array_equal(zeros, expected[1][layer] == 0)
+    _, (_, plain) = run(first(params), images, dropout._replace(rate=0.0))
+    found = np.mean(zeros, where=np.asarray(plain[layer] > 0))
+    np.testing.assert_allclose(found, dropped, atol=0.1 * (dropped > 0))
+
+
+def test_predict_drops_as_often_as_the_module(params, digits):
+  """Of copies of one image as many get each class, whoever draws."""
+  images = np.repeat(digits.images[90][None], 960, axis=0)
+  one = first(params)
+  keys = jax.vmap(jax.random.key)(jnp.arange(4, dtype=jnp.uint32))
+  dropout = Dropout(jnp.array([0.5, 0.5, 0.0]), keys[:3])
+  classes = np.asarray(
+    jax.jit(unfolded_lenet5.predict)(
+      jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), one), images, dropout
+    )
+  )
+  logits, _ = models.LeNet5().apply(
+    {"params": one}, images, Dropout(0.5, keys[3])
+  )
+  expected = np.bincount(logits.argmax(axis=-1), minlength=10)
+  for row in classes[:2]:
+    counts = np.bincount(row, minlength=10)
+    # Otherwise dropout would hardly matter.
+    assert np.sort(counts)[-2] > 50
+    # Five standard deviations of a difference.
+    error = 5 * np.sqrt(2 * np.maximum(expected, 1))
+    assert np.all(np.abs(counts - expected) < error)
+    # A draw of its own for every block of images ...
+    blocks = row.reshape(-1, unfolded_lenet5.PREDICT_BLOCK)
+    assert len(np.unique(blocks, axis=0)) > 0.5 * len(blocks)
+  # ... and for every member; a rate of 0 drops nothing.
+  assert np.any(classes[0] != classes[1])
+  logits, _ = module_apply(one, images[:1])
+  np.testing.assert_array_equal(classes[2], logits.argmax())
 
 
 @pytest.mark.parametrize("dtype", (np.uint8, np.float32))

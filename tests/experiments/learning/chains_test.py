@@ -11,16 +11,17 @@ from experiments.architectures import networks
 from experiments.learning import chains, descent
 from experiments.learning.learner import Hparams, Samples
 from experiments.learning.streams import Batch
-from tests.experiments import tiny
+from tests.experiments import members, tiny
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1), np.uint8)
 LABELS = np.array([3, 1, 4, 1])
+LENET5 = networks.make(networks.Spec())
 
 
 @pytest.mark.parametrize(
   "network,num_layers",
   (
-    (networks.make(networks.Spec("lenet5")), 4),
+    (LENET5, 4),
     (networks.make(networks.Spec("mlp300_100")), 3),
     (tiny.NORMED, 2),
   ),
@@ -57,8 +58,8 @@ def test_a_skip_connection_is_refused():
     chains.cut(network, variables, jnp.ones((2, 4)))
 
 
-def gradients(rule, network=tiny.NETWORK):
-  """Maps (rows, mask) to what a member with rate 0.3 is given."""
+def gradients(rule, network=tiny.NETWORK, rate=0.3):
+  """Maps (rows, mask) to what a member is given."""
   variables = network.init(jax.random.key(0))
   gradient = chains.predictive_gradient(network, rule)
   inputs = network.prepare(jnp.asarray(IMAGES))
@@ -69,19 +70,11 @@ def gradients(rule, network=tiny.NETWORK):
       variables.params,
       variables.batch_stats,
       Batch(Samples(inputs, labels), mask, jax.random.key(0)),
-      Hparams(jnp.float32(1e-3), jnp.float32(0.3)),
+      Hparams(jnp.float32(1e-3), jnp.float32(rate)),
     )
 
   return lambda rows, **choices: run(
     inputs[np.array(rows)], LABELS[np.array(rows)], **choices
-  )
-
-
-def assert_close(actual, expected):
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-    actual,
-    expected,
   )
 
 
@@ -90,13 +83,16 @@ def test_gradients_are_means_over_samples(rule):
   run = gradients(rule)
   singles = [run([row]) for row in range(3)]
   mean = jax.tree.map(lambda *leaves: sum(leaves) / 3, *singles)
-  assert_close(run([0, 1, 2]), mean)
-  assert_close(run([0, 3, 1, 2], mask=np.array([1, 0, 1, 1], bool)), mean)
+  members.assert_close(run([0, 1, 2]), mean)
+  members.assert_close(
+    run([0, 3, 1, 2], mask=np.array([1, 0, 1, 1], bool)), mean
+  )
 
 
-def test_exact_gradient_is_that_of_descent():
-  """With what a BatchNorm remembers."""
-  for network in (tiny.NETWORK, tiny.NORMED):
+@pytest.mark.parametrize("rule", ("exact", "fixed"))
+def test_exact_gradients_are_those_of_descent(rule):
+  """With a rate of 1, and with what a BatchNorm remembers."""
+  for network in (tiny.NETWORK, tiny.NORMED, LENET5):
     variables = network.init(jax.random.key(0))
     batch = Batch(
       Samples(network.prepare(IMAGES), LABELS), None, jax.random.key(0)
@@ -105,9 +101,8 @@ def test_exact_gradient_is_that_of_descent():
     expected = jax.jit(jax.value_and_grad(objective, has_aux=True))(
       *variables, batch, Hparams(0.1, 0.1)
     )
-    found = gradients("exact", network)(range(4))
-    assert_close(found, expected)
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    found = gradients(rule, network, rate=1.0)(range(4))
+    members.assert_close(found, expected)
 
 
 def test_examples_of_docstrings():

@@ -1,7 +1,5 @@
 """Tests of experiments.learning.streams."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,13 +85,6 @@ class TestWhole:
     np.testing.assert_array_equal(one, same)
     assert np.any(one != other)
 
-  def test_batches_that_devices_cannot_share(self):
-    data = Samples(jnp.zeros((9, 28, 28, 1), jnp.uint8), jnp.zeros(9, int))
-    with pytest.raises(ValueError, match="multiple of the 2 devices"):
-      streams.Whole(num_shards=2).batch(
-        tiny.NETWORK, data, jnp.arange(7), None, jax.random.key(SEED)
-      )
-
 
 class TestAugment:
   IMAGES = jnp.asarray(
@@ -164,7 +155,3 @@ class TestAugment:
 def test_has_converged(losses, patience, expected):
   stream = streams.Whole(patience=patience, tolerance=0.01)
   assert stream.has_converged(losses) is expected
-
-
-def test_examples_of_docstrings():
-  assert doctest.testmod(streams).failed == 0

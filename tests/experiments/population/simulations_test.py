@@ -1,7 +1,7 @@
 """Tests of experiments.population.simulations, its store and its files."""
 
 import collections
-import copy
+import functools
 import itertools
 
 import jax
@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import datasets
 from experiments.architectures import models, networks
 from experiments.learning import methods
 from experiments.learning.learner import Hparams, Samples
@@ -33,17 +32,17 @@ LEARNING_RATE = 2e-2
 FEW = tiny.load_few_digits()
 # Held-out images of which no number of devices is a divisor.
 FEW = FEW._replace(
-  validation=datasets.Split(*(a[:49] for a in FEW.validation)),
-  test=datasets.Split(*(a[:79] for a in FEW.test)),
+  validation=tiny.cut(FEW.validation, slice(49)),
+  test=tiny.cut(FEW.test, slice(79)),
 )
 with jax.default_matmul_precision("highest"):
   ENVIRONMENT = results.environment()
 
-# Two cells of one program, of each kind of stream. A device trains two members
-# of the first at once, and one of the second.
+# Two cells of one program, of each kind of stream: with images of a step, and
+# members that a device trains at once.
 KINDS = {
-  "few_shot": (Shots(1), tiny.NETWORK, {"batch_size": 4, "width": 2}),
-  "whole": (Whole(patience=0), tiny.NORMED, {"batch_size": 20, "width": 1}),
+  "few_shot": (Shots(1), tiny.NETWORK, (4, 2)),
+  "whole": (Whole(patience=0), tiny.NORMED, (20, 1)),
 }
 BOTH = pytest.mark.parametrize("kind", KINDS)
 
@@ -66,22 +65,25 @@ def make_cells(kind, *strengths, method="bean1", **changes):
   )
 
 
+def members(planned):
+  return [Member(cell, seed) for cell in planned for seed in SEEDS]
+
+
+def make_protocol(kind, **other):
+  size, width = KINDS[kind][2]
+  return cells.Protocol(
+    networks.Spec(kind), SEEDS, batch_size=size, members_per_chunk=width
+  )._replace(**other)
+
+
 def make_store(folder, kind, planned, *, networks_=False, seconds=0.0, **other):
-  _, _, sizes = KINDS[kind]
-  width = other.pop("width", sizes["width"])
-  protocol = cells.Protocol(
-    networks.Spec(kind),
-    SEEDS,
-    batch_size=sizes["batch_size"],
-    members_per_chunk=width,
-  )
   config = cells.Config(
     experiment="test",
     dataset="digits",
     data_dir=None,
     output_dir=folder,
     resume=True,
-    protocol=protocol._replace(**other),
+    protocol=make_protocol(kind, **other),
     cells=tuple(planned),
     checkpoint_dir=folder if networks_ else None,
     checkpoint_seconds=seconds,
@@ -134,11 +136,12 @@ def test_cells_come_in_order_with_all_metrics(kind, finished):
   assert list(outcomes) == list(make_cells(kind))
   for outcome in outcomes.values():
     values = outcome.metrics
-    curves = {name for name in values if name.endswith("_curve")}
-    assert curves == {
-      *("objective_curve", "train_loss_curve", "validation_accuracy_curve")
+    curves = {
+      "objective_curve",
+      "train_loss_curve",
+      "validation_accuracy_curve",
     }
-    assert values.keys() - curves == {
+    assert values.keys() == curves | {
       *("test_accuracy", "test_accuracy_last", "validation_accuracy"),
       *("validation_accuracy_last", "best_epoch", "best_correct"),
       *("failed_step", "epochs", "converged"),
@@ -147,20 +150,20 @@ def test_cells_come_in_order_with_all_metrics(kind, finished):
       assert array.shape == (4, EPOCHS)[: 1 + (name in curves)]
       assert np.all(np.isfinite(array))
     assert outcome.seconds > 0
-    assert outcome.members_per_chunk == KINDS[kind][2]["width"]
-    np.testing.assert_array_equal(values["epochs"], EPOCHS)
-    np.testing.assert_array_equal(values["converged"], 0)
-    np.testing.assert_array_equal(values["failed_step"], -1)
+    assert outcome.members_per_chunk == KINDS[kind][2][1]
+    for name, expected in (
+      ("epochs", 6),
+      ("converged", 0),
+      ("failed_step", -1),
+    ):
+      np.testing.assert_array_equal(values[name], expected)
     curve = values["validation_accuracy_curve"]
-    np.testing.assert_allclose(
-      values["validation_accuracy"], curve.max(axis=1), rtol=1e-5
-    )
-    np.testing.assert_allclose(
-      values["validation_accuracy_last"], curve[:, -1], rtol=1e-5
-    )
-    np.testing.assert_array_equal(
-      values["best_epoch"], curve.argmax(axis=1) + 1
-    )
+    for name, expected in (
+      ("validation_accuracy", curve.max(axis=1)),
+      ("validation_accuracy_last", curve[:, -1]),
+      ("best_epoch", curve.argmax(axis=1) + 1),
+    ):
+      np.testing.assert_allclose(values[name], expected, rtol=1e-5)
   first = np.stack([o.metrics["objective_curve"] for o in outcomes.values()])
   assert len(np.unique(first[..., 0])) == first[..., 0].size
 
@@ -172,11 +175,8 @@ def test_ticks_add_up_to_the_cost(kind, finished):
   for member, done, accuracy in ticks:
     work[member] += done
     assert 0 <= accuracy <= 1
-  protocol = make_store(None, kind, ()).config.protocol
-  for member in simulations._members(outcomes, protocol):
-    cost = cells.cost(member.cell, FEW, protocol)
-    assert work.pop(member) == pytest.approx(cost)
-  assert not work
+  cost = {cell: cells.cost(cell, FEW, make_protocol(kind)) for cell in outcomes}
+  assert work == {m: pytest.approx(cost[m.cell]) for m in members(outcomes)}
 
 
 @BOTH
@@ -184,7 +184,7 @@ def test_a_member_is_its_seed_trained_alone(kind, finished):
   """Draw, initial parameters, order and test, all from the seed."""
   _, outcomes, _ = finished[kind]
   cell, place = make_cells(kind)[1], 2
-  group = groups.make([cell], FEW, make_store(None, kind, ()).config.protocol)
+  group = groups.make([cell], FEW, make_protocol(kind))
   learner, stream = group.learner, group.stream
   keys = jax.random.key(SEEDS[place])[None]
   hparams = Hparams(jnp.array([LEARNING_RATE]), jnp.array([cell.strength]))
@@ -220,27 +220,20 @@ def test_networks_that_are_kept_are_those_that_were_tested(kind, finished):
   folder, outcomes, _ = finished[kind]
   store = make_store(folder, kind, outcomes, networks_=True)
   differ = []
-  for place, member in enumerate(
-    simulations._members(outcomes, store.config.protocol)
-  ):
-    path = stores.path(store, member, 1)
-    checkpoint = checkpoints.load(path)
+  for place, member in enumerate(members(outcomes)):
+    checkpoint = checkpoints.load(stores.path(store, member, 1))
     assert checkpoint.config == cells.member_config(store.config, member)
     assert checkpoint.environment == ENVIRONMENT
     assert checkpoint.memory == {}
-    for name, variables in (
-      ("test_accuracy", checkpoint.best),
-      ("test_accuracy_last", checkpoint.last),
-    ):
+    both = checkpoint.best, checkpoint.last
+    names = ("test_accuracy", "test_accuracy_last")
+    for name, variables in zip(names, both, strict=True):
       logits, _ = KINDS[kind][1].evaluate(variables, FEW.test.images)
       accuracy = np.mean(np.argmax(logits, axis=1) == FEW.test.labels)
       assert checkpoint.metrics[name] == pytest.approx(accuracy)
       metrics = outcomes[member.cell].metrics
       assert metrics[name][place % 4] == checkpoint.metrics[name]
-    kernels = [
-      variables.params["fc2"]["kernel"]
-      for variables in (checkpoint.best, checkpoint.last)
-    ]
+    kernels = [variables.params["fc2"]["kernel"] for variables in both]
     differ.append(np.any(kernels[0] != kernels[1]))
   assert any(differ)
 
@@ -275,14 +268,19 @@ def stop_after(number):
   return lambda: next(count) > number
 
 
-# In the first call, between chunks, in a later chunk with others done.
+# In the first call, between chunks, in a later chunk with others done; and
+# when one of a chunk was lost, so that it begins anew and the others wait.
 @BOTH
-@pytest.mark.parametrize("moments", ((1,), (7, 2), (11, 1)))
+@pytest.mark.parametrize("moments", ((1,), (7, 2), (11, 1), None))
 def test_killed_and_resumed(moments, kind, finished, tmp_path):
   folder, outcomes, _ = finished[kind]
-  for moment in moments:
+  for moment in moments or (1 + KINDS[kind][2][1] * 2,):
     with pytest.raises(Killed):
       run(tmp_path, kind, networks_=True, tick=kill_at(moment))
+  if moments is None:
+    kept = sorted(tmp_path.glob("*.npz"))
+    assert len(kept) > 1
+    kept[0].unlink()
   assert_same(run(tmp_path, kind, networks_=True), outcomes)
   assert in_process.numbers(tmp_path) == in_process.numbers(folder)
 
@@ -291,29 +289,27 @@ def test_killed_and_resumed(moments, kind, finished, tmp_path):
 def test_stopped_between_calls(kind, finished, tmp_path):
   """Although no checkpoint is due, nothing is lost; nor are networks wanted."""
   _, expected, _ = finished[kind]
-  outcomes, stops, work = {}, 0, 0.0
+  planned = make_cells(kind)
+  store = make_store(tmp_path, kind, planned, seconds=1000.0)
+  outcomes, stops, before = {}, 0, 0.0
   while len(outcomes) < 2:
-    assert stops < 20
-    ticks = []
+    work = []
     try:
-      planned = make_cells(kind)
-      store = make_store(tmp_path, kind, planned, seconds=1000.0)
       for cell, outcome in simulations.run(
         planned,
         FEW,
         store,
         done=frozenset(outcomes),
-        tick=lambda *tick, ticks=ticks: ticks.append(tick),
+        tick=lambda member, done, _, work=work: work.append(done),
         stop_requested=stop_after(1 if kind == "few_shot" else 5),
       ):
         outcomes[cell] = outcome
         stores.discard(store, cell, outcome.members_per_chunk)
     except interruption.Stopped:
       stops += 1
-      done = sum(done for _, done, _ in ticks)
       # What was found is told of too, so that a bar comes to its end.
-      assert done > work or outcomes
-      work = done
+      assert sum(work) > before or outcomes
+      before = sum(work)
   assert stops > 1
   assert_same(outcomes, expected)
   assert list(tmp_path.iterdir()) == []
@@ -322,7 +318,7 @@ def test_stopped_between_calls(kind, finished, tmp_path):
 @BOTH
 def test_checkpoints_are_written_from_time_to_time(kind, tmp_path):
   """Without them a kill loses what was trained, and nothing else."""
-  for seconds, expected in ((1000.0, 0), (0.0, KINDS[kind][2]["width"] * 2)):
+  for seconds, expected in ((1000.0, 0), (0.0, KINDS[kind][2][1] * 2)):
     # In the second call of the first chunk.
     moment = expected + 1 if expected else 6
     with pytest.raises(Killed):
@@ -330,7 +326,7 @@ def test_checkpoints_are_written_from_time_to_time(kind, tmp_path):
     assert len(list(tmp_path.rglob("*.npz"))) == expected
   store = make_store(tmp_path, kind, make_cells(kind))
   member = Member(make_cells(kind)[0], SEEDS[0])
-  metrics = stores.find(store, member, KINDS[kind][2]["width"])
+  metrics = stores.find(store, member, KINDS[kind][2][1])
   assert not stores.is_done(metrics)
   assert len(metrics["objective_curve"]) in (1, 3)
 
@@ -351,7 +347,7 @@ def test_width_of_chunks_does_not_change_the_numbers(
   width, kind, finished, tmp_path
 ):
   _, expected, _ = finished[kind]
-  outcomes = run(tmp_path, kind, width=width)
+  outcomes = run(tmp_path, kind, members_per_chunk=width)
   for cell, outcome in outcomes.items():
     # On every device; a last chunk runs the program of the others.
     assert outcome.members_per_chunk == min(width, 4)
@@ -376,9 +372,9 @@ def test_processes_share_the_members(num_processes, kind, tmp_path):
     assert run(tmp_path, kind, share=share) == {}
     trained.append(len(list(tmp_path.rglob("*.npz"))) - before)
   outcomes = run(tmp_path, kind, share=(0, num_processes))
-  width = 1 if num_processes == 20 else KINDS[kind][2]["width"]
+  width = 1 if num_processes == 20 else KINDS[kind][2][1]
   assert sum(trained) == (8 - 2 * width if num_processes == 20 else 4)
-  assert_same(outcomes, run(alone, kind, width=width))
+  assert_same(outcomes, run(alone, kind, members_per_chunk=width))
 
 
 @BOTH
@@ -390,23 +386,22 @@ def test_first_process_waits_until_it_is_stopped(kind, tmp_path):
 
 def test_converged_members_wait_for_the_others(finished, tmp_path):
   _, whole, _ = finished["whole"]
-  stream = Whole(patience=1, tolerance=0.12)
-  ticks, epochs = [], []
-  for cell, outcome in run(
-    tmp_path,
-    "whole",
-    make_cells("whole", stream=stream),
-    tick=lambda *tick: ticks.append(tick),
-  ).items():
+  planned = make_cells("whole", stream=Whole(patience=1, tolerance=0.12))
+  work, epochs = collections.Counter(), []
+
+  def tick(member, done, _):
+    work[member] += done
+
+  for cell, outcome in run(tmp_path, "whole", planned, tick=tick).items():
     values = outcome.metrics
     expected = whole[cell._replace(stream=KINDS["whole"][0])].metrics
     for member, number in enumerate(values["epochs"]):
-      for name in values.keys() & expected.keys():
-        if name.endswith("_curve"):
-          np.testing.assert_array_equal(
-            values[name][member, :number], expected[name][member, :number]
-          )
-          assert np.all(np.isnan(values[name][member, number:]))
+      for name in ("objective_curve", "validation_accuracy_curve"):
+        curve = values[name][member]
+        np.testing.assert_array_equal(
+          curve[:number], expected[name][member, :number]
+        )
+        assert np.all(np.isnan(curve[number:]))
       curve = values["objective_curve"][member, :number]
       fell = curve[1:] < (1 - 0.12) * curve[:-1]
       assert np.all(fell[:-1])
@@ -415,30 +410,8 @@ def test_converged_members_wait_for_the_others(finished, tmp_path):
     epochs += list(values["epochs"])
   # Otherwise the test would say nothing.
   assert 1 < min(epochs) < max(epochs)
-  cost = cells.cost(
-    make_cells("whole", stream=stream)[0],
-    FEW,
-    make_store(None, "whole", ()).config.protocol,
-  )
-  work = collections.Counter()
-  for member, done, _ in ticks:
-    work[member] += done
+  cost = cells.cost(planned[0], FEW, make_protocol("whole"))
   assert [*work.values()] == pytest.approx([cost] * 8)
-
-
-@BOTH
-def test_members_that_were_stopped_elsewhere_are_waited_for(
-  kind, finished, tmp_path
-):
-  """One of a chunk begins anew, the others go on."""
-  _, expected, _ = finished[kind]
-  moment = 1 + KINDS[kind][2]["width"] * 2
-  with pytest.raises(Killed):
-    run(tmp_path, kind, networks_=True, tick=kill_at(moment))
-  kept = sorted(tmp_path.glob("*.npz"))
-  assert len(kept) > 1
-  kept[0].unlink()
-  assert_same(run(tmp_path, kind, networks_=True), expected)
 
 
 @BOTH
@@ -458,19 +431,17 @@ def test_failed_members_are_left_out_and_harm_nobody(kind, finished, tmp_path):
     assert np.all(np.isfinite(leaf))
 
 
-def test_cost_grows_with_shots_epochs_methods_and_validations():
-  protocol = make_store(None, "few_shot", ()).config.protocol
-
-  def cost(cell, **changes):
-    return cells.cost(cell, FEW, protocol._replace(**changes))
-
+def test_cost_counts_validations():
   (cell,) = make_cells("few_shot", 0.0, method="vanilla")
-  assert cost(cell._replace(epochs=2 * EPOCHS)) == 2 * cost(cell)
-  assert cost(cell._replace(stream=Shots(5))) > cost(cell)
-  orders = [cost(cell._replace(method=name)) for name in ("bean1", "bean2")]
-  assert cost(cell) < orders[0] < orders[1]
-  seldom = cost(cell, validate_every=0)
-  assert cost(cell) - seldom == (EPOCHS - 1) * len(FEW.validation.labels)
+  often, seldom = (
+    cells.cost(cell, FEW, make_protocol("few_shot", validate_every=every))
+    for every in (1, 0)
+  )
+  assert often - seldom == (EPOCHS - 1) * len(FEW.validation.labels)
+  assert (
+    cells.cost(cell._replace(stream=Shots(5)), FEW, make_protocol("few_shot"))
+    > often
+  )
 
 
 def test_number_of_laps_that_has_no_small_divisor(tmp_path):
@@ -483,94 +454,43 @@ def test_number_of_laps_that_has_no_small_divisor(tmp_path):
   assert len(ticks) == 7 * 4
 
 
-class TestMethodsThatWantMoreSamples:
-  """As many steps as others have, in epochs that are fewer of them."""
-
-  @pytest.mark.parametrize(
-    "given,size,epochs",
-    ((0, 0, 6), (1, 10, 60), (4, 10, 18), (10, 10, 6), (11, 11, 6)),
-  )
-  def test_batches_and_epochs(self, given, size, epochs):
-    protocol = make_store(None, "few_shot", ()).config.protocol
-    protocol = protocol._replace(batch_size=given)
-    (cell,) = make_cells("few_shot", 0.0, method="vanilla10")
-    schedule = cells.schedule(cell, protocol)
-    assert (schedule.batch_size, schedule.epochs) == (size, epochs)
-    # As many validations.
-    for every, laps in ((1, 6), (3, 2), (0, 1)):
-      seldom = cells.schedule(cell, protocol._replace(validate_every=every))
-      assert seldom.epochs // seldom.epochs_per_lap == laps
-    usual = cells.schedule(cell._replace(method="vanilla"), protocol)
-    assert (usual.batch_size, usual.epochs) == (given, 6)
-
-
-IMITATION = methods.Options(
-  first_pseudo=8, last_pseudo=20, pseudo_periods=2, pseudo_epochs=3
+OPTIONS = methods.Options(
+  first_pseudo=8,
+  last_pseudo=20,
+  pseudo_periods=2,
+  pseudo_epochs=3,
+  competing_epochs=20,
+  readout_epochs=100,
 )
-IMITATIONS = make_cells("few_shot", 0.0, 0.02, method="imitation")
 
 
-@pytest.fixture(scope="module")
-def imitations(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("imitations")
-  return run(folder, "few_shot", IMITATIONS, options=IMITATION)
-
-
-class TestImitation:
-  """A method whose laps are periods, and that has a rival."""
-
-  def test_metrics(self, imitations):
-    first, second = (outcome.metrics for outcome in imitations.values())
-    for name in ("train_loss", "imitation_loss", "validation_accuracy"):
-      assert first[f"{name}_curve"].shape == (4, IMITATION.pseudo_periods)
-    assert set(first["best_epoch"]) <= {3, 6}
-    np.testing.assert_array_equal(first["epochs"], 6)
-    reference = first["test_accuracy_reference"]
-    np.testing.assert_array_equal(second["test_accuracy_reference"], reference)
-    # Ten images of ten classes teach it more than chance.
-    assert reference.mean() > 0.3
-    curves = [m["imitation_loss_curve"] for m in (first, second)]
-    assert np.any(curves[0] != curves[1])
-
-  @pytest.mark.slow
-  def test_company_and_kills_do_not_matter(self, imitations, tmp_path):
-    with pytest.raises(Killed):
-      run(
-        tmp_path,
-        "few_shot",
-        IMITATIONS[:1],
-        options=IMITATION,
-        tick=kill_at(3),
-      )
-    alone = run(tmp_path, "few_shot", IMITATIONS[:1], options=IMITATION)
-    assert_same(alone, {IMITATIONS[0]: imitations[IMITATIONS[0]]})
-
-
-@pytest.mark.parametrize("method", ("competing100", "hebbian"))
-def test_rules_that_are_no_descent_go_on_to_the_bit(
+@pytest.mark.parametrize("method", ("imitation", "competing100", "hebbian"))
+def test_methods_of_their_own_pace_go_on_to_the_bit(
   method, tmp_path, monkeypatch
 ):
-  small = tiny.NETWORK
   if method == "competing100":
     small = networks.from_linen(
       models.CompetingUnits(12), (28, 28, 1), ("readout",), has_stats=True
     )
-  monkeypatch.setattr(networks, "make", lambda *_, **__: small)
-  options = methods.Options(competing_epochs=20, readout_epochs=100)
-  planned = make_cells("few_shot", 0.3, method=method)
-  whole = run(tmp_path / "whole", "few_shot", planned, options=options)
+    monkeypatch.setattr(networks, "make", lambda *_, **__: small)
+  else:
+    monkeypatch.setattr(networks, "make", lambda *_, **__: tiny.NETWORK)
+  planned = make_cells("few_shot", 0.02, method=method)
+  go = functools.partial(run, kind="few_shot", planned=planned, options=OPTIONS)
+  whole = go(tmp_path / "whole")
   with pytest.raises(Killed):
-    run(
-      tmp_path / "killed",
-      "few_shot",
-      planned,
-      options=options,
-      tick=kill_at(3),
-    )
-  resumed = run(tmp_path / "killed", "few_shot", planned, options=options)
-  assert_same(resumed, whole)
+    go(tmp_path / "killed", tick=kill_at(3))
+  assert_same(go(tmp_path / "killed"), whole)
   (outcome,) = whole.values()
-  np.testing.assert_array_equal(outcome.metrics["failed_step"], -1)
+  values = outcome.metrics
+  np.testing.assert_array_equal(values["failed_step"], -1)
+  if method == "imitation":
+    # Its laps are periods, and it has a rival, which ten images of ten classes
+    # teach more than chance.
+    assert values["imitation_loss_curve"].shape == (4, 2)
+    assert set(values["best_epoch"]) <= {3, 6}
+    np.testing.assert_array_equal(values["epochs"], 6)
+    assert values["test_accuracy_reference"].mean() > 0.3
 
 
 class TestStore:
@@ -581,23 +501,17 @@ class TestStore:
   CELL = make_cells("few_shot")[0]
 
   @pytest.mark.parametrize(
-    "change",
-    (
-      lambda store: store.environment["versions"].update(jax="0.0"),
-      lambda store: store.environment["device"].update(kind="another"),
-      lambda store: store.environment.update(git=None),
-    ),
+    "field,value",
+    (("versions", {"jax": "0.0"}), ("device", {"kind": "x"}), ("git", None)),
   )
-  def test_what_was_made_otherwise_is_kept_apart(self, change, store, capsys):
-    environment = copy.deepcopy(ENVIRONMENT)
-    environment["git"] = {"commit": "0" * 40, "dirty": False}
-    store = store._replace(environment=environment)
+  def test_what_was_made_otherwise_is_kept_apart(
+    self, field, value, store, capsys
+  ):
+    other = store._replace(environment={**ENVIRONMENT, "git": {}, field: value})
+    store = store._replace(environment={**ENVIRONMENT, "git": {}})
     before = stores.folder(store, self.CELL, 2)
-    other = store._replace(environment=copy.deepcopy(environment))
-    change(other)
     changed = stores.folder(other, self.CELL, 2)
-    assert changed != before
-    assert stores.folder(store, self.CELL, 3) not in (before, changed)
+    assert len({before, changed, stores.folder(store, self.CELL, 3)}) == 3
     changed.mkdir(parents=True)
     stores.prepare(store, self.CELL, 2)
     assert f"warning: {changed}: members of another version" in (
@@ -609,9 +523,8 @@ class TestStore:
     assert capsys.readouterr().err == ""
 
   def test_number_of_devices_does_not_matter(self, store):
-    environment = copy.deepcopy(ENVIRONMENT)
-    environment["device"]["count"] += 1
-    other = store._replace(environment=environment)
+    device = {**ENVIRONMENT["device"], "count": 99}
+    other = store._replace(environment={**ENVIRONMENT, "device": device})
     folders = [stores.folder(s, self.CELL, 2) for s in (store, other)]
     assert folders[0] == folders[1]
 
