@@ -35,10 +35,7 @@ _RULES = (
 )
 
 _RESULTS_DIR = flag_groups.define_path(
-  FLAGS,
-  "results_dir",
-  "results",
-  "folder of the results",
+  FLAGS, "results_dir", "results", "folder of the results"
 )
 _OUTPUT = flag_groups.define_path(
   FLAGS,
@@ -46,6 +43,9 @@ _OUTPUT = flag_groups.define_path(
   None,
   "HTML file; by default report.html in --results_dir",
 )
+
+
+Findings = Sequence[tuple[claims.Claim, claims.Finding]]
 
 
 class Section(NamedTuple):
@@ -65,14 +65,7 @@ class Section(NamedTuple):
 
 
 def speed_findings(folder: pathlib.Path) -> list[str]:
-  """Lists the times of optimizer steps.
-
-  Args:
-    folder: Of `benchmarks.run`.
-
-  Returns:
-    A sentence for each case of steps.
-  """
+  """Lists the times of optimizer steps in a folder of `benchmarks.run`."""
   sentences = []
   for path in sorted(folder.glob("*.json")):
     cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
@@ -162,20 +155,17 @@ blockquote { border-left: 4px solid #8888; margin-left: 0; padding-left: 1rem; }
 
 def build(
   directory: pathlib.Path,
-  findings: Sequence[tuple[claims.Claim, claims.Finding]],
+  findings: Findings,
   spreads: Sequence[spread.Spread],
   sections: Sequence[Section],
 ) -> str:
-  """Builds the page.
+  """Builds the page, as HTML.
 
   Args:
     directory: Folder of the results, with the figures that `draw` drew.
     findings: Claims of the paper, each with what was found about it.
     spreads: How far groups of seeds differ.
     sections: All that was measured, by experiment.
-
-  Returns:
-    HTML.
   """
   lines = [
     "# BEAN: what the paper says, what we found",
@@ -204,35 +194,21 @@ def build(
   return _page("BEAN: results", "\n".join(lines), directory)
 
 
-def table(findings: Sequence[tuple[claims.Claim, claims.Finding]]) -> str:
+def table(findings: Findings) -> str:
   """Formats claims and findings as a Markdown table that links to sections."""
-  return markdown.table(
-    ("claim, with its figure", "the paper", "found", "verdict"),
-    [
-      (
-        f"[{claim.title}](#{_anchor(claim.title)})",
-        claim.paper,
-        finding.sentence,
-        finding.verdict,
-      )
-      for claim, finding in findings
-    ],
-  )
+  rows = []
+  for claim, (sentence, _, verdict) in findings:
+    link = f"[{claim.title}](#{_anchor(claim.title)})"
+    rows.append([link, claim.paper, sentence, verdict])
+  head = ["claim, with its figure", "the paper", "found", "verdict"]
+  return markdown.table(head, rows)
 
 
 def draw(
   directory: pathlib.Path,
-  findings: Sequence[tuple[claims.Claim, claims.Finding]],
+  findings: Findings,
 ) -> None:
-  """Draws the comparisons of those claims that no other figure shows.
-
-  Args:
-    directory: Folder of the results, where `claims/*.png` will be.
-    findings: Claims of the paper, each with what was found about it.
-
-  Raises:
-    results.ResultError: If a file cannot be written.
-  """
+  """Draws into claims/*.png those claims that no other figure shows."""
   for claim, finding in findings:
     if claim.figure is None and finding.comparisons:
       path = directory / figure(claim)
@@ -348,12 +324,7 @@ def _page(title: str, text: str, directory: pathlib.Path) -> str:
 
 
 def run() -> None:
-  """Writes the page.
-
-  Raises:
-    parsing.ConfigError: If --results_dir is no folder.
-    results.ResultError: If a record cannot be used or the page not be written.
-  """
+  """Writes the page."""
   directory = pathlib.Path(_RESULTS_DIR.value)
   if not directory.is_dir():
     raise parsing.ConfigError(

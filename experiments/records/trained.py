@@ -22,19 +22,11 @@ def network_of(
   config: Mapping[str, Any],
   image_shape: tuple[int, int, int],
 ) -> Network:
-  """Makes the network that a checkpoint is of.
-
-  Args:
-    path: Where the checkpoint comes from, for errors.
-    config: Its configuration.
-    image_shape: Height, width and channels of the images.
-
-  Returns:
-    The network.
+  """Makes the network of a checkpoint's configuration for such images.
 
   Raises:
     checkpoints.CheckpointError: If the network is unknown or does not take such
-      images.
+      images; it names the path.
   """
   usual = networks.Spec()
   spec = networks.Spec(
@@ -58,13 +50,10 @@ def load(
   """Makes the network of a checkpoint, as it was trained.
 
   Args:
-    path: Where the checkpoint comes from, for errors.
-    checkpoint: What was read from there.
+    path: Where the checkpoint was read from, for errors.
+    checkpoint: What was read.
     image_shape: Height, width and channels of the images.
     which: "best" or "last", the epoch.
-
-  Returns:
-    The network and its variables.
 
   Raises:
     checkpoints.CheckpointError: If the network is unknown, does not take such

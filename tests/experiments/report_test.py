@@ -31,7 +31,7 @@ COMPARED = (
   claims.Comparison("1-shot", "b", stats.Interval(-0.05, -0.07, -0.03), 0.2),
 )
 FINDINGS = tuple(
-  (claims.Claim(title, said, None, "first", command, figure, alt), finding)
+  (claims.Claim(title, said, None, command, figure, alt), finding)
   for title, said, command, figure, alt, finding in (
     (
       *("All is well", "nothing.", "python -m a", None, "Bars."),

@@ -5,7 +5,7 @@ import doctest
 import numpy as np
 
 from experiments.rules import drawing, tables
-from experiments.tables import comparison, stats
+from experiments.tables import comparison, protocols
 
 SEEDS = [0, 1, 2, 3]
 
@@ -59,8 +59,8 @@ def test_a_network_without_synapses_has_no_best_fit():
 
 
 def test_row():
-  difference = stats.paired_difference([0.5, 0.75], [0.25, 0.5])
-  entry = comparison.Entry({0: 0.5, 1: 0.75}, 1.0, False, 0, difference, {})
+  gains = np.array([0.25, 0.25])
+  entry = protocols.Entry({0: 0.5, 1: 0.75}, 1.0, False, 0, gains, {})
   text = tables.table(
     ["vanilla", "bean1"], [1, 5], {("bean1", 5): entry}, {"bean1": RECORD}
   )
