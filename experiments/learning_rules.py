@@ -2,12 +2,8 @@ r"""Learning rules side by side: few shots, attacks, weights.
 
 Trains backpropagation, with BEAN and without, with non-negative weights, and
 rules that are no backpropagation, on a few images of each class, as Table 1
-does, and chooses their hyper-parameters by its two protocols:
-
-  paper   Hyper-parameter and epoch are chosen on validation images, for each
-          number of shots.
-  strict  The last epoch, and one value of the hyper-parameter for all shots,
-          chosen with other seeds.
+does, and chooses their hyper-parameters by its two protocols: on validation
+images (paper), or with other seeds and for the last epoch (strict).
 
 The networks so chosen are kept, attacked (FGSM and PGD, also from random
 starts, with the share of images without a gradient beside it, since a network
@@ -131,45 +127,27 @@ distributed.define_flags(FLAGS)
 
 
 class Part(NamedTuple):
-  """What is reported together: networks that may be compared.
+  """What is reported together: networks that may be compared."""
 
-  Attributes:
-    title: For people.
-    suffix: Of the names of figures.
-    chosen: Networks by method.
-    accuracies: Of all numbers of shots, where the table has them.
-  """
-
-  title: str
-  suffix: str
-  chosen: dict[str, Networks]
-  accuracies: Entries
+  title: str  # For people.
+  suffix: str  # Of the names of figures.
+  chosen: dict[str, Networks]  # Networks by method.
+  accuracies: Entries  # Of all numbers of shots, where the table has them.
+  found: dict[str, Record]  # By method, once networks have been measured.
 
 
 class Job(NamedTuple):
-  """A run of the script.
+  """A run of the script."""
 
-  Attributes:
-    names: Methods, in the order of the tables.
-    stages: What is trained; nothing where networks are there.
-    evaluated: Numbers of shots whose networks are looked at.
-    protocols: Whose networks are looked at.
-    settings: How.
-  """
-
-  names: list[str]
-  stages: list[Stage]
-  evaluated: list[int]
-  protocols: list[str]
-  settings: records.Settings
+  names: list[str]  # Methods, in the order of the tables.
+  stages: list[Stage]  # What is trained; nothing where networks are there.
+  evaluated: list[int]  # Numbers of shots whose networks are looked at.
+  protocols: list[str]  # Whose networks are looked at.
+  settings: records.Settings  # How.
 
 
 def parse_job() -> Job:
-  """Builds the job from flags.
-
-  Raises:
-    parsing.ConfigError: If a flag has a value that cannot be used.
-  """
+  """Builds the job from flags."""
   names = parsing.names("methods", FLAGS.methods, list(methods.METHODS))
   epsilons = parsing.numbers("epsilons", _EPSILONS.value, float, low=0)
   if (largest := max(epsilons)) > 1:
@@ -288,7 +266,7 @@ def _chosen_parts(
   dataset = paper.title(_DATASET.value)
   for protocol, entries in accuracies.items():
     if protocol not in job.protocols:
-      yield Part(f"{dataset}, protocol {protocol}", "", {}, entries)
+      yield Part(f"{dataset}, protocol {protocol}", "", {}, entries, {})
       continue
     for shots in reversed(job.evaluated):
       chosen = {}
@@ -302,6 +280,7 @@ def _chosen_parts(
         f"{shots}shot_{protocol}",
         chosen,
         entries if shots == max(job.evaluated) else {},
+        {},
       )
 
 
@@ -316,13 +295,11 @@ def _found_parts(names: Sequence[str]) -> Iterator[Part]:
       by_method[config["method"]] = accuracy, Networks(group, "best")
   for setting, by_method in best.items():
     chosen = {n: by_method[n][1] for n in names if n in by_method}
-    yield Part(setting, setting, chosen, {})
+    yield Part(setting, setting, chosen, {}, {})
 
 
-def _evaluate(
-  parts: Sequence[Part], settings: records.Settings
-) -> list[dict[str, Record]]:
-  """Measures all networks; records by method, of each part."""
+def _measure(parts: Sequence[Part], settings: records.Settings) -> None:
+  """Measures the networks of all parts."""
   directory = pathlib.Path(FLAGS.output_dir) / "networks_measured"
   results.prepare_directory(directory)
   environment = results.environment()
@@ -330,10 +307,8 @@ def _evaluate(
     functools.partial(datasets.load, data_dir=FLAGS.data_dir)
   )
   total = sum(len(part.chosen) for part in parts)
-  evaluations: list[dict[str, Record]] = []
   with progress.bar(total=total, skipped=0) as bar:
     for part in parts:
-      evaluations.append({})
       for name, chosen in part.chosen.items():
         if interruption.stop_requested():
           raise interruption.Stopped
@@ -341,7 +316,7 @@ def _evaluate(
         record, is_new = records.evaluate(
           chosen, dataset, settings, directory, environment
         )
-        evaluations[-1][name] = record
+        part.found[name] = record
         bar.display.update(
           bar.task, advance=1, description=chosen.title, accuracy=""
         )
@@ -351,7 +326,6 @@ def _evaluate(
             f"{record['seconds']:.0f} s",
             highlight=False,
           )
-  return evaluations
 
 
 def run() -> None:
@@ -363,15 +337,12 @@ def run() -> None:
   parts = list(
     _chosen_parts(job, accuracies) if job.stages else _found_parts(job.names)
   )
-  evaluations = _evaluate(parts, job.settings)
-  used += [record for found in evaluations for record in found.values()]
+  _measure(parts, job.settings)
+  used += [record for part in parts for record in part.found.values()]
   results.tell_versions(used)
   directory = pathlib.Path(FLAGS.output_dir)
   text = tables.text(
-    [
-      (part.title, part.accuracies, found)
-      for part, found in zip(parts, evaluations, strict=True)
-    ],
+    [(part.title, part.accuracies, part.found) for part in parts],
     job.names,
     [stage.num_shots for stage in job.stages],
     used,
@@ -383,16 +354,14 @@ def run() -> None:
     stem = f"accuracy_against_shots_{protocol}"
     for path, names in drawing.paths(directory, stem, job.names):
       comparison.draw_shots(path, entries, names, _DATASET.value, protocol)
-  for part, found in zip(parts, evaluations, strict=True):
-    if found:
-      _draw(directory, part, found)
+  for part in filter(lambda part: part.found, parts):
+    _draw(directory, part)
   print(f"files in {directory}")
 
 
-def _draw(
-  directory: pathlib.Path, part: Part, found: Mapping[str, Record]
-) -> None:
+def _draw(directory: pathlib.Path, part: Part) -> None:
   """Draws the networks of a part."""
+  found = part.found
   fields = {name: _fields(part.chosen[name]) for name in found}
   for stem, draw, values, what in (
     (

@@ -37,6 +37,7 @@ from experiments.architectures.networks import Variables
 from experiments.command import flag_groups, parsing, scripts
 from experiments.learning import chains, learner as learners, predictive_coding
 from experiments.learning.learner import Samples
+from experiments.learning.streams import Shots
 from experiments.records import results
 from experiments.tables import canvas, figures, markdown
 
@@ -117,13 +118,7 @@ def measure(
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
   """Measures the gradients of a population, every member on its own batch.
 
-  Args:
-    network: The network.
-    rule: One of `RULES`.
-    params: Its parameters [members, ...].
-    samples: Images [members, n, 28, 28, 1] and labels [members, n].
-    step_size: Eta.
-    num_sweeps: n.
+  Parameters, images and labels are [members, ...].
 
   Returns:
     By layer, and for "all" of them: relative errors and angles [members].
@@ -135,10 +130,8 @@ def measure(
     weight = 1 / len(samples.labels) if rule == "strict_mean" else 1.0
 
     def loss_fn(logits: jax.Array) -> jax.Array:
-      losses = optax.softmax_cross_entropy_with_integer_labels(
-        logits, samples.labels
-      )
-      return weight * jnp.sum(losses)
+      cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+      return weight * jnp.sum(cross_entropy(logits, samples.labels))
 
     def gradient(rule: str) -> dict[str, jax.Array]:
       value_and_grad = predictive_coding.value_and_grad(
@@ -157,28 +150,15 @@ def measure_all(
 ) -> dict[str, np.ndarray]:
   """Measures all rules for all rates and numbers of sweeps.
 
-  Args:
-    config: Of the record.
-    data_dir: Folder of TensorFlow Datasets, or None for the default.
-
   Returns:
     {"fixed_angle": [seeds, rates, sweeps, `PARTS`], ...}, with 5 significant
     digits.
-
-  Raises:
-    datasets.DatasetError: If the data cannot be had or has too few images.
   """
-  train = datasets.load(config["dataset"], data_dir=data_dir).train
   seeds, rates, sweeps = (
     config[name] for name in ("seeds", "step_sizes", "sweeps")
   )
-  rows = np.stack(
-    [
-      datasets.draw_shots(train.labels, num_shots=config["shots"], seed=seed)
-      for seed in seeds
-    ]
-  )
-  samples = Samples(jnp.asarray(train.images[rows]), train.labels[rows])
+  dataset = datasets.load(config["dataset"], data_dir=data_dir)
+  samples = Shots(config["shots"]).load(dataset, seeds)
   network = networks.make(networks.Spec())
 
   @jax.jit
@@ -188,13 +168,9 @@ def measure_all(
     return network.init(key).params
 
   params = init(jnp.array(seeds, jnp.uint32))
-  found = {
-    f"{rule}_{name}": np.empty(
-      (len(seeds), len(rates), len(sweeps), len(PARTS))
-    )
-    for rule in RULES
-    for name in _MEASURES
-  }
+  shape = len(seeds), len(rates), len(sweeps), len(PARTS)
+  names = itertools.product(RULES, _MEASURES)
+  found = {f"{rule}_{name}": np.empty(shape) for rule, name in names}
   for rule, (i, eta), (j, number) in itertools.product(
     RULES, enumerate(rates), enumerate(sweeps)
   ):
@@ -209,13 +185,9 @@ def measure_all(
 
 
 def summarize(values: np.ndarray) -> np.ndarray:
-  """Returns the median over seeds with an interval of 90 % of them.
+  """Returns median, low and high over seeds [seeds, ...], of 90 % of them.
 
-  Args:
-    values: [seeds, ...].
-
-  Returns:
-    [3, ...]: median, low, high; NaN where a seed has no finite number.
+  NaN where a seed has no finite number.
 
   Example:
     >>> summarize(np.arange(21.0)).tolist()
@@ -226,10 +198,7 @@ def summarize(values: np.ndarray) -> np.ndarray:
 
 
 def table(record: Mapping[str, Any]) -> str:
-  """Formats angles of all parameters by rule, eta and n, in degrees.
-
-  Empty cells have a gradient that is not finite.
-  """
+  """Formats angles of all parameters in degrees; empty where not finite."""
   config = record["config"]
   head = ["rule", "eta", *(f"n = {number}" for number in config["sweeps"])]
   everything = PARTS.index("all")
@@ -327,11 +296,7 @@ def run() -> None:
 
 
 def parse_config() -> dict[str, Any]:
-  """Builds the configuration of the record from flags.
-
-  Raises:
-    parsing.ConfigError: If a flag has a value that cannot be used.
-  """
+  """Builds the configuration of the record from flags."""
   step_sizes = parsing.numbers("step_sizes", _STEP_SIZES.value, float, low=0)
   for value in step_sizes:
     if not 0 < value <= 2:

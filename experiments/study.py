@@ -73,27 +73,17 @@ _BEST, _LAST = "validation_accuracy", "validation_accuracy_last"
 
 
 class Variant(NamedTuple):
-  """One choice that differs from the usual ones.
+  """One choice that differs from the usual ones."""
 
-  Attributes:
-    meaning: What differs.
-    alphas: Values of alpha to try, by method.
-    options: Fields of `methods.Options` that differ.
-    batch_size: Images in a step.
-    initializer: Initial parameters, one of `networks.INITIALIZERS`.
-    learning_rate: Adam's.
-    epochs: What the usual number of epochs is multiplied with.
-    with_vanilla: Whether training without BEAN differs too.
-  """
-
-  meaning: str
-  alphas: Mapping[str, tuple[float, ...]]
-  options: Mapping[str, Any] = {}
-  batch_size: int = 1
+  meaning: str  # What differs.
+  alphas: Mapping[str, tuple[float, ...]]  # Values of alpha to try, by method.
+  options: Mapping[str, Any] = {}  # Fields of `methods.Options` that differ.
+  batch_size: int = 1  # Images in a step.
+  # Initial parameters, one of `networks.INITIALIZERS`.
   initializer: str = "pytorch_uniform"
-  learning_rate: float = 5e-4
-  epochs: float = 1
-  with_vanilla: bool = False
+  learning_rate: float = 5e-4  # Adam's.
+  epochs: float = 1  # What the usual number of epochs is multiplied with.
+  with_vanilla: bool = False  # Whether training without BEAN differs too.
 
 
 _WIDE_ALPHAS = {
@@ -212,11 +202,7 @@ _VARIANTS = flags.DEFINE_list(
 
 
 def make_runs() -> dict[str, cells.Config]:
-  """Builds the runs from flags, by variant.
-
-  Raises:
-    parsing.ConfigError: If a flag has a value that cannot be used.
-  """
+  """Builds the runs from flags, by variant."""
   names = parsing.names("variants", _VARIANTS.value, list(VARIANTS))
   shots = parsing.number("shots", _SHOTS.value, low=1)
   usual = table1.num_epochs(shots, _EPOCHS.value)
@@ -259,28 +245,24 @@ ByVariant = Mapping[str, Sequence[summary.Record]]
 def gains(records: ByVariant) -> dict[tuple[str, str], np.ndarray]:
   """Compares the best alpha of each variant with no BEAN at all.
 
-  Returns:
-    {(variant, method): differences of validation accuracy, best epoch, to
-    vanilla of the variant, or the usual one where the variant has none, by
-    seed}; what cannot be compared is left out.
+  Differences of validation accuracy, by variant and method, to vanilla of the
+  variant, or to the usual one where the variant has none.
   """
   usual = _vanilla(records.get("usual", []))
   found = {}
   for variant, tried in records.items():
     baseline = _vanilla(tried) or usual
     for record in summary.chosen(tried):
-      accuracies = summary.kept(record, _BEST)
-      compared = stats.differences(accuracies, baseline)
-      if record["config"]["method"] != "vanilla" and compared.size:
-        found[variant, record["config"]["method"]] = compared
+      name = record["config"]["method"]
+      compared = stats.differences(summary.kept(record, _BEST), baseline)
+      if name != "vanilla" and compared.size:
+        found[variant, name] = compared
   return found
 
 
 def _vanilla(records: Sequence[summary.Record]) -> stats.BySeed:
-  for record in records:
-    if record["config"]["method"] == "vanilla":
-      return summary.kept(record, _BEST)
-  return {}
+  found = _of_method(records, "vanilla")
+  return summary.kept(found[0], _BEST) if found else {}
 
 
 def per_simulation(records: Sequence[summary.Record]) -> dict[int, float]:
@@ -307,14 +289,12 @@ def table(records: ByVariant) -> str:
       name = record["config"]["method"]
       difference = compared.get((variant, name), np.empty(0))
       own_alpha = _alpha(last[name], tried)
+      own_alpha = f" ({own_alpha})" if own_alpha else ""
       rows.append(
         [
-          VARIANTS[variant].meaning,
-          methods.METHODS[name].title,
-          _alpha(record, tried),
-          _percent(record, _BEST),
-          _percent(last[name], _LAST)
-          + (f" ({own_alpha})" if own_alpha else ""),
+          *(VARIANTS[variant].meaning, methods.METHODS[name].title),
+          *(_alpha(record, tried), _percent(record, _BEST)),
+          _percent(last[name], _LAST) + own_alpha,
           summary.mean_percent(difference, "+.1f"),
           summary.won(difference),
         ]
@@ -336,15 +316,10 @@ def alpha_table(records: ByVariant) -> str:
     for name in dict.fromkeys(record["config"]["method"] for record in tried):
       for record in _of_method(tried, name):
         alpha = summary.strength(record)
-        rows.append(
-          [
-            VARIANTS[variant].meaning,
-            methods.METHODS[name].title,
-            "" if alpha is None else f"{alpha:g}",
-            _percent(record, _BEST),
-            _percent(record, _LAST),
-          ]
-        )
+        shown = "" if alpha is None else f"{alpha:g}"
+        names = VARIANTS[variant].meaning, methods.METHODS[name].title
+        accuracies = _percent(record, _BEST), _percent(record, _LAST)
+        rows.append([*names, shown, *accuracies])
   return markdown.table(head, rows)
 
 
@@ -398,60 +373,37 @@ def _setting(records: ByVariant) -> str:
 
 def draw(records: ByVariant, directory: pathlib.Path) -> None:
   """Draws `gains.png` and `alpha_*.png` of each method."""
-  setting = _setting(records)
-  usual = records.get("usual", [])
-  path = directory / "gains.png"
-  with canvas.attempt(path):
-    _draw_gains(path, gains(records), setting)
-  for name in comparison.BEAN:
-    path = directory / f"alpha_{name}.png"
-    if own := _of_method(usual, name):
-      with canvas.attempt(path):
-        _draw_alphas(path, own, _vanilla(usual), setting)
-
-
-def _draw_gains(
-  path: pathlib.Path,
-  compared: Mapping[tuple[str, str], np.ndarray],
-  setting: str,
-) -> None:
+  setting = f"{_setting(records)}: validation accuracy"
   series = []
   for name in comparison.BEAN:
     # With "bean1" goes "bean1_frozen", ...
     intervals = {
       VARIANTS[variant].meaning: stats.mean_interval(values)
-      for (variant, method), values in compared.items()
+      for (variant, method), values in gains(records).items()
       if method.startswith(name)
     }
     if intervals:
       series.append((methods.METHODS[name].title, intervals))
+  path = directory / "gains.png"
   if series:
-    figures.differences(
-      path,
-      series,
-      title=f"{setting}: validation accuracy, gain over vanilla",
-    )
-
-
-def _draw_alphas(
-  path: pathlib.Path,
-  records: Sequence[summary.Record],
-  vanilla: stats.BySeed,
-  setting: str,
-) -> None:
-  title = methods.METHODS[records[0]["config"]["method"]].title
+    with canvas.attempt(path):
+      figures.differences(path, series, title=f"{setting}, gain over vanilla")
+  usual = records.get("usual", [])
   baseline = None
-  if vanilla:
+  if vanilla := _vanilla(usual):
     baseline = "Vanilla, best epoch", stats.mean_interval(vanilla)
-  figures.accuracy_against_hparam(
-    path,
-    [
-      ("best epoch", *summary.against_strength(records, _BEST)),
-      ("last epoch", *summary.against_strength(records, _LAST)),
-    ],
-    title=f"{setting}: validation accuracy of {title}",
-    baseline=baseline,
-  )
+  for name in comparison.BEAN:
+    path = directory / f"alpha_{name}.png"
+    if own := _of_method(usual, name):
+      lines = [
+        ("best epoch", *summary.against_strength(own, _BEST)),
+        ("last epoch", *summary.against_strength(own, _LAST)),
+      ]
+      title = f"{setting} of {methods.METHODS[name].title}"
+      with canvas.attempt(path):
+        figures.accuracy_against_hparam(
+          path, lines, title=title, baseline=baseline
+        )
 
 
 def run() -> None:

@@ -17,7 +17,7 @@ goes on where it was stopped; finished cells are kept in --output_dir, one JSON
 each. --notrain writes the tables of the cells that are there.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import itertools
 import pathlib
@@ -91,11 +91,7 @@ _TRAIN = flags.DEFINE_bool(
 
 
 def make_stages() -> list[Stage]:
-  """Builds the runs from flags, the cheapest numbers of shots first.
-
-  Raises:
-    parsing.ConfigError: If a flag has a value that cannot be used.
-  """
+  """Builds the runs from flags, the cheapest numbers of shots first."""
   shots = sorted(parsing.numbers("shots", _SHOTS.value, int, low=1))
   parsing.number("validate_every", _VALIDATE_EVERY.value, low=1)
   names = parsing.names("methods", FLAGS.methods, list(methods.METHODS))
@@ -109,11 +105,7 @@ def make_stages() -> list[Stage]:
 
 
 def num_epochs(shots: int, instead: int | None) -> int:
-  """Returns the paper's epochs, or those of --epochs.
-
-  Raises:
-    parsing.ConfigError: If the paper has none, or --epochs cannot be used.
-  """
+  """Returns the paper's epochs, or those of --epochs instead."""
   if instead is not None:
     return parsing.number("epochs", instead, low=1)
   if shots not in EPOCHS:
@@ -153,12 +145,9 @@ def _make_run(
 def _chosen(stage: Stage, unknown: Mapping[str, float] = {}) -> cells.Config:
   """Returns the run that validates after every epoch with chosen strengths.
 
-  Methods of a pace of their own are left out: the evaluation validates them as
-  often as they ever are.
-
-  Args:
-    stage: The runs of all grids.
-    unknown: Strengths of those methods whose grid is not evaluated yet.
+  Where there is no choice yet, the strength may be one of `unknown`. Methods of
+  a pace of their own are left out: the evaluation validates them as often as
+  they ever are.
   """
   strengths = unknown | {
     record["config"]["method"]: summary.strength(record) or 0.0
@@ -178,12 +167,10 @@ def _chosen(stage: Stage, unknown: Mapping[str, float] = {}) -> cells.Config:
 
 
 def _chosen_records(stage: Stage) -> list[summary.Record]:
-  own_pace = [
-    record
-    for record in stages.best_of_grid(stage.evaluation)
-    if record["config"]["method"] not in methods.OF_ANY_SIZE
-  ]
-  return [*runs.finished(_chosen(stage)).values(), *own_pace]
+  records = list(runs.finished(_chosen(stage)).values())
+  best = stages.best_of_grid(stage.evaluation)
+  any_size = methods.OF_ANY_SIZE
+  return records + [r for r in best if r["config"]["method"] not in any_size]
 
 
 def _train(planned: Sequence[Stage]) -> None:
@@ -194,16 +181,13 @@ def _train(planned: Sequence[Stage]) -> None:
   # What will be chosen costs the same whatever it is.
   firsts = {name: methods.METHODS[name].grid[0] for name in FLAGS.methods}
   missing += [runs.missing(_chosen(stage, firsts)) for stage in planned]
+  cheapest_first = _ORDER.value == "cost"
   with progress.bar(total=sum(map(runs.work, missing)), skipped=done) as bar:
-    for run in _in_order(planned):
-      runs.train(run, bar, cheapest_first=_ORDER.value == "cost")
-
-
-def _in_order(planned: Sequence[Stage]) -> Iterator[cells.Config]:
-  """Yields all runs; strengths are chosen when the grids have been trained."""
-  for stage in planned:
-    yield from stage
-    yield _chosen(stage)
+    for stage in planned:
+      for run in stage:
+        runs.train(run, bar, cheapest_first=cheapest_first)
+      # Strengths are chosen when the grids have been trained.
+      runs.train(_chosen(stage), bar, cheapest_first=cheapest_first)
 
 
 def run() -> None:
@@ -217,10 +201,7 @@ def run() -> None:
   by_dataset: dict[str, list[Stage]] = {}
   for stage in planned:
     by_dataset.setdefault(stage.evaluation.dataset, []).append(stage)
-  found = {
-    name: stages.records(own, _chosen_records)
-    for name, own in by_dataset.items()
-  }
+  found = {n: stages.records(s, _chosen_records) for n, s in by_dataset.items()}
   everything = [*itertools.chain(*itertools.chain(*found.values()))]
   if not everything:
     raise results.ResultError(f"{directory}: expected records, found none")

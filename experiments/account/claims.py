@@ -9,7 +9,7 @@ five seeds, too few for that test, so there an interval counts that excludes 0.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-import functools
+from functools import partial
 import itertools
 import pathlib
 from typing import Any, NamedTuple
@@ -47,33 +47,22 @@ CIFAR = {
 
 
 class Found(NamedTuple):
-  """All records that claims are judged by.
+  """All records that claims are judged by."""
 
-  Attributes:
-    few_shot: Of Table 1, by dataset.
-    networks: Of assemblies, by folder: the cells of the last dense layer.
-    smaller: Of efficiency.
-  """
-
-  few_shot: Mapping[str, protocols.Records]
+  few_shot: Mapping[str, protocols.Records]  # Of Table 1, by dataset.
+  # Of assemblies, by folder: the cells of the last dense layer.
   networks: Mapping[str, assemblies.Group]
-  smaller: Sequence[needed.Group]
+  smaller: Sequence[needed.Group]  # Of efficiency.
 
 
 class Comparison(NamedTuple):
-  """A difference that is for the claim where it is positive.
+  """A difference that is for the claim where it is positive."""
 
-  Attributes:
-    group: What it is shown with, such as "1-shot".
-    label: Its name within that.
-    interval: Of the mean difference, as fractions of 1.
-    adjusted: Its p-value, adjusted for all comparisons of the claim; None where
-      there are too few seeds.
-  """
-
-  group: str
-  label: str
-  interval: stats.Interval
+  group: str  # What it is shown with, such as "1-shot".
+  label: str  # Its name within that.
+  interval: stats.Interval  # Of the mean difference, as fractions of 1.
+  # Its p-value, adjusted for all comparisons of the claim; None where there are
+  # too few seeds.
   adjusted: float | None = None
 
   @property
@@ -86,17 +75,11 @@ class Comparison(NamedTuple):
 
 
 class Finding(NamedTuple):
-  """What was found about a claim.
+  """What was found about a claim."""
 
-  Attributes:
-    sentence: With its interval.
-    comparisons: What it is made from.
-    verdict: `HOLDS`, `IN_PART`, `FAILS` or `NOT_TESTED`.
-  """
-
-  sentence: str
-  comparisons: tuple[Comparison, ...]
-  verdict: str
+  sentence: str  # With its interval.
+  comparisons: tuple[Comparison, ...]  # What it is made from.
+  verdict: str  # `HOLDS`, `IN_PART`, `FAILS` or `NOT_TESTED`.
 
 
 def read(directory: pathlib.Path) -> Found:
@@ -124,28 +107,24 @@ def _load(folder: pathlib.Path) -> list[Record]:
   return list(results.load_all(folder).values()) if folder.is_dir() else []
 
 
-def gain(shots: int) -> Callable[[Found], Finding]:
-  """Returns what judges the gain over vanilla at a number of shots."""
-
-  def find(found: Found) -> Finding:
-    pairs: Pairs = {}
-    printed = {}
-    for dataset, number, entries in _places(found, "strict"):
-      for name in comparison.BEAN if number == shots else ():
-        label = f"{_title(name)} on {paper.title(dataset)}"
-        pairs[f"{shots}-shot", label] = entries, shots, name, "vanilla"
-        theirs = paper.TABLE1[dataset]
-        printed[label] = theirs[name][shots] - theirs["vanilla"][shots]
-    compared = _compare(pairs)
-    gains = ", ".join(
-      f"{c.label} {_points(c)} (the paper: {printed[c.label]:+.1f})"
-      for c in compared
-    )
-    reached = [100 * c.interval.high >= printed[c.label] for c in compared]
-    sentence = f"Gain over vanilla in points: {gains}."
-    return _finding(sentence, compared, whole=all(reached))
-
-  return find
+def gain(found: Found, *, shots: int) -> Finding:
+  """Judges the gain over vanilla at a number of shots."""
+  pairs: Pairs = {}
+  printed = {}
+  for dataset, number, entries in _places(found, "strict"):
+    for name in comparison.BEAN if number == shots else ():
+      label = f"{_title(name)} on {paper.title(dataset)}"
+      pairs[f"{shots}-shot", label] = entries, shots, name, "vanilla"
+      theirs = paper.TABLE1[dataset]
+      printed[label] = theirs[name][shots] - theirs["vanilla"][shots]
+  compared = _compare(pairs)
+  gains = ", ".join(
+    f"{c.label} {_points(c)} (the paper: {printed[c.label]:+.1f})"
+    for c in compared
+  )
+  reached = [100 * c.interval.high >= printed[c.label] for c in compared]
+  sentence = f"Gain over vanilla in points: {gains}."
+  return _finding(sentence, compared, whole=all(reached))
 
 
 def against_regularizers(found: Found) -> Finding:
@@ -183,54 +162,40 @@ def order(found: Found) -> Finding:
   )
 
 
-def wiring_against(*rivals: str) -> Callable[[Found], Finding]:
-  """Returns what judges BEAN-1 against penalties that know no wiring."""
-
-  def find(found: Found) -> Finding:
-    pairs: Pairs = {}
-    for protocol in protocols.PROTOCOLS:
-      for dataset, shots, entries in _places(found, protocol):
-        for rival in rivals:
-          label = f"{paper.title(dataset)}, {shots}-shot"
-          label += f": less {_title(rival)}" * (len(rivals) > 1)
-          pairs[f"protocol {protocol}", label] = entries, shots, "bean1", rival
-    compared = _compare(pairs)
-    names = " and ".join(map(_title, rivals))
-    return _finding(f"BEAN-1 less {names}: {_range(compared)}.", compared)
-
-  return find
+def wiring_against(found: Found, *, rivals: Sequence[str]) -> Finding:
+  """Judges BEAN-1 against penalties that know no wiring."""
+  pairs: Pairs = {}
+  for protocol in protocols.PROTOCOLS:
+    for dataset, shots, entries in _places(found, protocol):
+      for rival in rivals:
+        label = f"{paper.title(dataset)}, {shots}-shot"
+        label += f": less {_title(rival)}" * (len(rivals) > 1)
+        pairs[f"protocol {protocol}", label] = entries, shots, "bean1", rival
+  compared = _compare(pairs)
+  names = " and ".join(map(_title, rivals))
+  return _finding(f"BEAN-1 less {names}: {_range(compared)}.", compared)
 
 
 def rise(
+  found: Found,
+  *,
   quantity: str,
   metric: Metric,
-  *,
   least: float = 0.0,
   networks: Mapping[str, str] = NETWORKS,
-) -> Callable[[Found], Finding]:
-  """Returns what judges whether BEAN raises what assemblies are measured by.
-
-  Args:
-    quantity: Its name.
-    metric: Maps a cell to it [num_seeds].
-    least: What the interval of a rise must exceed.
-    networks: Names of networks by folder.
-  """
-
-  def find(found: Found) -> Finding:
-    strong = _of_networks(found, networks, metric, _clustered)
-    usual = _of_networks(found, networks, metric, assemblies.chosen)
-    compared = (*strong, *usual)
-    return _finding(
-      f"{quantity}, BEAN less vanilla: with the strength that clusters most "
-      f"within a point of accuracy {_range(strong, 1)}; with that of best "
-      f"accuracy {_range(usual, 1)}.",
-      compared,
-      judged=strong,
-      whole=all(c.interval.low > least for c in compared),
-    )
-
-  return find
+) -> Finding:
+  """Judges whether BEAN raises a quantity by more than `least`."""
+  strong = _of_networks(found, networks, metric, _clustered)
+  usual = _of_networks(found, networks, metric, assemblies.chosen)
+  compared = (*strong, *usual)
+  return _finding(
+    f"{quantity}, BEAN less vanilla: with the strength that clusters most "
+    f"within a point of accuracy {_range(strong, 1)}; with that of best "
+    f"accuracy {_range(usual, 1)}.",
+    compared,
+    judged=strong,
+    whole=all(c.interval.low > least for c in compared),
+  )
 
 
 def no_loss(found: Found) -> Finding:
@@ -254,35 +219,27 @@ def no_loss(found: Found) -> Finding:
 
 
 def fewer_parameters(
-  *names: str, retrained: Sequence[bool] = (False,)
-) -> Callable[[Found], Finding]:
-  """Returns what judges BEAN by the parameters that an accuracy needs.
+  found: Found, *, names: Sequence[str], retrained: Sequence[bool] = (False,)
+) -> Finding:
+  """Judges BEAN by the parameters that an accuracy needs.
 
   The claim is about a network without BEAN; regularizers are shown beside it.
-
-  Args:
-    *names: In `schemes.SCHEMES`.
-    retrained: Whether the smaller networks were trained again.
   """
-
-  def find(found: Found) -> Finding:
-    ways = [
-      (group, scheme, again)
-      for group in found.smaller
-      for scheme, again in needed.ways(group)
-      if scheme in names and again in retrained
-    ]
-    plain = [c for way in ways for c in _saved(*way, rivals=("vanilla",))]
-    others = [c for way in ways for c in _saved(*way, rivals=REGULARIZERS)]
-    return _finding(
-      "Share of the dense layers' parameters that BEAN saves, in points: "
-      f"against vanilla {_range(plain)}; against the best regularizer "
-      f"{_range(others)}.",
-      (*plain, *others),
-      judged=plain,
-    )
-
-  return find
+  ways = [
+    (group, scheme, again)
+    for group in found.smaller
+    for scheme, again in needed.ways(group)
+    if scheme in names and again in retrained
+  ]
+  plain = [c for way in ways for c in _saved(*way, rivals=("vanilla",))]
+  others = [c for way in ways for c in _saved(*way, rivals=REGULARIZERS)]
+  return _finding(
+    "Share of the dense layers' parameters that BEAN saves, in points: "
+    f"against vanilla {_range(plain)}; against the best regularizer "
+    f"{_range(others)}.",
+    (*plain, *others),
+    judged=plain,
+  )
 
 
 def _saved(
@@ -382,11 +339,8 @@ def _finding(
 ) -> Finding:
   """Judges by how many comparisons are for a claim, and how many against.
 
-  Args:
-    sentence: What was found.
-    compared: All comparisons.
-    judged: Those that decide, if not all.
-    whole: Whether the claim holds if all of them are for it, or in part.
+  Those that are `judged` decide, or all. Where all of them are for the claim,
+  it holds, but in part if not as a whole.
   """
   if not compared:
     return Finding("There are no records of it.", (), NOT_TESTED)
@@ -443,31 +397,25 @@ _EFFICIENCY = (
   "python -m experiments.efficiency --checkpoint_dir=outputs/lenet5 "
   "--output_dir=results/efficiency/mnist-lenet5"
 )
-_rise_of_silhouettes = functools.partial(
+_rise_of_silhouettes = partial(
   rise,
-  "Silhouette",
-  lambda cell: cell.at_classes("trained_silhouettes"),
+  quantity="Silhouette",
+  metric=lambda cell: cell.at_classes("trained_silhouettes"),
   least=SILHOUETTE_RISE,
 )
 
 
 class Claim(NamedTuple):
-  """A claim of the paper.
+  """A claim of the paper."""
 
-  Attributes:
-    title: A heading.
-    paper: What the paper says.
-    find: Maps records to what was found.
-    command: Makes the records.
-    figure: File that shows it, below the results; None to draw the comparisons.
-    alt: What the figure shows, for who cannot see it.
-  """
-
-  title: str
-  paper: str
-  find: Callable[[Found], Finding]
+  title: str  # A heading.
+  paper: str  # What the paper says.
+  find: Callable[[Found], Finding]  # Maps records to what was found.
+  # Makes the records.
   command: str = "python -m experiments.table1 --output_dir=results/table1"
+  # File that shows it, below the results; None to draw the comparisons.
   figure: str | None = None
+  # What the figure shows, for who cannot see it.
   alt: str = (
     "Differences with their 95 % intervals; those to the right of 0 are for "
     "the claim."
@@ -479,12 +427,12 @@ CLAIMS = (
     "Gain at 1-shot",
     "BEAN gains most with fewest images: 11 to 16 points over vanilla at "
     "1-shot (Table 1).",
-    gain(1),
+    partial(gain, shots=1),
   ),
   Claim(
     "Gain at 20-shot",
     "4 to 6 points over vanilla at 20-shot (Table 1).",
-    gain(20),
+    partial(gain, shots=20),
   ),
   Claim(
     "Ahead of every regularizer",
@@ -501,19 +449,19 @@ CLAIMS = (
     "The wiring helps, against a random A",
     "Neurons that wire together should fire together: A is made of the "
     "weights (Eq. 5). The paper compares it with no other A.",
-    wiring_against("bean1_random"),
+    partial(wiring_against, rivals=["bean1_random"]),
   ),
   Claim(
     "The wiring helps, against a constant A and none",
     "As above. With a constant A the penalty is the variance of a sample's "
     "activations; their mean square knows no pairs at all.",
-    wiring_against("bean1_constant", "mean_square"),
+    partial(wiring_against, rivals=["bean1_constant", "mean_square"]),
   ),
   Claim(
     "Neurons form clusters",
     "Silhouettes of ten clusters near 0.9 with BEAN and 0.5 without it "
     "(Figure 2).",
-    _rise_of_silhouettes(),
+    _rise_of_silhouettes,
     _INTERPRET,
     "interpret/mnist-lenet5/mnist-lenet5-fc3-silhouettes.png",
     "Silhouettes of 2 to 20 clusters of the neurons before the last layer of "
@@ -523,9 +471,10 @@ CLAIMS = (
   Claim(
     "Clusters prefer one class each",
     "A strong association of assemblies and class selectivity (Figure 4).",
-    rise(
-      "Adjusted mutual information of clusters and preferred classes",
-      lambda cell: cell.values("trained_agreement"),
+    partial(
+      rise,
+      quantity="Adjusted mutual information of clusters and preferred classes",
+      metric=lambda cell: cell.values("trained_agreement"),
     ),
     _INTERPRET,
     "interpret/mnist-lenet5/mnist-lenet5-fc3-maps.png",
@@ -536,9 +485,10 @@ CLAIMS = (
     "Ablation damages one class",
     "Ablating the neurons that prefer a class costs that class its accuracy "
     "with BEAN, and no class in particular without it (Figure 5).",
-    rise(
-      "Share of what an ablation costs that falls on its class",
-      lambda cell: cell.values("ablation_mean_diagonality"),
+    partial(
+      rise,
+      quantity="Share of what an ablation costs that falls on its class",
+      metric=lambda cell: cell.values("ablation_mean_diagonality"),
     ),
     _INTERPRET,
     "interpret/mnist-lenet5/mnist-lenet5-fc3-ablation.png",
@@ -548,7 +498,7 @@ CLAIMS = (
   Claim(
     "The same in ResNet-18 on CIFAR-10",
     "Figures 2 and 4 show ResNet-18 on CIFAR-10 beside MNIST.",
-    _rise_of_silhouettes(networks=CIFAR),
+    partial(_rise_of_silhouettes, networks=CIFAR),
     "python -m experiments.full_data --dataset=cifar10 --model=resnet18 "
     "--output_dir=outputs/resnet18",
   ),
@@ -564,7 +514,7 @@ CLAIMS = (
     "Neurons of an assembly share parameters",
     "Weak sharing of parameters within each assembly (Figure 6). So an "
     "assembly can be merged into one neuron.",
-    fewer_parameters("merge"),
+    partial(fewer_parameters, names=["merge"]),
     _EFFICIENCY,
     "efficiency/mnist-lenet5/mnist-lenet5-needed-strongest.png",
     "Parameters that LeNet-5 needs: BEAN-1 and BEAN-2 need fewest when "
@@ -573,14 +523,18 @@ CLAIMS = (
   Claim(
     "Connections are sparse",
     "A sparse and structured connectivity (Figure 6).",
-    fewer_parameters("weights"),
+    partial(fewer_parameters, names=["weights"]),
     _EFFICIENCY,
   ),
   Claim(
     "Networks become more efficient",
     "The abstract: BEAN substantially improves the efficiency of the model. "
     "There is no number.",
-    fewer_parameters("weights", "units", "merge", retrained=(False, True)),
+    partial(
+      fewer_parameters,
+      names=["weights", "units", "merge"],
+      retrained=(False, True),
+    ),
     _EFFICIENCY,
     "efficiency/mnist-lenet5/mnist-lenet5-lost-strongest.png",
     "Points of accuracy that LeNet-5 loses as its dense layers shrink, by "

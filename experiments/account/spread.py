@@ -17,35 +17,22 @@ from experiments.tables.protocols import Records, strict_strengths
 
 
 class Spread(NamedTuple):
-  """One quantity of two groups of seeds.
+  """One quantity of two groups of seeds."""
 
-  Attributes:
-    dataset: Its name in `paper.TABLE1`.
-    shots: Training images of each class.
-    name: "vanilla", whose accuracy it is, or a method, whose gain it is.
-    strength: The hyper-parameter, None for vanilla.
-    split: "test", or "validation" where a record has no test accuracies.
-    evaluated: By the seeds that are reported.
-    selecting: By the seeds that choose.
-    difference: Of their means, `evaluated` less `selecting`.
-  """
-
-  dataset: str
-  shots: int
-  name: str
-  strength: float | None
-  split: str
-  evaluated: stats.Interval
-  selecting: stats.Interval
-  difference: stats.Interval
+  dataset: str  # Its name in `paper.TABLE1`.
+  shots: int  # Training images of each class.
+  name: str  # "vanilla", whose accuracy it is, or a method, whose gain it is.
+  strength: float | None  # The hyper-parameter, None for vanilla.
+  split: str  # "test", or "validation" where a record has no test accuracies.
+  evaluated: stats.Interval  # By the seeds that are reported.
+  selecting: stats.Interval  # By the seeds that choose.
+  difference: stats.Interval  # Of their means, `evaluated` less `selecting`.
 
 
 def spreads(few_shot: Mapping[str, Records]) -> list[Spread]:
-  """Compares the two groups of seeds of Table 1, by dataset.
+  """Compares both groups of seeds of Table 1, by dataset, in what both have.
 
-  Returns:
-    Vanilla's accuracy and BEAN's gains at the strengths of the strict protocol,
-    of what both groups have.
+  Vanilla's accuracy, and BEAN's gains at the strengths of the strict protocol.
   """
   found = []
   for dataset, records in few_shot.items():

@@ -52,38 +52,26 @@ class DamagedError(CheckpointError, results.DamagedError):
 
 
 class Checkpoint(NamedTuple):
-  """What a checkpoint holds, all arrays NumPy's.
+  """What a checkpoint holds, all arrays NumPy's."""
 
-  Attributes:
-    config: Everything that the training depends on, {field: value}.
-    environment: What it was made with, as `results.environment` gives it.
-    last: Variables after the last epoch.
-    best: Variables after the epoch of best validation accuracy.
-    metrics: Numbers [] and learning curves [epochs] by name.
-    memory: What else the learner carries as {path: array}, to be given to
-      `restore`; empty once the training is over.
-  """
-
+  # Everything that the training depends on, {field: value}.
   config: dict[str, Any]
+  # What it was made with, as `results.environment` gives it.
   environment: dict[str, Any]
-  last: Variables
-  best: Variables
+  last: Variables  # Variables after the last epoch.
+  best: Variables  # Variables after the epoch of best validation accuracy.
+  # Numbers [] and learning curves [epochs] by name.
   metrics: dict[str, np.ndarray]
+  # What else the learner carries as {path: array}, to be given to `restore`;
+  # empty once the training is over.
   memory: dict[str, np.ndarray]
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-  """Writes a checkpoint, so that the file is the old one or the new one, whole.
-
-  Args:
-    path: The file, in a folder that exists.
-    checkpoint: What it will hold; `memory` may be any tree of arrays.
+  """Writes a checkpoint, whose memory may be any tree of arrays, whole or not.
 
   Raises:
     ResultError: If the file system refuses.
-    ValueError: If an array is not of plain numbers, or the config holds a
-      number that is not finite.
-    TypeError: If the config holds a value of a type that JSON does not have.
   """
   header = {
     "schema": SCHEMA,
@@ -92,14 +80,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
   }
   text = json.dumps(header, sort_keys=True, allow_nan=False)
   arrays = {"header": np.frombuffer(text.encode(), np.uint8)}
-  trees = {
-    "last": checkpoint.last._asdict(),
-    "best": checkpoint.best._asdict(),
-    "metrics": checkpoint.metrics,
-    "memory": checkpoint.memory,
-  }
-  for name, tree in trees.items():
-    arrays |= {f"{name}/{k}": array for k, array in _flatten(tree).items()}
+  arrays |= _flatten({name: getattr(checkpoint, name) for name in _PARTS})
   results.write_bytes(path, _pack(arrays))
 
 
@@ -108,15 +89,10 @@ def load(
 ) -> Checkpoint:
   """Reads a checkpoint after checking every byte.
 
-  Args:
-    path: The file.
-    config: Fields that its config must have, with these values, such as
-      {"model": "lenet5"}; others may be there too.
-
   Raises:
     DamagedError: If the file is cut off, altered or foreign.
-    CheckpointError: If it cannot be read, is of another schema, or differs
-      from `config`.
+    CheckpointError: If it cannot be read, is of another schema, or its config
+      has not the fields of `config`, such as {"model": "lenet5"}.
   """
   try:
     data = pathlib.Path(path).read_bytes()
@@ -133,16 +109,13 @@ def load(
 
 
 def find(path: Path, config: Mapping[str, Any]) -> Checkpoint | None:
-  """Reads the checkpoint of a configuration, all of it, if there is one.
+  """Reads the checkpoint of a whole configuration; None where there is none.
 
-  Returns:
-    The checkpoint, or None where there is no file, or a damaged one, which is
-    renamed.
+  A damaged one is renamed.
 
   Raises:
     CheckpointError: If the file was made with another configuration, schema or
       release of bean_jax, or cannot be read.
-    ResultError: If it cannot be renamed.
   """
   if not os.path.lexists(path):
     return None
@@ -163,16 +136,11 @@ def find(path: Path, config: Mapping[str, Any]) -> Checkpoint | None:
 
 
 def restore(path: Path, tree: PyTree, template: PyTree) -> PyTree:
-  """Gives arrays that were read the structure which they had.
-
-  Args:
-    path: Where they come from, for the error.
-    tree: What `load` returned: variables, or a `memory`.
-    template: Arrays or `jax.ShapeDtypeStruct`s in that structure.
+  """Gives variables or a memory that were read the structure of a template.
 
   Raises:
-    CheckpointError: If there are others, or of other shapes or types, as those
-      of another network are.
+    CheckpointError: If there are other arrays, or of other shapes or types, as
+      those of another network are; it names the path.
   """
   arrays = _flatten(tree)
   leaves, structure = jax.tree_util.tree_flatten_with_path(template)

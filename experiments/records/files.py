@@ -17,12 +17,7 @@ _SUFFIX = ".tmp"
 
 
 def expand(path: str | os.PathLike[str]) -> str:
-  """Returns a path with the home folder in the place of a leading ~.
-
-  Raises:
-    ValueError: If there is none: without HOME and an entry in the list of
-      users, or of a user who is not there.
-  """
+  """Returns a path with the home folder, or a ValueError, in place of a ~."""
   expanded = os.path.expanduser(os.fspath(path))
   if expanded.startswith("~"):
     raise ValueError(
@@ -34,8 +29,7 @@ def expand(path: str | os.PathLike[str]) -> str:
 def replace(path: pathlib.Path, content: bytes) -> None:
   """Writes a file at once, whoever reads or writes it at the same time.
 
-  Raises:
-    OSError: If the file system refuses; the old file is untouched then.
+  The old file is untouched where the file system refuses.
   """
   # In the same folder, since a file is only renamed within a file system.
   temporary = path.with_name(f".{secrets.token_hex(8)}{_SUFFIX}")
@@ -66,14 +60,7 @@ def remove_abandoned(directory: pathlib.Path) -> None:
 
 
 def set_aside(path: pathlib.Path) -> pathlib.Path:
-  """Renames a file in its folder to NAME.damaged, or NAME.damaged.2, ...
-
-  Returns:
-    Its new path, at which there was no file before.
-
-  Raises:
-    OSError: If the file system refuses, or the file is gone.
-  """
+  """Renames a file to NAME.damaged, or NAME.damaged.2, ...; returns to what."""
   for number in itertools.count(1):
     end = ".damaged" if number == 1 else f".damaged.{number}"
     target = path.with_name(path.name + end)
@@ -96,13 +83,10 @@ def locked(path: pathlib.Path, *, patience: float) -> Iterator[bool]:
   It is `flock`'s: the kernel takes it from a process that ends, however it
   ends, so that a crash blocks nobody. The file is removed with the lock.
 
-  Args:
-    path: The file to lock, in a folder that exists.
-    patience: Seconds to wait for another process.
-
   Yields:
     Whether the lock is held. It is not where the file system has no locks or
-    the other process took longer: then what is done must bear company.
+    the other process took more than `patience` seconds: then what is done must
+    bear company.
   """
   descriptor = _acquire(path, patience)
   try:

@@ -92,16 +92,11 @@ def reason(error: OSError | ValueError) -> str:
 def write(path: Path, record: Mapping[str, Any]) -> None:
   """Writes a record, so that the file is the old one or the new one, whole.
 
-  Args:
-    path: The file, in a folder that exists.
-    record: The fields of the schema, but for `schema` and `checksum`, which
-      are added here. Arrays become lists.
+  Arrays become lists; `schema` and `checksum` are added here.
 
   Raises:
     ResultError: If the file system refuses.
-    ValueError: If a field is missing, has another type or holds a number that
-      JSON cannot hold, or a metric has not one entry a seed.
-    TypeError: If a value is of a type that JSON does not have.
+    ValueError: If a field is missing or is not what the schema says.
   """
   fields = {
     name: _plain(value, with_nan=name == "metrics")
@@ -120,11 +115,7 @@ def write(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def prepare_directory(directory: Path) -> None:
-  """Creates a folder with its parents and sees that files can be written there.
-
-  Raises:
-    ResultError: If the file system refuses.
-  """
+  """Creates a folder and its parents, and sees that it can be written to."""
   directory = pathlib.Path(directory)
   probe = directory / f".{secrets.token_hex(8)}.tmp"
   try:
@@ -143,7 +134,7 @@ def write_bytes(path: Path, data: bytes) -> None:
   """Writes a file, so that it is the old one or the new one, whole.
 
   Raises:
-    ResultError: If the file system refuses (disk full, no such folder, ...).
+    ResultError: If the file system refuses.
   """
   path = pathlib.Path(path)
   try:
@@ -156,10 +147,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-  """Reads a record that `write` wrote.
-
-  Returns:
-    All fields, `schema` and `checksum` among them.
+  """Reads a record, `schema` and `checksum` among its fields.
 
   Raises:
     DamagedError: If the file is cut off, altered or foreign.
@@ -187,11 +175,9 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def find(path: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
-  """Reads the record of a configuration, if it has been written.
+  """Reads the record of a configuration; None where there is none.
 
-  Returns:
-    The record, or None where there is no file, or a damaged one, which is
-    renamed.
+  A damaged one is renamed.
 
   Raises:
     ResultError: If the file was made with another configuration, schema,
@@ -219,18 +205,10 @@ def made(
   fields: Mapping[str, Any],
   measure: Callable[[], Mapping[str, Any]],
 ) -> tuple[dict[str, Any], bool]:
-  """Finds the record of a configuration, or makes it.
+  """Finds a record, or measures its metrics, takes the time and writes it.
 
-  Args:
-    path: The file.
-    fields: Those of the record, but for `seconds` and `metrics`.
-    measure: Returns the metrics.
-
-  Returns:
-    The record, and whether it was measured just now.
-
-  Raises:
-    ResultError: As `find` and `write` do.
+  Of the fields `seconds` and `metrics` are added here. Also returns whether it
+  was measured just now.
   """
   record = find(path, fields["config"])
   if record is not None:
@@ -243,11 +221,7 @@ def made(
 
 
 def set_aside(path: Path, error: DamagedError) -> None:
-  """Renames a damaged file and says so, unless another process just has.
-
-  Raises:
-    ResultError: If the file system refuses.
-  """
+  """Renames a damaged file and says so, unless another process just has."""
   try:
     target = files.set_aside(pathlib.Path(path))
   except FileNotFoundError:
@@ -262,13 +236,7 @@ def set_aside(path: Path, error: DamagedError) -> None:
 
 
 def load_all(directory: Path) -> dict[str, dict[str, Any]]:
-  """Reads every .json of a folder, by file name, in the order of the names.
-
-  Raises:
-    ResultError: If one of the files cannot be used, DamagedError if it is
-      damaged.
-    OSError: If the folder cannot be read.
-  """
+  """Reads every .json of a folder, by file name, in the order of the names."""
   paths = sorted(pathlib.Path(directory).iterdir())
   return {path.name: read(path) for path in paths if path.suffix == ".json"}
 
@@ -283,26 +251,15 @@ def metric(record: Mapping[str, Any], name: str) -> np.ndarray:
 
 
 def config_digest(config: Mapping[str, Any]) -> str:
-  """Digests a configuration: equal for equal fields, whatever their order.
-
-  Example:
-    >>> config_digest({"alpha": 1.0})[:8]
-    'aa2c2c4f'
-  """
+  """Digests a configuration: equal for equal fields, whatever their order."""
   return _digest(_plain(config))
 
 
 def cell_name(dataset: str, place: str, method: str, **hparams: float) -> str:
-  """Names the file of a cell, safely on every file system.
-
-  Args:
-    dataset: A word of lower-case letters, digits and underscores.
-    place: A word, such as how many shots there are, or the network.
-    method: A word.
-    **hparams: Numbers; their order does not matter.
+  """Names the file of a cell; the place is its shots, or its network.
 
   Raises:
-    ValueError: If a part is no such word, and could lead to another folder.
+    ValueError: If a part is no word, and could lead to another folder.
 
   Example:
     >>> cell_name("mnist", "1shot", "bean1", gamma=0.5, alpha=10.0)
@@ -337,27 +294,16 @@ def other_config(
     for name in sorted(ours.keys() | theirs.keys())
     if ours.get(name) != theirs.get(name)
   ]
-  if not differences:
-    return None
-  return f"made with another configuration ({'; '.join(differences)})"
+  text = f"made with another configuration ({'; '.join(differences)})"
+  return text if differences else None
 
 
 def other_numbers(environment: Mapping[str, Any]) -> str | None:
-  """Says whether something was made in a way that may give other numbers.
+  """Says whether a record, or an environment, may give other numbers.
 
   Releases of this package may compute other numbers, and so does JAX by other
   keys or in another precision. Between releases the commit tells checkouts
   apart: of those one may have changed no more than a text.
-
-  Args:
-    environment: A record, or what `environment` returns.
-
-  Returns:
-    What was expected and what came, or None where they are the same.
-
-  Example:
-    >>> other_numbers({"versions": {"bean_jax": "0.0.1"}}).split(",")[0]
-    'made by bean_jax 0.0.1'
   """
   # Checkpoints of foreign making may have anything there.
   versions, settings = (
@@ -418,16 +364,7 @@ def _git(root: pathlib.Path) -> dict[str, Any] | None:
 
 
 def mixed_versions(records: Sequence[Mapping[str, Any]]) -> str:
-  """Says which versions records were made by; "" if all by the same.
-
-  Example:
-    >>> records = [
-    ...   {"versions": {"jax": version}, "git": None}
-    ...   for version in ("0.10.1", "0.10.1", "0.11.2")
-    ... ]
-    >>> mixed_versions(records)
-    'Made by different versions: jax 0.10.1 (2 cells), 0.11.2 (1).'
-  """
+  """Says which versions records were made by; "" if all by the same."""
   parts = [
     f"{name} {_listed(counts)}"
     for name, counts in _counted(records).items()

@@ -22,11 +22,10 @@ def network_of(
   config: Mapping[str, Any],
   image_shape: tuple[int, int, int],
 ) -> Network:
-  """Makes the network of a checkpoint's configuration for such images.
+  """Makes the network of a configuration for images [height, width, channels].
 
   Raises:
-    checkpoints.CheckpointError: If the network is unknown or does not take such
-      images; it names the path.
+    checkpoints.CheckpointError: If it is unknown or does not take such images.
   """
   usual = networks.Spec()
   spec = networks.Spec(
@@ -47,17 +46,11 @@ def load(
   *,
   which: str = "best",
 ) -> tuple[Network, Variables]:
-  """Makes the network of a checkpoint, as it was trained.
-
-  Args:
-    path: Where the checkpoint was read from, for errors.
-    checkpoint: What was read.
-    image_shape: Height, width and channels of the images.
-    which: "best" or "last", the epoch.
+  """Makes a checkpoint's network, with variables of its best or last epoch.
 
   Raises:
-    checkpoints.CheckpointError: If the network is unknown, does not take such
-      images or has other variables than the checkpoint.
+    checkpoints.CheckpointError: If it is unknown, does not take such images or
+      has other variables than the checkpoint.
   """
   network = network_of(path, checkpoint.config, image_shape)
   shapes = jax.eval_shape(network.init, jax.random.key(0))

@@ -57,13 +57,7 @@ def paths(
 def accuracy_against_epsilon(
   path: pathlib.Path, evaluations: Mapping[str, Record], *, title: str
 ) -> None:
-  """Draws accuracy under each attack, with the share of zero gradients.
-
-  Args:
-    path: File to write.
-    evaluations: Records of networks by method, at most `MOST`, as for the next.
-    title: Above the axes.
-  """
+  """Draws accuracy under each attack, with the share of zero gradients."""
   drawing = figure.Figure(figsize=(11.0, 5.0), dpi=150, layout="constrained")
   drawing.suptitle(title, fontsize=13)
   plots = drawing.subplots(1, len(_ATTACKS), sharey=True)
@@ -142,14 +136,10 @@ def weight_histograms(
 def receptive_fields(
   path: pathlib.Path, fields: Mapping[str, np.ndarray], *, title: str
 ) -> None:
-  """Draws incoming weights of units of all norms, the largest first.
+  """Draws incoming weights [units, height, width], of units of all norms.
 
-  Each picture has a scale of its own: white is 0, red positive, blue negative.
-
-  Args:
-    path: File to write.
-    fields: Weights [units, height, width] by method, at most `MOST`.
-    title: Above.
+  The largest first. Each picture has a scale of its own: white is 0, red
+  positive, blue negative.
   """
   units = min(_UNITS, max(map(len, fields.values())))
   drawing = figure.Figure(

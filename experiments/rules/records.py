@@ -34,27 +34,18 @@ EDGES = np.geomspace(distributions.THRESHOLD, 1, 31)
 
 
 class Settings(NamedTuple):
-  """How networks are looked at.
+  """How networks are looked at."""
 
-  Attributes:
-    epsilons: Largest changes of a pixel, ascending, from 0 to 1.
-    attacked: Test images that are attacked, the first of them; 0 for all.
-  """
-
+  # Largest changes of a pixel, ascending, from 0 to 1.
   epsilons: tuple[float, ...]
-  attacked: int
+  attacked: int  # Test images that are attacked, the first of them; 0 for all.
 
 
 class Networks(NamedTuple):
-  """The trained networks of a cell.
+  """The trained networks of a cell."""
 
-  Attributes:
-    members: Checkpoints that differ in their seeds alone.
-    epoch: "best" or "last", which parameters of a checkpoint.
-  """
-
-  members: tuple[Source, ...]
-  epoch: str
+  members: tuple[Source, ...]  # Checkpoints that differ in their seeds alone.
+  epoch: str  # "best" or "last", which parameters of a checkpoint.
 
   @property
   def config(self) -> dict[str, Any]:
@@ -87,20 +78,8 @@ def evaluate(
 ) -> tuple[Record, bool]:
   """Measures networks, unless there is a record of them.
 
-  Args:
-    chosen: The networks.
-    dataset: What they were trained on.
-    settings: How.
-    directory: Folder of the records, which exists.
-    environment: What `results.environment` returned.
-
   Returns:
     The record, and whether it was measured just now.
-
-  Raises:
-    checkpoints.CheckpointError: If a checkpoint cannot be used.
-    results.ResultError: If there is a record of other networks or settings, or
-      it cannot be written.
   """
   network, members = _load(chosen, dataset)
   seeds = [member.config["seed"] for member in chosen.members]
@@ -153,28 +132,17 @@ def measure(
   attacked: int,
   seeds: Sequence[int],
 ) -> dict[str, np.ndarray]:
-  """Returns the metrics of a record, arrays [members, ...].
-
-  Args:
-    network: That of all members.
-    members: Variables of each, NumPy arrays.
-    dataset: What they were trained on; its test images are used.
-    epsilons: Largest changes of a pixel.
-    attacked: Test images that are attacked.
-    seeds: Of the members.
-  """
+  """Returns the metrics [members, ...] of a record."""
   images = datasets.Split(*(array[:attacked] for array in dataset.test))
-  metrics = curves.measure(
-    network, members, images, epsilons=epsilons, seeds=seeds
-  )
   own = [
     weights_of(network, variables.params)
     | _assemblies(network, variables, dataset, seed)
     for variables, seed in zip(members, seeds, strict=True)
   ]
-  return metrics | {
-    name: np.stack([numbers[name] for numbers in own]) for name in own[0]
-  }
+  stacked = {name: np.stack([found[name] for found in own]) for name in own[0]}
+  return stacked | curves.measure(
+    network, members, images, epsilons=epsilons, seeds=seeds
+  )
 
 
 def weights_of(network: Network, params: Any) -> dict[str, np.ndarray | float]:

@@ -27,18 +27,11 @@ def table(
   accuracies: Entries,
   evaluations: Mapping[str, Record],
 ) -> str:
-  """Formats what is known of learning rules as a Markdown table.
+  """Formats what is known of learning rules, by method, as Markdown.
 
-  Args:
-    names: Rows, names in `methods.METHODS`.
-    shots: Numbers of shots, each a column of test accuracies.
-    accuracies: By method and number of shots.
-    evaluations: Records of networks by method.
-
-  Returns:
-    The table: means over seeds with 95 % bootstrap intervals; accuracies and
-    shares of zero gradients in percent; after a semicolon the difference to
-    vanilla, or the method's baseline, paired by seed.
+  Means over seeds with 95 % bootstrap intervals; accuracies and shares of zero
+  gradients in percent; after a semicolon the difference to vanilla, or the
+  method's baseline, paired by seed.
   """
   measured = {name: columns(record) for name, record in evaluations.items()}
   titles = list(next(iter(measured.values()), {}))
@@ -67,8 +60,7 @@ def best_fit(record: Record) -> tuple[str, int, np.ndarray]:
   """Finds the distribution of greatest likelihood in the mean over seeds.
 
   Returns:
-    Its name, the number of seeds of which it is the best, and its lead over
-    the second best, in nats a synapse [seeds].
+    Its name, how often it is the best, and its lead in nats a synapse [seeds].
   """
   likelihoods = {
     name: results.metric(record, f"{name}_likelihood")
@@ -131,22 +123,14 @@ def text(
   shots: Sequence[int],
   used: Sequence[Record],
 ) -> str:
-  """Puts all tables together.
+  """Puts tables together: of each a title, accuracies and records by method.
 
-  Args:
-    parts: Of each table its title, accuracies by method and shots, or {} for a
-      table without them, and records of networks by method.
-    names: Rows.
-    shots: Numbers of shots.
-    used: All records.
+  A table without accuracies has the methods of its records alone.
   """
   lines = [_HEADER]
   for title, accuracies, evaluations in parts:
-    lines.append(f"## {title}")
-    if accuracies:
-      lines.append(table(names, shots, accuracies, evaluations))
-    else:
-      lines.append(table(list(evaluations), (), {}, evaluations))
+    places = (names, shots) if accuracies else (list(evaluations), ())
+    lines += [f"## {title}", table(*places, accuracies, evaluations)]
   if note := results.mixed_versions(used):
     lines.append(note)
   return "\n\n".join(lines)

@@ -28,27 +28,14 @@ else:
       matplotlib.rcParams["backend"] = _backend
 
 from matplotlib import (
-  axes,
-  axis,
-  collections,
-  colors,
-  figure,
-  patches,
+  axes as axes,
+  axis as axis,
+  collections as collections,
+  colors as colors,
+  figure as figure,
+  patches as patches,
   style,
-  ticker,
-)
-
-__all__ = (
-  "attempt",
-  "axes",
-  "axis",
-  "collections",
-  "colors",
-  "figure",
-  "matplotlib",
-  "patches",
-  "save",
-  "ticker",
+  ticker as ticker,
 )
 
 

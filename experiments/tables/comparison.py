@@ -22,9 +22,7 @@ def table(
 ) -> Rows:
   """Lays out methods against shots as the paper does, with its numbers.
 
-  Returns:
-    Rows of text, the header first. The best mean of a column is marked by
-    "**", the second best by "__".
+  Marks the best mean of a column by "**", the second best by "__".
   """
   rows = [["method", *(f"{number}-shot" for number in shots)]]
   marks = {number: _marks(found, names, number) for number in shots}
@@ -53,9 +51,7 @@ def details(
 ) -> Rows:
   """Lists every entry with all its statistics.
 
-  Returns:
-    Rows of text, the header first. Under an imitation network stands the model
-    that it imitates.
+  Under an imitation network stands the model that it imitates.
   """
   head = ["shots", "method", "hyper-parameter", "mean", "interquartile mean"]
   rows = [[*head, "difference to vanilla", "seeds won", "failed", "paper"]]
@@ -102,18 +98,15 @@ def _baseline_note(method: methods.Method) -> str:
 def head_to_head(
   found: Entries, names: Sequence[str], shots: Sequence[int]
 ) -> Rows:
-  """Compares BEAN with every other method, paired by seed.
+  """Compares BEAN with every other one of the methods, paired by seed.
 
-  Returns:
-    Rows of text, the header first: differences of test accuracy with 95 %
-    intervals, marked by "**" where 0 is outside. Only the header, if there is
-    nothing to compare.
+  "**" marks differences with 0 outside of their interval.
   """
   others = [name for name in names if name not in BEAN]
   titles = [f"minus {methods.METHODS[name].title}" for name in others]
   rows = [["shots", "method", *titles]]
   for number in shots:
-    for name in (name for name in names if name in BEAN):
+    for name in BEAN:
       cells = [_difference(found, number, name, other) for other in others]
       if any(cells):
         rows.append([str(number), methods.METHODS[name].title, *cells])
@@ -174,13 +167,7 @@ def write(
   shots: Sequence[int],
   directory: pathlib.Path,
 ) -> str:
-  """Writes the tables of all datasets and protocols, table.md and table.tex.
-
-  Args:
-    found: Records by dataset.
-    names: Rows, names in `methods.METHODS`.
-    shots: Columns.
-    directory: Folder that exists.
+  """Writes table.md and table.tex of all datasets and protocols.
 
   Returns:
     The text of `table.md`.
@@ -193,7 +180,6 @@ def write(
     "Methods of the paper": [n for n in names if n in printed],
     "Methods beyond the paper": [n for n in names if n not in printed],
   }
-  orders = [name for name in names if name in BEAN]
   for dataset, records in found.items():
     for protocol, meaning in PROTOCOLS.items():
       heading = f"{paper.title(dataset)}, protocol {protocol}"
@@ -206,10 +192,8 @@ def write(
           tex += [f"% {heading}: {title}", to_latex(rows)]
       sections = {"Details": details(picked, names, shots, dataset)}
       for title, group in groups.items():
-        others = [name for name in group if name not in BEAN]
-        sections[f"BEAN against {title.lower()}"] = head_to_head(
-          picked, [*orders, *others], shots
-        )
+        rows = head_to_head(picked, group, shots)
+        sections[f"BEAN against {title.lower()}"] = rows
       for title, rows in sections.items():
         if len(rows) > 1:
           text += [f"### {title}", to_markdown(rows)]
@@ -237,10 +221,9 @@ the least of weight decay and l1 there is vanilla."""
 def draw(
   found: Mapping[str, Records], names: Sequence[str], directory: pathlib.Path
 ) -> None:
-  """Draws all datasets and protocols.
+  """Draws `accuracy_against_shots_*.png`, `gains_*.png`, `sensitivity_*.png`.
 
-  For each dataset `accuracy_against_shots_*.png` and `gains_*.png` of each
-  protocol and `sensitivity_*.png` of each method.
+  The first two of each dataset and protocol, the last of each method.
   """
   # The others would be more than a reader tells apart.
   few = [name for name in names if name in paper.TABLE1["mnist"]]

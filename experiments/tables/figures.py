@@ -43,14 +43,10 @@ def learning_curves(
   *,
   title: str,
 ) -> figure.Figure:
-  """Draws accuracy against epoch: means over seeds with 95 % bands.
+  """Draws accuracies [num_seeds, num_epochs] against epochs: means with bands.
 
-  Args:
-    path: The PNG file to write.
-    curves: For each line its label, epochs [num_epochs] and accuracies
-      [num_seeds, num_epochs]. Seeds with a number that is not finite are left
-      out, and counted in the legend.
-    title: Above the axes.
+  Seeds with a number that is not finite are left out, and counted in the
+  legend.
   """
   drawing, plot = _blank(title, "epoch", len(curves))
   for index, (label, epochs, values) in enumerate(curves):
@@ -98,16 +94,9 @@ def accuracy_against_hparam(
 ) -> figure.Figure:
   """Draws accuracy against a hyper-parameter.
 
-  Args:
-    path: The PNG file to write.
-    series: The lines. The axis is logarithmic, and 0 has a place of its own at
-      its left.
-    title: Above the axes.
-    xlabel: Name of the hyper-parameter.
-    baseline: Label and interval of what has no such hyper-parameter, drawn as
-      a horizontal line with a band.
-    looks: For each line how it is drawn, as `style` returns it; left out, that
-      of its place.
+  The axis is logarithmic, and 0 has a place of its own at its left. The
+  baseline, which has no such hyper-parameter, is a horizontal line. Without
+  `looks` lines are drawn in the style of their places.
   """
   drawing, plot = _blank(title, xlabel, len(series))
   if baseline is not None:
@@ -140,14 +129,7 @@ def differences(
   *,
   title: str,
 ) -> figure.Figure:
-  """Draws differences of accuracy, one line of the figure a name.
-
-  Args:
-    path: The PNG file to write.
-    series: For each marker its label, and an interval of differences by name. A
-      name need not be in all series.
-    title: Above the axes.
-  """
+  """Draws differences of accuracy by name, one line of the figure a name."""
   names = list(dict.fromkeys(name for _, by_name in series for name in by_name))
   drawing, plot = _blank(title, "difference (points)", len(names))
   drawing.set_figheight(1.8 + max(0.42, 0.15 * len(series)) * len(names))
@@ -241,10 +223,8 @@ def _band(plot: axes.Axes, x: ArrayLike, band: np.ndarray, color: str) -> None:
 def style(label: str, index: int) -> dict[str, Any]:
   """Returns how matplotlib draws a series: a method has one colour everywhere.
 
-  Args:
-    label: Of the series; that of a method begins with its title.
-    index: Number of the series in its figure, which its line and its marker
-      tell, and its colour where it is of no method.
+  The label of a method's series begins with its title. The index in the figure
+  gives line and marker, and the colour where it is of no method.
   """
   titles = [method.title for method in methods.METHODS.values()]
   own = max(filter(label.startswith, titles), key=len, default="")

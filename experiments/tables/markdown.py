@@ -8,14 +8,7 @@ import textwrap
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """Formats rows as a Markdown table, aligned for a terminal too.
-
-  Example:
-    >>> print(table(["method", "accuracy"], [["BEAN-1", "50.0"]]))
-    | method | accuracy |
-    | ------ | -------- |
-    | BEAN-1 | 50.0     |
-  """
+  """Formats rows as a Markdown table, aligned for a terminal too."""
   lines = [head, *rows]
   widths = _widths(lines)
   lines.insert(1, ["-" * width for width in widths])
@@ -38,13 +31,9 @@ def show(text: str) -> None:
 
 
 def fitted(text: str, width: int) -> str:
-  """Breaks tables that are too wide into several, below each other.
+  """Breaks tables that are wider than a terminal into several.
 
   Each part has the columns that tell the rows apart, and as many others as fit.
-
-  Args:
-    text: Markdown whose tables `table` made.
-    width: Columns of the terminal.
 
   Example:
     >>> head, row = ["method", "accuracy", "gain"], ["BEAN-1", "50.0", "+4.0"]

@@ -23,24 +23,19 @@ _METRICS = {"paper": "test_accuracy", "strict": "test_accuracy_last"}
 
 
 class Entry(NamedTuple):
-  """One method at one number of shots, its hyper-parameter chosen.
+  """One method at one number of shots, its hyper-parameter chosen."""
 
-  Attributes:
-    accuracies: Test accuracy by seed, without the simulations that failed.
-    strength: The hyper-parameter, None if the method has none.
-    at_edge: Whether that is the least or the greatest value that was tried.
-    num_failed: Simulations that failed.
-    gains: Differences to the method's baseline, paired by seed [num_pairs];
-      none for vanilla, or without the baseline.
-    reference: Test accuracy by seed of the model that an imitation network
-      imitates; {} for other methods.
-  """
-
+  # Test accuracy by seed, without the simulations that failed.
   accuracies: stats.BySeed
-  strength: float | None
+  strength: float | None  # The hyper-parameter, None if the method has none.
+  # Whether that is the least or the greatest value that was tried.
   at_edge: bool
-  num_failed: int
+  num_failed: int  # Simulations that failed.
+  # Differences to the method's baseline, paired by seed [num_pairs]; none for
+  # vanilla, or without the baseline.
   gains: np.ndarray
+  # Test accuracy by seed of the model that an imitation network imitates; {}
+  # for other methods.
   reference: stats.BySeed
 
 
@@ -48,17 +43,13 @@ Entries = dict[tuple[str, int], Entry]
 
 
 class Records(NamedTuple):
-  """What was trained on one dataset.
+  """What was trained on one dataset."""
 
-  Attributes:
-    selection: Every cell, with the seeds that choose for the strict protocol.
-    evaluation: Every cell, with the seeds that are reported.
-    chosen: Cells like those which the evaluation chooses, validated after every
-      epoch.
-  """
-
+  # Every cell, with the seeds that choose for the strict protocol.
   selection: list[summary.Record]
+  # Every cell, with the seeds that are reported.
   evaluation: list[summary.Record]
+  # Cells like those which the evaluation chooses, validated after every epoch.
   chosen: list[summary.Record]
 
 
@@ -67,10 +58,8 @@ def strict_strengths(
 ) -> dict[str, float | None]:
   """Chooses one value of each method's hyper-parameter for all shots.
 
-  Returns:
-    For each method the value of best accuracy on validation images after the
-    last epoch, in the mean over the numbers of shots at which all its values
-    were tried. Methods without such a number are left out.
+  That of best accuracy on validation images after the last epoch, in the mean
+  over the numbers of shots at which the whole grid was tried, if there are.
   """
   by_method: dict[str, dict[int, dict[float | None, float]]] = {}
   for record in selection:
@@ -114,12 +103,7 @@ def with_whole_grid(records: Sequence[summary.Record]) -> list[summary.Record]:
 
 
 def entries(protocol: str, records: Records) -> Entries:
-  """Picks the records that one of the `PROTOCOLS` reports.
-
-  Returns:
-    {(method, shots): Entry}; what was not run, or has no choice yet, is left
-    out.
-  """
+  """Picks the records that one of the `PROTOCOLS` reports, where it has any."""
   picked = records.chosen
   if protocol == "strict":
     strengths = strict_strengths(records.selection)

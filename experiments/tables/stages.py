@@ -11,15 +11,11 @@ from experiments.tables import protocols, summary
 
 
 class Stage(NamedTuple):
-  """All grids on one dataset at one number of shots, for two groups of seeds.
+  """All grids of a dataset and a number of shots, for two groups of seeds."""
 
-  Attributes:
-    selection: Run with the seeds that choose for the strict protocol.
-    evaluation: Run with the seeds that are reported.
-  """
-
+  # Run with the seeds that choose for the strict protocol.
   selection: cells.Config
-  evaluation: cells.Config
+  evaluation: cells.Config  # Run with the seeds that are reported.
 
   @property
   def num_shots(self) -> int:
@@ -63,25 +59,15 @@ def train(planned: Sequence[cells.Config]) -> list[list[summary.Record]]:
 
 
 def best_of_grid(config: cells.Config) -> list[summary.Record]:
-  """Chooses on validation images among the strengths of each method.
-
-  Returns:
-    A record of each method whose whole grid has been trained.
-  """
+  """Chooses on validation images among the strengths of each whole grid."""
   records = list(runs.finished(config).values())
   return summary.chosen(protocols.with_whole_grid(records))
 
 
 def records(
-  planned: Sequence[Stage],
-  chosen: Callable[[Stage], list[summary.Record]],
+  planned: Sequence[Stage], chosen: Callable[[Stage], list[summary.Record]]
 ) -> protocols.Records:
-  """Reads what there is of stages of one dataset.
-
-  Args:
-    planned: The stages.
-    chosen: Maps each to the records that the paper's protocol reports.
-  """
+  """Reads what there is of stages of a dataset; `chosen` as the paper does."""
   found = protocols.Records([], [], [])
   for stage in planned:
     found.selection.extend(runs.finished(stage.selection).values())

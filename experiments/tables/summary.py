@@ -51,11 +51,10 @@ def won(differences: np.ndarray) -> str:
 def chosen(
   records: Sequence[Record], metric: str = "validation_accuracy"
 ) -> list[Record]:
-  """Chooses the strength of each method, at each number of shots if there are.
+  """Chooses each method's strength, at each number of shots if there are.
 
-  Returns:
-    The records of the greatest mean, the first of equals, in their order; a
-    cell of which every simulation failed is never chosen.
+  The greatest mean wins, the first of equals; a cell of which every simulation
+  failed is never chosen.
   """
   best: dict[tuple, tuple[float, int]] = {}
   for index, record in enumerate(records):
@@ -69,10 +68,9 @@ def chosen(
 def table(records: Sequence[Record]) -> str:
   """Formats records of one dataset, all with shots or none, as Markdown.
 
-  A line a record, a star at those which `chosen` chooses. Accuracies are means
-  in percent with 95 % bootstrap intervals over seeds; differences are paired by
-  seed with the vanilla record of the same shots; the paper's accuracy stands
-  beside the strength that was chosen. The training loss is the mean
+  A star marks those which `chosen` chooses. Accuracies are means in percent
+  with 95 % bootstrap intervals over seeds; differences are paired by seed with
+  the vanilla record of the same shots. The training loss is the mean
   cross-entropy of the last epoch.
   """
   stars = chosen(records)

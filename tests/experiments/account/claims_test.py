@@ -39,7 +39,7 @@ def few_shot(accuracies):
 
 def test_gain_is_that_of_the_records():
   found = few_shot({("vanilla", 1): 0.4, ("bean1", 1): 0.45})
-  finding = claims.gain(1)(found)
+  finding = claims.gain(found, shots=1)
   low, high = stats.mean_interval(0.05 + NOISE)[1:]
   assert finding.sentence == (
     f"Gain over vanilla in points: BEAN-1 on MNIST +5.0 [+{100 * low:.1f}, "
@@ -58,7 +58,7 @@ def test_gain_is_that_of_the_records():
 )
 def test_verdict_of_a_gain(accuracy, verdict):
   found = few_shot({("vanilla", 1): 0.4, ("bean1", 1): accuracy})
-  assert claims.gain(1)(found).verdict == verdict
+  assert claims.gain(found, shots=1).verdict == verdict
 
 
 def test_without_records_nothing_is_claimed():
@@ -119,17 +119,18 @@ def network(rises):
   return claims.Found({}, {"mnist-lenet5": tuple(cells)}, ())
 
 
-def silhouette(least):
+def silhouette(found, least):
   return claims.rise(
-    "Silhouette",
-    lambda cell: cell.at_classes("trained_silhouettes"),
+    found,
+    quantity="Silhouette",
+    metric=lambda cell: cell.at_classes("trained_silhouettes"),
     least=least,
   )
 
 
 def test_rise_of_strong_and_of_usual_networks():
   found = network([("bean2", 1.0, 0.2), ("bean2", 100.0, 0.6)])
-  finding = silhouette(0.4)(found)
+  finding = silhouette(found, 0.4)
   strong, usual = finding.comparisons
   assert strong.label == "LeNet-5, BEAN-2 alpha 100"
   assert usual.label == "LeNet-5, BEAN-2 alpha 1"
@@ -139,8 +140,8 @@ def test_rise_of_strong_and_of_usual_networks():
     "+0.61 [+0.60, +0.61]" in finding.sentence
   )
   assert finding.verdict == claims.IN_PART
-  assert silhouette(0.1)(found).verdict == claims.HOLDS
-  assert silhouette(0.4)(network([("bean2", 1.0, -0.1)])).verdict == (
+  assert silhouette(found, 0.1).verdict == claims.HOLDS
+  assert silhouette(network([("bean2", 1.0, -0.1)]), 0.4).verdict == (
     claims.FAILS
   )
 
