@@ -1,7 +1,6 @@
 """Tests of experiments.records.results."""
 
 import concurrent.futures
-import copy
 import errno
 import json
 import os
@@ -41,41 +40,32 @@ def path(tmp_path):
   return tmp_path / "cell.json"
 
 
-def test_gives_back_what_was_written(path):
-  record = make_record(metrics={"loss": [np.inf, 0.5]}, frozen=[{"seed": 1}])
-  before = copy.deepcopy(record)
-  results.write(path, record)
-  assert record == before
-  first, read = path.read_bytes(), results.read(path)
-  # What was read can be written again.
-  results.write(path, read)
-  assert path.read_bytes() == first
-  assert read.pop("schema") == 1
-  assert len(read.pop("checksum")) == 64
-  assert read == {**record, "metrics": {"loss": [None, 0.5]}}
-  with pytest.raises(FileNotFoundError):
-    results.read(path.with_name("none.json"))
-
-
-def test_takes_arrays_and_keeps_every_bit(path):
+def test_gives_back_what_was_written_to_the_bit(path):
   values = np.random.default_rng(0).normal(size=(2, 3))
   metrics = {
     "float64": values,
     "float32": values.astype(np.float32),
     "jax": jnp.asarray([0.1, 0.2], jnp.float32),
-    "count": np.array([3, 2**62]),
   }
   config = {"alpha": np.float32(0.1), "sizes": (1, 2)}
-  results.write(
-    path, make_record(seeds=np.arange(2), config=config, metrics=metrics)
+  record = make_record(
+    seeds=np.arange(2), config=config, metrics=metrics, frozen=[{"seed": 1}]
   )
-  read = results.read(path)
-  assert read["seeds"] == [0, 1]
-  assert read["config"] == {"alpha": float(np.float32(0.1)), "sizes": [1, 2]}
-  assert read["metrics"].pop("count") == [3, 2**62]
-  for name in read["metrics"]:
-    expected = np.asarray(metrics[name], np.float64)
+  results.write(path, record)
+  first, read = path.read_bytes(), results.read(path)
+  # What was read can be written again.
+  results.write(path, read)
+  assert path.read_bytes() == first
+  for name, array in metrics.items():
+    expected = np.asarray(array, np.float64)
     np.testing.assert_array_equal(results.metric(read, name), expected)
+  assert read.pop("schema") == 1
+  assert len(read.pop("checksum")) == 64
+  del read["metrics"], record["metrics"]
+  config = {"alpha": float(np.float32(0.1)), "sizes": [1, 2]}
+  assert read == {**record, "seeds": [0, 1], "config": config}
+  with pytest.raises(FileNotFoundError):
+    results.read(path.with_name("none.json"))
 
 
 def test_nonfinite_metrics_are_null_in_strict_json(path):
@@ -94,22 +84,16 @@ def test_nonfinite_metrics_are_null_in_strict_json(path):
 
 
 @pytest.mark.parametrize(
-  "changes,error",
+  "changes",
   (
-    ({"config": {"alpha": np.nan}}, ValueError),
-    ({"seconds": np.inf}, ValueError),
-    ({"seconds": "1"}, ValueError),
-    ({"config": {"a": object()}}, TypeError),
-    ({"seeds": [0, 0]}, ValueError),
-    ({"seeds": [0, 1.0]}, ValueError),
-    ({"metrics": {"loss": [0.5]}}, ValueError),
-    ({"metrics": {"loss": 0.5}}, ValueError),
-    ({"metrics": {"loss": ["1", 2]}}, ValueError),
-    *(({name: None}, ValueError) for name in make_record() if name != "git"),
+    *({"config": {"alpha": np.nan}}, {"seconds": np.inf}, {"seconds": "1"}),
+    *({"seeds": [0, 0]}, {"seeds": [0, 1.0]}, {"metrics": {"loss": [0.5]}}),
+    *({"metrics": {"loss": 0.5}}, {"metrics": {"loss": ["1", 2]}}),
+    {"config": {"a": object()}},
   ),
 )
-def test_refuses_to_write(path, changes, error):
-  with pytest.raises(error):
+def test_refuses_to_write(path, changes):
+  with pytest.raises((ValueError, TypeError)):
     results.write(path, make_record(**changes))
   assert not path.exists()
 
@@ -196,20 +180,11 @@ def test_failure_leaves_the_old_file_alone(path, function, error, expected):
   assert os.listdir(path.parent) == [path.name]
 
 
-def test_paths_that_can_and_cannot_be_written(path):
-  with pytest.raises(results.ResultError, match="No such file or directory"):
-    results.write(path / "cell.json", make_record())
-  path.mkdir()
-  with pytest.raises(results.ResultError, match="could not be written"):
-    results.write(path, make_record())
-  assert os.listdir(path.parent) == [path.name]
+def test_names_may_be_long_and_others_can_read_the_file(path):
   longest = path.with_name("a" * 250 + ".json")
   results.write(longest, make_record())
-  assert results.read(longest)["seconds"] == 1.5
-  # Others can read it.
-  reference = path.with_name("reference")
-  reference.touch()
-  assert longest.stat().st_mode == reference.stat().st_mode
+  path.touch()
+  assert longest.stat().st_mode == path.stat().st_mode
 
 
 def test_readers_see_whole_files_while_writers_compete(path):
@@ -272,12 +247,10 @@ def test_what_was_made_otherwise_is_refused_and_stays(
   assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-  "settings", ({}, {"jax_enable_x64": False}, {"XLA_FLAGS": "--a", "b": 1})
-)
-def test_what_settings_do_not_say_is_no_difference(settings, path):
-  results.write(path, make_record(settings=settings))
-  assert results.find(path, CONFIG)["settings"] == settings
+def test_what_settings_do_not_say_is_no_difference(path):
+  for settings in ({}, {"jax_enable_x64": False}, {"XLA_FLAGS": "--a", "b": 1}):
+    results.write(path, make_record(settings=settings))
+    assert results.find(path, CONFIG)["settings"] == settings
 
 
 def test_damaged_files_are_set_aside(path, capsys):
@@ -328,20 +301,9 @@ def test_every_record_of_a_folder_is_read_by_name(tmp_path):
   ),
 )
 def test_names_of_cells(hparams, end):
+  """tests/faults has those that are refused."""
   name = results.cell_name("mnist", "5shot", "bean1", **hparams)
   assert name == f"mnist-5shot-bean1{end}.json"
-
-
-# Among them the Arabic digit one after a letter; tests/faults has more.
-@pytest.mark.parametrize(
-  "word", ("", "..", "a/b", "MNIST", "a b", "a-b", "a\n", "a\u0661")
-)
-def test_names_are_of_words(word):
-  for words in ((word, "b", "c"), ("a", word, "c"), ("a", "b", word)):
-    with pytest.raises(ValueError, match="expected a word"):
-      results.cell_name(*words)
-  with pytest.raises(ValueError, match="expected a word"):
-    results.cell_name("mnist", "1shot", "bean1", **{word: 1.0})
 
 
 def test_several_versions_are_counted():
@@ -389,7 +351,6 @@ def test_environment_fits_a_record(path):
   for module in (jax, flax, bean_jax):
     version = environment["versions"][module.__name__]
     assert version == module.__version__
-  assert environment["device"]["platform"] == "cpu"
   assert environment["device"]["count"] == len(jax.devices())
 
 
