@@ -187,7 +187,7 @@ def table(
     [str(seed), f"{a:.2f}", f"{b:.2f}", f"{a - b:+.2f}"]
     for seed, a, b in zip(seeds, ours, theirs, strict=True)
   ]
-  mean, low, high = stats.paired_difference(ours, theirs).interval
+  mean, low, high = stats.mean_interval(np.subtract(ours, theirs))
   rows.append(
     [
       "mean",

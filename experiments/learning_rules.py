@@ -2,12 +2,8 @@ r"""Learning rules side by side: few shots, attacks, weights.
 
 Trains backpropagation, with BEAN and without, with non-negative weights, and
 rules that are no backpropagation, on a few images of each class, as Table 1
-does, and chooses their hyper-parameters by its two protocols:
-
-  paper   Hyper-parameter and epoch are chosen on validation images, for each
-          number of shots.
-  strict  The last epoch, and one value of the hyper-parameter for all shots,
-          chosen with other seeds.
+does, and chooses their hyper-parameters by its two protocols: on validation
+images (paper), or with other seeds and for the last epoch (strict).
 
 The networks so chosen are kept, attacked (FGSM and PGD, also from random
 starts, with the share of images without a gradient beside it, since a network
@@ -46,13 +42,21 @@ from experiments.architectures import networks
 from experiments.assemblies import sources
 from experiments.command import distributed, flag_groups, parsing, scripts
 from experiments.learning import methods
-from experiments.learning.streams import Shots
 from experiments.machine import interruption, processes, progress
 from experiments.population import cells, runs
 from experiments.records import checkpoints, results
 from experiments.rules import drawing, records, tables
 from experiments.rules.records import Networks, Record
-from experiments.tables import canvas, comparison, markdown, paper, stages
+from experiments.tables import (
+  canvas,
+  comparison,
+  markdown,
+  paper,
+  protocols,
+  stages,
+)
+from experiments.tables.protocols import Entries
+from experiments.tables.stages import Stage
 from experiments.weights import kernels
 
 # As many as a figure tells apart.
@@ -122,82 +126,42 @@ flag_groups.define_run(FLAGS, output_dir="outputs/learning_rules")
 distributed.define_flags(FLAGS)
 
 
-class Stage(NamedTuple):
-  """All runs of one number of shots.
-
-  Attributes:
-    selection: Every cell, with the seeds that choose for the strict protocol.
-    evaluation: Every cell, with the seeds that are reported; their networks
-      are kept where they may be looked at.
-  """
-
-  selection: cells.Config
-  evaluation: cells.Config
-
-  @property
-  def num_shots(self) -> int:
-    """Training images of each class."""
-    return self.evaluation.cells[0].stream.num_shots
-
-
 class Part(NamedTuple):
-  """What is reported together: networks that may be compared.
+  """What is reported together: networks that may be compared."""
 
-  Attributes:
-    title: For people.
-    suffix: Of the names of figures.
-    chosen: Networks by method.
-    accuracies: Of all numbers of shots, where the table has them.
-  """
-
-  title: str
-  suffix: str
-  chosen: dict[str, Networks]
-  accuracies: comparison.Entries
+  title: str  # For people.
+  suffix: str  # Of the names of figures.
+  chosen: dict[str, Networks]  # Networks by method.
+  accuracies: Entries  # Of all numbers of shots, where the table has them.
+  found: dict[str, Record]  # By method, once networks have been measured.
 
 
 class Job(NamedTuple):
-  """A run of the script.
+  """A run of the script."""
 
-  Attributes:
-    names: Methods, in the order of the tables.
-    stages: What is trained; nothing where networks are there.
-    evaluated: Numbers of shots whose networks are looked at.
-    protocols: Whose networks are looked at.
-    settings: How.
-  """
-
-  names: list[str]
-  stages: list[Stage]
-  evaluated: list[int]
-  protocols: list[str]
-  settings: records.Settings
+  names: list[str]  # Methods, in the order of the tables.
+  stages: list[Stage]  # What is trained; nothing where networks are there.
+  evaluated: list[int]  # Numbers of shots whose networks are looked at.
+  protocols: list[str]  # Whose networks are looked at.
+  settings: records.Settings  # How.
 
 
 def parse_job() -> Job:
-  """Builds the job from flags.
-
-  Raises:
-    parsing.ConfigError: If a flag has a value that cannot be used.
-  """
+  """Builds the job from flags."""
   names = parsing.names("methods", FLAGS.methods, list(methods.METHODS))
   epsilons = parsing.numbers("epsilons", _EPSILONS.value, float, low=0)
   if (largest := max(epsilons)) > 1:
     raise parsing.ConfigError(
       f"--epsilons: expected numbers from 0 to 1, got {largest:g}"
     )
-  settings = records.Settings(
-    tuple(sorted(epsilons)),
-    parsing.number("attacked", _ATTACKED.value, low=0),
-  )
+  attacked = parsing.number("attacked", _ATTACKED.value, low=0)
+  settings = records.Settings(tuple(sorted(epsilons)), attacked)
   if _CHECKPOINT_DIR.value is not None:
     return Job(names, [], [], [], settings)
   schedule = dict(flag_groups.schedule(FLAGS, least_every=1))
   evaluated = [max(schedule)]
-  if _EVALUATED_SHOTS.value is not None:
-    evaluated = parsing.numbers(
-      "evaluated_shots", _EVALUATED_SHOTS.value, int, low=1
-    )
+  if (given := _EVALUATED_SHOTS.value) is not None:
+    evaluated = parsing.numbers("evaluated_shots", given, int, low=1)
     if others := set(evaluated) - set(schedule):
       raise parsing.ConfigError(
         f"--evaluated_shots: expected some of --shots, got {min(others)}"
@@ -217,8 +181,10 @@ def parse_job() -> Job:
 def _make_stage(
   names: Sequence[str], shots: int, epochs: int, *, keep: bool
 ) -> Stage:
+  """Returns the runs of a number of shots, whose networks may be kept."""
   seeds, selection_seeds = flag_groups.both_seeds(FLAGS)
   directory = pathlib.Path(FLAGS.output_dir)
+  grids = {name: methods.METHODS[name].grid for name in names}
   base = cells.Config(
     experiment="learning_rules",
     dataset=_DATASET.value,
@@ -232,37 +198,25 @@ def _make_stage(
       validate_every=FLAGS.validate_every,
       members_per_chunk=flag_groups.members_per_chunk(FLAGS),
     ),
-    cells=(),
+    cells=stages.grid(grids, shots, epochs),
   )
-  grids = {name: methods.METHODS[name].grid for name in names}
-  make = functools.partial(stages.make, base)
-  place = Shots(shots), epochs
+  selection, evaluation = stages.make(base, selection_seeds)
+  folder = directory / "networks" if keep else None
+  # Networks that are not chosen may be removed.
   return Stage(
-    # A validation after the last epoch is all that the choice needs.
-    make("selection", grids, *place, seeds=selection_seeds, validate_every=0),
+    selection,
     dataclasses.replace(
-      make("evaluation", grids, *place),
-      checkpoint_dir=directory / "networks" if keep else None,
-      # Those that are not chosen may be removed.
-      needs_networks=False,
+      evaluation, checkpoint_dir=folder, needs_networks=False
     ),
   )
 
 
-def choose(
-  stage: Stage, accuracies: Sequence[comparison.Entries]
-) -> cells.Config:
-  """Returns the run of those cells that protocols report, networks and all.
-
-  Args:
-    stage: The runs of a number of shots.
-    accuracies: What `comparison.entries` returned for each protocol.
-  """
+def _chosen_run(stage: Stage, accuracies: Sequence[Entries]) -> cells.Config:
+  """Returns the run of those cells that protocols report, networks and all."""
 
   def is_chosen(cell: cells.Cell) -> bool:
-    entries = (
-      found.get((cell.method, stage.num_shots)) for found in accuracies
-    )
+    place = cell.method, stage.num_shots
+    entries = (found.get(place) for found in accuracies)
     return any(e and (e.strength or 0.0) == cell.strength for e in entries)
 
   return dataclasses.replace(
@@ -272,96 +226,80 @@ def choose(
   )
 
 
-def _train(planned: Sequence[cells.Config]) -> None:
-  missing = [runs.missing(config) for config in planned]
-  done = sum(len(config.cells) for config in planned)
-  done -= sum(len(config.cells) for config in missing)
-  with progress.bar(
-    total=sum(runs.work(config) for config in missing), skipped=done
-  ) as bar:
-    for config in planned:
-      runs.train(config, bar)
+def _train(job: Job) -> tuple[dict[str, Entries], list[Record]]:
+  """Trains what is missing; returns the entries of protocols, all records."""
+  stages.train([run for stage in job.stages for run in stage])
+  found = stages.records(
+    job.stages, lambda stage: stages.best_of_grid(stage.evaluation)
+  )
+  accuracies = {name: protocols.entries(name, found) for name in EPOCHS}
+  reported = [accuracies[protocol] for protocol in job.protocols]
+  chosen = [
+    _chosen_run(stage, reported)
+    for stage in job.stages
+    if stage.num_shots in job.evaluated
+  ]
+  # Networks may be missing though their records are there.
+  stages.train([config for config in chosen if runs.missing(config).cells])
+  return accuracies, [*found.selection, *found.evaluation]
 
 
-def _accuracies(
-  planned: Sequence[Stage],
-) -> tuple[dict[str, comparison.Entries], list[Record]]:
-  """Returns the entries of each protocol, and all records."""
-  found = None
-  for stage in planned:
-    selection, evaluation = (
-      list(runs.finished(config).values())
-      for config in (stage.selection, stage.evaluation)
-    )
-    chosen = stages.best_of_grid(stage.evaluation)
-    own = comparison.Records(selection, evaluation, chosen)
-    found = comparison.joined(found, own)
-  entries = {
-    protocol: comparison.entries(protocol, found) for protocol in EPOCHS
-  }
-  return entries, [*found.selection, *found.evaluation]
+def _find(
+  directory: pathlib.Path, names: Sequence[str]
+) -> list[tuple[sources.Source, ...]]:
+  """Finds the cells of networks in a folder, and says what is left out."""
+  found, left_out = sources.find(directory, names)
+  for line in left_out:
+    print(line)
+  return records.cells(found)
 
 
 def _chosen_parts(
-  job: Job, accuracies: Mapping[str, comparison.Entries]
+  job: Job, accuracies: Mapping[str, Entries]
 ) -> Iterator[Part]:
   """Yields the networks of each protocol at each number of shots."""
-  directory = pathlib.Path(FLAGS.output_dir) / "networks"
-  found, left_out = sources.find(directory, job.names)
-  for line in left_out:
-    print(line)
-  by_place = {
-    (
-      group[0].config["shots"],
-      group[0].config["method"],
-      sources.strength(group[0].config),
-    ): group
-    for group in records.cells(found)
-  }
+  by_place = {}
+  for group in _find(pathlib.Path(FLAGS.output_dir) / "networks", job.names):
+    config = group[0].config
+    place = config["shots"], config["method"], sources.strength(config)
+    by_place[place] = group
+  dataset = paper.title(_DATASET.value)
   for protocol, entries in accuracies.items():
     if protocol not in job.protocols:
-      yield Part(
-        f"{paper.title(_DATASET.value)}, protocol {protocol}", "", {}, entries
-      )
+      yield Part(f"{dataset}, protocol {protocol}", "", {}, entries, {})
       continue
     for shots in reversed(job.evaluated):
-      chosen: dict[str, Networks] = {}
+      chosen = {}
       for name in job.names:
         entry = entries.get((name, shots))
-        place = (shots, name, (entry.strength or 0.0) if entry else None)
+        place = shots, name, (entry.strength or 0.0) if entry else None
         if place in by_place:
           chosen[name] = Networks(by_place[place], EPOCHS[protocol])
       yield Part(
-        f"{paper.title(_DATASET.value)}, {shots}-shot, protocol {protocol}",
+        f"{dataset}, {shots}-shot, protocol {protocol}",
         f"{shots}shot_{protocol}",
         chosen,
         entries if shots == max(job.evaluated) else {},
+        {},
       )
 
 
 def _found_parts(names: Sequence[str]) -> Iterator[Part]:
   """Yields the best networks of a folder, of all that may be compared."""
-  found, left_out = sources.find(pathlib.Path(_CHECKPOINT_DIR.value), names)
-  for line in left_out:
-    print(line)
-  settings: dict[str, dict[str, Networks]] = {}
-  best: dict[tuple[str, str], float] = {}
-  for group in records.cells(found):
-    name = group[0].config["method"]
-    setting = sources.setting(group[0].config)
+  best: dict[str, dict[str, tuple[float, Networks]]] = {}
+  for group in _find(pathlib.Path(_CHECKPOINT_DIR.value), names):
+    config = group[0].config
     accuracy = sum(s.validation_accuracy for s in group) / len(group)
-    if accuracy > best.get((setting, name), -1.0):
-      best[setting, name] = accuracy
-      settings.setdefault(setting, {})[name] = Networks(group, "best")
-  for setting, chosen in settings.items():
-    ordered = {name: chosen[name] for name in names if name in chosen}
-    yield Part(setting, setting, ordered, {})
+    by_method = best.setdefault(sources.setting(config), {})
+    if accuracy > by_method.get(config["method"], (-1.0,))[0]:
+      by_method[config["method"]] = accuracy, Networks(group, "best")
+  for setting, by_method in best.items():
+    chosen = {n: by_method[n][1] for n in names if n in by_method}
+    yield Part(setting, setting, chosen, {}, {})
 
 
-def _evaluate(
-  parts: Sequence[Part], settings: records.Settings
-) -> list[dict[str, Record]]:
-  """Measures all networks; records by method, of each part."""
+def _measure(parts: Sequence[Part], settings: records.Settings) -> None:
+  """Measures the networks of all parts."""
   directory = pathlib.Path(FLAGS.output_dir) / "networks_measured"
   results.prepare_directory(directory)
   environment = results.environment()
@@ -369,10 +307,8 @@ def _evaluate(
     functools.partial(datasets.load, data_dir=FLAGS.data_dir)
   )
   total = sum(len(part.chosen) for part in parts)
-  evaluations = []
   with progress.bar(total=total, skipped=0) as bar:
     for part in parts:
-      evaluations.append({})
       for name, chosen in part.chosen.items():
         if interruption.stop_requested():
           raise interruption.Stopped
@@ -380,7 +316,7 @@ def _evaluate(
         record, is_new = records.evaluate(
           chosen, dataset, settings, directory, environment
         )
-        evaluations[-1][name] = record
+        part.found[name] = record
         bar.display.update(
           bar.task, advance=1, description=chosen.title, accuracy=""
         )
@@ -390,46 +326,23 @@ def _evaluate(
             f"{record['seconds']:.0f} s",
             highlight=False,
           )
-  return evaluations
 
 
 def run() -> None:
-  """Trains and measures what is missing, and writes tables and figures.
-
-  Raises:
-    parsing.ConfigError: If a flag has a value that cannot be used.
-    datasets.DatasetError: If the data cannot be had or has too few images.
-    results.ResultError: If a file is of another configuration, or cannot be
-      used or written.
-  """
+  """Trains and measures what is missing, and writes tables and figures."""
   job = parse_job()
-  accuracies: dict[str, comparison.Entries] = {}
-  used: list[Record] = []
-  if job.stages:
-    _train([run for stage in job.stages for run in stage])
-    accuracies, used = _accuracies(job.stages)
-    entries = [accuracies[protocol] for protocol in job.protocols]
-    chosen = [
-      choose(stage, entries)
-      for stage in job.stages
-      if stage.num_shots in job.evaluated
-    ]
-    # Networks may be missing though their records are there.
-    _train([config for config in chosen if runs.missing(config).cells])
+  accuracies, used = _train(job) if job.stages else ({}, [])
   if not processes.is_first():
     return
   parts = list(
     _chosen_parts(job, accuracies) if job.stages else _found_parts(job.names)
   )
-  evaluations = _evaluate(parts, job.settings)
-  used += [record for found in evaluations for record in found.values()]
+  _measure(parts, job.settings)
+  used += [record for part in parts for record in part.found.values()]
   results.tell_versions(used)
   directory = pathlib.Path(FLAGS.output_dir)
   text = tables.text(
-    [
-      (part.title, part.accuracies, found)
-      for part, found in zip(parts, evaluations, strict=True)
-    ],
+    [(part.title, part.accuracies, part.found) for part in parts],
     job.names,
     [stage.num_shots for stage in job.stages],
     used,
@@ -440,54 +353,40 @@ def run() -> None:
   for protocol, entries in accuracies.items():
     stem = f"accuracy_against_shots_{protocol}"
     for path, names in drawing.paths(directory, stem, job.names):
-      with canvas.attempt(path):
-        comparison.draw_shots(path, entries, names, _DATASET.value, protocol)
-  for part, found in zip(parts, evaluations, strict=True):
-    if found:
-      _draw(directory, part, found)
+      comparison.draw_shots(path, entries, names, _DATASET.value, protocol)
+  for part in filter(lambda part: part.found, parts):
+    _draw(directory, part)
   print(f"files in {directory}")
 
 
-def _draw(
-  directory: pathlib.Path, part: Part, found: Mapping[str, Record]
-) -> None:
+def _draw(directory: pathlib.Path, part: Part) -> None:
   """Draws the networks of a part."""
+  found = part.found
   fields = {name: _fields(part.chosen[name]) for name in found}
-  for stem, what, draw, values in (
+  for stem, draw, values, what in (
     (
-      "accuracy_against_epsilon",
+      *("accuracy_against_epsilon", drawing.accuracy_against_epsilon, found),
       "accuracy under attack",
-      drawing.accuracy_against_epsilon,
-      found,
     ),
     (
-      "weights",
+      *("weights", drawing.weight_histograms, found),
       "strengths of synapses, first seed",
-      drawing.weight_histograms,
-      found,
     ),
     (
-      "receptive_fields",
+      *("receptive_fields", drawing.receptive_fields, fields),
       "incoming weights of first units, first seed",
-      drawing.receptive_fields,
-      fields,
     ),
   ):
-    for path, names in drawing.paths(
-      directory, f"{stem}_{part.suffix}", list(found)
-    ):
+    stem = f"{stem}_{part.suffix}"
+    for path, names in drawing.paths(directory, stem, list(found)):
+      own = {name: values[name] for name in names}
       with canvas.attempt(path):
-        draw(
-          path,
-          {name: values[name] for name in names},
-          title=f"{part.title}: {what}",
-        )
+        draw(path, own, title=f"{part.title}: {what}")
 
 
 def _fields(chosen: Networks) -> np.ndarray:
   """Returns the receptive fields of the first seed's network."""
-  source = chosen.members[0]
-  checkpoint = checkpoints.load(source.path)
+  checkpoint = checkpoints.load(chosen.members[0].path)
   params = getattr(checkpoint, chosen.epoch).params
   return kernels.receptive_fields(params, (28, 28, 1))
 

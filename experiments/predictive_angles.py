@@ -20,14 +20,13 @@ coding and backpropagation <https://doi.org/10.1371/journal.pone.0266102>`_,
 
 from collections.abc import Mapping, Sequence
 import functools
-import io
 import itertools
 import pathlib
-import time
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
 import jax
+from jax import flatten_util
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -38,6 +37,7 @@ from experiments.architectures.networks import Variables
 from experiments.command import flag_groups, parsing, scripts
 from experiments.learning import chains, learner as learners, predictive_coding
 from experiments.learning.learner import Samples
+from experiments.learning.streams import Shots
 from experiments.records import results
 from experiments.tables import canvas, figures, markdown
 
@@ -52,10 +52,7 @@ RULES = {
 PARTS = ("conv1", "conv2", "fc1", "fc2", "fc3", "all")
 # Of the seeds that an interval leaves out at each end.
 TAIL = 5
-_MEASURES = {
-  "relative_error": "relative error",
-  "angle": "angle (degrees)",
-}
+_MEASURES = {"relative_error": "relative error", "angle": "angle (degrees)"}
 
 # Its own, so that scripts can be imported together.
 FLAGS = flags.FlagValues()
@@ -86,40 +83,12 @@ _SWEEPS = flags.DEFINE_list(
 flag_groups.define_folders(FLAGS, output_dir="outputs/predictive_angles")
 
 
-class Config(NamedTuple):
-  """One run.
-
-  Attributes:
-    dataset: Name of the dataset.
-    shots: Images of each class in the batch.
-    seeds: Of initial parameters and shots.
-    step_sizes: Values of eta, ascending.
-    sweeps: Values of n, ascending.
-    data_dir: Folder of TensorFlow Datasets, or None for the default.
-    output_dir: Folder of the results.
-  """
-
-  dataset: str
-  shots: int
-  seeds: tuple[int, ...]
-  step_sizes: tuple[float, ...]
-  sweeps: tuple[int, ...]
-  data_dir: str | None
-  output_dir: pathlib.Path
-
-
 def distances(found: jax.Array, true: jax.Array) -> tuple[jax.Array, jax.Array]:
-  r"""Computes the relative error and the angle of a gradient.
+  r"""Returns the relative error of a gradient [n], and its angle in degrees.
 
   The angle is :math:`2 \arctan(|u - v| / |u + v|)` of the unit vectors u and v,
-  which does not lose the digits of small angles as the arc cosine does.
-
-  Args:
-    found: Gradient g [n].
-    true: Gradient g* [n].
-
-  Returns:
-    |g - g*| / |g*|, and the angle in degrees, NaN where g is 0 or not finite.
+  which does not lose the digits of small angles as the arc cosine does; NaN
+  where the gradient is 0 or not finite.
 
   Example:
     >>> error, angle = distances(jnp.array([0.0, 2.0]), jnp.array([1.0, 0.0]))
@@ -134,10 +103,7 @@ def distances(found: jax.Array, true: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def parts(grads: PyTree) -> dict[str, jax.Array]:
   """Returns the gradient of each layer and of "all", each as one vector."""
-  vectors = {
-    name: jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(layer)])
-    for name, layer in grads.items()
-  }
+  vectors = {n: flatten_util.ravel_pytree(g)[0] for n, g in grads.items()}
   return {**vectors, "all": jnp.concatenate(list(vectors.values()))}
 
 
@@ -152,13 +118,7 @@ def measure(
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
   """Measures the gradients of a population, every member on its own batch.
 
-  Args:
-    network: The network.
-    rule: One of `RULES`.
-    params: Its parameters [members, ...].
-    samples: Images [members, n, 28, 28, 1] and labels [members, n].
-    step_size: Eta.
-    num_sweeps: n.
+  Parameters, images and labels are [members, ...].
 
   Returns:
     By layer, and for "all" of them: relative errors and angles [members].
@@ -170,89 +130,64 @@ def measure(
     weight = 1 / len(samples.labels) if rule == "strict_mean" else 1.0
 
     def loss_fn(logits: jax.Array) -> jax.Array:
-      losses = optax.softmax_cross_entropy_with_integer_labels(
-        logits, samples.labels
-      )
-      return weight * jnp.sum(losses)
+      cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+      return weight * jnp.sum(cross_entropy(logits, samples.labels))
 
-    found, true = (
-      parts(
-        predictive_coding.value_and_grad(
-          layers,
-          loss_fn,
-          rule=name,
-          step_size=step_size,
-          num_sweeps=num_sweeps,
-        )(params, inputs)[1]
+    def gradient(rule: str) -> dict[str, jax.Array]:
+      value_and_grad = predictive_coding.value_and_grad(
+        layers, loss_fn, rule=rule, step_size=step_size, num_sweeps=num_sweeps
       )
-      for name in (rule.removesuffix("_mean"), "exact")
-    )
+      return parts(value_and_grad(params, inputs)[1])
+
+    found, true = gradient(rule.removesuffix("_mean")), gradient("exact")
     return {name: distances(found[name], true[name]) for name in true}
 
   return jax.vmap(of_member)(params, samples)
 
 
-def measure_all(config: Config) -> dict[str, np.ndarray]:
+def measure_all(
+  config: Mapping[str, Any], data_dir: str | None
+) -> dict[str, np.ndarray]:
   """Measures all rules for all rates and numbers of sweeps.
-
-  Args:
-    config: The run.
 
   Returns:
     {"fixed_angle": [seeds, rates, sweeps, `PARTS`], ...}, with 5 significant
     digits.
-
-  Raises:
-    datasets.DatasetError: If the data cannot be had or has too few images.
   """
-  dataset = datasets.load(config.dataset, data_dir=config.data_dir)
-  labels = dataset.train.labels
-  rows = np.stack(
-    [
-      datasets.draw_shots(labels, num_shots=config.shots, seed=seed)
-      for seed in config.seeds
-    ]
+  seeds, rates, sweeps = (
+    config[name] for name in ("seeds", "step_sizes", "sweeps")
   )
-  samples = Samples(jnp.asarray(dataset.train.images[rows]), labels[rows])
-  keys = jax.vmap(jax.random.key)(jnp.array(config.seeds, jnp.uint32))
+  dataset = datasets.load(config["dataset"], data_dir=data_dir)
+  samples = Shots(config["shots"]).load(dataset, seeds)
   network = networks.make(networks.Spec())
-  params = jax.jit(
-    jax.vmap(
-      lambda key: network.init(jax.random.fold_in(key, learners.INIT)).params
-    )
-  )(keys)
-  shape = (len(config.seeds), len(config.step_sizes), len(config.sweeps))
-  found = {
-    f"{rule}_{name}": np.empty((*shape, len(PARTS)))
-    for rule in RULES
-    for name in _MEASURES
-  }
+
+  @jax.jit
+  @jax.vmap
+  def init(seed: jax.Array) -> PyTree:
+    key = jax.random.fold_in(jax.random.key(seed), learners.INIT)
+    return network.init(key).params
+
+  params = init(jnp.array(seeds, jnp.uint32))
+  shape = len(seeds), len(rates), len(sweeps), len(PARTS)
+  names = itertools.product(RULES, _MEASURES)
+  found = {f"{rule}_{name}": np.empty(shape) for rule, name in names}
   for rule, (i, eta), (j, number) in itertools.product(
-    RULES, enumerate(config.step_sizes), enumerate(config.sweeps)
+    RULES, enumerate(rates), enumerate(sweeps)
   ):
-    measured = jax.device_get(
-      measure(
-        network, rule, params, samples, jnp.float32(eta), jnp.int32(number)
-      )
+    measured = measure(
+      network, rule, params, samples, jnp.float32(eta), jnp.int32(number)
     )
     for k, part in enumerate(PARTS):
       for name, values in zip(_MEASURES, measured[part], strict=True):
         found[f"{rule}_{name}"][:, i, j, k] = values
-  return {name: _round(values) for name, values in found.items()}
-
-
-def _round(values: np.ndarray) -> np.ndarray:
-  return np.vectorize(lambda value: float(f"{value:.5g}"))(values)
+  rounded = np.vectorize(lambda value: float(f"{value:.5g}"))
+  return {name: rounded(values) for name, values in found.items()}
 
 
 def summarize(values: np.ndarray) -> np.ndarray:
-  """Returns the median over seeds with an interval of 90 % of them.
+  """Returns median, low and high over seeds [seeds, ...], of 90 % of them.
 
-  Args:
-    values: [seeds, ...].
-
-  Returns:
-    [3, ...]: median, low, high; NaN where a seed has no finite number.
+  NaN where a seed has no finite number.
 
   Example:
     >>> summarize(np.arange(21.0)).tolist()
@@ -263,14 +198,7 @@ def summarize(values: np.ndarray) -> np.ndarray:
 
 
 def table(record: Mapping[str, Any]) -> str:
-  """Formats angles of all parameters by rule, eta and n, in degrees.
-
-  Args:
-    record: As `results.read` returns it.
-
-  Returns:
-    A table in Markdown; empty cells have a gradient that is not finite.
-  """
+  """Formats angles of all parameters in degrees; empty where not finite."""
   config = record["config"]
   head = ["rule", "eta", *(f"n = {number}" for number in config["sweeps"])]
   everything = PARTS.index("all")
@@ -286,22 +214,8 @@ def table(record: Mapping[str, Any]) -> str:
   return markdown.table(head, rows)
 
 
-def draw(
-  path: pathlib.Path, record: Mapping[str, Any], rule: str
-) -> canvas.figure.Figure:
-  """Draws relative errors and angles against n, a column for each eta.
-
-  Args:
-    path: The PNG file to write.
-    record: As `results.read` returns it.
-    rule: One of `RULES`.
-
-  Returns:
-    The figure that was written.
-
-  Raises:
-    results.ResultError: If the file cannot be written.
-  """
+def draw(path: pathlib.Path, record: Mapping[str, Any], rule: str) -> None:
+  """Draws relative errors and angles against n, a column for each eta."""
   config = record["config"]
   rates, sweeps = config["step_sizes"], config["sweeps"]
   drawing = canvas.figure.Figure(
@@ -318,11 +232,13 @@ def draw(
     values = summarize(results.metric(record, f"{rule}_{name}"))
     for place, plot in enumerate(plots):
       for index, part in enumerate(PARTS):
-        middle, low, high = values[:, place, :, index]
-        look = figures.style("", index) | {"markersize": 4}
-        plot.plot(sweeps, middle, label=part, **look)
-        plot.fill_between(
-          sweeps, low, high, color=look["color"], alpha=0.15, linewidth=0
+        label = "all parameters" if part == "all" else part
+        look = {"label": label, "markersize": 4}
+        figures.curve(
+          plot,
+          sweeps,
+          values[:, place, :, index],
+          figures.style("", index) | look,
         )
       plot.set_xscale("log")
       plot.grid(color="0.88", linewidth=0.8)
@@ -332,114 +248,74 @@ def draw(
     if name == "relative_error":
       # Linear up to 1, logarithmic above, where the strict rule diverges.
       plots[0].set_yscale("symlog", linthresh=1)
-      ticks = (0, 0.5, 1, 10, 100, 1000, 10_000)
       high = plots[0].get_ylim()[1]
-      plots[0].set_yticks(
-        *zip(*((t, f"{t:g}") for t in ticks if t <= high), strict=True)
-      )
+      ticks = [t for t in (0, 0.5, 1, 10, 100, 1000, 10_000) if t <= high]
+      plots[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
   for plot, eta in zip(grid[0], rates, strict=True):
     plot.set_title(f"eta {eta:g}", fontsize=11)
   for plot in grid[-1]:
     plot.set_xlabel("sweeps n", fontsize=11)
-  handles, labels = grid[0][0].get_legend_handles_labels()
   drawing.legend(
-    handles,
-    [name if name != "all" else "all parameters" for name in labels],
+    *grid[0][0].get_legend_handles_labels(),
     loc="outside lower center",
-    ncols=len(labels),
+    ncols=len(PARTS),
     frameon=False,
   )
-  buffer = io.BytesIO()
-  # Without the version of matplotlib, so that equal data make equal bytes.
-  drawing.savefig(buffer, format="png", metadata={"Software": None})
-  results.write_bytes(path, buffer.getvalue())
-  return drawing
+  canvas.save(drawing, path)
 
 
-def run(config: Config) -> None:
-  """Makes the record if it is missing, then table and figures.
-
-  Args:
-    config: The run.
-
-  Raises:
-    datasets.DatasetError: If the data cannot be had or has too few images.
-    results.ResultError: If the folder holds a file of another configuration or
-      cannot be written.
-  """
-  results.prepare_directory(config.output_dir)
-  path = config.output_dir / results.cell_name(
-    config.dataset, f"{config.shots}shot", "predictive_angles"
+def run() -> None:
+  """Makes the record if it is missing, then table and figures."""
+  config = parse_config()
+  directory = pathlib.Path(FLAGS.output_dir)
+  results.prepare_directory(directory)
+  path = directory / results.cell_name(
+    config["dataset"], f"{config['shots']}shot", "predictive_angles"
   )
-  expected = {
-    "dataset": config.dataset,
-    "shots": config.shots,
-    "seeds": list(config.seeds),
-    "step_sizes": list(config.step_sizes),
-    "sweeps": list(config.sweeps),
-    "parts": list(PARTS),
+  fields = {
+    "experiment": "predictive_angles",
+    "config": config,
+    **results.environment(),
+    "seeds": config["seeds"],
   }
-  record = results.find(path, expected)
-  if record is None:
-    started = time.monotonic()
-    metrics = measure_all(config)
-    results.write(
-      path,
-      {
-        "experiment": "predictive_angles",
-        "config": expected,
-        **results.environment(),
-        "seconds": time.monotonic() - started,
-        "seeds": expected["seeds"],
-        "metrics": metrics,
-      },
-    )
-    record = results.read(path)
+  record, _ = results.made(
+    path, fields, lambda: measure_all(config, FLAGS.data_dir)
+  )
   text = table(record)
   results.write_bytes(
     path.with_suffix(".md"),
-    f"Angle of all parameters in degrees: median over {len(config.seeds)} seeds"
-    f" [{TAIL}th, {100 - TAIL}th percentile].\n\n{text}\n".encode(),
+    f"Angle of all parameters in degrees: median over {len(config['seeds'])} "
+    f"seeds [{TAIL}th, {100 - TAIL}th percentile].\n\n{text}\n".encode(),
   )
   markdown.show(text)
   for rule in RULES:
     figure = path.with_name(f"{path.stem}-{rule}.png")
     with canvas.attempt(figure):
       draw(figure, record, rule)
-  print(f"record, table and figures in {config.output_dir}")
+  print(f"record, table and figures in {directory}")
 
 
-def parse_config() -> Config:
-  """Builds the configuration from flags.
-
-  Returns:
-    The run.
-
-  Raises:
-    parsing.ConfigError: If a flag has a value that cannot be used.
-  """
+def parse_config() -> dict[str, Any]:
+  """Builds the configuration of the record from flags."""
   step_sizes = parsing.numbers("step_sizes", _STEP_SIZES.value, float, low=0)
   for value in step_sizes:
     if not 0 < value <= 2:
       raise parsing.ConfigError(
         f"--step_sizes: expected numbers above 0, at most 2, got {value:g}"
       )
-  return Config(
-    dataset=_DATASET.value,
-    shots=parsing.number("shots", _SHOTS.value, low=1),
-    seeds=parsing.seeds("seeds", FLAGS.seeds),
-    step_sizes=tuple(sorted(step_sizes)),
-    sweeps=tuple(sorted(parsing.numbers("sweeps", _SWEEPS.value, int, low=1))),
-    data_dir=FLAGS.data_dir,
-    output_dir=pathlib.Path(FLAGS.output_dir),
-  )
+  return {
+    "dataset": _DATASET.value,
+    "shots": parsing.number("shots", _SHOTS.value, low=1),
+    "seeds": list(parsing.seeds("seeds", FLAGS.seeds)),
+    "step_sizes": sorted(step_sizes),
+    "sweeps": sorted(parsing.numbers("sweeps", _SWEEPS.value, int, low=1)),
+    "parts": list(PARTS),
+  }
 
 
 def main(argv: Sequence[str]) -> int | None:
   """Runs the script; returns the exit status."""
-  return scripts.run(
-    argv, lambda: run(parse_config()), kept="a finished record is kept"
-  )
+  return scripts.run(argv, run, kept="a finished record is kept")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,8 @@ claims/. What was not run is listed as not run.
 """
 
 import base64
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 import html
-import json
 import pathlib
 import re
 from typing import NamedTuple
@@ -35,54 +34,22 @@ _RULES = (
 )
 
 _RESULTS_DIR = flag_groups.define_path(
-  FLAGS,
-  "results_dir",
-  "results",
-  "folder of the results",
+  FLAGS, "results_dir", "results", "folder of the results"
 )
 _OUTPUT = flag_groups.define_path(
-  FLAGS,
-  "output",
-  None,
-  "HTML file; by default report.html in --results_dir",
+  FLAGS, "output", None, "HTML file; by default report.html in --results_dir"
 )
+
+
+Findings = Sequence[tuple[claims.Claim, claims.Finding]]
 
 
 class Section(NamedTuple):
-  """What the page shows of one experiment.
+  """What the page shows of one experiment."""
 
-  Attributes:
-    title: Heading.
-    folder: Of the results, below --results_dir.
-    command: Makes them.
-    findings: Maps the folder to sentences about what was found.
-  """
-
-  title: str
-  folder: str
-  command: str
-  findings: Callable[[pathlib.Path], list[str]] = lambda folder: []
-
-
-def speed_findings(folder: pathlib.Path) -> list[str]:
-  """Lists the times of optimizer steps.
-
-  Args:
-    folder: Of `benchmarks.run`.
-
-  Returns:
-    A sentence for each case of steps.
-  """
-  sentences = []
-  for path in sorted(folder.glob("*.json")):
-    cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
-    for name, case in cases.items():
-      if name.startswith("step_"):
-        times = ", ".join(
-          f"{row['name']} {1000 * row['median']:.3g} ms" for row in case["rows"]
-        )
-        sentences.append(f"{case['title']} ({path.stem}): {times}.")
-  return sentences
+  title: str  # Heading.
+  folder: str  # Of the results, below --results_dir.
+  command: str  # Makes them.
 
 
 SECTIONS = (
@@ -118,7 +85,6 @@ SECTIONS = (
     "Speed",
     "benchmarks",
     "python -m benchmarks.run --suite=cpu --output_dir=results/benchmarks",
-    speed_findings,
   ),
 )
 
@@ -162,21 +128,11 @@ blockquote { border-left: 4px solid #8888; margin-left: 0; padding-left: 1rem; }
 
 def build(
   directory: pathlib.Path,
-  findings: Sequence[tuple[claims.Claim, claims.Finding]],
+  findings: Findings,
   spreads: Sequence[spread.Spread],
   sections: Sequence[Section],
 ) -> str:
-  """Builds the page.
-
-  Args:
-    directory: Folder of the results, with the figures that `draw` drew.
-    findings: Claims of the paper, each with what was found about it.
-    spreads: How far groups of seeds differ.
-    sections: All that was measured, by experiment.
-
-  Returns:
-    HTML.
-  """
+  """Builds the page, in HTML, with the figures that `draw` drew."""
   lines = [
     "# BEAN: what the paper says, what we found",
     "",
@@ -186,7 +142,7 @@ def build(
     "",
     '<div class="claims">',
     "",
-    table(findings),
+    _table(findings),
     "",
     "</div>",
     "",
@@ -204,35 +160,18 @@ def build(
   return _page("BEAN: results", "\n".join(lines), directory)
 
 
-def table(findings: Sequence[tuple[claims.Claim, claims.Finding]]) -> str:
+def _table(findings: Findings) -> str:
   """Formats claims and findings as a Markdown table that links to sections."""
-  return markdown.table(
-    ("claim, with its figure", "the paper", "found", "verdict"),
-    [
-      (
-        f"[{claim.title}](#{_anchor(claim.title)})",
-        claim.paper,
-        finding.sentence,
-        finding.verdict,
-      )
-      for claim, finding in findings
-    ],
-  )
+  rows = []
+  for claim, (sentence, _, verdict) in findings:
+    link = f"[{claim.title}](#{_anchor(claim.title)})"
+    rows.append([link, claim.paper, sentence, verdict])
+  head = ["claim, with its figure", "the paper", "found", "verdict"]
+  return markdown.table(head, rows)
 
 
-def draw(
-  directory: pathlib.Path,
-  findings: Sequence[tuple[claims.Claim, claims.Finding]],
-) -> None:
-  """Draws the comparisons of those claims that no other figure shows.
-
-  Args:
-    directory: Folder of the results, where `claims/*.png` will be.
-    findings: Claims of the paper, each with what was found about it.
-
-  Raises:
-    results.ResultError: If a file cannot be written.
-  """
+def draw(directory: pathlib.Path, findings: Findings) -> None:
+  """Draws into claims/*.png those claims that no other figure shows."""
   for claim, finding in findings:
     if claim.figure is None and finding.comparisons:
       path = directory / figure(claim)
@@ -243,9 +182,7 @@ def draw(
         labels[compared.label] = compared.interval
       with canvas.attempt(path):
         figures.differences(
-          path,
-          list(groups.items()),
-          title=f"{claim.title}: {finding.verdict}",
+          path, list(groups.items()), title=f"{claim.title}: {finding.verdict}"
         )
 
 
@@ -260,12 +197,8 @@ def _claim(
   lines = ["", f"### {claim.title}", ""]
   if (directory / figure(claim)).exists():
     lines += [f"![{claim.alt}]({figure(claim)})", ""]
-  lines += [
-    f"**{finding.verdict.capitalize()}.** {finding.sentence}",
-    "",
-    f"> The paper: {claim.paper}",
-    "",
-  ]
+  lines += [f"**{finding.verdict.capitalize()}.** {finding.sentence}", ""]
+  lines += [f"> The paper: {claim.paper}", ""]
   if not finding.comparisons:
     return [*lines, "```", claim.command, "```"]
   rows = [
@@ -303,9 +236,11 @@ def _section(
   ]
   if not tables and not pictures:
     return [*lines, "Not run.", ""]
-  inside = [f"- {sentence}" for sentence in section.findings(folder)]
+  inside = []
   for path in tables:
-    inside += ["", _lowered(path.read_text(encoding="utf-8")), ""]
+    text = path.read_text(encoding="utf-8")
+    # Its headings below those of the page.
+    inside += ["", re.sub(r"^(#+) ", r"###\1 ", text, flags=re.MULTILINE), ""]
   for path in pictures:
     name = path.relative_to(directory).as_posix()
     alt = path.relative_to(folder).with_suffix("").as_posix()
@@ -313,11 +248,6 @@ def _section(
   return lines + _folded(
     f"{len(tables)} tables, {len(pictures)} figures", inside
   )
-
-
-def _lowered(text: str) -> str:
-  """Puts the headings of a table's file below those of the page."""
-  return re.sub(r"^(#+) ", r"###\1 ", text, flags=re.MULTILINE)
 
 
 def _anchor(title: str) -> str:
@@ -348,12 +278,7 @@ def _page(title: str, text: str, directory: pathlib.Path) -> str:
 
 
 def run() -> None:
-  """Writes the page.
-
-  Raises:
-    parsing.ConfigError: If --results_dir is no folder.
-    results.ResultError: If a record cannot be used or the page not be written.
-  """
+  """Writes the page."""
   directory = pathlib.Path(_RESULTS_DIR.value)
   if not directory.is_dir():
     raise parsing.ConfigError(

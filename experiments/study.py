@@ -18,14 +18,14 @@ import pathlib
 from typing import Any, NamedTuple
 
 from absl import flags
+import numpy as np
 
 from experiments import table1
 from experiments.architectures import networks
 from experiments.command import distributed, flag_groups, parsing, scripts
 from experiments.learning import methods
-from experiments.learning.streams import Shots
-from experiments.machine import processes, progress
-from experiments.population import cells, runs
+from experiments.machine import processes
+from experiments.population import cells
 from experiments.records import results
 from experiments.tables import (
   canvas,
@@ -33,6 +33,7 @@ from experiments.tables import (
   figures,
   markdown,
   paper,
+  stages,
   stats,
   summary,
 )
@@ -67,28 +68,22 @@ flag_groups.define_run(FLAGS, output_dir="outputs/study")
 distributed.define_flags(FLAGS)
 
 
+# Metrics: nothing here is of test images.
+_BEST, _LAST = "validation_accuracy", "validation_accuracy_last"
+
+
 class Variant(NamedTuple):
-  """One choice that differs from the usual ones.
+  """One choice that differs from the usual ones."""
 
-  Attributes:
-    meaning: What differs.
-    alphas: Values of alpha to try, by method.
-    options: Fields of `methods.Options` that differ.
-    batch_size: Images in a step.
-    initializer: Initial parameters, one of `networks.INITIALIZERS`.
-    learning_rate: Adam's.
-    epochs: What the usual number of epochs is multiplied with.
-    with_vanilla: Whether training without BEAN differs too.
-  """
-
-  meaning: str
-  alphas: Mapping[str, tuple[float, ...]]
-  options: Mapping[str, Any] = {}
-  batch_size: int = 1
+  meaning: str  # What differs.
+  alphas: Mapping[str, tuple[float, ...]]  # Values of alpha to try, by method.
+  options: Mapping[str, Any] = {}  # Fields of `methods.Options` that differ.
+  batch_size: int = 1  # Images in a step.
+  # Initial parameters, one of `networks.INITIALIZERS`.
   initializer: str = "pytorch_uniform"
-  learning_rate: float = 5e-4
-  epochs: float = 1
-  with_vanilla: bool = False
+  learning_rate: float = 5e-4  # Adam's.
+  epochs: float = 1  # What the usual number of epochs is multiplied with.
+  with_vanilla: bool = False  # Whether training without BEAN differs too.
 
 
 _WIDE_ALPHAS = {
@@ -108,15 +103,6 @@ _HIGH_ALPHAS = {
 }
 
 
-def _scaled(first: float, second: float) -> dict[str, tuple[float, ...]]:
-  """Returns the usual values of alpha times a factor for each order."""
-  factors = {"bean1": first, "bean2": second}
-  return {
-    name: tuple(float(f"{factors[name] * alpha:.6g}") for alpha in alphas)
-    for name, alphas in _ALPHAS.items()
-  }
-
-
 # A grows with gamma^2, or gamma^4 of the second order, until tanh saturates.
 VARIANTS = {
   "usual": Variant("the protocol of Table 1", _WIDE_ALPHAS, with_vanilla=True),
@@ -128,8 +114,16 @@ VARIANTS = {
     },
     {"alpha_units": "paper"},
   ),
-  "gamma_0.3": Variant("gamma 0.3", _scaled(10, 100), {"gamma": 0.3}),
-  "gamma_3": Variant("gamma 3", _scaled(0.1, 0.02), {"gamma": 3.0}),
+  "gamma_0.3": Variant(
+    "gamma 0.3",
+    {"bean1": (10.0, 100.0, 300.0), "bean2": (1e3, 1e4, 1e5)},
+    {"gamma": 0.3},
+  ),
+  "gamma_3": Variant(
+    "gamma 3",
+    {"bean1": (0.1, 1.0, 3.0), "bean2": (0.2, 2.0, 20.0)},
+    {"gamma": 3.0},
+  ),
   "gamma_10": Variant(
     "gamma 10",
     {"bean1": (0.002, 0.02, 0.2, 0.6), "bean2": (2e-4, 0.002, 0.02, 0.2, 2.0)},
@@ -175,16 +169,10 @@ VARIANTS = {
     with_vanilla=True,
   ),
   "rate_0.0001": Variant(
-    "learning rate 0.0001",
-    _ALPHAS,
-    learning_rate=1e-4,
-    with_vanilla=True,
+    "learning rate 0.0001", _ALPHAS, learning_rate=1e-4, with_vanilla=True
   ),
   "rate_0.002": Variant(
-    "learning rate 0.002",
-    _LOW_ALPHAS,
-    learning_rate=2e-3,
-    with_vanilla=True,
+    "learning rate 0.002", _LOW_ALPHAS, learning_rate=2e-3, with_vanilla=True
   ),
   "epochs_quarter": Variant(
     "a quarter of the epochs", _ALPHAS, epochs=0.25, with_vanilla=True
@@ -214,34 +202,23 @@ _VARIANTS = flags.DEFINE_list(
 
 
 def make_runs() -> dict[str, cells.Config]:
-  """Builds the runs from flags, by variant.
-
-  Raises:
-    parsing.ConfigError: If a flag has a value that cannot be used.
-  """
+  """Builds the runs from flags, by variant."""
   names = parsing.names("variants", _VARIANTS.value, list(VARIANTS))
   shots = parsing.number("shots", _SHOTS.value, low=1)
-  if _EPOCHS.value is None and shots not in table1.EPOCHS:
-    raise parsing.ConfigError(
-      f"--shots: the paper has {', '.join(map(str, table1.EPOCHS))}, got "
-      f"{shots}; give --epochs with others"
-    )
-  if _EPOCHS.value is not None:
-    parsing.number("epochs", _EPOCHS.value, low=1)
+  usual = table1.num_epochs(shots, _EPOCHS.value)
   parsing.number("validations", _VALIDATIONS.value, low=1)
-  return {name: _make_config(name, shots) for name in names}
+  return {name: _make_run(name, shots, usual) for name in names}
 
 
-def _make_config(name: str, shots: int) -> cells.Config:
+def _make_run(name: str, shots: int, usual_epochs: int) -> cells.Config:
   variant = VARIANTS[name]
-  epochs = variant.epochs * (_EPOCHS.value or table1.EPOCHS[shots])
+  epochs = variant.epochs * usual_epochs
   if epochs % _VALIDATIONS.value:
     raise parsing.ConfigError(
       f"--validations: expected a divisor of {epochs:g} epochs, those of "
       f"{name}, got {_VALIDATIONS.value}"
     )
-  tried = {"vanilla": (0.0,)} if variant.with_vanilla else {}
-  tried |= variant.alphas
+  vanilla = {"vanilla": (0.0,)} if variant.with_vanilla else {}
   return cells.Config(
     experiment="study",
     dataset=_DATASET.value,
@@ -256,32 +233,20 @@ def _make_config(name: str, shots: int) -> cells.Config:
       validate_every=int(epochs) // _VALIDATIONS.value,
       members_per_chunk=flag_groups.members_per_chunk(FLAGS),
     ),
-    cells=tuple(
-      cells.Cell(
-        Shots(shots),
-        method,
-        alpha,
-        int(epochs),
-        variant.learning_rate,
-      )
-      for method, alphas in tried.items()
-      for alpha in alphas
+    cells=stages.grid(
+      vanilla | dict(variant.alphas), shots, int(epochs), variant.learning_rate
     ),
   )
 
 
-def gains(
-  records: Mapping[str, Sequence[summary.Record]],
-) -> dict[tuple[str, str], stats.PairedDifference]:
+ByVariant = Mapping[str, Sequence[summary.Record]]
+
+
+def gains(records: ByVariant) -> dict[tuple[str, str], np.ndarray]:
   """Compares the best alpha of each variant with no BEAN at all.
 
-  Args:
-    records: By variant; "usual" among them.
-
-  Returns:
-    {(variant, method): difference of validation accuracy, best epoch, to
-    vanilla of the variant, or the usual one where the variant has none}; what
-    cannot be compared is left out.
+  Differences of validation accuracy, by variant and method, to vanilla of the
+  variant, or to the usual one where the variant has none.
   """
   usual = _vanilla(records.get("usual", []))
   found = {}
@@ -289,145 +254,85 @@ def gains(
     baseline = _vanilla(tried) or usual
     for record in summary.chosen(tried):
       name = record["config"]["method"]
-      accuracies = summary.kept(record, "validation_accuracy")
-      if name != "vanilla" and accuracies.keys() & baseline:
-        _, values, others = stats.align(accuracies, baseline)
-        found[variant, name] = stats.paired_difference(values, others)
+      compared = stats.differences(summary.kept(record, _BEST), baseline)
+      if name != "vanilla" and compared.size:
+        found[variant, name] = compared
   return found
 
 
-def _vanilla(records: Sequence[summary.Record]) -> dict[int, float]:
-  for record in records:
-    if record["config"]["method"] == "vanilla":
-      return summary.kept(record, "validation_accuracy")
-  return {}
+def _vanilla(records: Sequence[summary.Record]) -> stats.BySeed:
+  found = _of_method(records, "vanilla")
+  return summary.kept(found[0], _BEST) if found else {}
 
 
-def per_simulation(
-  records: Sequence[summary.Record], name: str
-) -> dict[int, float]:
-  """Chooses alpha anew in every simulation, as no one without its labels could.
+def per_simulation(records: Sequence[summary.Record]) -> dict[int, float]:
+  """Returns the greatest validation accuracy of each seed over all alphas.
 
-  Args:
-    records: Of one variant.
-    name: The method.
-
-  Returns:
-    The greatest validation accuracy of each seed over alphas and epochs.
+  Alpha is chosen anew in every simulation, as no one without its labels could.
   """
   best: dict[int, float] = {}
   for record in records:
-    if record["config"]["method"] == name:
-      accuracies = summary.kept(record, "validation_accuracy")
-      for seed, accuracy in accuracies.items():
-        best[seed] = max(best.get(seed, 0.0), accuracy)
+    for seed, accuracy in summary.kept(record, _BEST).items():
+      best[seed] = max(best.get(seed, 0.0), accuracy)
   return best
 
 
-def table(records: Mapping[str, Sequence[summary.Record]]) -> str:
-  """Formats the study as a Markdown table.
-
-  Args:
-    records: By variant.
-
-  Returns:
-    A line for each variant and method, at its best alpha.
-  """
-  rows = [
-    [
-      "variant",
-      "method",
-      "alpha",
-      "best epoch",
-      "last epoch, its own alpha",
-      "gain over vanilla",
-      "seeds won",
-    ]
-  ]
+def table(records: ByVariant) -> str:
+  """Formats each variant and method, at its best alpha, as Markdown."""
+  head = ["variant", "method", "alpha", "best epoch"]
+  head += ["last epoch, its own alpha", "gain over vanilla", "seeds won"]
+  rows = []
   compared = gains(records)
   for variant, tried in records.items():
-    meaning = VARIANTS[variant].meaning
-    last = {
-      record["config"]["method"]: record
-      for record in _chosen_by_last_epoch(tried)
-    }
+    last = {r["config"]["method"]: r for r in summary.chosen(tried, _LAST)}
     for record in summary.chosen(tried):
       name = record["config"]["method"]
-      difference = compared.get((variant, name))
+      difference = compared.get((variant, name), np.empty(0))
+      own_alpha = _alpha(last[name], tried)
+      own_alpha = f" ({own_alpha})" if own_alpha else ""
       rows.append(
         [
-          meaning,
-          methods.METHODS[name].title,
-          _alpha(record, tried),
-          _percent(summary.kept(record, "validation_accuracy")),
-          _last(last[name], tried),
-          summary.percent(difference.interval, "+.1f") if difference else "",
-          f"{difference.wins} of {difference.num_pairs}" if difference else "",
+          *(VARIANTS[variant].meaning, methods.METHODS[name].title),
+          *(_alpha(record, tried), _percent(record, _BEST)),
+          _percent(last[name], _LAST) + own_alpha,
+          summary.mean_percent(difference, "+.1f"),
+          summary.won(difference),
         ]
       )
   for name in comparison.BEAN:
-    if best := per_simulation(records.get("usual", []), name):
+    if best := per_simulation(_of_method(records.get("usual", []), name)):
       title = methods.METHODS[name].title
       meaning = "the usual protocol, alpha chosen in every simulation"
-      rows.append([meaning, title, "", _percent(best), "", "", ""])
-  return comparison.to_markdown(rows)
+      accuracy = summary.mean_percent(best, ".1f")
+      rows.append([meaning, title, "", accuracy, "", "", ""])
+  return markdown.table(head, rows)
 
 
-def alpha_table(records: Mapping[str, Sequence[summary.Record]]) -> str:
-  """Formats how accuracy depends on alpha as a Markdown table.
-
-  Args:
-    records: By variant.
-
-  Returns:
-    A line for each variant, method and alpha, in ascending order.
-  """
-  rows = [["variant", "method", "alpha", "best epoch", "last epoch"]]
+def alpha_table(records: ByVariant) -> str:
+  """Formats how accuracy depends on alpha as a Markdown table."""
+  head = ["variant", "method", "alpha", "best epoch", "last epoch"]
+  rows = []
   for variant, tried in records.items():
     for name in dict.fromkeys(record["config"]["method"] for record in tried):
-      title = methods.METHODS[name].title
-      rows += [
-        [
-          VARIANTS[variant].meaning,
-          title,
-          "" if alpha is None else f"{alpha:g}",
-          _percent(summary.kept(record, "validation_accuracy")),
-          _percent(summary.kept(record, "validation_accuracy_last")),
-        ]
-        for alpha, record in _by_alpha(tried, name)
-      ]
-  return comparison.to_markdown(rows)
+      for record in _of_method(tried, name):
+        alpha = summary.strength(record)
+        shown = "" if alpha is None else f"{alpha:g}"
+        names = VARIANTS[variant].meaning, methods.METHODS[name].title
+        accuracies = _percent(record, _BEST), _percent(record, _LAST)
+        rows.append([*names, shown, *accuracies])
+  return markdown.table(head, rows)
 
 
-def _by_alpha(
+def _of_method(
   records: Sequence[summary.Record], name: str
-) -> list[tuple[float | None, summary.Record]]:
+) -> list[summary.Record]:
   """Returns the records of a method that kept a simulation, by alpha."""
   found = [
-    (summary.strength(record), record)
+    record
     for record in records
-    if record["config"]["method"] == name
-    and summary.kept(record, "validation_accuracy")
+    if record["config"]["method"] == name and summary.kept(record, _BEST)
   ]
-  return sorted(found, key=lambda pair: pair[0] or 0.0)
-
-
-def _chosen_by_last_epoch(
-  records: Sequence[summary.Record],
-) -> list[summary.Record]:
-  best: dict[str, tuple[float, summary.Record]] = {}
-  for record in records:
-    name = record["config"]["method"]
-    accuracies = summary.kept(record, "validation_accuracy_last")
-    if accuracies and summary.mean(accuracies) > best.get(name, (-1.0,))[0]:
-      best[name] = summary.mean(accuracies), record
-  return [record for _, record in best.values()]
-
-
-def _last(record: summary.Record, tried: Sequence[summary.Record]) -> str:
-  text = _percent(summary.kept(record, "validation_accuracy_last"))
-  alpha = _alpha(record, tried)
-  return f"{text} ({alpha})" if alpha else text
+  return sorted(found, key=lambda record: summary.strength(record) or 0.0)
 
 
 def _alpha(record: summary.Record, tried: Sequence[summary.Record]) -> str:
@@ -436,35 +341,17 @@ def _alpha(record: summary.Record, tried: Sequence[summary.Record]) -> str:
   if alpha is None:
     return ""
   name = record["config"]["method"]
-  alphas = [
-    summary.strength(other)
-    for other in tried
-    if other["config"]["method"] == name
-  ]
-  edge = " (edge)" if alpha in (min(alphas), max(alphas)) else ""
-  return f"{alpha:g}{edge}"
+  same = [other for other in tried if other["config"]["method"] == name]
+  alphas = [summary.strength(other) for other in same]
+  return f"{alpha:g}" + " (edge)" * (alpha in (min(alphas), max(alphas)))
 
 
-def _percent(accuracies: Mapping[int, float]) -> str:
-  interval = stats.mean_interval(list(accuracies.values()))
-  return summary.percent(interval, ".1f")
+def _percent(record: summary.Record, metric: str) -> str:
+  return summary.mean_percent(summary.kept(record, metric), ".1f")
 
 
-def write(
-  records: Mapping[str, Sequence[summary.Record]], directory: pathlib.Path
-) -> str:
-  """Writes `table.md`.
-
-  Args:
-    records: By variant, of one dataset and number of shots.
-    directory: Folder that exists.
-
-  Returns:
-    Its text.
-
-  Raises:
-    results.ResultError: If the file cannot be written.
-  """
+def write(records: ByVariant, directory: pathlib.Path) -> str:
+  """Writes `table.md` of one dataset and number of shots; returns its text."""
   seeds = next(iter(records.values()))[0]["config"]["seeds"]
   named = f"{seeds[0]} to {seeds[-1]}"
   if seeds[-1] - seeds[0] >= len(seeds):
@@ -479,115 +366,53 @@ def write(
   return text
 
 
-def draw(
-  records: Mapping[str, Sequence[summary.Record]], directory: pathlib.Path
-) -> None:
-  """Draws `gains.png` and `alpha_*.png` of each method.
-
-  Args:
-    records: By variant, of one dataset and number of shots.
-    directory: Folder that exists.
-
-  Raises:
-    results.ResultError: If a file cannot be written.
-  """
-  setting = _setting(records)
-  path = directory / "gains.png"
-  with canvas.attempt(path):
-    _draw_gains(path, gains(records), setting)
-  for name in comparison.BEAN:
-    path = directory / f"alpha_{name}.png"
-    with canvas.attempt(path):
-      _draw_alphas(path, records.get("usual", []), name, setting)
-
-
-def _setting(records: Mapping[str, Sequence[summary.Record]]) -> str:
+def _setting(records: ByVariant) -> str:
   config = next(iter(records.values()))[0]["config"]
   return f"{paper.title(config['dataset'])}, {config['shots']}-shot"
 
 
-def _draw_gains(
-  path: pathlib.Path,
-  compared: Mapping[tuple[str, str], stats.PairedDifference],
-  setting: str,
-) -> None:
-  if not compared:
-    return
-  figures.differences(
-    path,
-    [
-      (
-        methods.METHODS[name].title,
-        {
-          VARIANTS[variant].meaning: difference.interval
-          for (variant, method), difference in compared.items()
-          if method.startswith(name)
-        },
-      )
-      # With "bean1" goes "bean1_frozen", ...
-      for name in comparison.BEAN
-      if any(method.startswith(name) for _, method in compared)
-    ],
-    title=f"{setting}: validation accuracy, gain over vanilla",
-  )
-
-
-def _draw_alphas(
-  path: pathlib.Path,
-  records: Sequence[summary.Record],
-  name: str,
-  setting: str,
-) -> None:
-  tried = _by_alpha(records, name)
-  if not tried:
-    return
-  vanilla = list(_vanilla(records).values())
-  figures.accuracy_against_hparam(
-    path,
-    [
-      (
-        label,
-        [alpha for alpha, _ in tried],
-        [
-          stats.mean_interval(list(summary.kept(record, metric).values()))
-          for _, record in tried
-        ],
-      )
-      for metric, label in (
-        ("validation_accuracy", "best epoch"),
-        ("validation_accuracy_last", "last epoch"),
-      )
-    ],
-    title=f"{setting}: validation accuracy of {methods.METHODS[name].title}",
-    xlabel="alpha",
-    baseline=(
-      ("Vanilla, best epoch", stats.mean_interval(vanilla)) if vanilla else None
-    ),
-  )
+def draw(records: ByVariant, directory: pathlib.Path) -> None:
+  """Draws `gains.png` and `alpha_*.png` of each method."""
+  setting = f"{_setting(records)}: validation accuracy"
+  series = []
+  for name in comparison.BEAN:
+    # With "bean1" goes "bean1_frozen", ...
+    intervals = {
+      VARIANTS[variant].meaning: stats.mean_interval(values)
+      for (variant, method), values in gains(records).items()
+      if method.startswith(name)
+    }
+    if intervals:
+      series.append((methods.METHODS[name].title, intervals))
+  path = directory / "gains.png"
+  if series:
+    with canvas.attempt(path):
+      figures.differences(path, series, title=f"{setting}, gain over vanilla")
+  usual = records.get("usual", [])
+  baseline = None
+  if vanilla := _vanilla(usual):
+    baseline = "Vanilla, best epoch", stats.mean_interval(vanilla)
+  for name in comparison.BEAN:
+    path = directory / f"alpha_{name}.png"
+    if own := _of_method(usual, name):
+      lines = [
+        ("best epoch", *summary.against_strength(own, _BEST)),
+        ("last epoch", *summary.against_strength(own, _LAST)),
+      ]
+      title = f"{setting} of {methods.METHODS[name].title}"
+      with canvas.attempt(path):
+        figures.accuracy_against_hparam(
+          path, lines, title=title, baseline=baseline
+        )
 
 
 def run() -> None:
-  """Trains what is missing and writes table and figures.
-
-  Raises:
-    parsing.ConfigError: If a flag has a value that cannot be used.
-    datasets.DatasetError: If the data cannot be had or has too few images.
-    results.ResultError: If a folder holds a record of another configuration or
-      cannot be written.
-  """
+  """Trains what is missing and writes table and figures."""
   variants = make_runs()
-  missing = {name: runs.missing(config) for name, config in variants.items()}
-  done = sum(
-    len(config.cells) - len(missing[name].cells)
-    for name, config in variants.items()
-  )
-  with progress.bar(
-    total=sum(runs.work(config) for config in missing.values()),
-    skipped=done,
-  ) as bar:
-    records = {n: runs.train(config, bar) for n, config in variants.items()}
+  trained = stages.train(list(variants.values()))
   if not processes.is_first():
     return
+  records = dict(zip(variants, trained, strict=True))
   directory = pathlib.Path(FLAGS.output_dir)
   markdown.show(write(records, directory))
   draw(records, directory)

@@ -17,23 +17,21 @@ goes on where it was stopped; finished cells are kept in --output_dir, one JSON
 each. --notrain writes the tables of the cells that are there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
-import functools
 import itertools
 import pathlib
-from typing import NamedTuple
 
 from absl import flags
 
 from experiments.architectures import networks
 from experiments.command import distributed, flag_groups, parsing, scripts
 from experiments.learning import methods
-from experiments.learning.streams import Shots
 from experiments.machine import processes, progress
 from experiments.population import cells, runs
 from experiments.records import results
-from experiments.tables import comparison, markdown, stages
+from experiments.tables import comparison, markdown, stages, summary
+from experiments.tables.stages import Stage
 
 DATASETS = ("mnist", "fashion_mnist")
 # Passes over the training images: the authors advise 200 for 1-shot and show
@@ -92,61 +90,42 @@ _TRAIN = flags.DEFINE_bool(
 )
 
 
-class Stage(NamedTuple):
-  """All runs of one dataset at one number of shots.
-
-  Attributes:
-    selection: Every cell, with the seeds that choose for the strict protocol.
-    evaluation: Every cell, with the seeds that are reported.
-    chosen: For each method a cell like that which the evaluation chooses, and
-      validated after every epoch; without methods of a pace of their own, which
-      the evaluation validates as often as they ever are.
-  """
-
-  selection: cells.Config
-  evaluation: cells.Config
-  chosen: cells.Config
-
-
 def make_stages() -> list[Stage]:
-  """Builds the runs from flags, the cheapest numbers of shots first.
-
-  Raises:
-    parsing.ConfigError: If a flag has a value that cannot be used.
-  """
+  """Builds the runs from flags, the cheapest numbers of shots first."""
   shots = sorted(parsing.numbers("shots", _SHOTS.value, int, low=1))
-  unknown = [number for number in shots if number not in EPOCHS]
-  if unknown and _EPOCHS.value is None:
-    raise parsing.ConfigError(
-      f"--shots: the paper has {', '.join(map(str, EPOCHS))}, got "
-      f"{unknown[0]}; give --epochs with others"
-    )
-  if _EPOCHS.value is not None:
-    parsing.number("epochs", _EPOCHS.value, low=1)
   parsing.number("validate_every", _VALIDATE_EVERY.value, low=1)
   names = parsing.names("methods", FLAGS.methods, list(methods.METHODS))
   data = parsing.names("datasets", _DATASETS.value, ["digits", *DATASETS])
   seeds, selection_seeds = flag_groups.both_seeds(FLAGS)
   return [
-    _make_stage(number, dataset, names, seeds, selection_seeds)
+    stages.make(_make_run(number, dataset, names, seeds), selection_seeds)
     for number in shots
     for dataset in data
   ]
 
 
-def _make_stage(
-  shots: int,
-  dataset: str,
-  names: Sequence[str],
-  seeds: tuple[int, ...],
-  selection_seeds: tuple[int, ...],
-) -> Stage:
-  epochs, every = _EPOCHS.value or EPOCHS[shots], _VALIDATE_EVERY.value
+def num_epochs(shots: int, instead: int | None) -> int:
+  """Returns the paper's epochs, or those of --epochs instead."""
+  if instead is not None:
+    return parsing.number("epochs", instead, low=1)
+  if shots not in EPOCHS:
+    raise parsing.ConfigError(
+      f"--shots: the paper has {', '.join(map(str, EPOCHS))}, got {shots}; "
+      "give --epochs with others"
+    )
+  return EPOCHS[shots]
+
+
+def _make_run(
+  shots: int, dataset: str, names: Sequence[str], seeds: tuple[int, ...]
+) -> cells.Config:
+  epochs, every = num_epochs(shots, _EPOCHS.value), _VALIDATE_EVERY.value
   if epochs % every:
     raise parsing.ConfigError(
       f"--validate_every: expected a divisor of {epochs} epochs, got {every}"
     )
-  base = cells.Config(
+  grids = {name: methods.METHODS[name].grid for name in names}
+  return cells.Config(
     experiment="table1",
     dataset=dataset,
     data_dir=FLAGS.data_dir,
@@ -159,80 +138,56 @@ def _make_stage(
       validate_every=every,
       members_per_chunk=flag_groups.members_per_chunk(FLAGS),
     ),
-    cells=(),
-  )
-  grids = {name: methods.METHODS[name].grid for name in names}
-  firsts = {n: grids[n][:1] for n in names if n in methods.OF_ANY_SIZE}
-  make = functools.partial(stages.make, base)
-  place = Shots(shots), epochs
-  return Stage(
-    # A validation after the last epoch is all that the choice needs.
-    make("selection", grids, *place, seeds=selection_seeds, validate_every=0),
-    make("evaluation", grids, *place),
-    make("chosen", firsts, *place, validate_every=1),
+    cells=stages.grid(grids, shots, epochs),
   )
 
 
-def choose(stage: Stage) -> cells.Config:
-  """Puts the chosen hyper-parameters into the last run of a stage.
+def _chosen(stage: Stage, unknown: Mapping[str, float] = {}) -> cells.Config:
+  """Returns the run that validates after every epoch with chosen strengths.
 
-  Args:
-    stage: The runs.
-
-  Returns:
-    The run of those methods whose whole grid has been evaluated.
+  Where there is no choice yet, the strength may be one of `unknown`. Methods of
+  a pace of their own are left out: the evaluation validates them as often as
+  they ever are.
   """
-  strengths = stages.strengths(stages.best_of_grid(stage.evaluation))
+  strengths = unknown | {
+    record["config"]["method"]: summary.strength(record) or 0.0
+    for record in stages.best_of_grid(stage.evaluation)
+  }
   return dataclasses.replace(
-    stage.chosen,
+    stage.evaluation,
+    output_dir=stage.evaluation.output_dir.with_name("chosen"),
+    protocol=stage.evaluation.protocol._replace(validate_every=1),
     cells=tuple(
-      cell._replace(strength=strengths[cell.method])
-      for cell in stage.chosen.cells
-      if cell.method in strengths
+      cell
+      for cell in stage.evaluation.cells
+      if cell.method in methods.OF_ANY_SIZE
+      and cell.strength == strengths.get(cell.method)
     ),
   )
 
 
-def _records(stage: Stage) -> comparison.Records:
-  """Reads the records of a stage that are there."""
-  selection, evaluation, chosen = (
-    list(runs.finished(config).values())
-    for config in (stage.selection, stage.evaluation, choose(stage))
-  )
-  chosen += [
-    record
-    for record in stages.best_of_grid(stage.evaluation)
-    if record["config"]["method"] not in methods.OF_ANY_SIZE
-  ]
-  return comparison.Records(selection, evaluation, chosen)
+def _chosen_records(stage: Stage) -> list[summary.Record]:
+  records = list(runs.finished(_chosen(stage)).values())
+  best = stages.best_of_grid(stage.evaluation)
+  any_size = methods.OF_ANY_SIZE
+  return records + [r for r in best if r["config"]["method"] not in any_size]
 
 
 def _train(planned: Sequence[Stage]) -> None:
-  grids = [run for stage in planned for run in stage[:2]]
+  grids = [run for stage in planned for run in stage]
   missing = [runs.missing(run) for run in grids]
+  done = sum(len(run.cells) for run in grids)
+  done -= sum(len(run.cells) for run in missing)
   # What will be chosen costs the same whatever it is.
-  ahead = [*missing, *(_unchosen(stage) for stage in planned)]
-  num_missing = sum(len(run.cells) for run in missing)
+  firsts = {name: methods.METHODS[name].grid[0] for name in FLAGS.methods}
+  missing += [runs.missing(_chosen(stage, firsts)) for stage in planned]
   cheapest_first = _ORDER.value == "cost"
-  with progress.bar(
-    total=sum(runs.work(run) for run in ahead),
-    skipped=sum(len(run.cells) for run in grids) - num_missing,
-  ) as bar:
+  with progress.bar(total=sum(map(runs.work, missing)), skipped=done) as bar:
     for stage in planned:
-      runs.train(stage.selection, bar, cheapest_first=cheapest_first)
-      runs.train(stage.evaluation, bar, cheapest_first=cheapest_first)
-      runs.train(choose(stage), bar, cheapest_first=cheapest_first)
-
-
-def _unchosen(stage: Stage) -> cells.Config:
-  """Returns the last run without the methods that it has been done for."""
-  chosen = choose(stage)
-  missing = {cell.method for cell in runs.missing(chosen).cells}
-  done = {cell.method for cell in chosen.cells} - missing
-  return dataclasses.replace(
-    chosen,
-    cells=tuple(c for c in stage.chosen.cells if c.method not in done),
-  )
+      for run in stage:
+        runs.train(run, bar, cheapest_first=cheapest_first)
+      # Strengths are chosen when the grids have been trained.
+      runs.train(_chosen(stage), bar, cheapest_first=cheapest_first)
 
 
 def run() -> None:
@@ -243,17 +198,15 @@ def run() -> None:
   if not processes.is_first():
     return
   directory = pathlib.Path(FLAGS.output_dir)
-  found: dict[str, comparison.Records] = {}
+  by_dataset: dict[str, list[Stage]] = {}
   for stage in planned:
-    records = _records(stage)
-    name = stage.evaluation.dataset
-    found[name] = comparison.joined(found.get(name), records)
+    by_dataset.setdefault(stage.evaluation.dataset, []).append(stage)
+  found = {n: stages.records(s, _chosen_records) for n, s in by_dataset.items()}
   everything = [*itertools.chain(*itertools.chain(*found.values()))]
   if not everything:
     raise results.ResultError(f"{directory}: expected records, found none")
   results.tell_versions(everything)
-  streams = [stage.evaluation.cells[0].stream for stage in planned]
-  shots = sorted({stream.num_shots for stream in streams})
+  shots = sorted({stage.num_shots for stage in planned})
   markdown.show(comparison.write(found, FLAGS.methods, shots, directory))
   comparison.draw(found, FLAGS.methods, directory)
 

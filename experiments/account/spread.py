@@ -5,105 +5,81 @@ with another. Both trained the same cells, so what they say of the same strength
 after the last epoch tells how far 20 seeds scatter.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 
 from experiments.learning import methods
 from experiments.tables import comparison, markdown, paper, stats, summary
+from experiments.tables.protocols import Records, strict_strengths
 
 
 class Spread(NamedTuple):
-  """One quantity of two groups of seeds.
+  """One quantity of two groups of seeds."""
 
-  Attributes:
-    dataset: Its name in `paper.TABLE1`.
-    shots: Training images of each class.
-    name: "vanilla", whose accuracy it is, or a method, whose gain it is.
-    strength: The hyper-parameter, None for vanilla.
-    split: "test", or "validation" where a record has no test accuracies.
-    evaluated: By the seeds that are reported.
-    selecting: By the seeds that choose.
-    difference: Of their means, `evaluated` less `selecting`.
-  """
-
-  dataset: str
-  shots: int
-  name: str
-  strength: float | None
-  split: str
-  evaluated: stats.Interval
-  selecting: stats.Interval
-  difference: stats.Interval
+  dataset: str  # Its name in `paper.TABLE1`.
+  shots: int  # Training images of each class.
+  name: str  # "vanilla", whose accuracy it is, or a method, whose gain it is.
+  strength: float | None  # The hyper-parameter, None for vanilla.
+  split: str  # "test", or "validation" where a record has no test accuracies.
+  evaluated: stats.Interval  # By the seeds that are reported.
+  selecting: stats.Interval  # By the seeds that choose.
+  difference: stats.Interval  # Of their means, `evaluated` less `selecting`.
 
 
-def spreads(few_shot: Mapping[str, comparison.Records]) -> list[Spread]:
-  """Compares the two groups of seeds.
+def spreads(few_shot: Mapping[str, Records]) -> list[Spread]:
+  """Compares both groups of seeds of Table 1, by dataset, in what both have.
 
-  Args:
-    few_shot: Records of Table 1 by dataset.
-
-  Returns:
-    Vanilla's accuracy and BEAN's gains at the strengths of the strict protocol,
-    of what both groups have.
+  Vanilla's accuracy, and BEAN's gains at the strengths of the strict protocol.
   """
   found = []
   for dataset, records in few_shot.items():
-    strengths = comparison.strict_strengths(records.selection)
-    groups = [_by_place(r) for r in (records.evaluation, records.selection)]
-    for shots in paper.TABLE1[dataset]["vanilla"]:
-      for name in ("vanilla", *comparison.BEAN):
-        strength = strengths.get(name)
-        places = [("vanilla", shots, None), (name, shots, strength)]
-        if all(place in group for group in groups for place in places):
-          cells = [[group[place] for place in places] for group in groups]
-          found.append(_spread(dataset, shots, name, strength, cells))
+    strengths = strict_strengths(records.selection)
+    by_place = [
+      {
+        (r["config"]["method"], r["config"]["shots"], summary.strength(r)): r
+        for r in group
+      }
+      for group in (records.evaluation, records.selection)
+    ]
+    names = ("vanilla", *comparison.BEAN)
+    for shots, name in itertools.product(
+      paper.TABLE1[dataset]["vanilla"], names
+    ):
+      strength = strengths.get(name)
+      places = [(name, shots, strength), ("vanilla", shots, None)]
+      if all(place in group for group in by_place for place in places):
+        groups = [[group[place] for place in places] for group in by_place]
+        found.append(Spread(dataset, shots, name, strength, *_spread(groups)))
   return found
 
 
-def _by_place(
-  records: list[summary.Record],
-) -> dict[tuple[str, int, float | None], summary.Record]:
-  return {
-    (r["config"]["method"], r["config"]["shots"], summary.strength(r)): r
-    for r in records
-  }
-
-
 def _spread(
-  dataset: str,
-  shots: int,
-  name: str,
-  strength: float | None,
-  cells: list[list[summary.Record]],
-) -> Spread:
+  groups: Sequence[Sequence[summary.Record]],
+) -> tuple[str, stats.Interval, stats.Interval, stats.Interval]:
+  """Returns the split and the intervals, of a method and vanilla by group."""
   has_test = all(
     "test_accuracy_last" in record["metrics"]
-    for pair in cells
-    for record in pair
+    for record in itertools.chain(*groups)
   )
   split = "test" if has_test else "validation"
-  groups = []
-  for pair in cells:
-    plain, own = (summary.kept(r, f"{split}_accuracy_last") for r in pair)
-    if name == "vanilla":
-      groups.append(np.array(list(plain.values())))
-    else:
-      _, values, baseline = stats.align(own, plain)
-      groups.append(values - baseline)
-  return Spread(
-    dataset,
-    shots,
-    name,
-    strength,
-    split,
-    *(stats.mean_interval(group) for group in groups),
-    stats.unpaired_difference(*groups),
-  )
+  values = []
+  for record, vanilla in groups:
+    own, plain = (
+      summary.kept(r, f"{split}_accuracy_last") for r in (record, vanilla)
+    )
+    values.append(
+      list(plain.values())
+      if record is vanilla
+      else stats.differences(own, plain)
+    )
+  evaluated, selecting = map(stats.mean_interval, values)
+  return split, evaluated, selecting, stats.difference_interval(*values)
 
 
-def sentence(found: list[Spread]) -> str:
+def sentence(found: Sequence[Spread]) -> str:
   """Says how far the groups differ, "" if there are none."""
   parts = []
   for is_gain, quantity in ((False, "vanilla's accuracy"), (True, "the gains")):
@@ -120,33 +96,24 @@ def sentence(found: list[Spread]) -> str:
   return f"The two groups of seeds differ in {'; in '.join(parts)}."
 
 
-def table(found: list[Spread]) -> str:
+def table(found: Sequence[Spread]) -> str:
   """Formats spreads as a Markdown table."""
-  header = (
-    "dataset",
-    "shots",
-    "of",
-    "split",
-    "evaluated seeds",
-    "selecting seeds",
-    "difference",
-  )
+  head = ["dataset", "shots", "of", "split"]
+  head += ["evaluated seeds", "selecting seeds", "difference"]
   rows = []
   for s in found:
-    title = methods.METHODS[s.name].title
-    if s.name == "vanilla":
-      forms = "accuracy", ".1f"
-    else:
-      forms = f"gain, alpha {s.strength:g}", "+.1f"
+    quantity, form = "accuracy", ".1f"
+    if s.name != "vanilla":
+      quantity, form = f"gain, alpha {s.strength:g}", "+.1f"
     rows.append(
-      (
+      [
         paper.title(s.dataset),
         str(s.shots),
-        f"{title}, {forms[0]}",
+        f"{methods.METHODS[s.name].title}, {quantity}",
         s.split,
-        summary.percent(s.evaluated, forms[1]),
-        summary.percent(s.selecting, forms[1]),
+        summary.percent(s.evaluated, form),
+        summary.percent(s.selecting, form),
         summary.percent(s.difference, "+.1f"),
-      )
+      ]
     )
-  return markdown.table(header, rows)
+  return markdown.table(head, rows)

@@ -24,6 +24,7 @@ import io
 import json
 import os
 import pathlib
+import types
 from typing import Any, NamedTuple
 import zipfile
 
@@ -34,10 +35,12 @@ from experiments.architectures.networks import Variables
 from experiments.records import results
 
 PyTree = Any
+Path = str | os.PathLike[str]
 
 SCHEMA = 1
 
 _DIGEST_SIZE = 64  # SHA-256 in hexadecimal.
+_PARTS = ("last", "best", "metrics", "memory")
 
 
 class CheckpointError(results.ResultError):
@@ -49,38 +52,26 @@ class DamagedError(CheckpointError, results.DamagedError):
 
 
 class Checkpoint(NamedTuple):
-  """What a checkpoint holds, all arrays NumPy's.
+  """What a checkpoint holds, all arrays NumPy's."""
 
-  Attributes:
-    config: Everything that the training depends on, {field: value}.
-    environment: What it was made with, as `results.environment` gives it.
-    last: Variables after the last epoch.
-    best: Variables after the epoch of best validation accuracy.
-    metrics: Numbers [] and learning curves [epochs] by name.
-    memory: What else the learner carries as {path: array}, to be given to
-      `restore`; empty once the training is over.
-  """
-
+  # Everything that the training depends on, {field: value}.
   config: dict[str, Any]
+  # What it was made with, as `results.environment` gives it.
   environment: dict[str, Any]
-  last: Variables
-  best: Variables
+  last: Variables  # Variables after the last epoch.
+  best: Variables  # Variables after the epoch of best validation accuracy.
+  # Numbers [] and learning curves [epochs] by name.
   metrics: dict[str, np.ndarray]
+  # What else the learner carries as {path: array}, to be given to `restore`;
+  # empty once the training is over.
   memory: dict[str, np.ndarray]
 
 
-def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
-  """Writes a checkpoint, so that the file is the old one or the new one, whole.
-
-  Args:
-    path: The file, in a folder that exists.
-    checkpoint: What it will hold; `memory` may be any tree of arrays.
+def save(path: Path, checkpoint: Checkpoint) -> None:
+  """Writes a checkpoint, whose memory may be any tree of arrays, whole or not.
 
   Raises:
     ResultError: If the file system refuses.
-    ValueError: If an array is not of plain numbers, or the config holds a
-      number that is not finite.
-    TypeError: If the config holds a value of a type that JSON does not have.
   """
   header = {
     "schema": SCHEMA,
@@ -89,33 +80,19 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
   }
   text = json.dumps(header, sort_keys=True, allow_nan=False)
   arrays = {"header": np.frombuffer(text.encode(), np.uint8)}
-  for name, tree in (
-    ("last", checkpoint.last._asdict()),
-    ("best", checkpoint.best._asdict()),
-    ("metrics", checkpoint.metrics),
-    ("memory", checkpoint.memory),
-  ):
-    arrays |= {f"{name}/{k}": array for k, array in _flatten(tree).items()}
+  arrays |= _flatten({name: getattr(checkpoint, name) for name in _PARTS})
   results.write_bytes(path, _pack(arrays))
 
 
 def load(
-  path: str | os.PathLike[str], *, config: Mapping[str, Any] | None = None
+  path: Path, *, config: Mapping[str, Any] = types.MappingProxyType({})
 ) -> Checkpoint:
   """Reads a checkpoint after checking every byte.
 
-  Args:
-    path: The file.
-    config: Fields that its config must have, with these values, such as
-      {"model": "lenet5"}; others may be there too.
-
-  Returns:
-    The checkpoint.
-
   Raises:
     DamagedError: If the file is cut off, altered or foreign.
-    CheckpointError: If it cannot be read, is of another schema, or differs
-      from `config`.
+    CheckpointError: If it cannot be read, is of another schema, or its config
+      has not the fields of `config`, such as {"model": "lenet5"}.
   """
   try:
     data = pathlib.Path(path).read_bytes()
@@ -125,28 +102,20 @@ def load(
       " path of a checkpoint"
     ) from error
   checkpoint = _parse(path, data)
-  if config is not None:
-    _check_config(path, checkpoint.config, config)
+  got = {k: v for k, v in checkpoint.config.items() if k in config}
+  if difference := results.other_config(got, config):
+    raise CheckpointError(results.advice(path, difference))
   return checkpoint
 
 
-def find(
-  path: str | os.PathLike[str], config: Mapping[str, Any]
-) -> Checkpoint | None:
-  """Reads the checkpoint of a configuration, if there is one.
+def find(path: Path, config: Mapping[str, Any]) -> Checkpoint | None:
+  """Reads the checkpoint of a whole configuration; None where there is none.
 
-  Args:
-    path: The file.
-    config: The configuration that it must have been made with, all of it.
-
-  Returns:
-    The checkpoint, or None where there is no file, or a damaged one, which is
-    renamed.
+  A damaged one is renamed.
 
   Raises:
     CheckpointError: If the file was made with another configuration, schema or
       release of bean_jax, or cannot be read.
-    ResultError: If it cannot be renamed.
   """
   if not os.path.lexists(path):
     return None
@@ -160,29 +129,18 @@ def find(
     if isinstance(error.__cause__, FileNotFoundError):
       return None
     raise
-  nothing = dict.fromkeys(checkpoint.config.keys() - config.keys())
-  _check_config(path, checkpoint.config, {**nothing, **config})
-  if difference := results.other_numbers(checkpoint.environment):
-    raise _unusable(path, difference)
+  why = results.other_config(checkpoint.config, config)
+  if why := why or results.other_numbers(checkpoint.environment):
+    raise CheckpointError(results.advice(path, why))
   return checkpoint
 
 
-def restore(
-  path: str | os.PathLike[str], tree: PyTree, template: PyTree
-) -> PyTree:
-  """Gives arrays that were read the structure which they had.
-
-  Args:
-    path: Where they come from, for the error.
-    tree: What `load` returned: variables, or a `memory`.
-    template: Arrays or `jax.ShapeDtypeStruct`s in that structure.
-
-  Returns:
-    The arrays in the structure of `template`.
+def restore(path: Path, tree: PyTree, template: PyTree) -> PyTree:
+  """Gives variables or a memory that were read the structure of a template.
 
   Raises:
-    CheckpointError: If there are others, or of other shapes or types, as those
-      of another network are.
+    CheckpointError: If there are other arrays, or of other shapes or types, as
+      those of another network are; it names the path.
   """
   arrays = _flatten(tree)
   leaves, structure = jax.tree_util.tree_flatten_with_path(template)
@@ -190,11 +148,11 @@ def restore(
   got = {name: _form(array) for name, array in arrays.items()}
   for name in sorted(expected.keys() | got.keys()):
     if expected.get(name) != got.get(name):
-      raise _unusable(
-        path,
+      why = (
         f"expected {name} to be {expected.get(name, 'absent')}, got "
-        f"{got.get(name, 'none')}: of another network",
+        f"{got.get(name, 'none')}: of another network"
       )
+      raise CheckpointError(results.advice(path, why))
   return jax.tree.unflatten(structure, [arrays[name] for name in expected])
 
 
@@ -209,18 +167,6 @@ def _name(keys: tuple) -> str:
 
 def _form(array: Any) -> str:
   return f"{np.dtype(array.dtype)} {list(array.shape)}"
-
-
-def _nested(arrays: Mapping[str, np.ndarray]) -> dict:
-  """Returns {"a/b": array} as {"a": {"b": array}}."""
-  tree: dict = {}
-  for name, array in arrays.items():
-    *branches, leaf = name.split("/")
-    place = tree
-    for branch in branches:
-      place = place.setdefault(branch, {})
-    place[leaf] = array
-  return tree
 
 
 def _pack(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -243,7 +189,7 @@ def _digest(content: bytes) -> bytes:
   return hashlib.sha256(content).hexdigest().encode()
 
 
-def _parse(path: str | os.PathLike[str], data: bytes) -> Checkpoint:
+def _parse(path: Path, data: bytes) -> Checkpoint:
   if _digest(data[:-_DIGEST_SIZE]) != data[-_DIGEST_SIZE:]:
     raise DamagedError(
       path, "does not end with its SHA-256: cut off, altered or no checkpoint"
@@ -253,62 +199,33 @@ def _parse(path: str | os.PathLike[str], data: bytes) -> Checkpoint:
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
       arrays = {name: archive[name] for name in archive.files}
     header = json.loads(arrays.pop("header").tobytes())
-    checkpoint = _assemble(header, arrays)
+    parts: dict[str, dict] = {name: {} for name in _PARTS}
+    for name, array in arrays.items():
+      part, _, rest = name.partition("/")
+      parts.setdefault(part, {})[rest] = array
+    checkpoint = Checkpoint(
+      dict(header["config"]),
+      dict(header["environment"]),
+      _variables(parts["last"]),
+      _variables(parts["best"]),
+      parts["metrics"],
+      parts["memory"],
+    )
   except Exception as error:
     raise DamagedError(path, "holds no checkpoint: foreign") from error
   if header["schema"] != SCHEMA:
-    raise _unusable(path, f"expected schema {SCHEMA}, got {header['schema']!r}")
+    why = f"expected schema {SCHEMA}, got {header['schema']!r}"
+    raise CheckpointError(results.advice(path, why))
   return checkpoint
 
 
-def _assemble(
-  header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
-) -> Checkpoint:
-  parts: dict[str, dict] = {
-    name: {} for name in ("last", "best", "metrics", "memory")
-  }
-  for name, array in arrays.items():
-    part, _, rest = name.partition("/")
-    parts.setdefault(part, {})[rest] = array
-  return Checkpoint(
-    config=dict(header["config"]),
-    environment=dict(header["environment"]),
-    last=_variables(parts["last"]),
-    best=_variables(parts["best"]),
-    metrics=parts["metrics"],
-    memory=parts["memory"],
-  )
-
-
 def _variables(arrays: Mapping[str, np.ndarray]) -> Variables:
-  tree = _nested(arrays)
-  return Variables(tree.get("params", {}), tree.get("batch_stats", {}))
-
-
-def _check_config(
-  path: str | os.PathLike[str],
-  got: Mapping[str, Any],
-  expected: Mapping[str, Any],
-) -> None:
-  # As JSON has them: a tuple is a list there.
-  expected = json.loads(json.dumps(dict(expected)))
-  differences = [
-    f"{name}: expected {_shown(expected, name)}, got {_shown(got, name)}"
-    for name in sorted(expected)
-    if expected[name] != got.get(name)
-  ]
-  if differences:
-    raise _unusable(
-      path, f"made with another configuration ({'; '.join(differences)})"
-    )
-
-
-def _shown(config: Mapping[str, Any], name: str) -> str:
-  value = config.get(name)
-  return "nothing" if value is None else json.dumps(value)
-
-
-def _unusable(path: str | os.PathLike[str], why: str) -> CheckpointError:
-  return CheckpointError(
-    f"{os.fspath(path)}: {why}; move this file away or choose another folder"
-  )
+  """Returns {"params/fc1/kernel": array} as nested dicts."""
+  tree: dict = {"params": {}, "batch_stats": {}}
+  for name, array in arrays.items():
+    *branches, leaf = name.split("/")
+    place = tree
+    for branch in branches:
+      place = place.setdefault(branch, {})
+    place[leaf] = array
+  return Variables(tree["params"], tree["batch_stats"])

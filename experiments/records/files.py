@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import itertools
 import os
 import pathlib
 import secrets
@@ -16,19 +17,7 @@ _SUFFIX = ".tmp"
 
 
 def expand(path: str | os.PathLike[str]) -> str:
-  """Return a path with the home folder in the place of a leading ~.
-
-  Args:
-    path: what a user gave.
-
-  Raises:
-    ValueError: if there is no such home folder: without HOME and an entry in
-      the list of users, or of a user who is not there.
-
-  Example:
-    >>> expand("results/mnist")
-    'results/mnist'
-  """
+  """Returns a path with the home folder, or a ValueError, in place of a ~."""
   expanded = os.path.expanduser(os.fspath(path))
   if expanded.startswith("~"):
     raise ValueError(
@@ -38,21 +27,9 @@ def expand(path: str | os.PathLike[str]) -> str:
 
 
 def replace(path: pathlib.Path, content: bytes) -> None:
-  """Write a file at once, whoever reads or writes it at the same time.
+  """Writes a file at once, whoever reads or writes it at the same time.
 
-  Args:
-    path: the file, in a folder that exists.
-    content: all that it will hold.
-
-  Raises:
-    OSError: if the file system refuses; the old file is untouched then.
-
-  Example:
-    >>> import tempfile
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "numbers"
-    >>> replace(path, b"1 2 3")
-    >>> path.read_bytes()
-    b'1 2 3'
+  The old file is untouched where the file system refuses.
   """
   # In the same folder, since a file is only renamed within a file system.
   temporary = path.with_name(f".{secrets.token_hex(8)}{_SUFFIX}")
@@ -69,13 +46,10 @@ def replace(path: pathlib.Path, content: bytes) -> None:
 
 
 def remove_abandoned(directory: pathlib.Path) -> None:
-  """Remove what processes that were killed in `replace` left behind.
+  """Removes what processes that were killed in `replace` left behind.
 
   The kernel gives up the lock of a process that ends, however it ends. Where
-  files cannot be locked, all are left alone.
-
-  Args:
-    directory: the folder; what cannot be removed there stays.
+  files cannot be locked, or not be removed, they are left alone.
   """
   if fcntl is None:
     return
@@ -86,49 +60,33 @@ def remove_abandoned(directory: pathlib.Path) -> None:
 
 
 def set_aside(path: pathlib.Path) -> pathlib.Path:
-  """Rename a file in its folder to NAME.damaged, or NAME.damaged.2, ...
-
-  Args:
-    path: the file.
-
-  Returns:
-    Its new path, at which there was no file before.
-
-  Raises:
-    OSError: if the file system refuses, or the file is gone.
-  """
-  number = 1
-  while True:
+  """Renames a file to NAME.damaged, or NAME.damaged.2, ...; returns to what."""
+  for number in itertools.count(1):
     end = ".damaged" if number == 1 else f".damaged.{number}"
     target = path.with_name(path.name + end)
-    try:
-      # A name that is taken is not taken again, even at the same moment.
+    # A name that is taken is not taken again, even at the same moment.
+    with contextlib.suppress(FileExistsError):
       target.touch(exist_ok=False)
-    except FileExistsError:
-      number += 1
-      continue
-    try:
-      os.replace(path, target)
-    except OSError:
-      target.unlink()
-      raise
-    return target
+      break
+  try:
+    os.replace(path, target)
+  except OSError:
+    target.unlink()
+    raise
+  return target
 
 
 @contextlib.contextmanager
 def locked(path: pathlib.Path, *, patience: float) -> Iterator[bool]:
-  """Hold a lock that one process has at a time, while the block runs.
+  """Holds a lock that one process has at a time, while the block runs.
 
   It is `flock`'s: the kernel takes it from a process that ends, however it
   ends, so that a crash blocks nobody. The file is removed with the lock.
 
-  Args:
-    path: the file to lock, in a folder that exists.
-    patience: seconds to wait for another process.
-
   Yields:
     Whether the lock is held. It is not where the file system has no locks or
-    the other process took longer: then what is done must bear company.
+    the other process took more than `patience` seconds: then what is done must
+    bear company.
   """
   descriptor = _acquire(path, patience)
   try:
@@ -142,7 +100,7 @@ def locked(path: pathlib.Path, *, patience: float) -> Iterator[bool]:
 
 
 def _acquire(path: pathlib.Path, patience: float) -> int | None:
-  """Return the descriptor of a lock, or None where it cannot be had."""
+  """Returns the descriptor of a lock, or None where it cannot be had."""
   deadline = time.monotonic() + patience
   while fcntl is not None:
     try:
@@ -160,7 +118,7 @@ def _acquire(path: pathlib.Path, patience: float) -> int | None:
 
 
 def _try_lock(descriptor: int) -> bool | None:
-  """Lock a file; False if somebody else has, None where there are no locks."""
+  """Locks a file; False if somebody else has, None where there are no locks."""
   if fcntl is None:
     return None
   try:
@@ -173,7 +131,7 @@ def _try_lock(descriptor: int) -> bool | None:
 
 
 def _is_at(path: pathlib.Path, descriptor: int) -> bool:
-  """Tell whether a path still leads to an open file."""
+  """Tells whether a path still leads to an open file."""
   try:
     return os.path.samestat(os.stat(path), os.fstat(descriptor))
   except FileNotFoundError:
@@ -181,7 +139,7 @@ def _is_at(path: pathlib.Path, descriptor: int) -> bool:
 
 
 def _is_old(descriptor: int) -> bool:
-  """Tell whether a file was written a minute ago or before.
+  """Tells whether a file is a minute old.
 
   A file is locked a moment after it was made; by then this one was.
   """

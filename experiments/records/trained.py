@@ -22,19 +22,10 @@ def network_of(
   config: Mapping[str, Any],
   image_shape: tuple[int, int, int],
 ) -> Network:
-  """Makes the network that a checkpoint is of.
-
-  Args:
-    path: Where the checkpoint comes from, for errors.
-    config: Its configuration.
-    image_shape: Height, width and channels of the images.
-
-  Returns:
-    The network.
+  """Makes the network of a configuration for images [height, width, channels].
 
   Raises:
-    checkpoints.CheckpointError: If the network is unknown or does not take such
-      images.
+    checkpoints.CheckpointError: If it is unknown or does not take such images.
   """
   usual = networks.Spec()
   spec = networks.Spec(
@@ -55,20 +46,11 @@ def load(
   *,
   which: str = "best",
 ) -> tuple[Network, Variables]:
-  """Makes the network of a checkpoint, as it was trained.
-
-  Args:
-    path: Where the checkpoint comes from, for errors.
-    checkpoint: What was read from there.
-    image_shape: Height, width and channels of the images.
-    which: "best" or "last", the epoch.
-
-  Returns:
-    The network and its variables.
+  """Makes a checkpoint's network, with variables of its best or last epoch.
 
   Raises:
-    checkpoints.CheckpointError: If the network is unknown, does not take such
-      images or has other variables than the checkpoint.
+    checkpoints.CheckpointError: If it is unknown, does not take such images or
+      has other variables than the checkpoint.
   """
   network = network_of(path, checkpoint.config, image_shape)
   shapes = jax.eval_shape(network.init, jax.random.key(0))

@@ -5,7 +5,6 @@ each; where there are more, it has several parts, each with the first rule.
 """
 
 from collections.abc import Mapping, Sequence
-import io
 import pathlib
 
 import numpy as np
@@ -13,26 +12,17 @@ import numpy as np
 from experiments.learning import methods
 from experiments.records import results
 from experiments.rules.records import EDGES, Record
-from experiments.tables import figures, stats
+from experiments.tables import canvas, figures
 from experiments.tables.canvas import axes, figure
 from experiments.weights import distributions
 
 MOST = 7
-_ATTACKS = {
-  "fgsm": "FGSM",
-  "pgd": "PGD",
-  "pgd_random": "PGD, random start",
-}
-_LINES = {"lognormal": "-", "stretched": "--", "compressed": ":"}
-_FIT_COLORS = {
-  "lognormal": "#0072B2",
-  "stretched": "#D55E00",
-  "compressed": "#009E73",
-}
+_ATTACKS = {"fgsm": "FGSM", "pgd": "PGD", "pgd_random": "PGD, random start"}
+# Of each distribution its name for people, its colour and its line.
 _FITS = {
-  "lognormal": "lognormal",
-  "stretched": "stretched exponential",
-  "compressed": "compressed exponential",
+  "lognormal": ("lognormal", "#0072B2", "-"),
+  "stretched": ("stretched exponential", "#D55E00", "--"),
+  "compressed": ("compressed exponential", "#009E73", ":"),
 }
 # Units of a row of receptive fields.
 _UNITS = 8
@@ -40,9 +30,6 @@ _UNITS = 8
 
 def parts(names: Sequence[str]) -> list[list[str]]:
   """Deals rules out to figures, each with the first for comparison.
-
-  Args:
-    names: The rules.
 
   Example:
     >>> parts(list("abcdefgh"))
@@ -70,27 +57,20 @@ def paths(
 def accuracy_against_epsilon(
   path: pathlib.Path, evaluations: Mapping[str, Record], *, title: str
 ) -> None:
-  """Draws accuracy under each attack, with the share of zero gradients.
-
-  Args:
-    path: File to write.
-    evaluations: Records of networks by method, at most `MOST`.
-    title: Above the axes.
-  """
+  """Draws accuracy under each attack, with the share of zero gradients."""
   drawing = figure.Figure(figsize=(11.0, 5.0), dpi=150, layout="constrained")
   drawing.suptitle(title, fontsize=13)
   plots = drawing.subplots(1, len(_ATTACKS), sharey=True)
   for plot, (attack, name) in zip(plots, _ATTACKS.items(), strict=True):
     figures.frame(plot, name, "epsilon")
     for index, (method, record) in enumerate(evaluations.items()):
-      look = figures.style(methods.METHODS[method].title, index)
-      epsilons = record["config"]["epsilons"]
-      mean, low, high = _bands(100 * results.metric(record, attack))
       missing = np.mean(results.metric(record, "zero_gradients"))
       label = f"{methods.METHODS[method].title} ({100 * missing:.0f} %)"
-      plot.plot(epsilons, mean, label=label, **look)
-      plot.fill_between(
-        epsilons, low, high, color=look["color"], alpha=0.15, linewidth=0
+      figures.curve(
+        plot,
+        record["config"]["epsilons"],
+        figures.bands(100 * results.metric(record, attack)),
+        figures.style(label, index) | {"label": label},
       )
   plots[0].set_ylabel("accuracy (%)", fontsize=12)
   plots[0].set_ylim(-3, 103)
@@ -100,13 +80,7 @@ def accuracy_against_epsilon(
 def weight_histograms(
   path: pathlib.Path, evaluations: Mapping[str, Record], *, title: str
 ) -> None:
-  """Draws the strengths of the first seed, and their fits.
-
-  Args:
-    path: File to write.
-    evaluations: Records of networks by method, at most `MOST`.
-    title: Above the axes.
-  """
+  """Draws the strengths of the first seed, and their fits."""
   columns = 2 if len(evaluations) == 4 else min(3, len(evaluations))
   rows = -(-len(evaluations) // columns)
   drawing = figure.Figure(
@@ -132,7 +106,7 @@ def weight_histograms(
       color="0.8",
       label="weights",
     )
-    for name in distributions.NAMES:
+    for name, (label, color, line) in _FITS.items():
       parameters = results.metric(record, f"{name}_parameters")[0]
       if np.isfinite(parameters).all():
         density = distributions.log_density(
@@ -141,9 +115,9 @@ def weight_histograms(
         plot.plot(
           middles,
           middles * np.exp(density),
-          label=_FITS[name],
-          color=_FIT_COLORS[name],
-          linestyle=_LINES[name],
+          label=label,
+          color=color,
+          linestyle=line,
           linewidth=1.8,
         )
     plot.set_xscale("log")
@@ -162,14 +136,10 @@ def weight_histograms(
 def receptive_fields(
   path: pathlib.Path, fields: Mapping[str, np.ndarray], *, title: str
 ) -> None:
-  """Draws incoming weights of units of all norms, the largest first.
+  """Draws incoming weights [units, height, width], of units of all norms.
 
-  Each picture has a scale of its own: white is 0, red positive, blue negative.
-
-  Args:
-    path: File to write.
-    fields: Weights [units, height, width] by method, at most `MOST`.
-    title: Above.
+  The largest first. Each picture has a scale of its own: white is 0, red
+  positive, blue negative.
   """
   units = min(_UNITS, max(map(len, fields.values())))
   drawing = figure.Figure(
@@ -197,16 +167,7 @@ def receptive_fields(
       va="center",
       fontsize=9,
     )
-  _save(drawing, path)
-
-
-def _bands(values: np.ndarray) -> np.ndarray:
-  """Returns mean, low and high [3, points] of [seeds, points]."""
-  intervals = np.array(
-    [stats.mean_interval(column, num_resamples=2000) for column in values.T]
-  ).T
-  # One seed has no band.
-  return np.where(np.isnan(intervals), intervals[:1], intervals)
+  canvas.save(drawing, path)
 
 
 def _finish(
@@ -222,11 +183,4 @@ def _finish(
     frameon=False,
     handlelength=3.5,
   )
-  _save(drawing, path)
-
-
-def _save(drawing: figure.Figure, path: pathlib.Path) -> None:
-  buffer = io.BytesIO()
-  # Without the version of matplotlib, so that equal data make equal bytes.
-  drawing.savefig(buffer, format="png", metadata={"Software": None})
-  results.write_bytes(path, buffer.getvalue())
+  canvas.save(drawing, path)

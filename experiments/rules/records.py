@@ -12,7 +12,6 @@ the last of them `silhouette` and `selectivity`.
 from collections.abc import Mapping, Sequence
 import hashlib
 import pathlib
-import time
 from typing import Any, NamedTuple
 
 import jax
@@ -35,37 +34,23 @@ EDGES = np.geomspace(distributions.THRESHOLD, 1, 31)
 
 
 class Settings(NamedTuple):
-  """How networks are looked at.
+  """How networks are looked at."""
 
-  Attributes:
-    epsilons: Largest changes of a pixel, ascending, from 0 to 1.
-    attacked: Test images that are attacked, the first of them; 0 for all.
-  """
-
+  # Largest changes of a pixel, ascending, from 0 to 1.
   epsilons: tuple[float, ...]
-  attacked: int
+  attacked: int  # Test images that are attacked, the first of them; 0 for all.
 
 
 class Networks(NamedTuple):
-  """The trained networks of a cell.
+  """The trained networks of a cell."""
 
-  Attributes:
-    members: Checkpoints that differ in their seeds alone.
-    epoch: "best" or "last", which parameters of a checkpoint.
-  """
-
-  members: tuple[Source, ...]
-  epoch: str
+  members: tuple[Source, ...]  # Checkpoints that differ in their seeds alone.
+  epoch: str  # "best" or "last", which parameters of a checkpoint.
 
   @property
   def config(self) -> dict[str, Any]:
     """What they were trained with, but for the seed."""
     return {k: v for k, v in self.members[0].config.items() if k != "seed"}
-
-  @property
-  def seeds(self) -> list[int]:
-    """Their seeds."""
-    return [member.config["seed"] for member in self.members]
 
   @property
   def title(self) -> str:
@@ -75,20 +60,12 @@ class Networks(NamedTuple):
 
 
 def cells(found: Sequence[Source]) -> list[tuple[Source, ...]]:
-  """Puts checkpoints together that differ in their seeds alone.
-
-  Args:
-    found: Checkpoints, as `sources.find` returns them.
-  """
+  """Puts checkpoints together that differ in their seeds alone."""
   groups: dict[tuple, list[Source]] = {}
   for source in found:
     config = source.config
-    key = (
-      sources.setting(config),
-      config["method"],
-      sources.strength(config),
-    )
-    groups.setdefault(key, []).append(source)
+    place = sources.setting(config), config["method"], sources.strength(config)
+    groups.setdefault(place, []).append(source)
   return [tuple(group) for group in groups.values()]
 
 
@@ -101,53 +78,34 @@ def evaluate(
 ) -> tuple[Record, bool]:
   """Measures networks, unless there is a record of them.
 
-  Args:
-    chosen: The networks.
-    dataset: What they were trained on.
-    settings: How.
-    directory: Folder of the records, which exists.
-    environment: What `results.environment` returned.
-
   Returns:
     The record, and whether it was measured just now.
-
-  Raises:
-    checkpoints.CheckpointError: If a checkpoint cannot be used.
-    results.ResultError: If there is a record of other networks or settings, or
-      it cannot be written.
   """
-  started = time.monotonic()
   network, members = _load(chosen, dataset)
+  seeds = [member.config["seed"] for member in chosen.members]
   num_images = len(dataset.test.labels)
   attacked = min(settings.attacked or num_images, num_images)
   fields = {
-    "cell": chosen.config,
-    "epoch": chosen.epoch,
-    "epsilons": list(settings.epsilons),
-    "attacked": attacked,
-    "threshold": distributions.THRESHOLD,
-    "networks_sha256": _digest(members),
-  }
-  path = directory / f"{chosen.title}.json"
-  record = results.find(path, fields)
-  if record is not None:
-    return record, False
-  metrics = measure(
-    network, members, dataset, settings.epsilons, attacked, chosen.seeds
-  )
-  results.write(
-    path,
-    {
-      "experiment": "learning_rules",
-      "config": fields,
-      "source": dataset.source,
-      **environment,
-      "seconds": round(time.monotonic() - started, 1),
-      "seeds": chosen.seeds,
-      "metrics": metrics,
+    "experiment": "learning_rules",
+    "config": {
+      "cell": chosen.config,
+      "epoch": chosen.epoch,
+      "epsilons": list(settings.epsilons),
+      "attacked": attacked,
+      "threshold": distributions.THRESHOLD,
+      "networks_sha256": _digest(members),
     },
-  )
-  return results.read(path), True
+    "source": dataset.source,
+    **environment,
+    "seeds": seeds,
+  }
+
+  def metrics() -> dict[str, np.ndarray]:
+    return measure(
+      network, members, dataset, settings.epsilons, attacked, seeds
+    )
+
+  return results.made(directory / f"{chosen.title}.json", fields, metrics)
 
 
 def _load(
@@ -174,43 +132,21 @@ def measure(
   attacked: int,
   seeds: Sequence[int],
 ) -> dict[str, np.ndarray]:
-  """Measures the members of a population.
-
-  Args:
-    network: Their network.
-    members: Variables of each, NumPy arrays.
-    dataset: What they were trained on; its test images are used.
-    epsilons: Largest changes of a pixel.
-    attacked: Test images that are attacked.
-    seeds: Of the members.
-
-  Returns:
-    The metrics of a record, arrays [members, ...].
-  """
+  """Returns the metrics [members, ...] of a record."""
   images = datasets.Split(*(array[:attacked] for array in dataset.test))
-  metrics = curves.measure(
-    network, members, images, epsilons=epsilons, seeds=seeds
-  )
   own = [
     weights_of(network, variables.params)
     | _assemblies(network, variables, dataset, seed)
     for variables, seed in zip(members, seeds, strict=True)
   ]
-  return metrics | {
-    name: np.stack([numbers[name] for numbers in own]) for name in own[0]
-  }
+  stacked = {name: np.stack([found[name] for found in own]) for name in own[0]}
+  return stacked | curves.measure(
+    network, members, images, epsilons=epsilons, seeds=seeds
+  )
 
 
 def weights_of(network: Network, params: Any) -> dict[str, np.ndarray | float]:
-  """Measures the weights of one network.
-
-  Args:
-    network: The network.
-    params: Its parameters.
-
-  Returns:
-    The metrics of a record that concern weights.
-  """
+  """Returns the metrics that concern the weights of one network."""
   _, kernel = kernels.largest_dense(params)
   strengths = distributions.synapses(kernel)
   found: dict[str, np.ndarray | float] = {

@@ -1,6 +1,6 @@
 """Tables of learning rules: a row a rule."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -8,7 +8,8 @@ from experiments.assemblies.summary import interval
 from experiments.learning import methods
 from experiments.records import results
 from experiments.rules.records import Record
-from experiments.tables import comparison, markdown, stats, summary
+from experiments.tables import comparison, markdown, summary
+from experiments.tables.protocols import Entries, Entry
 from experiments.weights import distributions
 
 # The epsilon of the table, or the nearest there is.
@@ -23,47 +24,43 @@ _TITLES = {
 def table(
   names: Sequence[str],
   shots: Sequence[int],
-  accuracies: comparison.Entries,
+  accuracies: Entries,
   evaluations: Mapping[str, Record],
 ) -> str:
-  """Formats what is known of learning rules as a Markdown table.
+  """Formats what is known of learning rules, by method, as Markdown.
 
-  Args:
-    names: Rows, names in `methods.METHODS`.
-    shots: Numbers of shots, each a column of test accuracies.
-    accuracies: What `comparison.entries` returned.
-    evaluations: Records of networks by method.
-
-  Returns:
-    The table: means over seeds with 95 % bootstrap intervals; accuracies and
-    shares of zero gradients in percent; after a semicolon the difference to
-    vanilla, or the method's baseline, paired by seed.
+  Means over seeds with 95 % bootstrap intervals; accuracies and shares of zero
+  gradients in percent; after a semicolon the difference to vanilla, or the
+  method's baseline, paired by seed.
   """
-  measured = _columns(list(evaluations.values()))
-  head = ["rule", *(f"{number}-shot" for number in shots), *measured]
+  measured = {name: columns(record) for name, record in evaluations.items()}
+  titles = list(next(iter(measured.values()), {}))
+  not_run = dict.fromkeys(titles, comparison.NOT_RUN)
   rows = [
     [
       methods.METHODS[name].title,
       *(_accuracy(accuracies.get((name, number))) for number in shots),
-      *(
-        column(evaluations[name]) if name in evaluations else comparison.NOT_RUN
-        for column in measured.values()
-      ),
+      *measured.get(name, not_run).values(),
     ]
     for name in names
   ]
+  head = ["rule", *(f"{number}-shot" for number in shots), *titles]
   return markdown.table(head, rows)
+
+
+def _accuracy(entry: Entry | None) -> str:
+  if entry is None or not entry.accuracies:
+    return comparison.NOT_RUN
+  text = summary.mean_percent(entry.accuracies, ".1f")
+  gain = summary.mean_percent(entry.gains, "+.1f")
+  return f"{text}; {gain}" if gain else text
 
 
 def best_fit(record: Record) -> tuple[str, int, np.ndarray]:
   """Finds the distribution of greatest likelihood in the mean over seeds.
 
-  Args:
-    record: Of networks.
-
   Returns:
-    Its name, the number of seeds of which it is the best, and its lead over
-    the second best, in nats a synapse [seeds].
+    Its name, how often it is the best, and its lead in nats a synapse [seeds].
   """
   likelihoods = {
     name: results.metric(record, f"{name}_likelihood")
@@ -77,108 +74,63 @@ def best_fit(record: Record) -> tuple[str, int, np.ndarray]:
   return first, wins, likelihoods[first] - likelihoods[second]
 
 
-def _accuracy(entry: comparison.Entry | None) -> str:
-  if entry is None or not entry.accuracies:
-    return comparison.NOT_RUN
-  values = list(entry.accuracies.values())
-  text = summary.percent(stats.mean_interval(values), ".1f")
-  if entry.difference is None:
-    return text
-  return f"{text}; {summary.percent(entry.difference.interval, '+.1f')}"
-
-
-def _columns(
-  records: Sequence[Record],
-) -> dict[str, Callable[[Record], str]]:
-  """Returns how the columns of networks are made, by their titles."""
-  if not records:
-    return {}
-  epsilons = np.array(records[0]["config"]["epsilons"])
+def columns(record: Record) -> dict[str, str]:
+  """Formats what was measured of networks, by the titles of columns."""
+  metrics = {name: results.metric(record, name) for name in record["metrics"]}
+  epsilons = np.array(record["config"]["epsilons"])
   place = int(np.argmin(np.abs(epsilons - EPSILON)))
-  at = f"{epsilons[place]:g}"
+  fit, wins, lead = best_fit(record)
+  shape = np.mean(metrics[f"{fit}_parameters"][:, 0])
+  # Neither stretched nor compressed by more than can be seen.
+  plain = fit != "lognormal" and abs(shape - 1) < 0.03
+  title = "exponential" if plain else _TITLES[fit]
 
-  def attacked(name: str) -> Callable[[Record], str]:
-    return lambda record: interval(
-      results.metric(record, name)[:, place], 1, 100
-    )
+  def attacked(name: str) -> str:
+    return interval(metrics[name][:, place], 1, 100)
+
+  def with_chance(name: str) -> str:
+    chance = np.mean(metrics[f"{name}_chance"])
+    return f"{interval(metrics[name])} ({chance:.2f})"
 
   return {
-    f"FGSM {at}": attacked("fgsm"),
-    f"PGD {at}": attacked("pgd"),
+    f"FGSM {epsilons[place]:g}": attacked("fgsm"),
+    f"PGD {epsilons[place]:g}": attacked("pgd"),
     "random start": attacked("pgd_random"),
-    "zero gradients": _plain("zero_gradients", 1, 100),
-    "weights": _weights,
-    "ahead by (nats)": lambda record: interval(best_fit(record)[2], 3),
-    "distance": lambda record: interval(
-      results.metric(record, f"{best_fit(record)[0]}_distance"), 3
-    ),
-    "Gini": _plain("gini"),
-    "Hoyer": _plain("hoyer"),
-    "below 0.005": _plain("below"),
-    "Dale (chance)": _with_chance("dale"),
-    "one sign (chance)": _with_chance("agreement"),
-    "silhouette": _plain("silhouette"),
-    "selectivity": _plain("selectivity"),
+    "zero gradients": interval(metrics["zero_gradients"], 1, 100),
+    "weights": f"{title}, {wins} of {len(record['seeds'])}",
+    "ahead by (nats)": interval(lead, 3),
+    "distance": interval(metrics[f"{fit}_distance"], 3),
+    "Gini": interval(metrics["gini"]),
+    "Hoyer": interval(metrics["hoyer"]),
+    "below 0.005": interval(metrics["below"]),
+    "Dale (chance)": with_chance("dale"),
+    "one sign (chance)": with_chance("agreement"),
+    "silhouette": interval(metrics["silhouette"]),
+    "selectivity": interval(metrics["selectivity"]),
   }
-
-
-def _plain(
-  name: str, digits: int = 2, factor: float = 1.0
-) -> Callable[[Record], str]:
-  return lambda record: interval(results.metric(record, name), digits, factor)
-
-
-def _with_chance(name: str) -> Callable[[Record], str]:
-  def column(record: Record) -> str:
-    chance = np.mean(results.metric(record, f"{name}_chance"))
-    return f"{_plain(name)(record)} ({chance:.2f})"
-
-  return column
-
-
-def _weights(record: Record) -> str:
-  name, wins, _ = best_fit(record)
-  shape = np.mean(results.metric(record, f"{name}_parameters")[:, 0])
-  title = _TITLES[name]
-  # Neither stretched nor compressed by more than can be seen.
-  if name != "lognormal" and abs(shape - 1) < 0.03:
-    title = "exponential"
-  return f"{title}, {wins} of {len(record['seeds'])}"
 
 
 def summary_line(record: Record) -> str:
   """Says in a few words what was measured of networks."""
-  columns = _columns([record])
-  pgd = next(title for title in columns if title.startswith("PGD"))
-  return f"{pgd} {columns[pgd](record)} %, {columns['weights'](record)}"
+  measured = columns(record)
+  pgd = next(title for title in measured if title.startswith("PGD"))
+  return f"{pgd} {measured[pgd]} %, {measured['weights']}"
 
 
 def text(
-  parts: Sequence[tuple[str, comparison.Entries, Mapping[str, Record]]],
+  parts: Sequence[tuple[str, Entries, Mapping[str, Record]]],
   names: Sequence[str],
   shots: Sequence[int],
   used: Sequence[Record],
 ) -> str:
-  """Puts all tables together.
+  """Puts tables together: of each a title, accuracies and records by method.
 
-  Args:
-    parts: Of each table its title, what `comparison.entries` returned, or {}
-      for a table without accuracies by shots, and records of networks by
-      method.
-    names: Rows.
-    shots: Numbers of shots.
-    used: All records.
-
-  Returns:
-    The text.
+  A table without accuracies has the methods of its records alone.
   """
   lines = [_HEADER]
   for title, accuracies, evaluations in parts:
-    lines.append(f"## {title}")
-    if accuracies:
-      lines.append(table(names, shots, accuracies, evaluations))
-    else:
-      lines.append(table(list(evaluations), (), {}, evaluations))
+    places = (names, shots) if accuracies else (list(evaluations), ())
+    lines += [f"## {title}", table(*places, accuracies, evaluations)]
   if note := results.mixed_versions(used):
     lines.append(note)
   return "\n\n".join(lines)

@@ -7,6 +7,7 @@ defaults instead of a user's matplotlibrc.
 
 from collections.abc import Iterator
 import contextlib
+import io
 import os
 import sys
 
@@ -27,35 +28,20 @@ else:
       matplotlib.rcParams["backend"] = _backend
 
 from matplotlib import (
-  axes,
-  axis,
-  collections,
-  colors,
-  figure,
-  patches,
+  axes as axes,
+  axis as axis,
+  collections as collections,
+  colors as colors,
+  figure as figure,
+  patches as patches,
   style,
-  ticker,
-)
-
-__all__ = (
-  "attempt",
-  "axes",
-  "axis",
-  "collections",
-  "colors",
-  "figure",
-  "matplotlib",
-  "patches",
-  "ticker",
+  ticker as ticker,
 )
 
 
 @contextlib.contextmanager
 def attempt(path: str | os.PathLike[str]) -> Iterator[None]:
   """Draws a figure in its block; one that fails costs a line, and no number.
-
-  Args:
-    path: The figure, for that line.
 
   Raises:
     results.ResultError: If the file cannot be written.
@@ -69,3 +55,11 @@ def attempt(path: str | os.PathLike[str]) -> Iterator[None]:
   except Exception as error:
     reason = f"{type(error).__name__}: {error}".partition("\n")[0]
     notices.warn(f"{os.fspath(path)}: could not be drawn ({reason})")
+
+
+def save(drawing: figure.Figure, path: str | os.PathLike[str]) -> None:
+  """Writes a PNG file whole or not at all, equal bytes for equal data."""
+  buffer = io.BytesIO()
+  # Without the version of matplotlib.
+  drawing.savefig(buffer, format="png", metadata={"Software": None})
+  results.write_bytes(path, buffer.getvalue())

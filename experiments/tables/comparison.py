@@ -1,351 +1,133 @@
-"""Table 1 from its records: methods against shots, under two protocols.
-
-The paper's protocol chooses hyper-parameter and epoch on validation images, for
-each number of shots. The strict one takes the last epoch, and for each method
-one value of its hyper-parameter for all shots, chosen with other seeds.
-"""
+"""Table 1 and its figures: methods against shots, under both protocols."""
 
 from collections.abc import Mapping, Sequence
 import itertools
 import pathlib
-from typing import NamedTuple
-
-import numpy as np
+import re
 
 from experiments.learning import methods
 from experiments.learning.options import IMITATION_OPTIONS
 from experiments.records import results
 from experiments.tables import canvas, figures, markdown, paper, stats, summary
+from experiments.tables.protocols import PROTOCOLS, Entries, Records, entries
 
-PROTOCOLS = {
-  "paper": "hyper-parameter and epoch chosen on 10,000 validation images, for "
-  "each number of shots",
-  "strict": "last epoch; one hyper-parameter for all shots, chosen with other "
-  "seeds",
-}
-_METRICS = {"paper": "test_accuracy", "strict": "test_accuracy_last"}
 NOT_RUN = "not run"
 BEAN = ("bean1", "bean2")
 
-
-class Entry(NamedTuple):
-  """One method at one number of shots, its hyper-parameter chosen.
-
-  Attributes:
-    accuracies: Test accuracy by seed, without the simulations that failed.
-    strength: The hyper-parameter, None if the method has none.
-    at_edge: Whether that is the least or the greatest value that was tried.
-    num_failed: Simulations that failed.
-    difference: To the method's baseline, paired by seed; None for vanilla, or
-      without the baseline.
-    reference: Test accuracy by seed of the model that an imitation network
-      imitates; {} for other methods.
-  """
-
-  accuracies: Mapping[int, float]
-  strength: float | None
-  at_edge: bool
-  num_failed: int
-  difference: stats.PairedDifference | None
-  reference: Mapping[int, float]
-
-
-Entries = dict[tuple[str, int], Entry]
-
-
-class Records(NamedTuple):
-  """What was trained on one dataset.
-
-  Attributes:
-    selection: Every cell, with the seeds that choose for the strict protocol.
-    evaluation: Every cell, with the seeds that are reported.
-    chosen: Cells like those which the evaluation chooses, validated after every
-      epoch.
-  """
-
-  selection: list[summary.Record]
-  evaluation: list[summary.Record]
-  chosen: list[summary.Record]
-
-
-def joined(first: Records | None, second: Records) -> Records:
-  """Puts the records of two numbers of shots together."""
-  if first is None:
-    return second
-  return Records(*(a + b for a, b in zip(first, second, strict=True)))
-
-
-def strict_strengths(
-  selection: Sequence[summary.Record],
-) -> dict[str, float | None]:
-  """Chooses one value of each method's hyper-parameter for all shots.
-
-  Args:
-    selection: Records of the seeds that choose, of one dataset.
-
-  Returns:
-    For each method the value of best accuracy on validation images after the
-    last epoch, in the mean over the numbers of shots at which all its values
-    were tried. Methods without such a number are left out.
-  """
-  by_method: dict[str, dict[float | None, dict[int, float]]] = {}
-  for record in selection:
-    accuracies = summary.kept(record, "validation_accuracy_last")
-    tried = by_method.setdefault(record["config"]["method"], {})
-    tried.setdefault(summary.strength(record), {})[
-      record["config"]["shots"]
-    ] = summary.mean(accuracies) if accuracies else 0.0
-  chosen = {}
-  for method, tried in by_method.items():
-    grid = methods.METHODS[method].grid if None not in tried else [None]
-    shots = set.intersection(*(set(tried.get(value, {})) for value in grid))
-    if shots:
-      chosen[method] = max(
-        grid, key=lambda v, t=tried, s=shots: np.mean([t[v][n] for n in s])
-      )
-  return chosen
-
-
-def entries(
-  protocol: str,
-  records: Records,
-) -> Entries:
-  """Picks the records that a protocol reports.
-
-  Args:
-    protocol: One of `PROTOCOLS`.
-    records: Of one dataset.
-
-  Returns:
-    {(method, shots): Entry}; what was not run, or has no choice yet, is left
-    out.
-  """
-  if protocol == "paper":
-    picked = records.chosen
-  else:
-    strengths = strict_strengths(records.selection)
-    picked = [
-      record
-      for record in records.evaluation
-      if record["config"]["method"] in strengths
-      and summary.strength(record) == strengths[record["config"]["method"]]
-    ]
-  by_place = {
-    (record["config"]["method"], record["config"]["shots"]): record
-    for record in picked
-  }
-  return {
-    (name, shots): _entry(
-      record, by_place.get((methods.METHODS[name].baseline, shots)), protocol
-    )
-    for (name, shots), record in by_place.items()
-  }
-
-
-def with_whole_grid(
-  records: Sequence[summary.Record],
-) -> list[summary.Record]:
-  """Picks the records of those methods and shots whose whole grid was run."""
-  tried: dict[tuple[str, int], set] = {}
-  for record in records:
-    place = record["config"]["method"], record["config"]["shots"]
-    tried.setdefault(place, set()).add(summary.strength(record))
-
-  def is_whole(record: summary.Record) -> bool:
-    method = methods.METHODS[record["config"]["method"]]
-    place = record["config"]["method"], record["config"]["shots"]
-    return method.hparam is None or tried[place] >= set(method.grid)
-
-  return [record for record in records if is_whole(record)]
-
-
-def _entry(
-  record: summary.Record, baseline: summary.Record | None, protocol: str
-) -> Entry:
-  name = record["config"]["method"]
-  strength = summary.strength(record)
-  grid = methods.METHODS[name].grid
-  accuracies = summary.kept(record, _METRICS[protocol])
-  difference = None
-  if baseline is not None and name != "vanilla":
-    others = summary.kept(baseline, _METRICS[protocol])
-    if accuracies.keys() & others:
-      _, values, others = stats.align(accuracies, others)
-      difference = stats.paired_difference(values, others)
-  reference = {}
-  if "test_accuracy_reference" in record["metrics"]:
-    reference = summary.kept(record, "test_accuracy_reference")
-  return Entry(
-    accuracies,
-    strength,
-    strength is not None and strength in (min(grid), max(grid)),
-    len(record["seeds"]) - len(accuracies),
-    difference,
-    reference,
-  )
+Rows = list[list[str]]
 
 
 def table(
   found: Entries, names: Sequence[str], shots: Sequence[int], dataset: str
-) -> list[list[str]]:
-  """Lays out methods against shots, as in the paper.
+) -> Rows:
+  """Lays out methods against shots as the paper does, with its numbers.
 
-  Args:
-    found: What `entries` returned.
-    names: Rows, names in `methods.METHODS`.
-    shots: Columns.
-    dataset: Of the records, whose numbers in the paper stand in brackets.
-
-  Returns:
-    Rows of text, the header first. The best mean of a column is marked by
-    "**", the second best by "__".
+  Marks the best mean of a column by "**", the second best by "__".
   """
-  ranks = {number: _ranked(found, names, number) for number in shots}
   rows = [["method", *(f"{number}-shot" for number in shots)]]
+  marks = {number: _marks(found, names, number) for number in shots}
   for name in names:
     row = [methods.METHODS[name].title]
     for number in shots:
-      entry = found.get((name, number))
-      printed = paper.TABLE1.get(dataset, {}).get(name, {}).get(number)
-      theirs = f" ({printed:.2f})" if printed is not None else ""
-      if entry is None or not entry.accuracies:
-        row.append(NOT_RUN + theirs)
-        continue
-      text = summary.percent(_interval(entry), ".1f")
-      mark = {0: "**", 1: "__"}.get(ranks[number].index(name), "")
-      row.append(f"{mark}{text}{mark}{theirs}")
+      text = NOT_RUN
+      if (entry := found.get((name, number))) and entry.accuracies:
+        mark = marks[number].get(name, "")
+        text = f"{mark}{summary.mean_percent(entry.accuracies, '.1f')}{mark}"
+      row.append(text + paper.printed(dataset, name, number, " ({:.2f})"))
     rows.append(row)
   return rows
 
 
+def _marks(found: Entries, names: Sequence[str], shots: int) -> dict[str, str]:
+  there = {n: found[n, shots].accuracies for n in names if (n, shots) in found}
+  ranked = sorted(
+    filter(there.get, there), key=lambda name: -summary.mean(there[name])
+  )
+  return dict(zip(ranked, ("**", "__"), strict=False))
+
+
 def details(
   found: Entries, names: Sequence[str], shots: Sequence[int], dataset: str
-) -> list[list[str]]:
+) -> Rows:
   """Lists every entry with all its statistics.
 
-  Args:
-    found: As in `table`.
-    names: As in `table`.
-    shots: As in `table`.
-    dataset: As in `table`.
-
-  Returns:
-    Rows of text, the header first. Under an imitation network stands the model
-    that it imitates.
+  Under an imitation network stands the model that it imitates.
   """
-  rows = [
-    [
-      "shots",
-      "method",
-      "hyper-parameter",
-      "mean",
-      "interquartile mean",
-      "difference to vanilla",
-      "seeds won",
-      "failed",
-      "paper",
-    ]
-  ]
-  for number in shots:
-    for name in names:
-      entry = found.get((name, number))
-      if entry is not None:
-        rows.append([str(number), *_detail(name, entry, number, dataset)])
-        if entry.reference:
-          rows.append([str(number), *_reference(entry)])
+  head = ["shots", "method", "hyper-parameter", "mean", "interquartile mean"]
+  rows = [[*head, "difference to vanilla", "seeds won", "failed", "paper"]]
+  for number, name in itertools.product(shots, names):
+    if (entry := found.get((name, number))) is None:
+      continue
+    method = methods.METHODS[name]
+    strength = difference = ""
+    if method.hparam:
+      strength = f"{method.hparam} {entry.strength:g}"
+      strength += " (edge)" * entry.at_edge
+    if entry.gains.size:
+      difference = summary.mean_percent(entry.gains, "+.2f")
+      difference += _baseline_note(method)
+    rows.append(
+      [
+        *(str(number), method.title, strength, *_means(entry.accuracies)),
+        *(difference, summary.won(entry.gains), str(entry.num_failed)),
+        paper.printed(dataset, name, number),
+      ]
+    )
+    if entry.reference:
+      title = "the Gaussian process that they imitate"
+      means = _means(entry.reference)
+      rows.append([str(number), title, "", *means, "", "", "", ""])
   return rows
 
 
-def _detail(name: str, entry: Entry, shots: int, dataset: str) -> list[str]:
-  method = methods.METHODS[name]
-  strength = ""
-  if method.hparam:
-    strength = f"{method.hparam} {entry.strength:g}" + " (edge)" * entry.at_edge
-  mean = middle = difference = wins = ""
-  if entry.accuracies:
-    mean = summary.percent(_interval(entry), ".2f")
-    values = list(entry.accuracies.values())
-    middle = f"{100 * stats.interquartile_mean(values):.2f}"
-  if entry.difference is not None:
-    difference = summary.percent(entry.difference.interval, "+.2f")
-    difference += _baseline_note(method)
-    wins = f"{entry.difference.wins} of {entry.difference.num_pairs}"
-  printed = paper.TABLE1.get(dataset, {}).get(name, {}).get(shots)
-  theirs = "" if printed is None else f"{printed:.2f}"
-  return [
-    method.title,
-    strength,
-    mean,
-    middle,
-    difference,
-    wins,
-    str(entry.num_failed),
-    theirs,
-  ]
+def _means(values: stats.BySeed) -> tuple[str, str]:
+  """Formats the mean and the interquartile mean."""
+  if not values:
+    return "", ""
+  middle = 100 * stats.interquartile_mean(values)
+  return summary.mean_percent(values, ".2f"), f"{middle:.2f}"
+
+
+def _baseline_note(method: methods.Method) -> str:
+  """Names what a method's differences are to, where it is not vanilla."""
+  if method.baseline == "vanilla":
+    return ""
+  return f" (to {methods.METHODS[method.baseline].title})"
 
 
 def head_to_head(
   found: Entries, names: Sequence[str], shots: Sequence[int]
-) -> list[list[str]]:
-  """Compares BEAN with every other method, paired by seed.
+) -> Rows:
+  """Compares BEAN with every other one of the methods, paired by seed.
 
-  Args:
-    found: As in `table`.
-    names: Methods of the run, names in `methods.METHODS`.
-    shots: As in `table`.
-
-  Returns:
-    Rows of text, the header first: differences of test accuracy with 95 %
-    intervals, marked by "**" where 0 is outside. Only the header, if there is
-    nothing to compare.
+  "**" marks differences with 0 outside of their interval.
   """
-  orders = [name for name in names if name in BEAN]
   others = [name for name in names if name not in BEAN]
   titles = [f"minus {methods.METHODS[name].title}" for name in others]
   rows = [["shots", "method", *titles]]
   for number in shots:
-    for name in orders:
-      entry = found.get((name, number))
-      differences = [
-        _difference(entry, found.get((other, number))) for other in others
-      ]
-      if any(differences):
-        title = methods.METHODS[name].title
-        rows.append([str(number), title, *differences])
+    for name in BEAN:
+      cells = [_difference(found, number, name, other) for other in others]
+      if any(cells):
+        rows.append([str(number), methods.METHODS[name].title, *cells])
   return rows
 
 
-def _difference(first: Entry | None, second: Entry | None) -> str:
-  if first is None or second is None:
+def _difference(found: Entries, shots: int, first: str, second: str) -> str:
+  own, others = (
+    found[name, shots].accuracies if (name, shots) in found else {}
+    for name in (first, second)
+  )
+  gains = stats.differences(own, others)
+  if not gains.size:
     return ""
-  if not first.accuracies.keys() & second.accuracies.keys():
-    return ""
-  _, values, others = stats.align(first.accuracies, second.accuracies)
-  interval = stats.paired_difference(values, others).interval
+  interval = stats.mean_interval(gains)
   text = summary.percent(interval, "+.1f")
   return f"**{text}**" if interval.low > 0 or interval.high < 0 else text
 
 
-def _reference(entry: Entry) -> list[str]:
-  values = list(entry.reference.values())
-  return [
-    "the Gaussian process that they imitate",
-    "",
-    summary.percent(stats.mean_interval(values), ".2f"),
-    f"{100 * stats.interquartile_mean(values):.2f}",
-    *[""] * 4,
-  ]
-
-
 def imitation_note(records: Sequence[summary.Record]) -> str:
-  """Says in a sentence how large imitation networks' training was.
-
-  Args:
-    records: Records of one dataset.
-
-  Returns:
-    The sentence, "" if there are none.
-  """
+  """Says how large imitation networks' training was; "" if there are none."""
   sizes = {
     tuple(record["config"][name] for name in IMITATION_OPTIONS)
     for record in records
@@ -361,28 +143,22 @@ def imitation_note(records: Sequence[summary.Record]) -> str:
   )
 
 
-def to_markdown(rows: Sequence[Sequence[str]]) -> str:
+def to_markdown(rows: Rows) -> str:
   """Formats rows as a Markdown table, second best underlined."""
-  marked = [[_paired(text, "__", "<u>", "</u>") for text in r] for r in rows]
-  return markdown.table(marked[0], marked[1:])
-
-
-def to_latex(rows: Sequence[Sequence[str]]) -> str:
-  """Formats rows as a LaTeX tabular, which needs the package booktabs."""
-  body = [" & ".join(row) + r" \\" for row in rows]
-  text = "\n".join(
-    [
-      rf"\begin{{tabular}}{{l{'c' * (len(rows[0]) - 1)}}}",
-      r"\toprule",
-      body[0],
-      r"\midrule",
-      *body[1:],
-      r"\bottomrule",
-      r"\end{tabular}",
-    ]
+  head, *body = (
+    [re.sub("__(.+?)__", r"<u>\1</u>", cell) for cell in row] for row in rows
   )
-  text = _paired(text, "**", r"\textbf{", "}")
-  return _paired(text, "__", r"\underline{", "}")
+  return markdown.table(head, body)
+
+
+def to_latex(rows: Rows) -> str:
+  """Formats rows as a LaTeX tabular, which needs the package booktabs."""
+  head, *body = (" & ".join(row) + r" \\" for row in rows)
+  columns = "l" + "c" * (len(rows[0]) - 1)
+  lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule"]
+  text = "\n".join([*lines, *body, r"\bottomrule", r"\end{tabular}"])
+  text = re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", text)
+  return re.sub("__(.+?)__", r"\\underline{\1}", text)
 
 
 def write(
@@ -391,19 +167,10 @@ def write(
   shots: Sequence[int],
   directory: pathlib.Path,
 ) -> str:
-  """Writes the tables of all datasets and protocols, table.md and table.tex.
-
-  Args:
-    found: Records by dataset.
-    names: Rows, names in `methods.METHODS`.
-    shots: Columns.
-    directory: Folder that exists.
+  """Writes table.md and table.tex of all datasets and protocols.
 
   Returns:
     The text of `table.md`.
-
-  Raises:
-    results.ResultError: If a file cannot be written.
   """
   text = [_HEADER]
   tex = ["% Means over seeds in percent with 95 % bootstrap intervals; the"]
@@ -415,23 +182,21 @@ def write(
   }
   for dataset, records in found.items():
     for protocol, meaning in PROTOCOLS.items():
+      heading = f"{paper.title(dataset)}, protocol {protocol}"
+      text.append(f"## {heading}: {meaning}")
       picked = entries(protocol, records)
-      text.append(f"## {paper.title(dataset)}, protocol {protocol}: {meaning}")
       for title, group in groups.items():
         if group:
           rows = table(picked, group, shots, dataset)
           text += [f"### {title}", to_markdown(rows)]
-          heading = f"% {paper.title(dataset)}, protocol {protocol}: {title}"
-          tex += [heading, to_latex(rows)]
-      rows = details(picked, names, shots, dataset)
-      if len(rows) > 1:
-        text += ["### Details", to_markdown(rows)]
-      orders = [name for name in names if name in BEAN]
+          tex += [f"% {heading}: {title}", to_latex(rows)]
+      sections = {"Details": details(picked, names, shots, dataset)}
       for title, group in groups.items():
-        others = [name for name in group if name not in BEAN]
-        rows = head_to_head(picked, [*orders, *others], shots)
+        rows = head_to_head(picked, group, shots)
+        sections[f"BEAN against {title.lower()}"] = rows
+      for title, rows in sections.items():
         if len(rows) > 1:
-          text += [f"### BEAN against {title.lower()}", to_markdown(rows)]
+          text += [f"### {title}", to_markdown(rows)]
       if note := imitation_note(records.evaluation):
         text.append(note)
   everything = [*itertools.chain(*itertools.chain(*found.values()))]
@@ -441,40 +206,6 @@ def write(
   results.write_bytes(directory / "table.md", whole.encode())
   results.write_bytes(directory / "table.tex", ("\n".join(tex) + "\n").encode())
   return whole
-
-
-def draw(
-  found: Mapping[str, Records], names: Sequence[str], directory: pathlib.Path
-) -> None:
-  """Draws all datasets and protocols.
-
-  For each dataset `accuracy_against_shots_*.png` and `gains_*.png` of each
-  protocol and `sensitivity_*.png` of each method.
-
-  Args:
-    found: Records by dataset.
-    names: Names in `methods.METHODS`.
-    directory: Folder that exists.
-
-  Raises:
-    results.ResultError: If a file cannot be written.
-  """
-  # The others would be more than a reader tells apart.
-  few = [name for name in names if name in paper.TABLE1["mnist"]]
-  for dataset, records in found.items():
-    for protocol in PROTOCOLS:
-      picked = entries(protocol, records)
-      for kind, function, drawn in (
-        ("accuracy_against_shots", draw_shots, few),
-        ("gains", _draw_gains, names),
-      ):
-        path = directory / f"{kind}_{dataset}_{protocol}.png"
-        with canvas.attempt(path):
-          function(path, picked, drawn, dataset, protocol)
-    for name in names:
-      path = directory / f"sensitivity_{dataset}_{name}.png"
-      with canvas.attempt(path):
-        _draw_sensitivity(path, records.evaluation, name, dataset)
 
 
 _HEADER = """\
@@ -487,35 +218,29 @@ Differences are paired by seed, in bold where 0 is outside their interval.
 the least of weight decay and l1 there is vanilla."""
 
 
-def _ranked(found: Entries, names: Sequence[str], shots: int) -> list[str]:
-  there = [
-    name
-    for name in names
-    if (name, shots) in found and found[name, shots].accuracies
-  ]
-  return sorted(
-    there, key=lambda name: -summary.mean(found[name, shots].accuracies)
-  )
+def draw(
+  found: Mapping[str, Records], names: Sequence[str], directory: pathlib.Path
+) -> None:
+  """Draws `accuracy_against_shots_*.png`, `gains_*.png`, `sensitivity_*.png`.
 
-
-def _interval(entry: Entry) -> stats.Interval:
-  return stats.mean_interval(list(entry.accuracies.values()))
-
-
-def _paired(text: str, mark: str, opening: str, closing: str) -> str:
-  """Replaces every other mark by what opens, the others by what closes."""
-  parts = text.split(mark)
-  ends = (opening, closing)
-  return parts[0] + "".join(
-    ends[index % 2] + part for index, part in enumerate(parts[1:])
-  )
-
-
-def _baseline_note(method: methods.Method) -> str:
-  """Names what a method's differences are to, where it is not vanilla."""
-  if method.baseline == "vanilla":
-    return ""
-  return f" (to {methods.METHODS[method.baseline].title})"
+  The first two of each dataset and protocol, the last of each method.
+  """
+  # The others would be more than a reader tells apart.
+  few = [name for name in names if name in paper.TABLE1["mnist"]]
+  for dataset, records in found.items():
+    for protocol in PROTOCOLS:
+      picked, end = entries(protocol, records), f"{dataset}_{protocol}.png"
+      path = directory / f"accuracy_against_shots_{end}"
+      draw_shots(path, picked, few, dataset, protocol)
+      path = directory / f"gains_{end}"
+      with canvas.attempt(path):
+        _draw_gains(path, picked, names, dataset, protocol)
+    for name in names:
+      path = directory / f"sensitivity_{dataset}_{name}.png"
+      own = [r for r in records.evaluation if r["config"]["method"] == name]
+      if own and methods.METHODS[name].hparam:
+        with canvas.attempt(path):
+          _draw_sensitivity(path, own, name, dataset)
 
 
 def draw_shots(
@@ -525,30 +250,16 @@ def draw_shots(
   dataset: str,
   protocol: str,
 ) -> None:
-  """Draws test accuracy against the number of shots, if there is any.
-
-  Args:
-    path: File to write.
-    found: What `entries` returned.
-    names: Methods to draw.
-    dataset: For the title, as is the next.
-    protocol: One of `PROTOCOLS`.
-
-  Raises:
-    results.ResultError: If the file cannot be written.
-  """
-  series = []
-  for name in names:
-    places = sorted(n for m, n in found if m == name and found[m, n].accuracies)
-    if places:
-      intervals = [_interval(found[name, number]) for number in places]
-      series.append((methods.METHODS[name].title, places, intervals))
-  if series:
-    figures.accuracy_against_shots(
-      path,
-      series,
-      title=f"{paper.title(dataset)}: test accuracy, protocol {protocol}",
-    )
+  """Draws test accuracy against the number of shots, if there is any."""
+  summary.draw_shots(
+    path,
+    {
+      place: found[place].accuracies
+      for name in names
+      for place in sorted(place for place in found if place[0] == name)
+    },
+    f"{paper.title(dataset)}: test accuracy, protocol {protocol}",
+  )
 
 
 def _draw_gains(
@@ -560,12 +271,13 @@ def _draw_gains(
 ) -> None:
   """Draws every method's difference to its baseline, for all shots."""
   series: dict[int, dict[str, stats.Interval]] = {}
-  for name in names:
-    method = methods.METHODS[name]
-    label = method.title + _baseline_note(method)
-    for shots in sorted(n for m, n in found if m == name):
-      if (difference := found[name, shots].difference) is not None:
-        series.setdefault(shots, {})[label] = difference.interval
+  for name, shots in itertools.product(names, sorted({n for _, n in found})):
+    entry = found.get((name, shots))
+    if entry and entry.gains.size:
+      method = methods.METHODS[name]
+      label = method.title + _baseline_note(method)
+      by_label = series.setdefault(shots, {})
+      by_label[label] = stats.mean_interval(entry.gains)
   if series:
     figures.differences(
       path,
@@ -575,36 +287,27 @@ def _draw_gains(
 
 
 def _draw_sensitivity(
-  path: pathlib.Path,
-  records: Sequence[summary.Record],
-  name: str,
-  dataset: str,
+  path: pathlib.Path, records: Sequence[summary.Record], name: str, dataset: str
 ) -> None:
   """Draws accuracy against a method's hyper-parameter, for all shots."""
-  method = methods.METHODS[name]
-  if method.hparam is None:
-    return
-  by_shots: dict[int, list[tuple[float, summary.Record]]] = {}
-  for record in records:
-    if record["config"]["method"] == name:
-      points = by_shots.setdefault(record["config"]["shots"], [])
-      points.append((summary.strength(record), record))
   lines, looks = [], []
-  for index, shots in enumerate(sorted(by_shots)):
-    for epoch, protocol, look in (
-      ("best", "paper", {"linestyle": "-"}),
-      ("last", "strict", {"linestyle": "--", "markerfacecolor": "white"}),
+  for index, shots in enumerate(
+    sorted({r["config"]["shots"] for r in records})
+  ):
+    own = [record for record in records if record["config"]["shots"] == shots]
+    for epoch, metric, look in (
+      ("best", "test_accuracy", {"linestyle": "-"}),
+      (
+        *("last", "test_accuracy_last"),
+        {"linestyle": "--", "markerfacecolor": "white"},
+      ),
     ):
-      points = [
-        (value, stats.mean_interval(list(accuracies.values())))
-        for value, record in by_shots[shots]
-        if (accuracies := summary.kept(record, _METRICS[protocol]))
-      ]
-      if points:
-        values, intervals = zip(*points, strict=True)
+      values, intervals = summary.against_strength(own, metric)
+      if values:
         lines.append((f"{shots}-shot, {epoch} epoch", values, intervals))
         looks.append(figures.style("", index) | look)
   if lines:
+    method = methods.METHODS[name]
     figures.accuracy_against_hparam(
       path,
       lines,

@@ -8,55 +8,32 @@ import textwrap
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """Formats rows as a Markdown table, aligned for a terminal too.
-
-  Args:
-    head: Names of the columns.
-    rows: A text for each column.
-
-  Returns:
-    The table, without a line break at its end.
-
-  Example:
-    >>> print(table(["method", "accuracy"], [["BEAN-1", "50.0"]]))
-    | method | accuracy |
-    | ------ | -------- |
-    | BEAN-1 | 50.0     |
-  """
+  """Formats rows as a Markdown table, aligned for a terminal too."""
   lines = [head, *rows]
-  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  widths = _widths(lines)
   lines.insert(1, ["-" * width for width in widths])
-  return "\n".join(
-    "| "
-    + " | ".join(
-      text.ljust(width) for text, width in zip(line, widths, strict=True)
-    )
-    + " |"
-    for line in lines
-  )
+  return "\n".join(f"| {' | '.join(_padded(line, widths))} |" for line in lines)
+
+
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+  return [max(map(len, column)) for column in zip(*lines, strict=True)]
+
+
+def _padded(line: Sequence[str], widths: Sequence[int]) -> list[str]:
+  return [f"{text:{width}}" for text, width in zip(line, widths, strict=True)]
 
 
 def show(text: str) -> None:
-  """Prints Markdown, on a terminal with tables that are no wider than it.
-
-  Args:
-    text: Whose tables `table` made.
-  """
+  """Prints Markdown, on a terminal with tables that are no wider than it."""
   if sys.stdout.isatty():
     text = fitted(text, shutil.get_terminal_size().columns)
   print(text)
 
 
 def fitted(text: str, width: int) -> str:
-  """Breaks tables that are too wide into several, below each other.
+  """Breaks tables that are wider than a terminal into several.
 
-  Args:
-    text: Markdown whose tables `table` made.
-    width: Columns of the terminal.
-
-  Returns:
-    The text. Of a table that was broken each part has the columns that tell the
-    rows apart, and as many others as fit.
+  Each part has the columns that tell the rows apart, and as many others as fit.
 
   Example:
     >>> head, row = ["method", "accuracy", "gain"], ["BEAN-1", "50.0", "+4.0"]
@@ -73,62 +50,54 @@ def fitted(text: str, width: int) -> str:
   ):
     block = list(lines)
     if is_table and max(map(len, block)) > width:
-      head, _, *rows = (
-        [c.strip() for c in b[2:-2].split(" | ")] for b in block
-      )
-      parts += "\n\n".join(_broken(head, rows, width)).splitlines()
+      del block[1]
+      cells = [[c.strip() for c in b[2:-2].split(" | ")] for b in block]
+      parts += "\n\n".join(_broken(cells, width)).splitlines()
     else:
       parts += block
   return "\n".join(parts)
 
 
-def _broken(
-  head: Sequence[str], rows: Sequence[Sequence[str]], width: int
-) -> Iterator[str]:
-  """Yields the parts of a table."""
+def _broken(rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
+  """Yields the parts of a table whose first row is its head."""
+  num_columns = len(rows[0])
   num_keys = next(
-    (n for n in range(1, len(head)) if len({*_first(rows, n)}) == len(rows)), 1
+    (n for n in range(1, num_columns) if len({*_keys(rows, n)}) == len(rows)), 1
   )
-  keys = [*_first([head, *rows], num_keys)]
-  longest = max(map(len, keys))
-  widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+  keys = _keys(rows, num_keys)
+  widths = _widths(rows)
   # At least a third is for what the rows are called.
-  room = width - min(longest, width // 3)
+  room = width - min(max(map(len, keys)), width // 3)
   first = num_keys
-  while first < len(head):
+  while first < num_columns:
     last = first + 1
     while (
-      last < len(head)
-      and sum(widths[first : last + 1]) + 2 * (last + 1 - first) <= room
+      last < num_columns
+      and sum(w + 2 for w in widths[first : last + 1]) <= room
     ):
       last += 1
-    yield _columns(
-      keys,
-      [row[first:last] for row in [head, *rows]],
-      widths[first:last],
-      width,
-    )
+    part = slice(first, last)
+    yield _part(keys, [row[part] for row in rows], widths[part], width)
     first = last
 
 
-def _first(rows: Sequence[Sequence[str]], number: int) -> list[str]:
+def _keys(rows: Sequence[Sequence[str]], number: int) -> list[str]:
   """Joins the first columns of every row."""
   return [", ".join(filter(None, row[:number])) for row in rows]
 
 
-def _columns(
+def _part(
   keys: Sequence[str],
   rows: Sequence[Sequence[str]],
   widths: Sequence[int],
   width: int,
 ) -> str:
   """Formats a part, with keys that are broken into lines where they must."""
-  room = min(
-    max(1, *map(len, keys)), max(8, width - sum(w + 2 for w in widths))
-  )
+  left = max(8, width - sum(w + 2 for w in widths))
+  room = min(max(1, *map(len, keys)), left)
   lines = []
   for key, row in zip(keys, rows, strict=True):
-    names = textwrap.wrap(key, room) or [""]
-    cells = "".join(f"  {c:{w}}" for c, w in zip(row, widths, strict=True))
-    lines += [f"{names[0]:{room}}{cells}".rstrip(), *names[1:]]
+    first, *others = textwrap.wrap(key, room) or [""]
+    cells = "  ".join([f"{first:{room}}", *_padded(row, widths)])
+    lines += [cells.rstrip(), *others]
   return "\n".join(lines)

@@ -35,13 +35,12 @@ TABLE1 = {
 
 
 def title(place: str) -> str:
-  """Returns the name for people of a dataset, or of a place in one.
-
-  Args:
-    place: Such as "mnist" or "mnist, lenet5".
-
-  Returns:
-    Such as "MNIST, lenet5"; a dataset that the paper has not keeps its name.
-  """
+  """Returns "MNIST, lenet5" for "mnist, lenet5", or "MNIST" for "mnist"."""
   dataset, comma, rest = place.partition(", ")
   return TITLES.get(dataset, dataset) + comma + rest
+
+
+def printed(dataset: str, method: str, shots: int, form: str = "{:.2f}") -> str:
+  """Returns what Table 1 prints for a cell; "" where it has none."""
+  accuracy = TABLE1.get(dataset, {}).get(method, {}).get(shots)
+  return "" if accuracy is None else form.format(accuracy)

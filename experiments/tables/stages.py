@@ -1,62 +1,76 @@
 """Runs of whole grids, and the hyper-parameters that are chosen of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+from typing import NamedTuple
 
-from experiments.learning.streams import Stream
+from experiments.learning.streams import Shots
+from experiments.machine import progress
 from experiments.population import cells, runs
-from experiments.tables import comparison, summary
+from experiments.tables import protocols, summary
 
 
-def make(
-  base: cells.Config,
-  folder: str,
+class Stage(NamedTuple):
+  """All grids of a dataset and a number of shots, for two groups of seeds."""
+
+  # Run with the seeds that choose for the strict protocol.
+  selection: cells.Config
+  evaluation: cells.Config  # Run with the seeds that are reported.
+
+  @property
+  def num_shots(self) -> int:
+    """Training images of each class."""
+    return self.evaluation.cells[0].stream.num_shots
+
+
+def grid(
   grids: Mapping[str, Sequence[float]],
-  stream: Stream,
+  num_shots: int,
   epochs: int,
-  **protocol: int | tuple[int, ...],
-) -> cells.Config:
-  """Makes a run of whole grids, with a folder of its own.
-
-  Args:
-    base: The run without cells, in the folder of all.
-    folder: Name of its own.
-    grids: Strengths by method.
-    stream: What members see.
-    epochs: Passes over the training images.
-    **protocol: Fields of `cells.Protocol` that differ from the base.
-
-  Returns:
-    The run.
-  """
-  return dataclasses.replace(
-    base,
-    output_dir=base.output_dir / folder,
-    protocol=base.protocol._replace(**protocol),
-    cells=tuple(
-      cells.Cell(stream, name, strength, epochs)
-      for name, grid in grids.items()
-      for strength in grid
-    ),
+  learning_rate: float = 5e-4,
+) -> tuple[cells.Cell, ...]:
+  """Returns a cell for each method and strength."""
+  return tuple(
+    cells.Cell(Shots(num_shots), name, strength, epochs, learning_rate)
+    for name, strengths in grids.items()
+    for strength in strengths
   )
 
 
+def make(base: cells.Config, selection_seeds: tuple[int, ...]) -> Stage:
+  """Makes the runs of a stage, in folders below that of the base."""
+  # A validation after the last epoch is all that the choice needs.
+  choosing = base.protocol._replace(seeds=selection_seeds, validate_every=0)
+  return Stage(
+    dataclasses.replace(
+      base, output_dir=base.output_dir / "selection", protocol=choosing
+    ),
+    dataclasses.replace(base, output_dir=base.output_dir / "evaluation"),
+  )
+
+
+def train(planned: Sequence[cells.Config]) -> list[list[summary.Record]]:
+  """Trains what is missing of runs; returns the records of each."""
+  missing = [runs.missing(config) for config in planned]
+  done = sum(len(config.cells) for config in planned)
+  done -= sum(len(config.cells) for config in missing)
+  with progress.bar(total=sum(map(runs.work, missing)), skipped=done) as bar:
+    return [runs.train(config, bar) for config in planned]
+
+
 def best_of_grid(config: cells.Config) -> list[summary.Record]:
-  """Chooses the strength of each method on validation images.
-
-  Args:
-    config: A run of whole grids.
-
-  Returns:
-    A record of each method whose whole grid has been trained.
-  """
+  """Chooses on validation images among the strengths of each whole grid."""
   records = list(runs.finished(config).values())
-  return summary.chosen(comparison.with_whole_grid(records))
+  return summary.chosen(protocols.with_whole_grid(records))
 
 
-def strengths(records: Sequence[summary.Record]) -> dict[str, float]:
-  """Returns the strength of each record by method, 0 where there is none."""
-  return {
-    record["config"]["method"]: summary.strength(record) or 0.0
-    for record in records
-  }
+def records(
+  planned: Sequence[Stage], chosen: Callable[[Stage], list[summary.Record]]
+) -> protocols.Records:
+  """Reads what there is of stages of a dataset; `chosen` as the paper does."""
+  found = protocols.Records([], [], [])
+  for stage in planned:
+    found.selection.extend(runs.finished(stage.selection).values())
+    found.evaluation.extend(runs.finished(stage.evaluation).values())
+    found.chosen.extend(chosen(stage))
+  return found

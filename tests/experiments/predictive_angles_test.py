@@ -1,18 +1,18 @@
 """Tests of experiments.predictive_angles."""
 
-import doctest
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.stats
 
 from experiments import predictive_angles
 from experiments.architectures import networks
 from experiments.learning.learner import Samples
+from experiments.records import results
 from tests.experiments import in_process
 
 # Three layers: fc1, fc2, fc3.
@@ -52,11 +52,8 @@ def norms():
     return -jnp.mean(logs[jnp.arange(len(labels)), labels])
 
   grads = jax.vmap(jax.grad(loss_fn))(params, *samples)
-  squares = [
-    sum(np.sum(np.float64(leaf).reshape(2, -1) ** 2, 1) for leaf in layer)
-    for layer in (jax.tree.leaves(grads[name]) for name in LAYERS)
-  ]
-  return np.sqrt(squares).T
+  size = jax.vmap(optax.tree.norm)
+  return np.stack([np.float64(size(grads[name])) for name in LAYERS], axis=1)
 
 
 def test_as_many_sweeps_as_layers_of_rate_1_have_no_angle():
@@ -107,13 +104,13 @@ def test_small_angles_keep_their_digits():
 
 @pytest.mark.slow
 def test_script_measures_once_and_draws(tmp_path, monkeypatch):
-  args = (
+  less = (
     "--seeds=2",
     "--shots=1",
     "--step_sizes=1",
-    "--sweeps=4,1",
     f"--output_dir={tmp_path}",
   )
+  args = (*less, "--sweeps=4,1")
   status, out, err = in_process.run(predictive_angles, *args)
   assert (status, err) == (0, "")
   row = next(line for line in out.splitlines() if "FixedPred" in line)
@@ -121,37 +118,24 @@ def test_script_measures_once_and_draws(tmp_path, monkeypatch):
   assert row.split("|")[4].strip() == "0.00 [0.00, 0.00]"
   assert float(row.split("|")[3].split()[0]) > 1
   stem = "digits-1shot-predictive_angles"
-  assert sorted(path.name for path in tmp_path.iterdir()) == [
-    f"{stem}-fixed.png",
-    f"{stem}-strict.png",
-    f"{stem}-strict_mean.png",
-    f"{stem}.json",
-    f"{stem}.md",
-  ]
-  record = json.loads((tmp_path / f"{stem}.json").read_text())
+  ends = ("-fixed.png", "-strict.png", "-strict_mean.png", ".json", ".md")
+  names = sorted(path.name for path in tmp_path.iterdir())
+  assert names == [stem + end for end in ends]
+  record = results.read(tmp_path / f"{stem}.json")
   assert np.shape(record["metrics"]["strict_angle"]) == (2, 1, 2, 6)
   monkeypatch.setattr(predictive_angles, "measure_all", None)
   assert in_process.run(predictive_angles, *args)[:2] == (0, out)
-  message = in_process.refused(predictive_angles, *args[:-2], args[-1])
+  message = in_process.refused(predictive_angles, *less)
   assert "sweeps: expected [1, 2, 3" in message
 
 
 @pytest.mark.parametrize(
   "flag",
   (
-    "--step_sizes=0",
-    "--step_sizes=nan",
-    "--step_sizes=2.1",
-    "--sweeps=0",
-    "--sweeps=1,1",
-    "--shots=0",
-    "--seeds=x",
+    *("--step_sizes=0", "--step_sizes=nan", "--step_sizes=2.1"),
+    *("--sweeps=0", "--sweeps=1,1", "--shots=0", "--seeds=x"),
   ),
 )
 def test_flags_that_cannot_be_used_are_one_line(flag):
   name = flag.removeprefix("--").partition("=")[0]
   assert f"--{name}: expected" in in_process.refused(predictive_angles, flag)
-
-
-def test_examples_of_docstrings():
-  assert doctest.testmod(predictive_angles).failed == 0

@@ -13,7 +13,8 @@ from experiments.assemblies import summary as assemblies
 from experiments.compaction import needed, tables
 from experiments.learning import methods
 from experiments.records import results
-from experiments.tables import comparison, summary
+from experiments.rules import tables as rules
+from experiments.tables import comparison, protocols, summary
 from tests.experiments import in_process
 
 _RESULTS = in_process.ROOT / "results"
@@ -75,6 +76,31 @@ def test_assemblies(name):
   ordered = in_order(records, lambda record: record["config"]["checkpoint"])
   text = assemblies.text(assemblies.groups(ordered), margin=0.01)
   assert f"{text}\n" == expected
+
+
+def test_learning_rules():
+  folder = _RESULTS / "learning_rules" / "mnist"
+  selection, evaluation, measured = (
+    in_order(
+      results.load_all(folder / name).values(),
+      lambda record: record["config"].get("cell", record["config"]),
+    )
+    for name in ("selection", "evaluation", "networks_measured")
+  )
+  chosen = summary.chosen(protocols.with_whole_grid(evaluation))
+  records = protocols.Records(selection, evaluation, chosen)
+  networks = {r["config"]["cell"]["method"]: r for r in measured}
+  names = [name for name in methods.METHODS if name in networks]
+  paper, strict = (
+    protocols.entries(name, records) for name in protocols.PROTOCOLS
+  )
+  parts = [
+    ("MNIST, protocol paper", paper, {}),
+    ("MNIST, 1-shot, protocol strict", strict, networks),
+  ]
+  used = [*selection, *evaluation, *measured]
+  text = rules.text(parts, names, [1], used)
+  assert f"{text}\n" == (folder / "table.md").read_text()
 
 
 @pytest.mark.parametrize(

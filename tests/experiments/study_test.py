@@ -9,14 +9,14 @@ from experiments.architectures import networks
 from experiments.population import cells, simulations
 from experiments.records import results
 from tests.experiments import in_process, tiny
+from tests.experiments.tables import made
 
 SMALL = (
-  "--dataset=digits",
-  "--seeds=100-101",
-  "--epochs=4",
-  "--validations=2",
+  *("--dataset=digits", "--seeds=100-101", "--epochs=4", "--validations=2"),
   "--variants=usual,batch_full",
 )
+parsed = functools.partial(in_process.parsed, study)
+run = functools.partial(in_process.run, study)
 
 
 @pytest.mark.parametrize("name", study.VARIANTS)
@@ -56,10 +56,6 @@ def test_seeds_are_not_those_of_the_table():
         assert schedule.epochs // schedule.epochs_per_lap == 10
 
 
-parsed = functools.partial(in_process.parsed, study)
-run = functools.partial(in_process.run, study)
-
-
 @pytest.mark.parametrize(
   "flag,message",
   (
@@ -96,9 +92,4 @@ def test_the_whole_job_and_again(tmp_path, monkeypatch):
 
 
 def test_without_vanilla_nothing_is_compared():
-  record = {
-    "config": {"method": "bean1", "alpha": 0.1, "seeds": [100]},
-    "seeds": [100],
-    "metrics": {"validation_accuracy": [0.5], "failed_step": [-1]},
-  }
-  assert study.gains({"gamma_3": [record]}) == {}
+  assert study.gains({"gamma_3": [made.record("bean1", 0.1)]}) == {}

@@ -11,64 +11,35 @@ import pytest
 from experiments.account import claims
 from experiments.assemblies import summary as assemblies
 from experiments.learning import methods
-from experiments.tables import comparison, stats
+from experiments.tables import comparison, protocols, stats
+from tests.experiments.tables import made
 
 SEEDS = tuple(range(12))
 # A mean of 0, and none of its sums of signs is 0.
 NOISE = np.resize([0.004, -0.004, 0.011, -0.011, 0.02, -0.02], len(SEEDS))
 
 
-METRICS = (
-  "test_accuracy",
-  "test_accuracy_last",
-  "test_accuracy_reference",
-  "validation_accuracy",
-  "validation_accuracy_last",
-)
+def few_shot(accuracies):
+  """Found records {(method, shots): mean accuracy}; BEAN's have noise.
 
-
-def make_record(name, shots, accuracy, dataset, noise):
-  hparam = methods.METHODS[name].hparam
-  strength = methods.METHODS[name].grid[0]
-  values = (accuracy + noise).tolist()
-  return {
-    "config": {
-      "dataset": dataset,
-      "shots": shots,
-      "method": name,
-      **({hparam: strength} if hparam else {}),
-    },
-    "seeds": list(SEEDS),
-    "metrics": dict.fromkeys(METRICS, values),
-  }
-
-
-def few_shot(accuracies, *, dataset="mnist"):
-  """Records {(method, shots): mean accuracy}; BEAN's have noise."""
-  records = [
-    make_record(
-      name, shots, accuracy, dataset, NOISE * (name in ("bean1", "bean2"))
-    )
-    for (name, shots), accuracy in accuracies.items()
-  ]
-  selection = []
-  for record in records:
-    name = record["config"]["method"]
-    hparam = methods.METHODS[name].hparam
-    # So that the first value of every grid is chosen.
-    for place, value in enumerate(methods.METHODS[name].grid):
-      config = record["config"] | ({hparam: value} if hparam else {})
-      accuracy = [0.9 - 0.1 * place] * len(SEEDS)
-      metrics = dict.fromkeys(METRICS, accuracy)
-      selection.append(record | {"config": config, "metrics": metrics})
-  return claims.Found(
-    {dataset: comparison.Records(selection, records, records)}, {}, ()
-  )
+  The first value of every grid is chosen.
+  """
+  records, selection = [], []
+  for (name, shots), accuracy in accuracies.items():
+    noise = NOISE * (name in comparison.BEAN)
+    fields = {"dataset": "mnist", "shots": shots}
+    last = (accuracy + noise).tolist()
+    grid = methods.METHODS[name].grid
+    records.append(made.record(name, grid[0], last=last, **fields))
+    choices = (0.9 - 0.1 * np.arange(len(grid))).tolist()
+    selection += made.grid(name, choices, last=last, **fields)
+  found = protocols.Records(selection, records, records)
+  return claims.Found({"mnist": found}, {}, ())
 
 
 def test_gain_is_that_of_the_records():
   found = few_shot({("vanilla", 1): 0.4, ("bean1", 1): 0.45})
-  finding = claims.gain(1)(found)
+  finding = claims.gain(found, shots=1)
   low, high = stats.mean_interval(0.05 + NOISE)[1:]
   assert finding.sentence == (
     f"Gain over vanilla in points: BEAN-1 on MNIST +5.0 [+{100 * low:.1f}, "
@@ -87,7 +58,7 @@ def test_gain_is_that_of_the_records():
 )
 def test_verdict_of_a_gain(accuracy, verdict):
   found = few_shot({("vanilla", 1): 0.4, ("bean1", 1): accuracy})
-  assert claims.gain(1)(found).verdict == verdict
+  assert claims.gain(found, shots=1).verdict == verdict
 
 
 def test_without_records_nothing_is_claimed():
@@ -130,7 +101,7 @@ def network(rises):
   for method, strength, rise in rows:
     records = []
     for seed in range(4):
-      silhouettes = [0.1 + rise + 0.01 * (seed % 2) * (rise > 0)] * 19
+      silhouettes = [0.1 + rise + 0.01 * (seed % 2) * (rise != 0)] * 19
       records.append(
         {
           "config": {"checkpoint": {}},
@@ -148,17 +119,18 @@ def network(rises):
   return claims.Found({}, {"mnist-lenet5": tuple(cells)}, ())
 
 
-def silhouette(least):
+def silhouette(found, least):
   return claims.rise(
-    "Silhouette",
-    lambda cell: cell.at_classes("trained_silhouettes"),
+    found,
+    quantity="Silhouette",
+    metric=lambda cell: cell.at_classes("trained_silhouettes"),
     least=least,
   )
 
 
 def test_rise_of_strong_and_of_usual_networks():
   found = network([("bean2", 1.0, 0.2), ("bean2", 100.0, 0.6)])
-  finding = silhouette(0.4)(found)
+  finding = silhouette(found, 0.4)
   strong, usual = finding.comparisons
   assert strong.label == "LeNet-5, BEAN-2 alpha 100"
   assert usual.label == "LeNet-5, BEAN-2 alpha 1"
@@ -168,27 +140,28 @@ def test_rise_of_strong_and_of_usual_networks():
     "+0.61 [+0.60, +0.61]" in finding.sentence
   )
   assert finding.verdict == claims.IN_PART
-  assert silhouette(0.1)(found).verdict == claims.HOLDS
-  assert silhouette(0.4)(network([("bean2", 1.0, -0.1)])).verdict == (
+  assert silhouette(found, 0.1).verdict == claims.HOLDS
+  assert silhouette(network([("bean2", 1.0, -0.1)]), 0.4).verdict == (
     claims.FAILS
   )
 
 
+RESULTS = pathlib.Path(__file__).parents[3] / "results"
+
+
 def test_networks_trained_differently_are_kept_apart():
-  results = pathlib.Path(__file__).parents[3] / "results"
-  found = claims.read(results)
+  found = claims.read(RESULTS)
   for name in claims.NETWORKS:
     seeds = {
-      tuple(seed for r in cell.records for seed in r["seeds"])
+      tuple(seed for record in cell.records for seed in record["seeds"])
       for cell in found.networks[name]
     }
     assert seeds == {(0, 1, 2, 3, 4)}, name
 
 
 def test_figures_and_titles():
-  results = pathlib.Path(__file__).parents[3] / "results"
   titles = [claim.title for claim in claims.CLAIMS]
   assert len(set(titles)) == len(titles)
   for claim in claims.CLAIMS:
     assert claim.alt.endswith("."), claim.title
-    assert claim.figure is None or (results / claim.figure).exists()
+    assert claim.figure is None or (RESULTS / claim.figure).exists()

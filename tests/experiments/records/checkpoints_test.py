@@ -1,4 +1,4 @@
-"""Tests of experiments.records.checkpoints."""
+"""Tests of experiments.records.checkpoints; results_test has failed writes."""
 
 import hashlib
 import io
@@ -11,7 +11,7 @@ import pytest
 
 import bean_jax
 from experiments.architectures.networks import Variables
-from experiments.records import checkpoints, files, results
+from experiments.records import checkpoints, results
 
 VERSIONS = {"jax": "0.10.1", "bean_jax": bean_jax.__version__}
 CONFIG = {"model": "tiny", "alpha": 0.1, "seed": 3, "sizes": [1, 2]}
@@ -30,6 +30,11 @@ def make_variables(seed):
 
 def make_checkpoint(**changes):
   variables = make_variables(0)
+  (adam, *rest) = optax.adam(0.1).init(
+    jax.tree.map(jnp.asarray, variables.params)
+  )
+  # Shapes alone would not tell its moments apart.
+  adam = adam._replace(nu=jax.tree.map(lambda leaf: leaf + 2, adam.nu))
   fields = {
     "config": CONFIG,
     "environment": {"versions": VERSIONS, "git": None},
@@ -40,7 +45,7 @@ def make_checkpoint(**changes):
       "best_epoch": np.int32(2),
       "seconds": np.float64(1 / 3),
     },
-    "memory": optax.adam(0.1).init(jax.tree.map(jnp.asarray, variables.params)),
+    "memory": (adam, *rest),
   }
   return checkpoints.Checkpoint(**{**fields, **changes})
 
@@ -63,16 +68,11 @@ def assert_same(actual, expected):
   jax.tree.map(same, actual, expected)
 
 
-def assert_same_checkpoint(actual, expected):
-  assert actual[:2] == expected[:2]
-  assert_same(actual[2:], expected[2:])
-
-
-def refused(path, **kwargs):
+def refused(path, read=checkpoints.load, **kwargs):
   """The line that says why a file is not used, which stays as it is."""
   before = path.read_bytes()
   with pytest.raises(checkpoints.CheckpointError) as caught:
-    checkpoints.load(path, **kwargs)
+    read(path, **kwargs)
   assert path.read_bytes() == before
   message = str(caught.value)
   assert message.startswith(str(path))
@@ -87,30 +87,23 @@ def sign(content):
 
 def test_everything_comes_back(path, tmp_path):
   loaded, saved = checkpoints.load(path), make_checkpoint()
-  assert loaded.config == CONFIG
-  assert loaded.environment == saved.environment
-  assert_same(loaded.last, saved.last)
-  assert_same(loaded.best, saved.best)
-  assert_same(loaded.metrics, saved.metrics)
-  memory = checkpoints.restore(path, loaded.memory, saved.memory)
+  assert loaded[:2] == saved[:2]
+  assert_same(loaded[2:5], saved[2:5])
+  shapes = jax.eval_shape(lambda: saved.memory)
+  memory = checkpoints.restore(path, loaded.memory, shapes)
   assert_same(memory, saved.memory)
-  # What was loaded can be saved again.
+  # What was loaded can be saved again, and equal checkpoints are equal files,
+  # be they of NumPy or of JAX.
   other = tmp_path / "other.npz"
-  checkpoints.save(other, loaded)
-  assert_same_checkpoint(checkpoints.load(other), loaded)
-  # Equal checkpoints are equal files, be they of NumPy or of JAX.
   last = jax.tree.map(jnp.asarray, saved.last)
-  checkpoints.save(other, saved._replace(last=last))
-  assert other.read_bytes() == path.read_bytes()
-
-
-def test_neither_statistics_nor_memory_need_be_there(tmp_path):
-  path = tmp_path / "network.npz"
+  for same in (loaded, saved._replace(last=last)):
+    checkpoints.save(other, same)
+    assert other.read_bytes() == path.read_bytes()
+  # Neither statistics nor memory need be there.
   plain = Variables(make_variables(0).params, {})
-  checkpoints.save(path, make_checkpoint(last=plain, best=plain, memory={}))
-  loaded = checkpoints.load(path)
-  assert_same(loaded.last, plain)
-  assert loaded.memory == {}
+  checkpoints.save(other, make_checkpoint(last=plain, memory={}))
+  assert_same(checkpoints.load(other).last, plain)
+  assert checkpoints.load(other).memory == {}
 
 
 def test_numpy_alone_can_read_it(path):
@@ -135,34 +128,36 @@ def test_altered_and_truncated_files_are_refused(path):
     assert "cut off, altered or no checkpoint" in refused(path)
 
 
-def test_foreign_files_are_refused(path):
+def archive(**arrays):
   buffer = io.BytesIO()
-  np.savez(buffer, kernel=np.ones(3))
-  array = io.BytesIO()
-  np.save(array, np.ones(3))
-  pickled = io.BytesIO()
-  np.savez(pickled, header=np.array([{"schema": 1}], dtype=object))
-  contents = (b"", b"PK", buffer.getvalue(), array.getvalue())
-  for content in (*contents, pickled.getvalue()):
-    path.write_bytes(content)
-    assert "no checkpoint" in refused(path)
-    path.write_bytes(sign(content))
-    assert "foreign" in refused(path)
+  np.savez(buffer, **arrays)
+  return buffer.getvalue()
+
+
+def header(text):
+  return archive(header=np.frombuffer(text, np.uint8))
 
 
 @pytest.mark.parametrize(
-  "text,message",
+  "content,message",
   (
-    ("nonsense", "foreign"),
-    ("[1]", "foreign"),
-    ('{"schema": 1}', "foreign"),
-    ('{"schema": 2, "config": {}, "environment": {}}', "schema 1, got 2"),
+    (b"", "foreign"),
+    (b"PK", "foreign"),
+    (archive(kernel=np.ones(3)), "foreign"),
+    (archive(header=np.array([{"schema": 1}], dtype=object)), "foreign"),
+    (header(b"nonsense"), "foreign"),
+    (header(b"[1]"), "foreign"),
+    (header(b'{"schema": 1}'), "foreign"),
+    (
+      header(b'{"schema": 2, "config": {}, "environment": {}}'),
+      "schema 1, got 2",
+    ),
   ),
 )
-def test_other_headers_are_refused(text, message, path):
-  buffer = io.BytesIO()
-  np.savez(buffer, header=np.frombuffer(text.encode(), np.uint8))
-  path.write_bytes(sign(buffer.getvalue()))
+def test_foreign_files_are_refused(content, message, path):
+  path.write_bytes(content)
+  assert "no checkpoint" in refused(path)
+  path.write_bytes(sign(content))
   assert message in refused(path)
 
 
@@ -175,19 +170,15 @@ def test_another_configuration_is_refused(path):
 
 
 def test_find_wants_the_whole_configuration(path, tmp_path):
-  assert_same_checkpoint(
-    checkpoints.find(path, {**CONFIG, "sizes": (1, 2)}), checkpoints.load(path)
-  )
+  found = checkpoints.find(path, {**CONFIG, "sizes": (1, 2)})
+  assert_same(found[2:], checkpoints.load(path)[2:])
+  less = {name: CONFIG[name] for name in ("model", "seed", "sizes")}
   for config, message in (
     ({**CONFIG, "seed": 4}, "seed: expected 4, got 3"),
     ({**CONFIG, "crop": True}, "crop: expected true, got nothing"),
-    (
-      {"model": "tiny", "seed": 3, "sizes": [1, 2]},
-      "expected nothing, got 0.1",
-    ),
+    (less, "alpha: expected nothing, got 0.1"),
   ):
-    with pytest.raises(checkpoints.CheckpointError, match=message):
-      checkpoints.find(path, config)
+    assert message in refused(path, checkpoints.find, config=config)
   assert checkpoints.find(tmp_path / "none.npz", CONFIG) is None
 
 
@@ -198,25 +189,19 @@ NOW = results.environment()
   "environment,message",
   (
     ({"versions": {"bean_jax": "0.0.1"}}, "made by bean_jax 0.0.1, this is"),
-    ({"versions": {}}, "made by bean_jax None, this is"),
     ({"versions": 3}, "made by bean_jax None, this is"),
     ({}, "made by bean_jax None, this is"),
     (
       NOW | {"settings": {"jax_threefry_partitionable": False}},
       "made with jax_threefry_partitionable=False, this is True",
     ),
-    (NOW | {"settings": 3}, None),
   ),
 )
 def test_find_refuses_what_was_made_otherwise(environment, message, path):
   checkpoints.save(path, make_checkpoint(environment=environment))
-  before = path.read_bytes()
-  if message is None:
-    assert checkpoints.find(path, CONFIG) is not None
-  else:
-    with pytest.raises(checkpoints.CheckpointError, match=message):
-      checkpoints.find(path, CONFIG)
-  assert path.read_bytes() == before
+  assert message in refused(path, checkpoints.find, config=CONFIG)
+  checkpoints.save(path, make_checkpoint(environment=NOW | {"settings": 3}))
+  assert checkpoints.find(path, CONFIG) is not None
 
 
 def test_files_that_cannot_be_read_are_one_line(tmp_path):
@@ -229,52 +214,39 @@ def test_files_that_cannot_be_read_are_one_line(tmp_path):
     checkpoints.find(tmp_path, CONFIG)
 
 
+FLOAT = np.dtype(np.float32)
+KERNEL = {"kernel": jax.ShapeDtypeStruct((3, 2), FLOAT)}
+
+
 @pytest.mark.parametrize(
   "changes,message",
   (
+    ({"batch_stats": {}}, "batch_stats/norm/mean to be absent, got float32"),
     (
-      {"params": {"fc1": {"kernel": (2, 2)}}, "batch_stats": {}},
-      "batch_stats/norm/mean to be absent, got float32",
-    ),
-    (
-      {"params": {"fc1": {"kernel": (3, 2)}, "fc2": {"bias": (3,)}}},
-      r"params/fc2/bias to be float32 \[3\], got float32 \[2\]",
+      {"params": {"fc1": KERNEL, "fc2": {"bias": np.zeros(3, FLOAT)}}},
+      "params/fc2/bias to be float32 [3], got float32 [2]",
     ),
     (
       {"batch_stats": {"norm": {"mean": np.zeros(2)}}},
-      r"float64 \[2\], got float32 \[2\]",
+      "float64 [2], got float32 [2]",
     ),
     (
-      {"batch_stats": {"norm": {"mean": np.zeros(2), "var": np.zeros(2)}}},
-      "of another network",
+      {
+        "batch_stats": {
+          "norm": dict.fromkeys(("mean", "var"), np.zeros(2, FLOAT))
+        }
+      },
+      "norm/var to be float32 [2], got none: of another network",
     ),
   ),
 )
 def test_arrays_of_another_network_are_refused(changes, message, path):
-  changes = jax.tree.map(
-    lambda leaf: np.zeros(leaf, np.float32) if type(leaf) is tuple else leaf,
-    changes,
-    is_leaf=lambda leaf: type(leaf) is tuple,
-  )
   template = make_variables(0)._replace(**changes)
-  loaded = checkpoints.load(path)
-  with pytest.raises(checkpoints.CheckpointError, match=message) as caught:
-    checkpoints.restore(path, loaded.last, template)
-  assert str(caught.value).startswith(str(path))
 
+  def restore(path):
+    checkpoints.restore(path, checkpoints.load(path).last, template)
 
-def test_restored_arrays_keep_their_places(path):
-  # Shapes alone would not tell the moments of Adam apart.
-  state = make_checkpoint().memory
-  first, rest = state[0], state[1:]
-  first = first._replace(
-    mu=jax.tree.map(lambda leaf: leaf + 1, first.mu),
-    nu=jax.tree.map(lambda leaf: leaf + 2, first.nu),
-  )
-  checkpoints.save(path, make_checkpoint(memory=(first, *rest)))
-  shapes = jax.eval_shape(lambda: state)
-  loaded = checkpoints.load(path).memory
-  assert_same(checkpoints.restore(path, loaded, shapes), (first, *rest))
+  assert message in refused(path, restore)
 
 
 def test_only_numbers_are_saved(tmp_path):
@@ -285,18 +257,3 @@ def test_only_numbers_are_saved(tmp_path):
   with pytest.raises(ValueError, match="Out of range float"):
     checkpoints.save(path, make_checkpoint(config={"alpha": float("nan")}))
   assert not path.exists()
-
-
-def test_failed_write_leaves_the_old_checkpoint(path, monkeypatch):
-  before = path.read_bytes()
-
-  def full_disk(*_):
-    raise OSError(28, "No space left on device")
-
-  with monkeypatch.context() as patch:
-    patch.setattr(files.os, "fsync", full_disk)
-    with pytest.raises(results.ResultError, match="No space left") as caught:
-      checkpoints.save(path, make_checkpoint(metrics={"x": np.ones(3)}))
-  assert str(path) in str(caught.value)
-  assert path.read_bytes() == before
-  assert [p.name for p in path.parent.iterdir()] == [path.name]

@@ -1,0 +1,150 @@
+"""The two protocols of Table 1: which records they report.
+
+The paper's protocol chooses hyper-parameter and epoch on validation images, for
+each number of shots. The strict one takes the last epoch, and for each method
+one value of its hyper-parameter for all shots, chosen with other seeds.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.learning import methods
+from experiments.tables import stats, summary
+
+PROTOCOLS = {
+  "paper": "hyper-parameter and epoch chosen on 10,000 validation images, for "
+  "each number of shots",
+  "strict": "last epoch; one hyper-parameter for all shots, chosen with other "
+  "seeds",
+}
+_METRICS = {"paper": "test_accuracy", "strict": "test_accuracy_last"}
+
+
+class Entry(NamedTuple):
+  """One method at one number of shots, its hyper-parameter chosen."""
+
+  # Test accuracy by seed, without the simulations that failed.
+  accuracies: stats.BySeed
+  strength: float | None  # The hyper-parameter, None if the method has none.
+  # Whether that is the least or the greatest value that was tried.
+  at_edge: bool
+  num_failed: int  # Simulations that failed.
+  # Differences to the method's baseline, paired by seed [num_pairs]; none for
+  # vanilla, or without the baseline.
+  gains: np.ndarray
+  # Test accuracy by seed of the model that an imitation network imitates; {}
+  # for other methods.
+  reference: stats.BySeed
+
+
+Entries = dict[tuple[str, int], Entry]
+
+
+class Records(NamedTuple):
+  """What was trained on one dataset."""
+
+  # Every cell, with the seeds that choose for the strict protocol.
+  selection: list[summary.Record]
+  # Every cell, with the seeds that are reported.
+  evaluation: list[summary.Record]
+  # Cells like those which the evaluation chooses, validated after every epoch.
+  chosen: list[summary.Record]
+
+
+def strict_strengths(
+  selection: Sequence[summary.Record],
+) -> dict[str, float | None]:
+  """Chooses one value of each method's hyper-parameter for all shots.
+
+  That of best accuracy on validation images after the last epoch, in the mean
+  over the numbers of shots at which the whole grid was tried, if there are.
+  """
+  by_method: dict[str, dict[int, dict[float | None, float]]] = {}
+  for record in selection:
+    config = record["config"]
+    accuracies = summary.kept(record, "validation_accuracy_last")
+    by_shots = by_method.setdefault(config["method"], {})
+    tried = by_shots.setdefault(config["shots"], {})
+    tried[summary.strength(record)] = (
+      summary.mean(accuracies) if accuracies else 0.0
+    )
+  chosen = {}
+  for name, by_shots in by_method.items():
+    grid = _grid(name)
+    whole = [tried for tried in by_shots.values() if tried.keys() >= set(grid)]
+    if whole:
+      chosen[name] = max(
+        grid, key=lambda v, w=whole: np.mean([tried[v] for tried in w])
+      )
+  return chosen
+
+
+def _grid(name: str) -> Sequence[float | None]:
+  method = methods.METHODS[name]
+  return method.grid if method.hparam else (None,)
+
+
+def with_whole_grid(records: Sequence[summary.Record]) -> list[summary.Record]:
+  """Picks the records of those methods and shots whose whole grid was run."""
+
+  def place(record: summary.Record) -> tuple[str, int]:
+    return record["config"]["method"], record["config"]["shots"]
+
+  tried: dict[tuple[str, int], set] = {}
+  for record in records:
+    tried.setdefault(place(record), set()).add(summary.strength(record))
+  return [
+    record
+    for record in records
+    if tried[place(record)] >= set(_grid(record["config"]["method"]))
+  ]
+
+
+def entries(protocol: str, records: Records) -> Entries:
+  """Picks the records that one of the `PROTOCOLS` reports, where it has any."""
+  picked = records.chosen
+  if protocol == "strict":
+    strengths = strict_strengths(records.selection)
+    picked = [
+      record
+      for record in records.evaluation
+      if (name := record["config"]["method"]) in strengths
+      and summary.strength(record) == strengths[name]
+    ]
+  by_place = {
+    (record["config"]["method"], record["config"]["shots"]): record
+    for record in picked
+  }
+  return {
+    (name, shots): _entry(
+      record,
+      by_place.get((methods.METHODS[name].baseline, shots)),
+      _METRICS[protocol],
+    )
+    for (name, shots), record in by_place.items()
+  }
+
+
+def _entry(
+  record: summary.Record, baseline: summary.Record | None, metric: str
+) -> Entry:
+  name = record["config"]["method"]
+  strength = summary.strength(record)
+  grid = methods.METHODS[name].grid
+  accuracies = summary.kept(record, metric)
+  others = {}
+  if baseline is not None and name != "vanilla":
+    others = summary.kept(baseline, metric)
+  reference = {}
+  if "test_accuracy_reference" in record["metrics"]:
+    reference = summary.kept(record, "test_accuracy_reference")
+  return Entry(
+    accuracies,
+    strength,
+    strength is not None and strength in (min(grid), max(grid)),
+    len(record["seeds"]) - len(accuracies),
+    stats.differences(accuracies, others),
+    reference,
+  )

@@ -1,0 +1,92 @@
+"""Tests of experiments.tables.protocols: what is chosen, and what reported."""
+
+import numpy as np
+import pytest
+
+from experiments.learning import methods
+from experiments.tables import protocols
+from tests.experiments.tables import made
+
+LOST = [None, None, None]
+
+
+def test_strict_strength_is_best_over_all_shots_with_the_whole_grid():
+  # The best value at 1 shot (the first) is not that of the mean (the third).
+  selection = [
+    *made.grid("bean1", (0.6, 0.1, 0.5, 0.1, 0.1), shots=1),
+    *made.grid("bean1", (0.1, 0.2, 0.7, 0.1, 0.1), shots=5),
+    made.record("vanilla", choice=0.9),
+  ]
+  strengths = protocols.strict_strengths(selection)
+  assert strengths == {"bean1": 10.0, "vanilla": None}
+  whole = made.grid("bean1", (0.1, 0.2, 0.3, 0.4, 0.1), shots=1)
+  part = made.grid("bean1", (0.9, 0.1, 0.1, 0.1, 0.1), shots=5)[:4]
+  assert protocols.strict_strengths(whole + part) == {"bean1": 30.0}
+  assert protocols.strict_strengths(part) == {}
+  assert protocols.with_whole_grid([*part, *whole, selection[-1]]) == [
+    *(*whole, selection[-1])
+  ]
+  # Nor are values chosen of which all failed.
+  whole[3]["metrics"]["validation_accuracy_last"] = LOST
+  assert protocols.strict_strengths(whole) == {"bean1": 10.0}
+
+
+@pytest.fixture
+def records():
+  """BEAN-1 is better by 0.1, 0.2, 0.0 where chosen for each number of shots."""
+  grid = methods.METHODS["bean1"].grid
+  return protocols.Records(
+    selection=[
+      made.record("vanilla"),
+      *made.grid("bean1", (0.1, 0.2, 0.3, 0.4, 0.5)),
+    ],
+    evaluation=[
+      made.record("vanilla", test=(0.4, 0.4, 0.4), last=(0.3, 0.2, 0.1)),
+      *(
+        made.record("bean1", alpha, last=(0.4, 0.4, alpha / 1000))
+        for alpha in grid
+      ),
+    ],
+    chosen=[
+      made.record("vanilla", test=(0.4, 0.4, 0.4)),
+      made.record("bean1", 1.0, test=(0.5, 0.6, 0.4)),
+    ],
+  )
+
+
+def test_paper_protocol_reports_the_chosen_cells(records):
+  found = protocols.entries("paper", records)
+  entry = found["bean1", 1]
+  assert entry.accuracies == {0: 0.5, 1: 0.6, 2: 0.4}
+  assert (entry.strength, entry.at_edge, entry.num_failed) == (1.0, False, 0)
+  np.testing.assert_allclose(entry.gains, [0.1, 0.2, 0.0], atol=1e-12)
+  assert not found["vanilla", 1].gains.size
+
+
+def test_strict_protocol_reports_the_last_epoch_of_the_other_seeds_choice(
+  records,
+):
+  entry = protocols.entries("strict", records)["bean1", 1]
+  # The greatest value is the choice of the selection seeds.
+  assert (entry.strength, entry.at_edge) == (100.0, True)
+  assert entry.accuracies == {0: 0.4, 1: 0.4, 2: 0.1}
+  np.testing.assert_allclose(entry.gains, [0.1, 0.2, 0.0], atol=1e-12)
+
+
+def test_failed_simulations_are_left_out_and_counted(records):
+  records.chosen[1] = made.record("bean1", 1.0, test=(0.5, None, 0.4))
+  entry = protocols.entries("paper", records)["bean1", 1]
+  assert entry.accuracies == {0: 0.5, 2: 0.4}
+  assert (entry.num_failed, entry.gains.size) == (1, 2)
+
+
+def test_gain_of_large_batches_is_over_vanilla_with_the_same():
+  chosen = [
+    made.record("vanilla", test=0.4),
+    made.record("vanilla10", test=0.5),
+    made.record("decov", 1.0, test=0.7),
+  ]
+  found = protocols.entries("paper", protocols.Records([], [], chosen))
+  np.testing.assert_allclose(found["decov", 1].gains, 0.2)
+  alone = protocols.Records([], [], [chosen[0], chosen[2]])
+  assert not protocols.entries("paper", alone)["decov", 1].gains.size
