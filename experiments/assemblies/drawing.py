@@ -1,6 +1,6 @@
 """Which figures a run has, and what is drawn in them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import pathlib
 
 import numpy as np
@@ -11,7 +11,6 @@ from experiments.assemblies import (
   clusters,
   figures,
   measures,
-  records,
   sources,
   summary,
 )
@@ -27,95 +26,65 @@ _PANELS = {
 
 
 def draw(
-  config: records.Config,
-  name: str,
+  path: pathlib.Path,
   cells: summary.Group,
+  picked: Sequence[summary.Cell],
   measured: Mapping[str, sources.Source],
   loaded: Mapping[str, datasets.Dataset],
-) -> list[pathlib.Path]:
+) -> None:
   """Draws a group.
 
   Args:
-    config: The run.
-    name: Of the group, with which the names of all files begin.
-    cells: Its cells.
+    path: With which the names of all files begin.
+    cells: Cells of the group.
+    picked: Those whose networks are drawn, at least one.
     measured: Checkpoints by the digest that records have.
     loaded: Datasets by name.
-
-  Returns:
-    The files, without their endings. None if `config.figures` is empty.
 
   Raises:
     results.ResultError: If a file cannot be written.
   """
-  picked = summary.select(cells, config.figures, margin=config.margin)
-  if not picked:
-    return []
-  folder = config.output_dir
+
+  def place(what: str) -> pathlib.Path:
+    return path.with_name(f"{path.name}-{what}")
+
+  panels = {
+    title: {cell.title: cell.values(metric) for cell in picked}
+    for title, metric in _PANELS.items()
+  }
+  untrained = cells[0].values("untrained_silhouettes_live")
+  panels["weights as they are"]["before training"] = untrained
   num_classes = cells[0].values("ablation_class_accuracy").shape[1]
-  files = [folder / f"{name}-silhouettes"]
-  figures.silhouettes(
-    files[0],
-    [
-      (title, _curves(picked, cells, metric, title))
-      for title, metric in _PANELS.items()
-    ],
-    num_classes=num_classes,
-  )
+  figures.silhouettes(place("silhouettes"), panels, num_classes=num_classes)
   if len({cell.strength for cell in cells if cell.strength}) > 1:
-    files.append(folder / f"{name}-strength")
-    figures.against_strength(
-      files[-1], _strength_panels(cells), xlabel="strength"
-    )
-  portraits = [portrait(config, cell, measured, loaded) for cell in picked]
-  for what, function in (
-    ("maps", figures.maps),
-    ("ablation", figures.ablations),
-  ):
-    files.append(folder / f"{name}-{what}")
-    function(files[-1], portraits)
+    figures.against_strength(place("strength"), _strength_panels(cells))
+  portraits = [portrait(cell, measured, loaded) for cell in picked]
+  figures.maps(place("maps"), portraits)
+  figures.ablations(place("ablation"), portraits)
   for cell, drawn in zip(picked, portraits, strict=True):
-    for what, function in (
-      ("coactivation", figures.coactivation),
-      ("wiring", figures.wiring),
-    ):
-      strength = f"-{cell.strength:g}" if cell.strength else ""
-      files.append(folder / f"{name}-{cell.method}{strength}-{what}")
-      function(files[-1], drawn)
-  return files
+    name = f"{cell.method}-{cell.strength:g}" if cell.strength else cell.method
+    figures.coactivation(place(f"{name}-coactivation"), drawn)
+    figures.wiring(place(f"{name}-wiring"), drawn)
 
 
 def portrait(
-  config: records.Config,
   cell: summary.Cell,
   measured: Mapping[str, sources.Source],
   loaded: Mapping[str, datasets.Dataset],
 ) -> figures.Portrait:
-  """Looks at one simulation of a cell once more, neuron by neuron.
-
-  Args:
-    config: The run.
-    cell: The cell; its simulation of `config.figure_seed` is taken, or its
-      first where it has none of that seed.
-    measured: Checkpoints by the digest that records have.
-    loaded: Datasets by name.
-
-  Returns:
-    What is drawn.
-  """
-  record = next(
-    (r for r in cell.records if r["seeds"][0] == config.figure_seed),
-    cell.records[0],
-  )
-  source = measured[record["config"]["checkpoint_sha256"]]
+  """Looks at the first simulation of a cell once more, neuron by neuron."""
+  record = cell.records[0]
+  config = record["config"]
+  source = measured[config["checkpoint_sha256"]]
+  dataset = loaded[source.config["dataset"]]
   seed = source.config["seed"]
   trained, _ = sources.trained_and_untrained(
-    source,
-    loaded[source.config["dataset"]],
-    record["config"]["layer"],
-    which=config.epoch,
+    source, dataset, config["layer"], which=config["epoch"]
   )
   rescaled = measures.rescaled(trained)
+  settings = measures.Settings(
+    **{name: config[name] for name in measures.Settings._fields}
+  )
   order = 2 if cell.method.startswith("bean2") else 1
   return figures.Portrait(
     title=f"{cell.title}, seed {seed}",
@@ -125,9 +94,9 @@ def portrait(
         trained.kernel, order=order, gamma=source.config.get("gamma", 1.0)
       )
     ),
-    neurons=measures.neurons(trained, config.settings, seed=seed),
+    neurons=measures.neurons(trained, settings, seed=seed),
     places=clusters.embed(trained.kernel, seed=seed),
-    rescaled_neurons=measures.neurons(rescaled, config.settings, seed=seed),
+    rescaled_neurons=measures.neurons(rescaled, settings, seed=seed),
     rescaled_places=clusters.embed(rescaled.kernel, seed=seed),
     metrics={
       name: results.metric(record, name)[0] for name in record["metrics"]
@@ -135,19 +104,10 @@ def portrait(
   )
 
 
-def _curves(
-  picked: list[summary.Cell], cells: summary.Group, metric: str, title: str
-) -> list[tuple[str, np.ndarray]]:
-  lines = [(cell.title, cell.values(metric)) for cell in picked]
-  if title == next(iter(_PANELS)):
-    untrained = cells[0].values("untrained_silhouettes_live")
-    lines.append(("before training", untrained))
-  return lines
-
-
-def _strength_panels(cells: summary.Group) -> list[tuple[str, list[tuple]]]:
-  names = list(dict.fromkeys(cell.method for cell in cells))
-  values = {
+def _strength_panels(
+  cells: summary.Group,
+) -> dict[str, list[figures.Line]]:
+  panels = {
     "test accuracy (%)": (lambda c: 100 * c.values("test_accuracy"), None),
     "silhouette\n(thin: permuted)": (
       lambda c: c.at_classes("trained_silhouettes_live"),
@@ -162,20 +122,21 @@ def _strength_panels(cells: summary.Group) -> list[tuple[str, list[tuple]]]:
       lambda c: c.values("ablation_mean_random_diagonality"),
     ),
   }
-  panels = []
-  for label, (value, control) in values.items():
-    lines = []
-    for name in names:
-      own = [cell for cell in cells if cell.method == name]
-      # An axis of logarithms has no place for 0.
-      own = [cell for cell in own if cell.strength] or own
-      lines.append(
-        (
-          methods.METHODS[name].title,
-          np.array([cell.strength for cell in own]),
-          [value(cell) for cell in own],
-          [control(cell) for cell in own] if control else None,
-        )
+  by_method: dict[str, list[summary.Cell]] = {}
+  for cell in cells:
+    by_method.setdefault(methods.METHODS[cell.method].title, []).append(cell)
+  for title, own in by_method.items():
+    # An axis of logarithms has no place for 0.
+    by_method[title] = [cell for cell in own if cell.strength] or own
+  return {
+    label: [
+      figures.Line(
+        title,
+        [cell.strength for cell in own],
+        [value(cell) for cell in own],
+        [control(cell) for cell in own] if control else None,
       )
-    panels.append((label, lines))
-  return panels
+      for title, own in by_method.items()
+    ]
+    for label, (value, control) in panels.items()
+  }

@@ -1,9 +1,8 @@
 """Efficiency records: one file a checkpoint, which is never computed again."""
 
+import functools
 import hashlib
-import os
 import pathlib
-import time
 from typing import Any, NamedTuple
 
 import jax
@@ -11,14 +10,13 @@ import numpy as np
 
 from bean_jax import sparsity
 from experiments import datasets
+from experiments.architectures.networks import Network, Variables
+from experiments.assemblies import sources
+from experiments.assemblies.records import Record, find_or_make
+from experiments.assemblies.sources import Source
 from experiments.compaction import heads, retraining, schemes, timing
 from experiments.compaction.schemes import Compact
-from experiments.records import checkpoints, results
-
-Record = dict[str, Any]
-
-# Metrics of a version of a head, beside its accuracies.
-SIZES = ("fraction", "parameters", "flops", "bytes", "dense_bytes")
+from experiments.machine import devices
 
 
 class Settings(NamedTuple):
@@ -36,9 +34,9 @@ class Settings(NamedTuple):
   schemes: tuple[str, ...]
   weight_fractions: tuple[float, ...]
   unit_fractions: tuple[float, ...]
-  retrain_epochs: int = 1
-  timing_batches: tuple[int, ...] = (1, 100)
-  timing_repeats: int = 7
+  retrain_epochs: int
+  timing_batches: tuple[int, ...]
+  timing_repeats: int
 
 
 class Version(NamedTuple):
@@ -54,121 +52,109 @@ class Version(NamedTuple):
   fraction: float
   compact: Compact
 
-
-def path_of(
-  directory: pathlib.Path, checkpoint_path: pathlib.Path
-) -> pathlib.Path:
-  """Returns the file of a checkpoint's record."""
-  return directory / f"{checkpoint_path.stem}.json"
+  @property
+  def as_sparse(self) -> bool:
+    """Whether its kernels are compressed sparse rows."""
+    return self.scheme == "weights"
 
 
-def make_config(
-  checkpoint: checkpoints.Checkpoint, settings: Settings
-) -> dict[str, Any]:
-  """Lists everything that a record depends on.
-
-  Args:
-    checkpoint: What was trained.
-    settings: How it is made smaller.
-
-  Returns:
-    Fields for `results.write`.
-  """
-  leaves = jax.tree_util.tree_leaves_with_path(checkpoint.best)
-  digest = hashlib.sha256()
-  for path, leaf in leaves:
-    digest.update(jax.tree_util.keystr(path).encode())
-    digest.update(np.ascontiguousarray(leaf).tobytes())
-  return {
-    "checkpoint": checkpoint.config,
-    "checkpoint_sha256": digest.hexdigest(),
-    **settings._asdict(),
-  }
-
-
-def make(
-  path: str | os.PathLike[str],
-  checkpoint: checkpoints.Checkpoint,
+def of_head(
+  directory: pathlib.Path,
+  source: Source,
   dataset: datasets.Dataset,
   settings: Settings,
-) -> Record:
-  """Makes a network's head smaller in every way and measures what is left.
+  *,
+  resume: bool,
+) -> tuple[Record, bool]:
+  """Returns the record of a checkpoint, and whether it was made just now.
 
   Args:
-    path: Of the checkpoint, for errors.
-    checkpoint: The trained network.
+    directory: Folder of the records.
+    source: The checkpoint.
     dataset: What it was trained on.
     settings: How it is made smaller.
-
-  Returns:
-    A record for `results.write`. Its metrics are named "<scheme>/<name>", the
-    whole head first in each: the `SIZES`; `validation_accuracy` and
-    `test_accuracy`, with `_retrained` behind where it was; and `time_ratio_<n>`
-    of batches of n. "gini_index/<layer>" and the like are of the whole.
+    resume: Whether a record that is there is used.
 
   Raises:
     checkpoints.CheckpointError: If the checkpoint cannot be used.
     datasets.DatasetError: If the images do not suffice.
+    results.ResultError: If a record is of another configuration, or cannot be
+      written.
   """
-  started = time.monotonic()
-  image_shape = dataset.train.images.shape[1:]
-  head, features = heads.split_network(path, checkpoint, image_shape)
-  splits = heads.make_splits(checkpoint.config, dataset, features)
-  activity = heads.activity(head, splits.train.inputs)
-  versions = make_versions(head, activity, settings)
-  values = _accuracies(head, versions, splits, checkpoint.config, settings)
-  for name in SIZES:
-    values[name] = [_size(name, version) for version in versions]
-  values |= _time_ratios(versions, splits.test.inputs, settings)
+  network, variables = sources.load(source, dataset)
+  return find_or_make(
+    directory / f"{source.path.stem}.json",
+    "efficiency",
+    {
+      "checkpoint": source.config,
+      "checkpoint_sha256": _digest(variables),
+      **settings._asdict(),
+    },
+    dataset,
+    functools.partial(
+      _measure, network, variables, dataset, source.config, settings
+    ),
+    resume=resume,
+  )
+
+
+def _digest(variables: Variables) -> str:
+  """Digests parameters, whatever their file says beside them."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+    digest.update(jax.tree_util.keystr(path).encode())
+    digest.update(np.ascontiguousarray(leaf).tobytes())
+  return digest.hexdigest()
+
+
+def _measure(
+  network: Network,
+  variables: Variables,
+  dataset: datasets.Dataset,
+  config: dict[str, Any],
+  settings: Settings,
+) -> dict[str, Any]:
+  """Makes a network's head smaller in every way and measures what is left.
+
+  Returns:
+    Metrics named "<scheme>/<name>", numbers of all versions, the whole head
+    first: its `fraction`, those of `schemes.sizes`, `validation_accuracy` and
+    `test_accuracy`, with `_retrained` behind where it was, and `time_ratio_<n>`
+    of batches of n. "gini_index/<layer>" and the like are of the whole.
+  """
+  head, splits = heads.split_network(network, variables, dataset, config)
+  activity = heads.activity(head.params, splits.train.inputs)
+  versions = [Version("whole", 0.0, schemes.whole(head))]
+  for scheme in settings.schemes:
+    # The only layer of a head has no units that could be merged.
+    if scheme == "merge" and len(head.params) == 1:
+      continue
+    fractions = settings.unit_fractions
+    if scheme == "weights":
+      fractions = settings.weight_fractions
+    make = schemes.SCHEMES[scheme]
+    versions += [Version(scheme, f, make(head, activity, f)) for f in fractions]
+  values = _accuracies(head, versions, splits, config, settings)
+  values["fraction"] = [version.fraction for version in versions]
+  counts = [schemes.sizes(v.compact, sparse=v.as_sparse) for v in versions]
+  values |= {name: [count[name] for count in counts] for name in counts[0]}
+  if settings.timing_repeats:
+    values |= _time_ratios(versions, splits.test.inputs, settings)
   metrics = {
     f"{scheme}/{name}": [
-      [
-        number
-        for number, version in zip(numbers, versions, strict=True)
-        if version.scheme in ("whole", scheme)
-      ]
+      number
+      for number, version in zip(numbers, versions, strict=True)
+      if version.scheme in ("whole", scheme)
     ]
     for scheme in dict.fromkeys(v.scheme for v in versions[1:])
     for name, numbers in values.items()
   }
-  return {
-    "experiment": "efficiency",
-    "config": make_config(checkpoint, settings),
-    "source": dataset.source,
-    **results.environment(),
-    "seconds": round(time.monotonic() - started, 1),
-    "seeds": [checkpoint.config["seed"]],
-    "metrics": metrics | _sparsity(head) | _network(checkpoint, head, activity),
-  }
-
-
-def make_versions(
-  head: heads.Head, activity: heads.Activity, settings: Settings
-) -> list[Version]:
-  """Makes a head smaller in every way.
-
-  Args:
-    head: The dense layers.
-    activity: What is known of their units.
-    settings: Schemes and fractions; those which do not apply are left out.
-
-  Returns:
-    The head as it is, then scheme by scheme in the order of the fractions.
-  """
-  versions = [Version("whole", 0.0, schemes.whole(head))]
-  for scheme in settings.schemes:
-    if not schemes.applies(scheme, head):
-      continue
-    fractions = settings.unit_fractions
-    if scheme in schemes.UNSTRUCTURED:
-      fractions = settings.weight_fractions
-    versions += [
-      Version(
-        scheme, fraction, schemes.SCHEMES[scheme](head, activity, fraction)
-      )
-      for fraction in fractions
-    ]
-  return versions
+  everything, in_head = (
+    sum(leaf.size for leaf in jax.tree.leaves(params))
+    for params in (variables.params, head.params)
+  )
+  metrics["parameters_outside"] = everything - in_head
+  return metrics | _sparsity(head)
 
 
 def _accuracies(
@@ -179,7 +165,7 @@ def _accuracies(
   settings: Settings,
 ) -> dict[str, np.ndarray]:
   """Returns accuracies [versions] by name."""
-  placed = heads.Splits(*map(retraining.place, splits))
+  placed = devices.place(splits, devices.SHARED)
   padded = [schemes.pad(version.compact, head) for version in versions]
   trained = {"": [params for params, _ in padded]}
   if settings.retrain_epochs:
@@ -200,30 +186,16 @@ def _accuracies(
   }
 
 
-def _size(name: str, version: Version) -> float:
-  compact = version.compact
-  if name == "fraction":
-    return version.fraction
-  if name == "parameters":
-    return schemes.count_parameters(compact)
-  if name == "flops":
-    return schemes.count_flops(compact)
-  as_sparse = name == "bytes" and version.scheme in schemes.UNSTRUCTURED
-  return schemes.count_bytes(compact, sparse=as_sparse)
-
-
 def _time_ratios(
   versions: list[Version], features: np.ndarray, settings: Settings
 ) -> dict[str, list[float]]:
-  if not settings.timing_repeats:
-    return {}
   return {
     f"time_ratio_{batch}": [
       timing.time_ratio(
         version.compact,
         versions[0].compact,
         np.resize(features, (batch, features.shape[1])),
-        as_sparse=version.scheme in schemes.UNSTRUCTURED,
+        as_sparse=version.as_sparse,
         repeats=settings.timing_repeats,
       )
       for version in versions
@@ -232,35 +204,18 @@ def _time_ratios(
   }
 
 
-def _sparsity(head: heads.Head) -> dict[str, list[float]]:
+def _sparsity(head: heads.Head) -> dict[str, float]:
   """Returns how sparse each kernel is, and all of them together."""
   kernels = {
     layer: leaves["kernel"].ravel() for layer, leaves in head.params.items()
   }
   kernels["all"] = np.concatenate(list(kernels.values()))
   return {
-    f"{measure.__name__}/{layer}": [float(jax.jit(measure)(kernel))]
+    f"{measure.__name__}/{layer}": float(jax.jit(measure)(kernel))
     for layer, kernel in kernels.items()
     for measure in (
       sparsity.gini_index,
       sparsity.hoyer_sparsity,
       sparsity.small_fraction,
     )
-  }
-
-
-def _network(
-  checkpoint: checkpoints.Checkpoint, head: heads.Head, activity: heads.Activity
-) -> dict[str, list[float]]:
-  """Returns what else is said of a network as it is."""
-  in_head = sum(leaf.size for leaf in jax.tree.leaves(head.params))
-  everything = sum(
-    leaf.size for leaf in jax.tree.leaves(checkpoint.best.params)
-  )
-  return {
-    "parameters_outside": [everything - in_head],
-    **{
-      f"units_active/{layer}": [int(np.count_nonzero(importance))]
-      for layer, importance in activity.importance.items()
-    },
   }

@@ -18,7 +18,6 @@ from tests.experiments import tiny
 GENERATOR = np.random.default_rng(0)
 DIGITS = tiny.load_few_digits()
 IMAGES, LABELS = DIGITS.test
-EPSILONS = (0.0, 0.02, 0.05, 0.1, 0.3)
 
 
 def shares(logits):
@@ -49,29 +48,28 @@ def test_fgsm_of_a_linear_network(epsilon):
   np.testing.assert_allclose(attacked, expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("num_steps", (1, 3, 12))
-def test_pgd_of_a_linear_network_step_by_step(num_steps):
-  settings = {"epsilon": 0.1, "step_size": 0.04, "num_steps": num_steps}
+@pytest.mark.parametrize(
+  "step_size, num_steps, options",
+  (
+    (0.04, 12, {"step_size": 0.04, "num_steps": 12}),
+    # As in the literature.
+    (0.01, 40, {}),
+  ),
+)
+def test_pgd_of_a_linear_network_step_by_step(step_size, num_steps, options):
   with jax.enable_x64(True):
     attacked = gradient_sign.pgd(
-      lambda x: x @ WEIGHTS, ROWS, CLASSES, **settings
+      lambda x: x @ WEIGHTS, ROWS, CLASSES, epsilon=0.1, **options
     )
   expected = ROWS
   for _ in range(num_steps):
-    moved = expected + 0.04 * np.sign(linear_slopes(expected))
+    moved = expected + step_size * np.sign(linear_slopes(expected))
     expected = np.clip(np.clip(moved, ROWS - 0.1, ROWS + 0.1), 0, 1)
   np.testing.assert_allclose(attacked, expected, rtol=1e-12)
 
 
-def test_defaults_are_those_of_the_literature():
-  run = functools.partial(
-    gradient_sign.pgd, lambda x: x @ WEIGHTS, ROWS, CLASSES, epsilon=0.3
-  )
-  np.testing.assert_array_equal(run(), run(step_size=0.01, num_steps=40))
-
-
 def test_random_starts_lie_in_the_box():
-  rows = np.concatenate([ROWS, np.zeros((1, 6)), np.ones((1, 6))])
+  rows = np.float32([*ROWS, np.zeros(6), np.ones(6)])
   classes = np.append(CLASSES, (0, 1))
   starts = jax.jit(
     jax.vmap(
@@ -91,28 +89,10 @@ def test_random_starts_lie_in_the_box():
   )
 
 
-def test_gradient_is_that_of_finite_differences():
-  first, second = GENERATOR.normal(size=(6, 4)), GENERATOR.normal(size=(4, 3))
-
-  def loss(row, label):
-    logits = np.tanh(row @ first) @ second
-    return -np.log(shares(logits)[label])
-
+def test_gradient_of_a_linear_network():
   with jax.enable_x64(True):
-    slopes = jax.jit(
-      lambda rows: gradient_sign.input_gradient(
-        lambda x: jnp.tanh(x @ first) @ second, rows, CLASSES
-      )
-    )(ROWS)
-  for place, row in enumerate(ROWS):
-    for pixel in range(6):
-      step = np.eye(6)[pixel] * 1e-6
-      above, below = (
-        loss(row + sign * step, CLASSES[place]) for sign in (1, -1)
-      )
-      np.testing.assert_allclose(
-        slopes[place, pixel], (above - below) / 2e-6, rtol=1e-6, atol=1e-8
-      )
+    slopes = gradient_sign.input_gradient(lambda x: x @ WEIGHTS, ROWS, CLASSES)
+  np.testing.assert_allclose(slopes, linear_slopes(ROWS), rtol=1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -144,29 +124,22 @@ def robustness(members, attack, keys=None):
   )(members, IMAGES, LABELS, keys=keys)
 
 
-@pytest.mark.parametrize("name", ("fgsm", "pgd"))
-def test_success_grows_with_epsilon(name, members):
-  attack = getattr(gradient_sign, name)
-  found = [
-    robustness(members, functools.partial(attack, epsilon=epsilon))
-    for epsilon in EPSILONS
-  ]
-  accuracy = np.stack([one.accuracy for one in found])
+def test_success_grows_with_epsilon(members):
   plain = tiny.NETWORK.predict(members, IMAGES) == LABELS
-  np.testing.assert_allclose(accuracy[0], plain.mean(axis=1), atol=1e-6)
-  assert np.all(accuracy[0] > 0.5)
-  assert np.all(np.diff(accuracy, axis=0) <= 0)
-  assert np.all(accuracy[-1] < 0.1)
-  for one in found:
-    np.testing.assert_array_equal(one.zero_gradients, 0)
-
-
-def test_pgd_is_no_weaker_than_fgsm(members):
-  fgsm, pgd = (
-    robustness(members, functools.partial(attack, epsilon=0.05)).accuracy
-    for attack in (gradient_sign.fgsm, gradient_sign.pgd)
-  )
-  assert np.all(pgd <= fgsm)
+  accuracy = {}
+  for attack in (gradient_sign.fgsm, gradient_sign.pgd):
+    found = [
+      robustness(members, functools.partial(attack, epsilon=epsilon))
+      for epsilon in (0.0, 0.02, 0.05, 0.3)
+    ]
+    np.testing.assert_array_equal([one.zero_gradients for one in found], 0)
+    rows = accuracy[attack] = np.stack([one.accuracy for one in found])
+    np.testing.assert_allclose(rows[0], plain.mean(axis=1), atol=1e-6)
+    assert np.all(rows[0] > 0.5)
+    assert np.all(np.diff(rows, axis=0) <= 0)
+    assert np.all(rows[-1] < 0.1)
+  # Many steps are no weaker than one.
+  assert np.all(accuracy[gradient_sign.pgd] <= accuracy[gradient_sign.fgsm])
 
 
 def test_members_blocks_and_keys(members, monkeypatch):
@@ -203,36 +176,17 @@ def test_vanishing_gradients_are_reported(members):
   np.testing.assert_allclose(found.accuracy, found.zero_gradients, atol=0.05)
 
 
-def test_lenet5_is_attacked():
+def test_lenet5_takes_what_is_attacked():
   network = networks.make(networks.Spec())
-  variables = jax.tree.map(
-    lambda leaf: leaf[None], jax.jit(network.init)(jax.random.key(0))
-  )
+  keys = jax.random.split(jax.random.key(0), 1)
+  variables = jax.jit(jax.vmap(network.init))(keys)
+  attack = functools.partial(gradient_sign.fgsm, epsilon=0.0)
+  images, labels = IMAGES[:20], LABELS[:20]
   found = jax.jit(
-    lambda variables: [
-      gradient_sign.evaluate(
-        network,
-        variables,
-        IMAGES[:20],
-        LABELS[:20],
-        functools.partial(gradient_sign.fgsm, epsilon=epsilon),
-      )
-      for epsilon in (0.0, 0.3)
-    ]
-  )(variables)
-  plain = network.predict(variables, IMAGES[:20]) == LABELS[:20]
-  np.testing.assert_allclose(found[0].accuracy, plain.mean(axis=1), atol=1e-6)
-  assert found[1].accuracy <= found[0].accuracy
-
-
-@pytest.mark.parametrize(
-  "epsilon", (-0.1, 1.5, float("nan"), np.float32(1.5), jnp.array([0.1, -0.1]))
-)
-@pytest.mark.parametrize("name", ("fgsm", "pgd"))
-def test_a_wrong_epsilon_is_refused(name, epsilon):
-  attack = getattr(gradient_sign, name)
-  with pytest.raises(ValueError, match="epsilon: expected a number from 0 to"):
-    attack(lambda x: x @ WEIGHTS, ROWS, CLASSES, epsilon=epsilon)
+    functools.partial(gradient_sign.evaluate, network, attack=attack)
+  )(variables, images, labels)
+  plain = network.predict(variables, images) == labels
+  np.testing.assert_allclose(found.accuracy, plain.mean(axis=1), atol=1e-6)
 
 
 def test_examples_of_docstrings():

@@ -1,7 +1,5 @@
 """Tests of experiments.weights.signs."""
 
-import doctest
-
 import numpy as np
 import pytest
 
@@ -84,7 +82,3 @@ def test_layers_count_by_their_neurons():
 @pytest.mark.parametrize("kernels", ([], [np.zeros((3, 2))]))
 def test_nothing_is_known_without_synapses(kernels):
   assert np.isnan(signs.dale(kernels)).all()
-
-
-def test_examples_of_docstrings():
-  assert doctest.testmod(signs, optionflags=doctest.ELLIPSIS).failed == 0
