@@ -24,20 +24,15 @@ goes on where it was stopped.
 """
 
 from collections.abc import Sequence
+import functools
 import pathlib
 
 from absl import flags
 
 from experiments import datasets
-from experiments.assemblies import sources
+from experiments.assemblies import records, sources
 from experiments.command import flag_groups, parsing, scripts
-from experiments.compaction import (
-  drawing,
-  needed,
-  records,
-  schemes,
-  tables,
-)
+from experiments.compaction import drawing, measures, needed, schemes, tables
 from experiments.learning import methods
 from experiments.machine import interruption
 from experiments.records import results
@@ -122,19 +117,30 @@ def run() -> None:
   settings = parse_settings()
   points = parsing.number("points", _POINTS.value, low=0, below=100)
   found = _find()
-  loaded = {
-    name: datasets.load(name, data_dir=FLAGS.data_dir)
-    for name in {source.config["dataset"] for source in found}
-  }
+  load = functools.cache(
+    functools.partial(datasets.load, data_dir=FLAGS.data_dir)
+  )
   directory = pathlib.Path(FLAGS.output_dir)
   results.prepare_directory(directory)
   made = []
   for source in found:
     if interruption.stop_requested():
       raise interruption.Stopped
-    dataset = loaded[source.config["dataset"]]
-    record, is_new = records.of_head(
-      directory, source, dataset, settings, resume=_RESUME.value
+    dataset = load(source.config["dataset"])
+    network, variables = sources.load(source, dataset)
+    record, is_new = records.find_or_make(
+      directory / f"{source.path.stem}.json",
+      "efficiency",
+      {
+        "checkpoint": source.config,
+        "checkpoint_sha256": measures.digest(variables),
+        **settings._asdict(),
+      },
+      dataset,
+      functools.partial(
+        measures.measure, network, variables, dataset, source.config, settings
+      ),
+      resume=_RESUME.value,
     )
     made.append(record)
     if is_new:
@@ -161,7 +167,7 @@ def run() -> None:
 
 
 def _find() -> list[sources.Source]:
-  """Returns the checkpoints, with a line for each that is left out."""
+  """Returns the checkpoints of all methods that were asked for."""
   names = _METHODS.value
   if names is not None:
     parsing.names("methods", names, list(methods.METHODS))
@@ -170,9 +176,7 @@ def _find() -> list[sources.Source]:
         "--methods: expected vanilla among them, which all others are compared "
         f"with, got {','.join(names)!r}"
       )
-  found, left_out = sources.find(pathlib.Path(_CHECKPOINT_DIR.value), names)
-  for line in left_out:
-    print(line)
+  found = sources.find(pathlib.Path(_CHECKPOINT_DIR.value), names)
   there = {source.config["method"] for source in found}
   if missing := set(names or ()) - there:
     raise parsing.ConfigError(
@@ -182,13 +186,13 @@ def _find() -> list[sources.Source]:
   return found
 
 
-def parse_settings() -> records.Settings:
+def parse_settings() -> measures.Settings:
   """Returns how networks are made smaller, from flags.
 
   Raises:
     parsing.ConfigError: If a flag has a value that cannot be used.
   """
-  return records.Settings(
+  return measures.Settings(
     schemes=tuple(
       parsing.names("schemes", _SCHEMES.value, list(schemes.SCHEMES))
     ),

@@ -25,18 +25,13 @@ PNG and PDF. What has a record is not measured again.
 """
 
 from collections.abc import Sequence
+import functools
 import pathlib
 
 from absl import flags
 
 from experiments import datasets
-from experiments.assemblies import (
-  drawing,
-  measures,
-  records,
-  sources,
-  summary,
-)
+from experiments.assemblies import drawing, measures, records, sources, summary
 from experiments.command import flag_groups, parsing, scripts
 from experiments.learning import methods
 from experiments.machine import progress
@@ -139,54 +134,53 @@ def run() -> None:
     controls=parsing.number("controls", _CONTROLS.value, low=1),
   )
   margin = parsing.number("margin", _MARGIN.value, low=0) / 100
-  found, left_out = sources.find(pathlib.Path(_CHECKPOINT_DIR.value), names)
-  for line in left_out:
-    print(line)
-  loaded = {
-    name: datasets.load(name, data_dir=FLAGS.data_dir)
-    for name in {source.config["dataset"] for source in found}
-  }
-  for dataset in loaded.values():
-    sources.check_classes(dataset)
-  measured = _measure(found, loaded, settings)
-  groups = summary.groups(measured)
+  found = sources.find(pathlib.Path(_CHECKPOINT_DIR.value), names)
+  load = functools.cache(
+    functools.partial(datasets.load, data_dir=FLAGS.data_dir)
+  )
+  planned = [(source, load(source.config["dataset"])) for source in found]
+  groups = summary.groups(_measure(planned, settings))
   text = summary.text(groups, margin=margin)
   parts = [_LAYER.value, "last" if _EPOCH.value == "last" else None]
   name = "-".join(["table", *filter(None, parts)])
   directory = pathlib.Path(FLAGS.output_dir)
   results.write_bytes(directory / f"{name}.md", f"{text}\n".encode())
   markdown.show(text)
-  by_digest = {source.digest: source for source in found}
+  known = {source.digest: (source, dataset) for source, dataset in planned}
   for name, cells in groups.items():
     if picked := summary.select(cells, drawn, margin=margin):
       with canvas.attempt(directory / name):
-        drawing.draw(directory / name, cells, picked, by_digest, loaded)
+        drawing.draw(directory / name, cells, picked, known)
   print(f"files in {directory}")
 
 
 def _measure(
-  found: Sequence[sources.Source],
-  loaded: dict[str, datasets.Dataset],
+  planned: Sequence[tuple[sources.Source, datasets.Dataset]],
   settings: measures.Settings,
 ) -> list[records.Record]:
   """Returns the records of all checkpoints, with a line for each new one."""
-  planned = []
-  for source in found:
-    dataset = loaded[source.config["dataset"]]
-    layer = sources.layer_name(source, dataset, _LAYER.value)
-    planned.append((source, dataset, layer))
+  layers = [sources.layer_name(*each, _LAYER.value) for each in planned]
   directory = pathlib.Path(FLAGS.output_dir)
   results.prepare_directory(directory)
+  epoch = _EPOCH.value
+  suffix = "-last" if epoch == "last" else ""
   measured = []
   with progress.bar(total=len(planned), skipped=0) as bar:
-    for source, dataset, layer in planned:
-      record, is_new = records.of_layer(
-        directory,
-        source,
+    for (source, dataset), layer in zip(planned, layers, strict=True):
+      record, is_new = records.find_or_make(
+        directory / f"{source.path.stem}-{layer}{suffix}.json",
+        "interpret",
+        {
+          "layer": layer,
+          "epoch": epoch,
+          **settings._asdict(),
+          "checkpoint": source.config,
+          "checkpoint_sha256": source.digest,
+        },
         dataset,
-        layer,
-        _EPOCH.value,
-        settings,
+        functools.partial(
+          records.measure, source, dataset, layer, epoch, settings
+        ),
         resume=_RESUME.value,
       )
       measured.append(record)

@@ -307,9 +307,7 @@ def _chosen_parts(
 ) -> Iterator[Part]:
   """Yields the networks of each protocol at each number of shots."""
   directory = pathlib.Path(FLAGS.output_dir) / "networks"
-  found, left_out = sources.find(directory, job.names)
-  for line in left_out:
-    print(line)
+  found = sources.find(directory, job.names)
   by_place = {
     (
       group[0].config["shots"],
@@ -341,9 +339,7 @@ def _chosen_parts(
 
 def _found_parts(names: Sequence[str]) -> Iterator[Part]:
   """Yields the best networks of a folder, of all that may be compared."""
-  found, left_out = sources.find(pathlib.Path(_CHECKPOINT_DIR.value), names)
-  for line in left_out:
-    print(line)
+  found = sources.find(pathlib.Path(_CHECKPOINT_DIR.value), names)
   settings: dict[str, dict[str, Networks]] = {}
   best: dict[tuple[str, str], float] = {}
   for group in records.cells(found):

@@ -15,7 +15,12 @@ import threadpoolctl
 
 
 def assemble(
-  points: np.ndarray, num_clusters: int, *, restarts: int, seed: int
+  points: np.ndarray,
+  num_clusters: int,
+  *,
+  restarts: int,
+  seed: int,
+  dtype: type = np.float64,
 ) -> np.ndarray:
   """Clusters neurons by K-means, the best of some initializations."""
   if len(np.unique(points, axis=0)) < num_clusters:
@@ -25,7 +30,7 @@ def assemble(
   with threadpoolctl.threadpool_limits(1), warnings.catch_warnings():
     # Points that differ in their last bits only.
     warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
-    return estimator.fit_predict(np.asarray(points, np.float64))
+    return estimator.fit_predict(np.asarray(points, dtype))
 
 
 def silhouette(points: np.ndarray, assemblies: np.ndarray) -> float:

@@ -6,7 +6,7 @@ lightness stand for numbers. A file is written whole or not at all. Paths are
 without an ending, and every function returns the figure that was written.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import io
 import pathlib
 import string
@@ -14,7 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.assemblies import measures
+import bean_jax
+from experiments.assemblies import clusters, measures, summary
+from experiments.assemblies.sources import Layer
+from experiments.learning import methods
 from experiments.records import results
 from experiments.tables import figures, stats
 from experiments.tables.canvas import (
@@ -32,6 +35,8 @@ _COLORS = (
 )
 # Without those that are thin or look like digits.
 _LETTERS = "ABCDEFGHKLMNPQRSTUVWXYZ"
+Metric = Callable[[summary.Cell], np.ndarray]
+
 _DEAD = {"s": 6, "c": "0.75", "marker": ".", "linewidths": 0}
 
 
@@ -59,20 +64,30 @@ class Portrait(NamedTuple):
   metrics: Mapping[str, np.ndarray]
 
 
-class Line(NamedTuple):
-  """A method in a panel of `against_strength`.
-
-  Attributes:
-    label: In the legend.
-    strengths: [num_points]; one of 0 is a method without any.
-    values: Of the seeds [num_points][num_seeds].
-    control: The same of a control, or None.
-  """
-
-  label: str
-  strengths: Sequence[float]
-  values: Sequence[np.ndarray]
-  control: Sequence[np.ndarray] | None = None
+def portray(
+  title: str,
+  layer: Layer,
+  metrics: Mapping[str, np.ndarray],
+  settings: measures.Settings,
+  *,
+  order: int,
+  gamma: float,
+  seed: int,
+) -> Portrait:
+  """Looks at a layer neuron by neuron; order and gamma are those of A."""
+  rescaled = measures.rescaled(layer)
+  return Portrait(
+    title,
+    layer.kernel,
+    np.asarray(
+      bean_jax.neuron_correlation(layer.kernel, order=order, gamma=gamma)
+    ),
+    measures.neurons(layer, settings, seed=seed),
+    clusters.embed(layer.kernel, seed=seed),
+    measures.neurons(rescaled, settings, seed=seed),
+    clusters.embed(rescaled.kernel, seed=seed),
+    metrics,
+  )
 
 
 def silhouettes(
@@ -114,44 +129,58 @@ def silhouettes(
 
 
 def against_strength(
-  path: pathlib.Path, panels: Mapping[str, Sequence[Line]]
+  path: pathlib.Path,
+  cells: summary.Group,
+  panels: Mapping[str, tuple[Metric, Metric | None]],
 ) -> figure.Figure:
   """Draws numbers against the strength of methods, one panel above another.
 
-  A method without strengths is a horizontal line. Controls are thin and without
-  markers.
+  Each panel has a metric of cells [num_seeds] and perhaps a control, which is
+  thin and without markers. A method without strengths is a horizontal line.
   """
   drawing = blank((6.5, 0.6 + 2.3 * len(panels)))
   grid = drawing.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-  for plot, (label, lines) in zip(grid, panels.items(), strict=True):
+  for plot, (label, metrics) in zip(grid, panels.items(), strict=True):
     figures.frame(plot, "")
     plot.set_ylabel(label)
-    for index, line in enumerate(lines):
-      _draw_line(plot, figures.style(line.label, index), line)
+    for index, name in enumerate(dict.fromkeys(cell.method for cell in cells)):
+      own = [cell for cell in cells if cell.method == name]
+      # An axis of logarithms has no place for 0.
+      own = [cell for cell in own if cell.strength] or own
+      _draw_method(plot, index, own, *metrics)
     plot.set_xscale("log")
   grid[-1].set_xlabel("strength")
   legend(drawing, grid[0])
   return save(drawing, path)
 
 
-def _draw_line(plot: axes.Axes, style: dict, line: Line) -> None:
-  means, low, high = bands(line.values).T
+def _draw_method(
+  plot: axes.Axes,
+  index: int,
+  cells: Sequence[summary.Cell],
+  metric: Metric,
+  control: Metric | None,
+) -> None:
+  title = methods.METHODS[cells[0].method].title
+  style = figures.style(title, index)
   plain = {**style, "marker": ""}
   thin = {**plain, "linewidth": 0.8}
-  controls = None if line.control is None else bands(line.control)[:, 0]
-  if list(line.strengths) == [0]:
-    if controls is not None:
-      plot.axhline(controls[0], **thin)
-    plot.axhline(means[0], label=line.label, **plain)
+  strengths = [cell.strength for cell in cells]
+  means, low, high = bands([metric(cell) for cell in cells]).T
+  controls = [] if control is None else bands([control(c) for c in cells])[:, 0]
+  if strengths == [0]:
+    for mean in controls:
+      plot.axhline(mean, **thin)
+    plot.axhline(means[0], label=title, **plain)
     plot.axhspan(low[0], high[0], color=style["color"], alpha=0.15, linewidth=0)
     return
-  if controls is not None:
-    plot.plot(line.strengths, controls, **thin)
+  if control is not None:
+    plot.plot(strengths, controls, **thin)
   plot.errorbar(
-    line.strengths,
+    strengths,
     means,
     yerr=np.abs([low - means, high - means]),
-    label=line.label,
+    label=title,
     capsize=3,
     **style,
   )

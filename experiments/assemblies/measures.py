@@ -125,13 +125,9 @@ def neurons(layer: Layer, settings: Settings, *, seed: int) -> Neurons:
 def measure(
   layers: dict[str, Layer], settings: Settings, *, gamma: float, seed: int
 ) -> Metrics:
-  """Measures a layer and its controls.
+  """Measures a layer and its controls, which `subjects` made.
 
-  Args:
-    layers: What `subjects` made.
-    settings: How.
-    gamma: Slope of the neuron correlation.
-    seed: Of everything random.
+  Gamma is the slope of the neuron correlation, the seed of everything random.
 
   Returns:
     Numbers and arrays by name, NaN where one is not defined: `SUBJECT_...` for

@@ -1,7 +1,6 @@
 """Records of what was measured, one a checkpoint; nothing is measured twice."""
 
 from collections.abc import Callable, Mapping
-import functools
 import pathlib
 import time
 from typing import Any
@@ -14,50 +13,6 @@ from experiments.assemblies.sources import Source
 from experiments.records import checkpoints, results
 
 Record = dict[str, Any]
-
-
-def of_layer(
-  directory: pathlib.Path,
-  source: Source,
-  dataset: datasets.Dataset,
-  layer: str,
-  epoch: str,
-  settings: measures.Settings,
-  *,
-  resume: bool,
-) -> tuple[Record, bool]:
-  """Returns the record of a layer, and whether it was measured just now.
-
-  Args:
-    directory: Folder of the records.
-    source: The checkpoint.
-    dataset: The images that it was trained on.
-    layer: Name of the layer.
-    epoch: "best" or "last", which parameters of the checkpoint.
-    settings: How the layer is looked at.
-    resume: Whether a record that is there is used.
-
-  Raises:
-    checkpoints.CheckpointError: If the checkpoint cannot be used.
-    parsing.ConfigError: If the layer has too few neurons.
-    results.ResultError: If a record is of another configuration, or cannot be
-      written.
-  """
-  suffix = "-last" if epoch == "last" else ""
-  return find_or_make(
-    directory / f"{source.path.stem}-{layer}{suffix}.json",
-    "interpret",
-    {
-      "layer": layer,
-      "epoch": epoch,
-      **settings._asdict(),
-      "checkpoint": source.config,
-      "checkpoint_sha256": source.digest,
-    },
-    dataset,
-    functools.partial(_measure, source, dataset, layer, epoch, settings),
-    resume=resume,
-  )
 
 
 def find_or_make(
@@ -74,10 +29,14 @@ def find_or_make(
   Args:
     path: Its file.
     experiment: The script.
-    config: Everything that its numbers depend on, with that of the checkpoint.
+    config: Everything that its numbers depend on, `checkpoint` among it.
     dataset: The images that the network was trained on.
     measure: Returns metrics by name, a number or an array each.
     resume: Whether a record that is there is used.
+
+  Raises:
+    results.ResultError: If a record is of another configuration, or cannot be
+      written.
   """
   record = results.find(path, config) if resume else None
   if record is not None:
@@ -99,13 +58,19 @@ def find_or_make(
   return results.read(path), True
 
 
-def _measure(
+def measure(
   source: Source,
   dataset: datasets.Dataset,
   layer: str,
   epoch: str,
   settings: measures.Settings,
 ) -> dict[str, Any]:
+  """Measures a layer of a checkpoint after its "best" or "last" epoch.
+
+  Raises:
+    checkpoints.CheckpointError: If the checkpoint cannot be used.
+    parsing.ConfigError: If the layer has too few neurons.
+  """
   seed = source.config["seed"]
   trained, untrained = sources.trained_and_untrained(
     source, dataset, layer, which=epoch

@@ -76,8 +76,8 @@ def setting(config: Mapping[str, Any]) -> str:
 
 def find(
   directory: pathlib.Path, names: Sequence[str] | None = None
-) -> tuple[list[Source], list[str]]:
-  """Lists the finished simulations of a folder.
+) -> list[Source]:
+  """Lists the finished simulations of a folder, and prints what it leaves out.
 
   Args:
     directory: Folder of checkpoints.
@@ -85,7 +85,7 @@ def find(
 
   Returns:
     The simulations by setting, method (in the order of `methods.METHODS`),
-    strength and seed; and a line about each that was left out.
+    strength and seed.
 
   Raises:
     parsing.ConfigError: If there is no such folder, no simulation in it, or two
@@ -99,18 +99,18 @@ def find(
     )
   order = list(methods.METHODS)
   found: dict[tuple, Source] = {}
-  left_out = []
+  left_out = 0
   for path in sorted(directory.glob("*.npz")):
     checkpoint = checkpoints.load(path)
     config, metrics = checkpoint.config, checkpoint.metrics
     _check_config(path, config)
     if names is not None and config["method"] not in names:
       continue
-    if metrics.get("failed_step", -1) >= 0:
-      left_out.append(f"{path.name}: met a non-finite loss, left out")
-      continue
-    if "validation_accuracy" not in metrics:
-      left_out.append(f"{path.name}: still in training, left out")
+    has_failed = metrics.get("failed_step", -1) >= 0
+    if has_failed or "validation_accuracy" not in metrics:
+      why = "met a non-finite loss" if has_failed else "still in training"
+      print(f"{path.name}: {why}, left out")
+      left_out += 1
       continue
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     accuracy = float(metrics["validation_accuracy"])
@@ -127,10 +127,10 @@ def find(
     wanted = f" of {', '.join(names)}" if names is not None else ""
     raise parsing.ConfigError(
       f"--checkpoint_dir: expected checkpoints of finished simulations{wanted} "
-      f"in {directory}, got none ({len(left_out)} left out); "
+      f"in {directory}, got none ({left_out} left out); "
       "experiments.full_data makes them"
     )
-  return [found[key] for key in sorted(found)], left_out
+  return [found[key] for key in sorted(found)]
 
 
 def _check_config(path: pathlib.Path, config: Mapping[str, Any]) -> None:
@@ -211,17 +211,6 @@ def trained_and_untrained(
     )
 
   return layer_of(variables), layer_of(untrained)
-
-
-def check_classes(dataset: datasets.Dataset) -> None:
-  """Raises a `datasets.DatasetError` if a class has no test images."""
-  counts = np.bincount(dataset.test.labels, minlength=dataset.num_classes)
-  if missing := np.flatnonzero(counts == 0).tolist():
-    raise datasets.DatasetError(
-      f"{dataset.name}: expected test images of all {dataset.num_classes} "
-      f"classes, got none of class {', '.join(map(str, missing))}; prepare the "
-      "dataset again"
-    )
 
 
 def activations(

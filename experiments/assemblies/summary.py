@@ -1,16 +1,15 @@
 """Tables of what was measured: means over seeds with bootstrap intervals."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from experiments.assemblies import sources
+from experiments.assemblies.records import Record
 from experiments.learning import methods
 from experiments.records import results
 from experiments.tables import markdown, stats
-
-Record = dict[str, Any]
 
 SELECTIONS = ("chosen", "clustered", "all")
 

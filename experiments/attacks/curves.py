@@ -35,12 +35,8 @@ def measure(
 ) -> dict[str, np.ndarray]:
   """Attacks the members of a population, spread over all devices.
 
-  Args:
-    network: The network.
-    members: Variables of each, NumPy arrays.
-    images: What is attacked, [n, height, width, channels] uint8 with classes.
-    epsilons: Largest changes of a pixel, from 0 to 1.
-    seeds: Of the members, which decide where random attacks begin.
+  Epsilons are the largest changes of a pixel, from 0 to 1; seeds, one a member,
+  decide where random attacks begin.
 
   Returns:
     Accuracies [members, epsilons] by the name of the attack, and

@@ -37,7 +37,7 @@ import optax
 from experiments.architectures.networks import Network, Variables
 
 PyTree = Any
-# Maps images [n, ...], of pixels in [0, 1], to logits [n, classes].
+# Maps images [n, ...] of pixels in [0, 1], one by one, to logits [n, classes].
 Logits = Callable[[jax.Array], jax.Array]
 
 # Images at a time in `evaluate`.
@@ -107,17 +107,8 @@ def pgd(
 ) -> jax.Array:
   """Attacks images by projected gradient descent.
 
-  Args:
-    logits_fn: The network, of images one by one.
-    images: Images [n, ...] of pixels in [0, 1].
-    labels: Classes [n].
-    epsilon: Largest change of a pixel, from 0 to 1; may be traced.
-    step_size: Change of a pixel in a step.
-    num_steps: Steps.
-    key: Decides where in the box it begins; None for the image itself.
-
-  Returns:
-    Attacked images.
+  It begins at a place of the box that the key decides, without one at the
+  images themselves.
   """
   low = jnp.maximum(images - epsilon, 0)
   high = jnp.minimum(images + epsilon, 1)
@@ -152,9 +143,6 @@ def evaluate(
     attack: Maps (logits function, images, labels) to attacked images; and
       takes `key=` where there are keys.
     keys: A key for each member, or None.
-
-  Returns:
-    What became of each member.
   """
   num_images = images.shape[0]
   size = min(BLOCK, num_images)

@@ -135,6 +135,7 @@ def _look(group: Group, method: str) -> dict[str, Any]:
 
 def _frame(plot: axes.Axes, title: str) -> None:
   figures.frame(plot, title)
+  plot.grid(color="0.88")
   plot.set_xscale("log")
   plot.xaxis.set_major_locator(ticker.LogLocator(10, subs=(1.0, 2.0, 5.0)))
   plot.xaxis.set_major_formatter(

@@ -61,17 +61,10 @@ def split_network(
   dataset: datasets.Dataset,
   config: dict[str, Any],
 ) -> tuple[Head, Splits]:
-  """Splits a network into its head and what comes before.
+  """Splits a trained network into its head and what enters it.
 
-  Args:
-    network: The network.
-    variables: As trained.
-    dataset: The images.
-    config: Of its checkpoint: one with `shots` was trained on so many images of
-      each class, drawn by its seed.
-
-  Returns:
-    The head, and what enters it.
+  If the configuration of its checkpoint has `shots`, it was trained on so many
+  images of each class, drawn by its seed.
   """
   _, hidden = jax.eval_shape(
     network.evaluate, variables, dataset.test.images[:1]

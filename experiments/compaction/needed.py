@@ -74,11 +74,7 @@ class Need(NamedTuple):
 
 
 def make_groups(records: Sequence[Record], *, points: float) -> list[Group]:
-  """Sorts records into what can be compared.
-
-  Args:
-    records: As `records.of_head` makes them.
-    points: Of accuracy that may be lost, in percent.
+  """Sorts efficiency records into what can be compared.
 
   Returns:
     Groups of equal dataset, network and shots, each with the seeds that all of
@@ -202,12 +198,7 @@ def choices(group: Group) -> dict[str, str]:
 
 
 def choose(group: Group, choice: str, way: Way) -> list[Cell]:
-  """Chooses the strength of each method, on validation images.
-
-  Args:
-    group: What is compared.
-    choice: Name in `CHOICES`.
-    way: On which "smallest" depends.
+  """Chooses the strength of each method as `CHOICES` says.
 
   Returns:
     One cell a method, in their order; no cell for a method of which none loses

@@ -37,18 +37,8 @@ def retrain(
 ) -> list[PyTree]:
   """Trains versions of a head to lower cross-entropy, without regularizer.
 
-  Adam begins anew. What a mask holds at 0 stays there.
-
-  Args:
-    versions: Parameters and masks of each, of equal shapes.
-    train: Features and labels.
-    seed: Decides the order of the samples.
-    epochs: Passes over them.
-    batch_size: Samples in a step; 0, or more than there are, means all.
-    learning_rate: Adam's.
-
-  Returns:
-    The parameters of each version afterwards.
+  Versions are parameters and masks of equal shapes. What a mask holds at 0
+  stays there. Adam begins anew, and the seed decides the order of the samples.
   """
   fit = _make_fit(epochs, batch_size, learning_rate)
   key = jax.random.fold_in(jax.random.key(seed), _ORDER)

@@ -104,7 +104,9 @@ def assemblies(kernel: np.ndarray, number: int) -> np.ndarray:
   distinct, places = np.unique(kernel, axis=0, return_inverse=True)
   if number >= len(distinct):
     return places.reshape(-1)
-  labels = clusters.assemble(kernel, number, restarts=3, seed=0)
+  labels = clusters.assemble(
+    kernel, number, restarts=3, seed=0, dtype=kernel.dtype
+  )
   return np.unique(labels, return_inverse=True)[1]
 
 
@@ -195,18 +197,17 @@ def _restructured(
         leaves["bias"],
       )
       keep, means = keeps[layer], activity.means[layer]
-      units = _remove_units(units, keep, means=means)
+      units = jax.device_get(_remove_units(units, keep, means=means))
       if groups is not None:
         # With empty groups, so that one program serves any number of them.
         own, most = groups[layer], len(keep)
-        units = _merge_units(units, own, num_groups=most)
+        units = jax.device_get(_merge_units(units, own, num_groups=most))
         number = int(own.max()) + 1
         units = units._replace(
           incoming=units.incoming[:, :number],
           bias=units.bias[:number],
           outgoing=units.outgoing[:number],
         )
-      units = jax.device_get(units)
       leaves |= {"kernel": units.outgoing, "bias": units.next_bias}
       if before:
         before |= {"kernel": units.incoming, "bias": units.bias}

@@ -62,12 +62,7 @@ def time_ratio(
 ) -> float:
   """Returns a smaller head's time as a multiple of that of the whole.
 
-  Args:
-    compact: The smaller head.
-    whole: The whole, dense.
-    features: Features [n, f] of a batch.
-    as_sparse: Whether the kernels of the smaller are compressed sparse rows.
-    repeats: Rounds.
+  That is for a batch of features [n, f] and so many rounds.
   """
   columns = np.ascontiguousarray(features.T)
   forward = make_forward(compact, as_sparse=as_sparse)

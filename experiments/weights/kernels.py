@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-import jax
+from flax import traverse_util
 import numpy as np
 
 PyTree = Any
@@ -11,14 +11,10 @@ PyTree = Any
 
 def _kernels(params: PyTree) -> dict[str, np.ndarray]:
   """Returns all kernels of a network by their paths."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-  named = {
-    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-    for path, leaf in leaves
-  }
+  leaves = traverse_util.flatten_dict(params, sep="/")
   return {
     name.removesuffix("/kernel"): np.asarray(leaf)
-    for name, leaf in named.items()
+    for name, leaf in sorted(leaves.items())
     if name.endswith("/kernel")
   }
 

@@ -6,25 +6,16 @@ from matplotlib import image
 import numpy as np
 import pytest
 
-import bean_jax
-from experiments.assemblies import clusters, figures, measures
+from experiments.assemblies import figures, measures, summary
 from tests.experiments.assemblies import planted
-
-SETTINGS = measures.Settings(max_clusters=6, restarts=1, controls=2)
 
 
 def _portrait(layer):
   layers = measures.subjects(layer, layer, seed=0)
-  rescaled = layers["rescaled"]
-  return figures.Portrait(
-    title="Planted, seed 0",
-    kernel=layer.kernel,
-    correlation=np.asarray(bean_jax.neuron_correlation(layer.kernel)),
-    neurons=measures.neurons(layer, SETTINGS, seed=0),
-    places=clusters.embed(layer.kernel, seed=0),
-    rescaled_neurons=measures.neurons(rescaled, SETTINGS, seed=0),
-    rescaled_places=clusters.embed(rescaled.kernel, seed=0),
-    metrics=measures.measure(layers, SETTINGS, gamma=1.0, seed=0),
+  settings = measures.Settings(max_clusters=6, restarts=1, controls=2)
+  metrics = measures.measure(layers, settings, gamma=1.0, seed=0)
+  return figures.portray(
+    "Planted", layer, metrics, settings, order=1, gamma=1.0, seed=0
   )
 
 
@@ -94,21 +85,30 @@ def test_silhouettes(tmp_path):
 
 
 def test_against_strength(tmp_path):
-  values = [np.array([0.1, 0.3]), np.array([0.5, np.nan])]
-  controls = [2 * each for each in values]
-  lines = [
-    figures.Line("Vanilla", [0.0], values[:1], values[:1]),
-    figures.Line("BEAN-1", [1.0, 10.0], values, controls),
-    figures.Line("BEAN-2", [1.0], values[1:]),
+  first, second = [0.1, 0.3], [0.5, None]
+  cells = [
+    summary.Cell(method, strength, ({"metrics": {"number": values}},))
+    for method, strength, values in (
+      ("vanilla", 0.0, first),
+      ("bean1", 1.0, first),
+      ("bean1", 10.0, second),
+      ("bean2", 1.0, second),
+    )
   ]
-  drawing = figures.against_strength(tmp_path / "a", {"number": lines})
-  (plot,) = drawing.axes
-  drawn = [
-    line.get_ydata()
-    for line in plot.get_lines()
-    if list(line.get_xdata()) == [1.0, 10.0]
-  ]
-  np.testing.assert_allclose(drawn[:2], [[0.4, 1.0], [0.2, 0.5]])
+  panels = {
+    "number": (lambda c: c.values("number"), lambda c: 2 * c.values("number")),
+    "alone": (lambda c: c.values("number"), None),
+  }
+  drawing = figures.against_strength(tmp_path / "a", tuple(cells), panels)
+  for plot, expected in zip(
+    drawing.axes, ([[0.4, 1.0], [0.2, 0.5]], [[0.2, 0.5]]), strict=True
+  ):
+    drawn = [
+      line.get_ydata()
+      for line in plot.get_lines()
+      if list(line.get_xdata()) == [1.0, 10.0]
+    ]
+    np.testing.assert_allclose(drawn[: len(expected)], expected)
   assert len(drawing.legends[0].get_texts()) == 3
 
 

@@ -3,20 +3,22 @@
 import numpy as np
 import pytest
 
-from experiments.assemblies import measures, summary
-from tests.experiments.assemblies import planted
+from experiments.assemblies import summary
+from experiments.records import results
+from tests.experiments import in_process
 
 
-def make_record(method, seed, *, alpha=None, **metrics):
-  """A record of a checkpoint with some metrics."""
+def make_record(method, alpha, accuracy, height):
+  """A record whose silhouette of four clusters, the classes, is a height."""
   trained = {"dataset": "digits", "model": "mlp500", "method": method}
-  if alpha is not None:
-    trained["alpha"] = alpha
-  metrics.setdefault("ablation_class_accuracy", [0.5] * 4)
+  trained |= {"alpha": alpha} if alpha else {}
   return {
     "config": {"layer": "fc2", "epoch": "best", "checkpoint": trained},
-    "seeds": [seed],
-    "metrics": {name: [np.asarray(v).tolist()] for name, v in metrics.items()},
+    "metrics": {
+      "ablation_class_accuracy": [[0.5] * 4],
+      "validation_accuracy": [accuracy],
+      "rescaled_silhouettes_live": [[0.1, 0.2, height, 1.0]],
+    },
   }
 
 
@@ -26,14 +28,7 @@ def titles(cells):
 
 def test_choices():
   records = [
-    make_record(
-      method,
-      seed,
-      alpha=alpha,
-      validation_accuracy=accuracy + seed / 1000,
-      # The third is that of four clusters, as many as classes.
-      rescaled_silhouettes_live=[0.1, 0.2, height, 1.0],
-    )
+    make_record(method, alpha, accuracy + seed / 1000, height)
     for method, alpha, accuracy, height in (
       ("vanilla", None, 0.90, 0.1),
       ("bean1", 1.0, 0.92, 0.3),
@@ -65,25 +60,16 @@ def test_choices():
 
 
 def test_undefined_numbers():
-  layer = planted.make_layer()
-  metrics = measures.measure(
-    measures.subjects(layer, layer, seed=0),
-    measures.Settings(max_clusters=5, restarts=1, controls=2),
-    gamma=1.0,
-    seed=0,
+  folder = in_process.ROOT / "results" / "interpret" / "mnist-lenet5"
+  defined, undefined = (
+    results.read(folder / f"mnist-lenet5-vanilla-seed{seed}-fc3.json")
+    for seed in (0, 1)
   )
-  metrics |= {
-    "validation_accuracy": 0.9,
-    "test_accuracy": 0.8,
-    "num_neurons": 24.0,
-  }
-  defined = make_record("vanilla", 1, **metrics)
-  metrics["trained_agreement"] = np.nan
-  metrics["trained_silhouettes_live"] = np.full(4, np.nan)
-  undefined = make_record("vanilla", 2, **metrics)
+  undefined["metrics"]["trained_agreement"] = [None]
+  undefined["metrics"]["trained_silhouettes_live"] = [[None] * 19]
   for records, mark in (
     ([undefined], "none"),
-    ([defined, undefined], "1 of 2"),
+    ([defined, undefined], "(1 of 2)"),
   ):
     text = summary.text(summary.groups(records), margin=0.01)
     assert mark in text

@@ -69,9 +69,3 @@ def test_hollow_where_a_seed_needs_more_than_all(group, tmp_path):
   ] == [1] * 3 + [3] * 3
   labels = [text.get_text() for text in plot.get_yticklabels()]
   assert labels[:2] == ["weights pruned", "weights pruned\nretrained"]
-
-
-def test_a_single_seed_has_no_bars(tmp_path):
-  group = fake_records.group(fake_records.make_all()[::2])
-  for draw in (drawing.curves, drawing.needs):
-    assert draw(tmp_path / "a", group, "best").axes

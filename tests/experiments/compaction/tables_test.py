@@ -1,6 +1,6 @@
 """Tests of experiments.compaction.tables; published_test has whole tables."""
 
-from experiments.compaction import tables
+from experiments.compaction import drawing, tables
 from tests.experiments.compaction import fake_records
 
 
@@ -16,7 +16,9 @@ def test_headline_says_where_there_is_no_match():
   assert rows(text)[3] == ["l1", "none", "none"]
 
 
-def test_a_single_seed_has_no_interval():
+def test_a_single_seed_has_no_interval(tmp_path):
   group = fake_records.group(fake_records.make_all()[::2])
   assert rows(tables.headline(group, "best"))[2] == ["Vanilla", "0.5", "0.5"]
   assert "nan" not in tables.report([group])
+  # Nor a bar.
+  assert drawing.needs(tmp_path / "a", group, "best").axes

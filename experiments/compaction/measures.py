@@ -1,8 +1,6 @@
-"""Efficiency records: one file a checkpoint, which is never computed again."""
+"""What is measured of a network whose dense layers shrink."""
 
-import functools
 import hashlib
-import pathlib
 from typing import Any, NamedTuple
 
 import jax
@@ -11,25 +9,13 @@ import numpy as np
 from bean_jax import sparsity
 from experiments import datasets
 from experiments.architectures.networks import Network, Variables
-from experiments.assemblies import sources
-from experiments.assemblies.records import Record, find_or_make
-from experiments.assemblies.sources import Source
 from experiments.compaction import heads, retraining, schemes, timing
 from experiments.compaction.schemes import Compact
 from experiments.machine import devices
 
 
 class Settings(NamedTuple):
-  """How heads are made smaller.
-
-  Attributes:
-    schemes: Names in `schemes.SCHEMES`.
-    weight_fractions: Of weights that are pruned.
-    unit_fractions: Of units that are removed or merged.
-    retrain_epochs: Passes over the training images afterwards; 0 for none.
-    timing_batches: Samples that are timed at once.
-    timing_repeats: Rounds of timing; 0 for none.
-  """
+  """How heads are made smaller, as flags of `experiments.efficiency` say."""
 
   schemes: tuple[str, ...]
   weight_fractions: tuple[float, ...]
@@ -40,13 +26,7 @@ class Settings(NamedTuple):
 
 
 class Version(NamedTuple):
-  """A head made smaller by so much.
-
-  Attributes:
-    scheme: Name in `schemes.SCHEMES`; "whole" for the head as it is.
-    fraction: What of it went.
-    compact: What is left.
-  """
+  """A head of which a fraction went by a scheme; "whole" if it is as it is."""
 
   scheme: str
   fraction: float
@@ -58,56 +38,16 @@ class Version(NamedTuple):
     return self.scheme == "weights"
 
 
-def of_head(
-  directory: pathlib.Path,
-  source: Source,
-  dataset: datasets.Dataset,
-  settings: Settings,
-  *,
-  resume: bool,
-) -> tuple[Record, bool]:
-  """Returns the record of a checkpoint, and whether it was made just now.
-
-  Args:
-    directory: Folder of the records.
-    source: The checkpoint.
-    dataset: What it was trained on.
-    settings: How it is made smaller.
-    resume: Whether a record that is there is used.
-
-  Raises:
-    checkpoints.CheckpointError: If the checkpoint cannot be used.
-    datasets.DatasetError: If the images do not suffice.
-    results.ResultError: If a record is of another configuration, or cannot be
-      written.
-  """
-  network, variables = sources.load(source, dataset)
-  return find_or_make(
-    directory / f"{source.path.stem}.json",
-    "efficiency",
-    {
-      "checkpoint": source.config,
-      "checkpoint_sha256": _digest(variables),
-      **settings._asdict(),
-    },
-    dataset,
-    functools.partial(
-      _measure, network, variables, dataset, source.config, settings
-    ),
-    resume=resume,
-  )
-
-
-def _digest(variables: Variables) -> str:
+def digest(variables: Variables) -> str:
   """Digests parameters, whatever their file says beside them."""
-  digest = hashlib.sha256()
+  found = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-    digest.update(jax.tree_util.keystr(path).encode())
-    digest.update(np.ascontiguousarray(leaf).tobytes())
-  return digest.hexdigest()
+    found.update(jax.tree_util.keystr(path).encode())
+    found.update(np.ascontiguousarray(leaf).tobytes())
+  return found.hexdigest()
 
 
-def _measure(
+def measure(
   network: Network,
   variables: Variables,
   dataset: datasets.Dataset,
