@@ -72,10 +72,6 @@ def diagonality(losses: np.ndarray) -> float:
   That is the trace of the losses [C, C] over their sum, gains not counted: 1
   where each population serves its class alone, 1 / C where all classes lose
   alike, 0 where nothing is lost.
-
-  Example:
-    >>> diagonality(np.array([[0.5, 0.0], [0.5, -0.2]]))
-    0.5
   """
   lost = np.maximum(losses, 0)
   total = lost.sum()

@@ -282,11 +282,6 @@ def strongest(strength: np.ndarray, density: float) -> np.ndarray:
 
   They are a share of all [N, M], rounded down to a whole number of at least
   one; a strength of 0 is never among them.
-
-  Example:
-    >>> strongest(np.array([[0.1, 0.9], [0.5, 0.0]]), 0.5)
-    array([[0., 1.],
-           [1., 0.]], dtype=float32)
   """
   count = max(1, int(density * strength.size))
   flat = strength.ravel()

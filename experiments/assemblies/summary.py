@@ -157,9 +157,8 @@ def interval(
     factor: What they are multiplied by.
     sign: "+" shows that of positive numbers too.
 
-  Example:
-    >>> interval(np.array([0.5, 0.5]))
-    '0.50 [0.50, 0.50]'
+  Returns:
+    Such as "0.41 [0.39, 0.43]".
   """
   kept = factor * values[np.isfinite(values)]
   if not kept.size:

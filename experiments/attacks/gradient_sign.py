@@ -60,13 +60,7 @@ class Robustness(NamedTuple):
 def input_gradient(
   logits_fn: Logits, images: jax.Array, labels: ArrayLike
 ) -> jax.Array:
-  """Computes the gradient of each image's cross-entropy by its pixels.
-
-  Example:
-    >>> weights = jnp.array([[1.0, -1.0]])
-    >>> input_gradient(lambda x: x @ weights, jnp.zeros((1, 1)), jnp.array([0]))
-    Array([[-1.]], dtype=float32)
-  """
+  """Computes the gradient of each image's cross-entropy by its pixels."""
 
   def loss_fn(images: jax.Array) -> jax.Array:
     return jnp.sum(
@@ -83,14 +77,7 @@ def fgsm(
   *,
   epsilon: ArrayLike,
 ) -> jax.Array:
-  """Attacks images by one step of the fast gradient sign method.
-
-  Example:
-    >>> weights = jnp.array([[1.0, -1.0]])
-    >>> image = jnp.array([[0.5]])
-    >>> fgsm(lambda x: x @ weights, image, jnp.array([0]), epsilon=0.25)
-    Array([[0.25]], dtype=float32)
-  """
+  """Attacks images by one step of the fast gradient sign method."""
   slopes = input_gradient(logits_fn, images, labels)
   return jnp.clip(images + epsilon * jnp.sign(slopes), 0, 1)
 

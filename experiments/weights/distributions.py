@@ -67,10 +67,6 @@ def synapses(weights: ArrayLike, *, threshold: float = THRESHOLD) -> np.ndarray:
   """Returns the strengths [n] above the threshold, in ascending order.
 
   There are none where all weights are 0.
-
-  Example:
-    >>> synapses([[0.0, -4.0], [0.01, 2.0]])
-    array([0.5, 1. ])
   """
   sizes = np.sort(np.abs(np.asarray(weights, np.float64)), axis=None)
   if not sizes.size or not sizes[-1] > 0:

@@ -20,13 +20,7 @@ def _kernels(params: PyTree) -> dict[str, np.ndarray]:
 
 
 def largest_dense(params: PyTree) -> tuple[str, np.ndarray]:
-  """Picks the dense layer that has most weights, the first of several.
-
-  Example:
-    >>> params = {"a": {"kernel": np.ones((2, 3))}, "b": {"bias": np.ones(9)}}
-    >>> largest_dense(params)[0]
-    'a'
-  """
+  """Picks the dense layer that has most weights, the first of several."""
   dense = [item for item in _kernels(params).items() if item[1].ndim == 2]
   return max(dense, key=lambda item: item[1].size)
 
@@ -42,11 +36,6 @@ def receptive_fields(
 
   Raises:
     ValueError: If no layer sees pixels.
-
-  Example:
-    >>> params = {"fc1": {"kernel": np.ones((784, 5))}}
-    >>> receptive_fields(params, (28, 28, 1)).shape
-    (5, 28, 28)
   """
   kernels = list(_kernels(params).values())
   for kernel in kernels:

@@ -36,19 +36,17 @@ def _num_dark(path):
   return np.count_nonzero(pixels.min(axis=-1) < 0.5)
 
 
-@pytest.mark.parametrize("draw", (figures.maps, figures.ablations))
-def test_figures_of_several(tmp_path, portraits, draw):
-  draw(tmp_path / "one", portraits[:1])
-  draw(tmp_path / "all", portraits)
-  assert 0 < _num_dark(tmp_path / "one") < _num_dark(tmp_path / "all")
-
-
-@pytest.mark.parametrize("draw", (figures.coactivation, figures.wiring))
-def test_figures_of_one(tmp_path, portraits, draw):
-  for index, portrait in enumerate(portraits):
-    draw(tmp_path / str(index), portrait)
+@pytest.mark.parametrize(
+  "name", ("maps", "ablations", "coactivation", "wiring")
+)
+def test_figures_are_equal_files_for_equal_data(tmp_path, portraits, name):
+  draw = getattr(figures, name)
+  many = name in ("maps", "ablations")
+  drawn = [portraits[:1], portraits] if many else portraits
+  for index, each in enumerate(drawn):
+    draw(tmp_path / str(index), each)
     assert _num_dark(tmp_path / str(index)) > 0
-  draw(tmp_path / "again", portraits[0])
+  draw(tmp_path / "again", drawn[0])
   for ending in ("png", "pdf"):
     one, other = (tmp_path / f"{name}.{ending}" for name in ("0", "again"))
     assert one.read_bytes() == other.read_bytes()

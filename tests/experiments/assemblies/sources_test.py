@@ -67,39 +67,35 @@ def test_find(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-  "config, text",
+  "files, error, text",
   (
-    ({"seed": None}, "expected seed in its configuration"),
-    ({"method": "bean1"}, "expected alpha in its configuration"),
-    ({"method": "bean9"}, "unknown method 'bean9'"),
-    ({"model": "lenet6"}, "expected a model of .*, got 'lenet6'"),
+    ([{"seed": None}], checkpoints.CheckpointError, "expected seed in its"),
+    ([{"method": "bean1"}], checkpoints.CheckpointError, "expected alpha in"),
+    ([{"method": "x"}], checkpoints.CheckpointError, "unknown method 'x'"),
+    ([{"model": "x"}], checkpoints.CheckpointError, "expected a model.*'x'"),
+    ([], parsing.ConfigError, r"got none \(0 left out\)"),
+    ([{"metrics": {}}], parsing.ConfigError, r"got none \(1 left out\)"),
+    (
+      [{"learning_rate": 0.1}, {"learning_rate": 0.2}],
+      parsing.ConfigError,
+      "a.npz and b.npz are of the same",
+    ),
   ),
 )
-def test_configurations_that_are_refused(tmp_path, config, text):
-  write(tmp_path, "a", params={}, **config)
-  with pytest.raises(checkpoints.CheckpointError, match=text):
+def test_folders_that_are_refused(tmp_path, files, error, text):
+  for name, config in zip("ab", files, strict=False):
+    write(tmp_path, name, params={}, **config)
+  with pytest.raises(error, match=text):
     sources.find(tmp_path)
 
 
 def test_nothing_to_look_at(tmp_path):
   with pytest.raises(parsing.ConfigError, match="no folder"):
     sources.find(tmp_path / "absent")
-  write(tmp_path, "a", params={}, metrics={})
-  with pytest.raises(
-    parsing.ConfigError, match=r"bean1 in .*got none \(0 left"
-  ):
+  with pytest.raises(parsing.ConfigError, match="simulations of bean1 in"):
     sources.find(tmp_path, ["bean1"])
-  with pytest.raises(parsing.ConfigError, match=r"got none \(1 left out\)"):
-    sources.find(tmp_path)
   (tmp_path / "b.npz").write_bytes(b"no checkpoint")
   with pytest.raises(checkpoints.CheckpointError, match="b.npz"):
-    sources.find(tmp_path)
-
-
-def test_simulations_that_were_trained_otherwise(tmp_path):
-  for name, rate in (("a", 0.1), ("b", 0.2)):
-    write(tmp_path, name, params={}, learning_rate=rate)
-  with pytest.raises(parsing.ConfigError, match="a.npz and b.npz are of the"):
     sources.find(tmp_path)
 
 

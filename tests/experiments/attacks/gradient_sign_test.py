@@ -1,6 +1,5 @@
 """Tests of experiments.attacks.gradient_sign."""
 
-import doctest
 import functools
 
 import jax
@@ -175,7 +174,3 @@ def test_lenet5_takes_what_is_attacked():
   )(variables, images, labels)
   plain = network.predict(variables, images) == labels
   np.testing.assert_allclose(found.accuracy, plain.mean(axis=1), atol=1e-6)
-
-
-def test_examples_of_docstrings():
-  assert doctest.testmod(gradient_sign).failed == 0

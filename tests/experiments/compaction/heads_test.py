@@ -14,14 +14,10 @@ DIGITS = tiny.load_few_digits()
 
 
 def draw_variables(network):
-  shapes = jax.eval_shape(network.init, jax.random.key(0))
-  generator = np.random.default_rng(0)
+  variables = jax.jit(network.init)(jax.random.key(0))
+  # So that batch statistics are not those of new networks.
   return jax.tree.map(
-    lambda leaf: (
-      generator.uniform(0.01, 0.1, leaf.shape).astype(np.float32)
-      - np.float32(0.05 * (leaf.ndim > 1))
-    ),
-    shapes,
+    lambda leaf: np.asarray(leaf) + np.float32(0.01), variables
   )
 
 
@@ -40,18 +36,18 @@ def test_the_head_of_features_gives_the_logits(network, layers):
   head, splits = heads.split_network(network, variables, DIGITS, {})
   assert list(head.params) == layers
   assert head.units == network.layers
-  for split in ("train", "validation", "test"):
-    images, labels = getattr(DIGITS, split)
-    samples = getattr(splits, split)
-    np.testing.assert_array_equal(samples.labels, labels)
-    expected, hidden = network.evaluate(variables, images)
-    np.testing.assert_allclose(
-      samples.inputs, hidden[layers[0]], rtol=1e-5, atol=1e-6
-    )
-    *inputs, logits = heads.apply(head.params, samples.inputs)
-    for ours in (logits, tiny_head.run(head.params, samples.inputs)):
-      np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4)
-    assert len(inputs) == len(layers)
+  for ours, theirs in zip(
+    splits, (DIGITS.train, DIGITS.validation, DIGITS.test), strict=True
+  ):
+    np.testing.assert_array_equal(ours.labels, theirs.labels)
+    assert len(ours.inputs) == len(ours.labels)
+  features = splits.test.inputs
+  expected, hidden = jax.jit(network.evaluate)(variables, DIGITS.test.images)
+  np.testing.assert_allclose(features, hidden[layers[0]], rtol=1e-5, atol=1e-6)
+  *inputs, logits = heads.apply(head.params, features)
+  for ours in (logits, tiny_head.run(head.params, features)):
+    np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4)
+  assert len(inputs) == len(layers)
 
 
 def test_shots_are_those_of_the_seed():
