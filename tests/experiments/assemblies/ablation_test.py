@@ -46,16 +46,6 @@ def test_losses_equal_loops():
   assert np.any(costs["zero"] != costs["mean"])
 
 
-def test_populations_that_serve_one_class():
-  costs = ablate(planted.make_layer(), planted.serves())
-  assert costs["zero_diagonality"] == 1
-  assert costs["zero_own"] > 0.9
-  # A random group takes a quarter of each class's neurons.
-  assert costs["zero_random"].mean() < 0.1
-  # Their mean is still more than what others get from neurons that are silent.
-  assert not costs["mean"].any()
-
-
 def test_random_groups_are_as_large_and_of_neurons_that_belong_to_a_class():
   # So that none but the population itself can be drawn.
   classes = np.where(planted.serves() == 2, 2, -1)

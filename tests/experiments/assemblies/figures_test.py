@@ -110,13 +110,6 @@ def test_against_strength(tmp_path):
   assert len(drawing.legends[0].get_texts()) == 3
 
 
-def test_assemblies_are_ordered_by_class(portraits):
-  neurons = portraits[0].neurons
-  np.testing.assert_array_equal(figures.ordered(neurons), planted.serves())
-  dead = neurons._replace(assemblies=np.full(24, -1))
-  np.testing.assert_array_equal(figures.ordered(dead), dead.assemblies)
-
-
 def test_wiring_has_the_neurons_of_an_assembly_side_by_side(
   portraits, tmp_path
 ):

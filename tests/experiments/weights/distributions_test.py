@@ -34,9 +34,8 @@ def truncated(name, threshold):
 
 
 @pytest.mark.parametrize("name", TRUTH)
-@pytest.mark.parametrize("seed", (0, 1))
-def test_samples_are_told_right(name, seed):
-  fits = distributions.fit(draw(name, seed))
+def test_samples_are_told_right(name):
+  fits = distributions.fit(draw(name, seed=1))
   assert max(fits, key=lambda other: fits[other].log_likelihood) == name
   # The critical distance of 6,000 samples at a level of 1 % is 0.021.
   assert fits[name].distance < 0.021
