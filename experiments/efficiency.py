@@ -24,22 +24,15 @@ goes on where it was stopped.
 """
 
 from collections.abc import Sequence
+import functools
 import pathlib
-from typing import NamedTuple
 
 from absl import flags
 
 from experiments import datasets
-from experiments.architectures import networks
+from experiments.assemblies import records, sources
 from experiments.command import flag_groups, parsing, scripts
-from experiments.compaction import (
-  drawing,
-  heads,
-  needed,
-  records,
-  schemes,
-  tables,
-)
+from experiments.compaction import drawing, measures, needed, schemes, tables
 from experiments.learning import methods
 from experiments.machine import interruption
 from experiments.records import results
@@ -56,13 +49,6 @@ _CHECKPOINT_DIR = flag_groups.define_path(
   "outputs/full_data/checkpoints",
   "folder of the trained networks",
 )
-_MODEL = flags.DEFINE_enum(
-  "model",
-  None,
-  networks.NAMES,
-  "network that all checkpoints must be of; by default any",
-  flag_values=FLAGS,
-)
 _METHODS = flags.DEFINE_list(
   "methods",
   None,
@@ -72,7 +58,7 @@ _METHODS = flags.DEFINE_list(
 )
 _SCHEMES = flags.DEFINE_list(
   "schemes",
-  ["weights", "units", "merge"],
+  list(schemes.SCHEMES),
   f"how networks are made smaller, of: {', '.join(schemes.SCHEMES)}",
   flag_values=FLAGS,
 )
@@ -117,168 +103,110 @@ _RESUME = flags.DEFINE_bool(
 )
 
 
-class Config(NamedTuple):
-  """One run.
-
-  Attributes:
-    checkpoint_dir: Folder of the checkpoints.
-    model: Network that they must be of, or None.
-    methods: Methods that are taken; empty for all.
-    settings: How networks are made smaller.
-    points: Of accuracy that may be lost, in percent.
-    data_dir: Folder of TensorFlow Datasets, or None for the default.
-    output_dir: Folder of the records.
-    resume: Whether records that are there are used.
-  """
-
-  checkpoint_dir: pathlib.Path
-  model: str | None
-  methods: tuple[str, ...]
-  settings: records.Settings
-  points: float
-  data_dir: str | None
-  output_dir: pathlib.Path
-  resume: bool
-
-
-def run(config: Config) -> None:
+def run() -> None:
   """Makes the records that are missing, then tables and figures of all.
-
-  Args:
-    config: The run.
 
   Raises:
     datasets.DatasetError: If the data cannot be had.
-    results.ResultError: If there are no checkpoints, one cannot be used, or the
-      folder holds a file of another configuration or cannot be written.
+    parsing.ConfigError: If a flag has a value that cannot be used, or there are
+      no checkpoints.
+    results.ResultError: If a checkpoint cannot be used, or the folder holds a
+      file of another configuration or cannot be written.
     interruption.Stopped: If a stop was requested before all was done.
   """
-  paths = find_checkpoints(config)
-  results.prepare_directory(config.output_dir)
+  settings = parse_settings()
+  points = parsing.number("points", _POINTS.value, low=0, below=100)
+  found = _find()
+  load = functools.cache(
+    functools.partial(datasets.load, data_dir=FLAGS.data_dir)
+  )
+  directory = pathlib.Path(FLAGS.output_dir)
+  results.prepare_directory(directory)
   made = []
-  for path in paths:
+  for source in found:
     if interruption.stop_requested():
       raise interruption.Stopped
-    if (record := _record(config, path)) is not None:
-      made.append(record)
-  if not made:
-    raise results.ResultError(
-      f"{config.checkpoint_dir}: every training failed; choose another folder"
+    dataset = load(source.config["dataset"])
+    network, variables = sources.load(source, dataset)
+    record, is_new = records.find_or_make(
+      directory / f"{source.path.stem}.json",
+      "efficiency",
+      {
+        "checkpoint": source.config,
+        "checkpoint_sha256": measures.digest(variables),
+        **settings._asdict(),
+      },
+      dataset,
+      functools.partial(
+        measures.measure, network, variables, dataset, source.config, settings
+      ),
+      resume=_RESUME.value,
     )
-  groups = needed.make_groups(made)
+    made.append(record)
+    if is_new:
+      print(f"{source.path.stem}: {record['seconds']:.0f} s", flush=True)
+  groups = needed.make_groups(made, points=points)
   results.tell_versions(made)
-  text = tables.report(groups, points=config.points)
+  text = tables.report(groups)
   if note := results.mixed_versions(made):
     text += f"\n\n{note}"
-  results.write_bytes(config.output_dir / "table.md", f"{text}\n".encode())
+  results.write_bytes(directory / "table.md", f"{text}\n".encode())
   for group in groups:
-    markdown.show(tables.summary(group, points=config.points))
+    markdown.show(tables.summary(group))
   for group in groups:
     name = group.title.replace(", ", "-")
-    for choice in needed.choices(group, points=config.points):
+    for choice in needed.choices(group):
       for function, kind in (
         (drawing.curves, "lost"),
         (drawing.needs, "needed"),
       ):
-        stem = f"{name}-{kind}-{choice}"
-        with canvas.attempt(config.output_dir / stem):
-          function(config.output_dir, stem, group, choice, points=config.points)
-  print(f"all tables and figures in {config.output_dir}")
+        path = directory / f"{name}-{kind}-{choice}"
+        with canvas.attempt(path):
+          function(path, group, choice)
+  print(f"all tables and figures in {directory}")
 
 
-def find_checkpoints(config: Config) -> list[pathlib.Path]:
-  """Lists the checkpoints of a run, after reading each.
-
-  Args:
-    config: The run.
-
-  Returns:
-    Their paths, in the order of the names.
-
-  Raises:
-    results.ResultError: If there are none, or one cannot be used.
-  """
-  paths = sorted(config.checkpoint_dir.glob("*.npz"))
-  if not paths:
-    raise results.ResultError(
-      f"{config.checkpoint_dir}: no checkpoints there; train networks with "
-      "experiments.full_data and name their folder by --checkpoint_dir"
-    )
-  found = {
-    path: heads.read(path, model=config.model).config["method"]
-    for path in paths
-  }
-  kept = [p for p in paths if not config.methods or found[p] in config.methods]
-  if missing := set(config.methods) - set(found.values()):
-    raise results.ResultError(
-      f"{config.checkpoint_dir}: no checkpoints of {', '.join(sorted(missing))}"
-      f"; there are {', '.join(sorted(set(found.values())))}"
-    )
-  return kept
-
-
-def _record(config: Config, path: pathlib.Path) -> records.Record | None:
-  """Returns the record of a checkpoint, or None if its training failed."""
-  checkpoint = heads.read(path, model=config.model)
-  if checkpoint.metrics.get("failed_step", -1) >= 0:
-    print(f"{path.name}: training failed, left out")
-    return None
-  record_path = records.path_of(config.output_dir, path)
-  expected = records.make_config(checkpoint, config.settings)
-  if config.resume:
-    record = results.find(record_path, expected)
-    if record is not None:
-      return record
-  dataset = datasets.load(
-    checkpoint.config["dataset"], data_dir=config.data_dir
-  )
-  record = records.make(path, checkpoint, dataset, config.settings)
-  results.write(record_path, record)
-  print(f"{path.stem}: {record['seconds']:.0f} s", flush=True)
-  return results.read(record_path)
-
-
-def parse_config() -> Config:
-  """Builds the configuration from flags.
-
-  Returns:
-    The run.
-
-  Raises:
-    parsing.ConfigError: If a flag has a value that cannot be used.
-  """
-  names: list[str] = []
-  if _METHODS.value is not None:
-    names = parsing.names("methods", _METHODS.value, list(methods.METHODS))
+def _find() -> list[sources.Source]:
+  """Returns the checkpoints of all methods that were asked for."""
+  names = _METHODS.value
+  if names is not None:
+    parsing.names("methods", names, list(methods.METHODS))
     if "vanilla" not in names:
       raise parsing.ConfigError(
         "--methods: expected vanilla among them, which all others are compared "
         f"with, got {','.join(names)!r}"
       )
-  return Config(
-    checkpoint_dir=pathlib.Path(_CHECKPOINT_DIR.value),
-    model=_MODEL.value,
-    methods=tuple(names),
-    settings=records.Settings(
-      schemes=tuple(
-        parsing.names("schemes", _SCHEMES.value, list(schemes.SCHEMES))
-      ),
-      weight_fractions=_fractions("weight_fractions", _WEIGHT_FRACTIONS.value),
-      unit_fractions=_fractions("unit_fractions", _UNIT_FRACTIONS.value),
-      retrain_epochs=parsing.number(
-        "retrain_epochs", _RETRAIN_EPOCHS.value, low=0
-      ),
-      timing_batches=tuple(
-        parsing.numbers("timing_batches", _TIMING_BATCHES.value, int, low=1)
-      ),
-      timing_repeats=parsing.number(
-        "timing_repeats", _TIMING_REPEATS.value, low=0
-      ),
+  found = sources.find(pathlib.Path(_CHECKPOINT_DIR.value), names)
+  there = {source.config["method"] for source in found}
+  if missing := set(names or ()) - there:
+    raise parsing.ConfigError(
+      f"--methods: expected methods of which there are checkpoints, such as "
+      f"{', '.join(sorted(there))}, got {', '.join(sorted(missing))}"
+    )
+  return found
+
+
+def parse_settings() -> measures.Settings:
+  """Returns how networks are made smaller, from flags.
+
+  Raises:
+    parsing.ConfigError: If a flag has a value that cannot be used.
+  """
+  return measures.Settings(
+    schemes=tuple(
+      parsing.names("schemes", _SCHEMES.value, list(schemes.SCHEMES))
     ),
-    points=parsing.number("points", _POINTS.value, low=0, below=100),
-    data_dir=FLAGS.data_dir,
-    output_dir=pathlib.Path(FLAGS.output_dir),
-    resume=_RESUME.value,
+    weight_fractions=_fractions("weight_fractions", _WEIGHT_FRACTIONS.value),
+    unit_fractions=_fractions("unit_fractions", _UNIT_FRACTIONS.value),
+    retrain_epochs=parsing.number(
+      "retrain_epochs", _RETRAIN_EPOCHS.value, low=0
+    ),
+    timing_batches=tuple(
+      parsing.numbers("timing_batches", _TIMING_BATCHES.value, int, low=1)
+    ),
+    timing_repeats=parsing.number(
+      "timing_repeats", _TIMING_REPEATS.value, low=0
+    ),
   )
 
 
@@ -290,7 +218,7 @@ def _fractions(name: str, words: Sequence[str]) -> tuple[float, ...]:
 
 def main(argv: Sequence[str]) -> int | None:
   """Runs the script; returns the exit status."""
-  return scripts.run(argv, lambda: run(parse_config()), FLAGS)
+  return scripts.run(argv, run, FLAGS)
 
 
 if __name__ == "__main__":

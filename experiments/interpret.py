@@ -25,18 +25,13 @@ PNG and PDF. What has a record is not measured again.
 """
 
 from collections.abc import Sequence
+import functools
 import pathlib
 
 from absl import flags
 
 from experiments import datasets
-from experiments.assemblies import (
-  drawing,
-  measures,
-  records,
-  sources,
-  summary,
-)
+from experiments.assemblies import drawing, measures, records, sources, summary
 from experiments.command import flag_groups, parsing, scripts
 from experiments.learning import methods
 from experiments.machine import progress
@@ -87,20 +82,6 @@ _RESTARTS = flags.DEFINE_integer(
   "initializations of each K-means, the best of which is kept",
   flag_values=FLAGS,
 )
-_DEAD_TOLERANCE = flags.DEFINE_float(
-  "dead_tolerance",
-  _SETTINGS.tolerance,
-  "a neuron is dead if what it sends on, the deviation of its activation times "
-  "the norm of its weights, is at most this part of what the strongest sends",
-  flag_values=FLAGS,
-)
-_DENSITY = flags.DEFINE_float(
-  "density",
-  _SETTINGS.density,
-  "share of the connections, the strongest, that make the graph of C4 and "
-  "BIG-ADO",
-  flag_values=FLAGS,
-)
 _CONTROLS = flags.DEFINE_integer(
   "controls",
   _SETTINGS.controls,
@@ -114,9 +95,6 @@ _FIGURES = flags.DEFINE_list(
   "accuracy), clustered (most clustered within --margin of vanilla's validation"
   " accuracy), all; or none",
   flag_values=FLAGS,
-)
-_FIGURE_SEED = flags.DEFINE_integer(
-  "figure_seed", 0, "seed of the networks that are drawn", flag_values=FLAGS
 )
 _MARGIN = flags.DEFINE_float(
   "margin",
@@ -134,48 +112,77 @@ _RESUME = flags.DEFINE_bool(
 )
 
 
-def run(config: records.Config) -> None:
+def run() -> None:
   """Measures what is missing and writes records, a table and figures.
-
-  Args:
-    config: The run.
 
   Raises:
     datasets.DatasetError: If the data cannot be had.
-    parsing.ConfigError: If a network has no such layer, or too few neurons.
+    parsing.ConfigError: If a flag has a value that cannot be used, there is
+      nothing to look at, or a network has no such layer or too few neurons.
     results.ResultError: If a checkpoint or record cannot be used, or a folder
       not written to.
   """
-  loaded = {
-    name: datasets.load(name, data_dir=config.data_dir)
-    for name in {source.config["dataset"] for source in config.sources}
-  }
-  for source in config.sources:
-    dataset = loaded[source.config["dataset"]]
-    sources.check_classes(dataset)
-    records.layer_of(config, source, dataset)
-  results.prepare_directory(config.output_dir)
-  measured = _measure(config, loaded)
-  found = summary.groups(measured)
-  text = summary.text(found, margin=config.margin)
-  parts = [config.layer, "last" if config.epoch == "last" else None]
+  names = _METHODS.value
+  if names is not None:
+    names = parsing.names("methods", names, list(methods.METHODS))
+  drawn = _FIGURES.value
+  if drawn != ["none"]:
+    parsing.names("figures", drawn, summary.SELECTIONS)
+  settings = measures.Settings(
+    max_clusters=parsing.number("max_clusters", _MAX_CLUSTERS.value, low=2),
+    restarts=parsing.number("restarts", _RESTARTS.value, low=1),
+    controls=parsing.number("controls", _CONTROLS.value, low=1),
+  )
+  margin = parsing.number("margin", _MARGIN.value, low=0) / 100
+  found = sources.find(pathlib.Path(_CHECKPOINT_DIR.value), names)
+  load = functools.cache(
+    functools.partial(datasets.load, data_dir=FLAGS.data_dir)
+  )
+  planned = [(source, load(source.config["dataset"])) for source in found]
+  groups = summary.groups(_measure(planned, settings))
+  text = summary.text(groups, margin=margin)
+  parts = [_LAYER.value, "last" if _EPOCH.value == "last" else None]
   name = "-".join(["table", *filter(None, parts)])
-  results.write_bytes(config.output_dir / f"{name}.md", f"{text}\n".encode())
+  directory = pathlib.Path(FLAGS.output_dir)
+  results.write_bytes(directory / f"{name}.md", f"{text}\n".encode())
   markdown.show(text)
-  by_digest = {source.digest: source for source in config.sources}
-  for name, cells in found.items():
-    with canvas.attempt(config.output_dir / name):
-      drawing.draw(config, name, cells, by_digest, loaded)
-  print(f"files in {config.output_dir}")
+  known = {source.digest: (source, dataset) for source, dataset in planned}
+  for name, cells in groups.items():
+    if picked := summary.select(cells, drawn, margin=margin):
+      with canvas.attempt(directory / name):
+        drawing.draw(directory / name, cells, picked, known)
+  print(f"files in {directory}")
 
 
 def _measure(
-  config: records.Config, loaded: dict[str, datasets.Dataset]
+  planned: Sequence[tuple[sources.Source, datasets.Dataset]],
+  settings: measures.Settings,
 ) -> list[records.Record]:
   """Returns the records of all checkpoints, with a line for each new one."""
+  layers = [sources.layer_name(*each, _LAYER.value) for each in planned]
+  directory = pathlib.Path(FLAGS.output_dir)
+  results.prepare_directory(directory)
+  epoch = _EPOCH.value
+  suffix = "-last" if epoch == "last" else ""
   measured = []
-  with progress.bar(total=len(config.sources), skipped=0) as bar:
-    for source, record, is_new in records.measure_all(config, loaded):
+  with progress.bar(total=len(planned), skipped=0) as bar:
+    for (source, dataset), layer in zip(planned, layers, strict=True):
+      record, is_new = records.find_or_make(
+        directory / f"{source.path.stem}-{layer}{suffix}.json",
+        "interpret",
+        {
+          "layer": layer,
+          "epoch": epoch,
+          **settings._asdict(),
+          "checkpoint": source.config,
+          "checkpoint_sha256": source.digest,
+        },
+        dataset,
+        functools.partial(
+          records.measure, source, dataset, layer, epoch, settings
+        ),
+        resume=_RESUME.value,
+      )
       measured.append(record)
       bar.display.update(
         bar.task, advance=1, description=source.path.stem, accuracy=""
@@ -190,54 +197,9 @@ def _measure(
   return measured
 
 
-def parse_config() -> records.Config:
-  """Builds the configuration from flags, and finds the checkpoints.
-
-  Returns:
-    The run.
-
-  Raises:
-    parsing.ConfigError: If a flag has a value that cannot be used, or there is
-      nothing to look at.
-    checkpoints.CheckpointError: If a checkpoint cannot be used.
-  """
-  names = _METHODS.value
-  if names is not None:
-    names = parsing.names("methods", names, list(methods.METHODS))
-  drawn = []
-  if _FIGURES.value != ["none"]:
-    drawn = parsing.names("figures", _FIGURES.value, summary.SELECTIONS)
-  settings = measures.Settings(
-    max_clusters=parsing.number("max_clusters", _MAX_CLUSTERS.value, low=2),
-    restarts=parsing.number("restarts", _RESTARTS.value, low=1),
-    tolerance=parsing.number(
-      "dead_tolerance", _DEAD_TOLERANCE.value, low=0, below=1
-    ),
-    density=parsing.number("density", _DENSITY.value, low=0, below=1.001),
-    controls=parsing.number("controls", _CONTROLS.value, low=1),
-  )
-  margin = parsing.number("margin", _MARGIN.value, low=0) / 100
-  figure_seed = parsing.number("figure_seed", _FIGURE_SEED.value, low=0)
-  found, left_out = sources.find(pathlib.Path(_CHECKPOINT_DIR.value), names)
-  for line in left_out:
-    print(line)
-  return records.Config(
-    sources=tuple(found),
-    layer=_LAYER.value,
-    epoch=_EPOCH.value,
-    settings=settings,
-    data_dir=FLAGS.data_dir,
-    output_dir=pathlib.Path(FLAGS.output_dir),
-    resume=_RESUME.value,
-    figures=tuple(drawn),
-    figure_seed=figure_seed,
-    margin=margin,
-  )
-
-
 def main(argv: Sequence[str]) -> int | None:
   """Runs the script; returns the exit status."""
-  return scripts.run(argv, lambda: run(parse_config()))
+  return scripts.run(argv, run)
 
 
 if __name__ == "__main__":

@@ -244,22 +244,13 @@ def _train(job: Job) -> tuple[dict[str, Entries], list[Record]]:
   return accuracies, [*found.selection, *found.evaluation]
 
 
-def _find(
-  directory: pathlib.Path, names: Sequence[str]
-) -> list[tuple[sources.Source, ...]]:
-  """Finds the cells of networks in a folder, and says what is left out."""
-  found, left_out = sources.find(directory, names)
-  for line in left_out:
-    print(line)
-  return records.cells(found)
-
-
 def _chosen_parts(
   job: Job, accuracies: Mapping[str, Entries]
 ) -> Iterator[Part]:
   """Yields the networks of each protocol at each number of shots."""
+  directory = pathlib.Path(FLAGS.output_dir) / "networks"
   by_place = {}
-  for group in _find(pathlib.Path(FLAGS.output_dir) / "networks", job.names):
+  for group in records.cells(sources.find(directory, job.names)):
     config = group[0].config
     place = config["shots"], config["method"], sources.strength(config)
     by_place[place] = group
@@ -287,7 +278,8 @@ def _chosen_parts(
 def _found_parts(names: Sequence[str]) -> Iterator[Part]:
   """Yields the best networks of a folder, of all that may be compared."""
   best: dict[str, dict[str, tuple[float, Networks]]] = {}
-  for group in _find(pathlib.Path(_CHECKPOINT_DIR.value), names):
+  directory = pathlib.Path(_CHECKPOINT_DIR.value)
+  for group in records.cells(sources.find(directory, names)):
     config = group[0].config
     accuracy = sum(s.validation_accuracy for s in group) / len(group)
     by_method = best.setdefault(sources.setting(config), {})

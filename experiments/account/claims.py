@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.assemblies import summary as assemblies
-from experiments.compaction import needed, schemes
+from experiments.compaction import needed
 from experiments.learning import methods
 from experiments.records import results
 from experiments.tables import comparison, paper, protocols, stats, summary
@@ -100,7 +100,7 @@ def read(directory: pathlib.Path) -> Found:
     for record in _load(path)
   ]
   in_order = {name: few_shot[name] for name in paper.TABLE1 if name in few_shot}
-  return Found(in_order, networks, needed.make_groups(smaller))
+  return Found(in_order, networks, needed.make_groups(smaller, points=POINTS))
 
 
 def _load(folder: pathlib.Path) -> list[Record]:
@@ -228,7 +228,7 @@ def fewer_parameters(
   ways = [
     (group, scheme, again)
     for group in found.smaller
-    for scheme, again in needed.ways(group)
+    for scheme, again in group.ways
     if scheme in names and again in retrained
   ]
   plain = [c for way in ways for c in _saved(*way, rivals=("vanilla",))]
@@ -246,24 +246,23 @@ def _saved(
   group: needed.Group, scheme: str, again: bool, *, rivals: Sequence[str]
 ) -> list[Comparison]:
   """Compares BEAN with that of the rivals which needs the fewest parameters."""
-  options = {"points": POINTS, "retrained": again}
-  whole = needed.curve(group.cells[0], scheme, "parameters")[:, 0]
+  way = scheme, again
+  whole = group.cells[0].values(f"{scheme}/parameters")[:, 0]
   shares = {
-    cell.method: needed.need(group, cell, scheme, **options).parameters / whole
-    for cell in needed.choose(group, "strongest", scheme, **options)
+    cell.method: needed.need(group, cell, way).parameters / whole
+    for cell in needed.choose(group, "strongest", way)
   }
   there = [name for name in rivals if name in shares]
   if not there:
     return []
   best = min(there, key=lambda name: shares[name].mean())
   title = "vanilla" if best == "vanilla" else "the best regularizer"
-  way = schemes.TITLES[scheme] + ", retrained" * again
   # As readers know it.
   network = group.title.partition(", ")[2].replace("lenet5", "LeNet-5")
   return [
     Comparison(
       network.replace("mlp300_100", "LeNet-300-100"),
-      f"{way}: {_title(name)} against {title}",
+      f"{needed.title(way)}: {_title(name)} against {title}",
       stats.mean_interval(shares[best] - shares[name]),
     )
     for name in comparison.BEAN

@@ -1,8 +1,6 @@
 """Ablation of populations of neurons, and what it does to each class."""
 
-from collections.abc import Mapping
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,38 +12,24 @@ from experiments.assemblies.sources import Layer
 KINDS = ("zero", "mean")
 
 
-class Ablation(NamedTuple):
-  """What the ablation of each class's population does.
-
-  Attributes:
-    accuracy: Accuracy of each class before [C].
-    sizes: Neurons that belong to each class [C].
-    losses: {kind: losses of accuracy [C, C]}, row by ablated population,
-      column by class; kinds are those of `KINDS`.
-    controls: {kind: the same [R, C, C] for random groups of equal sizes}.
-  """
-
-  accuracy: np.ndarray
-  sizes: np.ndarray
-  losses: Mapping[str, np.ndarray]
-  controls: Mapping[str, np.ndarray]
-
-
 def ablate_populations(
   layer: Layer, classes: np.ndarray, *, num_controls: int, seed: int
-) -> Ablation:
+) -> dict[str, float | np.ndarray]:
   """Ablates, one class after the other, the neurons that belong to it.
 
   Args:
     layer: The layer.
-    classes: Class that each neuron belongs to [N], such as the one that it
-      prefers; -1 for none.
-    num_controls: Random groups for each population, drawn from all neurons
-      that belong to any class.
+    classes: Class that each neuron belongs to [N]; -1 for none.
+    num_controls: Groups of random neurons that belong to any class, as large as
+      each population.
     seed: Of the groups.
 
   Returns:
-    Losses as fractions. The ablation of nobody loses nothing.
+    `class_accuracy` [C] before, and of each of `KINDS`, to which activations
+    are set: losses of accuracy [C, C] as fractions, row by ablated population
+    (`zero`), and their mean over the controls (`zero_random`); how diagonal
+    both are (`zero_diagonality`, `zero_random_diagonality`); what a class loses
+    with its `own` population and with an `other`.
   """
   populations = np.asarray(
     assemblies.assembly_masks(classes, num_assemblies=layer.num_classes)
@@ -54,50 +38,44 @@ def ablate_populations(
   groups = [_random_groups(populations, generator) for _ in range(num_controls)]
   nobody = np.zeros((1, len(classes)), bool)
   masks = np.concatenate([nobody, populations, *groups])
-  losses, controls = {}, {}
-  means = layer.activations.mean(axis=0, dtype=np.float64)
-  for kind in KINDS:
-    accuracies = np.asarray(
+  means = layer.activations.mean(axis=0, dtype=np.float64).astype(np.float32)
+  costs = {}
+  for kind, values in zip(KINDS, (np.zeros_like(means), means), strict=True):
+    baseline, *changed = np.asarray(
       _accuracies(
         masks,
         layer.dense,
         layer.activations,
         layer.labels,
-        np.float32(means) if kind == "mean" else np.zeros_like(means, "f"),
+        values,
         layer.num_classes,
       )
     )
-    baseline, changed = accuracies[0], accuracies[1:]
-    maps = (baseline - changed).reshape(
-      -1, layer.num_classes, layer.num_classes
-    )
-    losses[kind], controls[kind] = maps[0], maps[1:]
-  return Ablation(baseline, populations.sum(axis=1), losses, controls)
+    losses, *controls = np.split(baseline - changed, 1 + num_controls)
+    shares = [diagonality(control) for control in controls]
+    others = losses[~np.eye(len(losses), dtype=bool)]
+    costs |= {
+      "class_accuracy": baseline,
+      kind: losses.round(6),
+      f"{kind}_random": np.mean(controls, axis=0).round(6),
+      f"{kind}_diagonality": diagonality(losses),
+      f"{kind}_random_diagonality": float(np.mean(shares)),
+      f"{kind}_own": float(np.diagonal(losses).mean()),
+      f"{kind}_other": float(others.mean()),
+    }
+  return costs
 
 
 def diagonality(losses: np.ndarray) -> float:
   """Returns how much of what ablation costs is lost by the class ablated.
 
-  Args:
-    losses: Losses of accuracy [C, C], row by ablated population.
-
-  Returns:
-    The sum of losses on the diagonal over the sum of all, gains not counted: 1
-    where each population serves its class alone, 1 / C where all classes lose
-    alike, 0 where nothing is lost.
-
-  Example:
-    >>> diagonality(np.array([[0.5, 0.0], [0.5, -0.2]]))
-    0.5
+  That is the trace of the losses [C, C] over their sum, gains not counted: 1
+  where each population serves its class alone, 1 / C where all classes lose
+  alike, 0 where nothing is lost.
   """
   lost = np.maximum(losses, 0)
   total = lost.sum()
   return float(np.trace(lost) / total) if total > 0 else 0.0
-
-
-def off_diagonal(losses: np.ndarray) -> float:
-  """Returns the mean loss of the classes whose population was not ablated."""
-  return float(losses[~np.eye(len(losses), dtype=bool)].mean())
 
 
 def _random_groups(
@@ -134,15 +112,7 @@ def _accuracies(
 
 
 def logits(dense: tuple, activations: jax.Array) -> jax.Array:
-  """Computes the logits of dense layers with ReLU between them.
-
-  Args:
-    dense: Kernel and bias of each layer.
-    activations: What enters the first [S, N].
-
-  Returns:
-    Logits [S, C].
-  """
+  """Computes the logits [S, C] of dense layers, (kernel, bias) each."""
   (kernel, bias), *rest = dense
   output = activations @ kernel + bias
   return logits(tuple(rest), jax.nn.relu(output)) if rest else output

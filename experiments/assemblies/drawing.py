@@ -1,181 +1,92 @@
 """Which figures a run has, and what is drawn in them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import pathlib
 
-import numpy as np
-
-import bean_jax
 from experiments import datasets
-from experiments.assemblies import (
-  clusters,
-  figures,
-  measures,
-  records,
-  sources,
-  summary,
-)
-from experiments.learning import methods
+from experiments.assemblies import figures, measures, sources, summary
 from experiments.records import results
 
-_PANELS = {
+_SILHOUETTES = {
   "weights as they are": "trained_silhouettes_live",
   "weights permuted": "permuted_silhouettes_live",
   "equal norms": "rescaled_silhouettes_live",
   "weights permuted, then equal norms": "permuted_rescaled_silhouettes_live",
 }
 
+# Metrics and controls.
+_AGAINST_STRENGTH = {
+  "test accuracy (%)": (lambda c: 100 * c.values("test_accuracy"), None),
+  "silhouette\n(thin: permuted)": (
+    lambda c: c.at_classes("trained_silhouettes_live"),
+    lambda c: c.at_classes("permuted_silhouettes_live"),
+  ),
+  "silhouette, equal norms\n(thin: permuted)": (
+    lambda c: c.at_classes("rescaled_silhouettes_live"),
+    lambda c: c.at_classes("permuted_rescaled_silhouettes_live"),
+  ),
+  "share of own losses\n(to the mean; thin: random)": (
+    lambda c: c.values("ablation_mean_diagonality"),
+    lambda c: c.values("ablation_mean_random_diagonality"),
+  ),
+}
+
 
 def draw(
-  config: records.Config,
-  name: str,
+  path: pathlib.Path,
   cells: summary.Group,
-  measured: Mapping[str, sources.Source],
-  loaded: Mapping[str, datasets.Dataset],
-) -> list[pathlib.Path]:
-  """Draws a group.
+  picked: Sequence[summary.Cell],
+  known: Mapping[str, tuple[sources.Source, datasets.Dataset]],
+) -> None:
+  """Draws a group, and the networks of some of its cells.
 
   Args:
-    config: The run.
-    name: Of the group, with which the names of all files begin.
-    cells: Its cells.
-    measured: Checkpoints by the digest that records have.
-    loaded: Datasets by name.
-
-  Returns:
-    The files, without their endings. None if `config.figures` is empty.
-
-  Raises:
-    results.ResultError: If a file cannot be written.
+    path: With which the names of all files begin.
+    cells: Cells of the group.
+    picked: Those whose networks are drawn, at least one.
+    known: Checkpoints, with their images, by the digest that records have.
   """
-  picked = summary.select(cells, config.figures, margin=config.margin)
-  if not picked:
-    return []
-  folder = config.output_dir
+
+  def place(what: str) -> pathlib.Path:
+    return path.with_name(f"{path.name}-{what}")
+
+  panels = {
+    title: {cell.title: cell.values(metric) for cell in picked}
+    for title, metric in _SILHOUETTES.items()
+  }
+  untrained = cells[0].values("untrained_silhouettes_live")
+  panels["weights as they are"]["before training"] = untrained
   num_classes = cells[0].values("ablation_class_accuracy").shape[1]
-  files = [folder / f"{name}-silhouettes"]
-  figures.silhouettes(
-    files[0],
-    [
-      (title, _curves(picked, cells, metric, title))
-      for title, metric in _PANELS.items()
-    ],
-    num_classes=num_classes,
-  )
+  figures.silhouettes(place("silhouettes"), panels, num_classes=num_classes)
   if len({cell.strength for cell in cells if cell.strength}) > 1:
-    files.append(folder / f"{name}-strength")
-    figures.against_strength(
-      files[-1], _strength_panels(cells), xlabel="strength"
-    )
-  portraits = [portrait(config, cell, measured, loaded) for cell in picked]
-  for what, function in (
-    ("maps", figures.maps),
-    ("ablation", figures.ablations),
-  ):
-    files.append(folder / f"{name}-{what}")
-    function(files[-1], portraits)
+    figures.against_strength(place("strength"), cells, _AGAINST_STRENGTH)
+  portraits = [_portrait(cell, known) for cell in picked]
+  figures.maps(place("maps"), portraits)
+  figures.ablations(place("ablation"), portraits)
   for cell, drawn in zip(picked, portraits, strict=True):
-    for what, function in (
-      ("coactivation", figures.coactivation),
-      ("wiring", figures.wiring),
-    ):
-      strength = f"-{cell.strength:g}" if cell.strength else ""
-      files.append(folder / f"{name}-{cell.method}{strength}-{what}")
-      function(files[-1], drawn)
-  return files
+    name = f"{cell.method}-{cell.strength:g}" if cell.strength else cell.method
+    figures.coactivation(place(f"{name}-coactivation"), drawn)
+    figures.wiring(place(f"{name}-wiring"), drawn)
 
 
-def portrait(
-  config: records.Config,
+def _portrait(
   cell: summary.Cell,
-  measured: Mapping[str, sources.Source],
-  loaded: Mapping[str, datasets.Dataset],
+  known: Mapping[str, tuple[sources.Source, datasets.Dataset]],
 ) -> figures.Portrait:
-  """Looks at one simulation of a cell once more, neuron by neuron.
-
-  Args:
-    config: The run.
-    cell: The cell; its simulation of `config.figure_seed` is taken, or its
-      first where it has none of that seed.
-    measured: Checkpoints by the digest that records have.
-    loaded: Datasets by name.
-
-  Returns:
-    What is drawn.
-  """
-  record = next(
-    (r for r in cell.records if r["seeds"][0] == config.figure_seed),
-    cell.records[0],
-  )
-  source = measured[record["config"]["checkpoint_sha256"]]
+  """Looks at the first simulation of a cell once more, neuron by neuron."""
+  record = cell.records[0]
+  config = record["config"]
+  source, dataset = known[config["checkpoint_sha256"]]
   seed = source.config["seed"]
   trained, _ = sources.trained_and_untrained(
-    source,
-    loaded[source.config["dataset"]],
-    record["config"]["layer"],
-    which=config.epoch,
+    source, dataset, config["layer"], which=config["epoch"]
   )
-  rescaled = measures.rescaled(trained)
-  order = 2 if cell.method.startswith("bean2") else 1
-  return figures.Portrait(
-    title=f"{cell.title}, seed {seed}",
-    kernel=trained.kernel,
-    correlation=np.asarray(
-      bean_jax.neuron_correlation(
-        trained.kernel, order=order, gamma=source.config.get("gamma", 1.0)
-      )
-    ),
-    neurons=measures.neurons(trained, config.settings, seed=seed),
-    places=clusters.embed(trained.kernel, seed=seed),
-    rescaled_neurons=measures.neurons(rescaled, config.settings, seed=seed),
-    rescaled_places=clusters.embed(rescaled.kernel, seed=seed),
-    metrics={
-      name: results.metric(record, name)[0] for name in record["metrics"]
-    },
+  return figures.portray(
+    f"{cell.title}, seed {seed}",
+    trained,
+    {name: results.metric(record, name)[0] for name in record["metrics"]},
+    measures.Settings(*(config[name] for name in measures.Settings._fields)),
+    order=2 if cell.method.startswith("bean2") else 1,
+    gamma=source.config.get("gamma", 1.0),
+    seed=seed,
   )
-
-
-def _curves(
-  picked: list[summary.Cell], cells: summary.Group, metric: str, title: str
-) -> list[tuple[str, np.ndarray]]:
-  lines = [(cell.title, cell.values(metric)) for cell in picked]
-  if title == next(iter(_PANELS)):
-    untrained = cells[0].values("untrained_silhouettes_live")
-    lines.append(("before training", untrained))
-  return lines
-
-
-def _strength_panels(cells: summary.Group) -> list[tuple[str, list[tuple]]]:
-  names = list(dict.fromkeys(cell.method for cell in cells))
-  values = {
-    "test accuracy (%)": (lambda c: 100 * c.values("test_accuracy"), None),
-    "silhouette\n(thin: permuted)": (
-      lambda c: c.at_classes("trained_silhouettes_live"),
-      lambda c: c.at_classes("permuted_silhouettes_live"),
-    ),
-    "silhouette, equal norms\n(thin: permuted)": (
-      lambda c: c.at_classes("rescaled_silhouettes_live"),
-      lambda c: c.at_classes("permuted_rescaled_silhouettes_live"),
-    ),
-    "share of own losses\n(to the mean; thin: random)": (
-      lambda c: c.values("ablation_mean_diagonality"),
-      lambda c: c.values("ablation_mean_random_diagonality"),
-    ),
-  }
-  panels = []
-  for label, (value, control) in values.items():
-    lines = []
-    for name in names:
-      own = [cell for cell in cells if cell.method == name]
-      # An axis of logarithms has no place for 0.
-      own = [cell for cell in own if cell.strength] or own
-      lines.append(
-        (
-          methods.METHODS[name].title,
-          np.array([cell.strength for cell in own]),
-          [value(cell) for cell in own],
-          [control(cell) for cell in own] if control else None,
-        )
-      )
-    panels.append((label, lines))
-  return panels

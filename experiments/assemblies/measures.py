@@ -2,15 +2,15 @@
 
 A layer is looked at five times: as it was `trained`; `rescaled`, all neurons
 having outgoing weights of norm 1 and the network its function; `permuted`, the
-weights of each column shuffled over the neurons; `permuted_rescaled`, both; and
-`untrained`, with its initial parameters. What differs from `permuted` is
-structure beyond the distribution of weights; what differs between `trained` and
-`rescaled` is scale.
+weights of each column shuffled over the neurons, so that each neuron of the
+next layer keeps the weights that it receives, but which of them come from one
+neuron is chance; `permuted_rescaled`, both; and `untrained`, with its initial
+parameters. What differs from `permuted` is structure beyond the distribution of
+weights; what differs between `trained` and `rescaled` is scale.
 """
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,16 +20,8 @@ from experiments.assemblies import ablation, clusters
 from experiments.assemblies.sources import Layer
 from experiments.command import parsing
 
-SUBJECTS = (
-  "trained",
-  "rescaled",
-  "permuted",
-  "permuted_rescaled",
-  "untrained",
-)
-# Those that t-SNE is run for, which takes longer than all the rest.
+# Subjects that t-SNE is run for, which takes longer than all the rest.
 PLANES = ("trained", "rescaled", "permuted")
-PARTITIONS = ("assemblies", "preferred")
 
 Metrics = dict[str, float | np.ndarray]
 
@@ -40,9 +32,11 @@ class Settings(NamedTuple):
   Attributes:
     max_clusters: Silhouettes are taken for 2 clusters to this many.
     restarts: Initializations of each K-means.
-    tolerance: What a dead neuron sends, relative to the strongest one.
-    density: Share of the connections that make the graph of C4 and BIG-ADO,
-      the strongest of them.
+    tolerance: A neuron is dead if what it sends on, the deviation of its
+      activation times the norm of its weights, is at most this part of what the
+      strongest sends.
+    density: Share of the connections, the strongest, that make the graph of C4
+      and BIG-ADO.
     controls: Random groups for each ablated population.
   """
 
@@ -61,6 +55,8 @@ class Neurons(NamedTuple):
     profiles: Class-conditional mean activations [C, N].
     selectivity: Indices [N].
     preferred: Classes [N]; -1 for none, as for dead neurons.
+    targets: Neurons of the next layer that the strongest connections lead to
+      [N]; -1 for dead neurons.
     assemblies: Clusters [N], as many as classes; -1 for dead neurons.
   """
 
@@ -68,24 +64,16 @@ class Neurons(NamedTuple):
   profiles: np.ndarray
   selectivity: np.ndarray
   preferred: np.ndarray
+  targets: np.ndarray
   assemblies: np.ndarray
 
 
 def subjects(
   trained: Layer, untrained: Layer, *, seed: int
 ) -> dict[str, Layer]:
-  """Makes what a layer is compared with.
-
-  Args:
-    trained: The layer.
-    untrained: The same before training.
-    seed: Of the permutations.
-
-  Returns:
-    A layer for each of `SUBJECTS`.
-  """
+  """Makes what a layer is compared with; the seed is of the permutations."""
   (kernel, bias), *rest = trained.dense
-  shuffled = clusters.permute(kernel, seed=seed)
+  shuffled = np.random.default_rng(seed).permuted(kernel, axis=0)
   permuted = trained._replace(dense=((shuffled, bias), *rest))
   return {
     "trained": trained,
@@ -107,16 +95,7 @@ def rescaled(layer: Layer) -> Layer:
 
 
 def neurons(layer: Layer, settings: Settings, *, seed: int) -> Neurons:
-  """Looks at each neuron of a layer.
-
-  Args:
-    layer: The layer.
-    settings: How.
-    seed: Of K-means.
-
-  Returns:
-    What is known of them.
-  """
+  """Looks at each neuron of a layer; the seed is of K-means."""
   dead = np.asarray(
     assemblies.dead_neurons(
       layer.activations, layer.kernel, tolerance=settings.tolerance
@@ -138,6 +117,7 @@ def neurons(layer: Layer, settings: Settings, *, seed: int) -> Neurons:
     profiles=np.asarray(profiles),
     selectivity=np.asarray(assemblies.selectivity(profiles)),
     preferred=np.where(dead, -1, preferred),
+    targets=np.where(dead, -1, np.argmax(np.abs(layer.kernel), axis=1)),
     assemblies=members,
   )
 
@@ -145,13 +125,9 @@ def neurons(layer: Layer, settings: Settings, *, seed: int) -> Neurons:
 def measure(
   layers: dict[str, Layer], settings: Settings, *, gamma: float, seed: int
 ) -> Metrics:
-  """Measures a layer and its controls.
+  """Measures a layer and its controls, which `subjects` made.
 
-  Args:
-    layers: What `subjects` made.
-    settings: How.
-    gamma: Slope of the neuron correlation.
-    seed: Of everything random.
+  Gamma is the slope of the neuron correlation, the seed of everything random.
 
   Returns:
     Numbers and arrays by name, NaN where one is not defined: `SUBJECT_...` for
@@ -163,28 +139,38 @@ def measure(
   for name, layer in layers.items():
     known = neurons(layer, settings, seed=seed)
     values = (
-      _shapes(layer, known, settings, seed)
-      | _wiring(layer, known, settings, gamma)
+      _clusters(layer.kernel, known, settings, seed)
+      | _connections(layer.kernel, known)
+      | _graphs(layer, known, settings, gamma)
       | _norms(layer, gamma)
     )
     if name in PLANES:
-      values["silhouette_plane"] = _plane(layer, settings, seed)
+      # t-SNE draws clusters tighter than they are: this is no measure of them,
+      # but it may be what the paper reports.
+      places = clusters.embed(layer.kernel, seed=seed)
+      (values["silhouette_plane"],) = clusters.silhouettes(
+        places, [layer.num_classes], restarts=settings.restarts, seed=seed
+      )
     metrics |= {f"{name}_{key}": value for key, value in values.items()}
     if name == "trained":
-      metrics |= _ablation("ablation", layer, known.preferred, settings, seed)
+      populations = {"ablation": known.preferred}
       if len(layer.dense) == 1:
-        wired = targets(layer.kernel, known.dead)
-        metrics |= _ablation("targeting", layer, wired, settings, seed)
+        populations["targeting"] = known.targets
+      for what, classes in populations.items():
+        costs = ablation.ablate_populations(
+          layer, classes, num_controls=settings.controls, seed=seed
+        )
+        metrics |= {f"{what}_{key}": value for key, value in costs.items()}
   return metrics
 
 
-def _shapes(
-  layer: Layer, known: Neurons, settings: Settings, seed: int
+def _clusters(
+  kernel: np.ndarray, known: Neurons, settings: Settings, seed: int
 ) -> Metrics:
   """Returns what K-means and preferred classes say."""
   counts = range(2, settings.max_clusters + 1)
   options = {"restarts": settings.restarts, "seed": seed}
-  kernel, live = layer.kernel, ~known.dead
+  live = ~known.dead
   every = clusters.silhouettes(kernel, counts, **options)
   alive = every
   if known.dead.any():
@@ -192,34 +178,15 @@ def _shapes(
   return {
     "silhouettes": every,
     "silhouettes_live": alive,
-    "silhouette_preferred": clusters.silhouette(kernel, known.preferred),
     "dead": float(known.dead.sum()),
-    "unpreferred": float((known.preferred < 0).sum()),
     "selectivity": float(known.selectivity[live].mean())
     if live.any()
     else np.nan,
     "agreement": clusters.agreement(known.assemblies, known.preferred),
-    "classes_preferred": float(
-      len(np.unique(known.preferred[known.preferred >= 0]))
-    ),
-    **_targets(kernel, known),
   }
 
 
-def _plane(layer: Layer, settings: Settings, seed: int) -> float:
-  """Returns the silhouette of K-means in the t-SNE plane.
-
-  t-SNE draws clusters tighter than they are: this is no measure of them, but
-  it may be what the paper reports.
-  """
-  places = clusters.embed(layer.kernel, seed=seed)
-  members = clusters.assemble(
-    places, layer.num_classes, restarts=settings.restarts, seed=seed
-  )
-  return clusters.silhouette(places, members)
-
-
-def _targets(kernel: np.ndarray, known: Neurons) -> Metrics:
+def _connections(kernel: np.ndarray, known: Neurons) -> Metrics:
   """Returns what is known of each live neuron's strongest connection.
 
   BEAN's correlation does not see the sign of weights: an assembly may as well
@@ -227,79 +194,54 @@ def _targets(kernel: np.ndarray, known: Neurons) -> Metrics:
   then.
   """
   live = ~known.dead
-  wired = targets(kernel, known.dead)
-  strongest_weight = kernel[np.arange(len(kernel)), wired]
+  strongest_weight = kernel[np.arange(len(kernel)), known.targets]
   squares = np.square(kernel[live], dtype=np.float64)
   return {
-    "agreement_targets": clusters.agreement(known.assemblies, wired),
+    "agreement_targets": clusters.agreement(known.assemblies, known.targets),
     "inhibiting": _mean(strongest_weight[live] < 0),
     # The participation ratio: 1 for one connection, M for M equal ones.
     "outputs": _mean(squares.sum(axis=1) ** 2 / (squares**2).sum(axis=1)),
   }
 
 
-def targets(kernel: np.ndarray, dead: np.ndarray) -> np.ndarray:
-  """Finds where the strongest connection of each neuron leads.
-
-  Args:
-    kernel: Outgoing weights [N, M].
-    dead: Boolean [N].
-
-  Returns:
-    Neurons of the next layer [N]; -1 for dead neurons.
-  """
-  return np.where(dead, -1, np.argmax(np.abs(kernel), axis=1))
-
-
-def _wiring(
+def _graphs(
   layer: Layer, known: Neurons, settings: Settings, gamma: float
 ) -> Metrics:
-  """Returns what graphs of the layer say."""
-  kernel = layer.kernel
-  strength = np.tanh(gamma * np.abs(kernel))
-  graph = strongest(strength, settings.density)
+  """Returns what graphs of the layer say, and how they agree with classes."""
+  kernel, preferred = layer.kernel, known.preferred
+  graph = strongest(np.tanh(gamma * np.abs(kernel)), settings.density)
   near = np.asarray(assemblies.proximity(graph, paths=True))
-  values: Metrics = {
-    "c4": float(assemblies.clustering_coefficient(graph)),
-    "c4_weighted": float(assemblies.clustering_coefficient(strength)),
+  first, second = (
+    bean_jax.neuron_correlation(kernel, order=order, gamma=gamma)
+    for order in (1, 2)
+  )
+  variances = assemblies.outgoing_variance(kernel, preferred)
+  divergences = assemblies.cohesion(
+    bean_jax.coactivation_divergence(layer.activations), preferred
+  )
+  total = float(sum(variances))
+  values = {
+    "c4": assemblies.clustering_coefficient(graph),
     # How many more 3-paths connected pairs have than others.
     "proximity_connected": _mean(near[graph > 0]),
     "proximity_unconnected": _mean(near[graph == 0]),
-    "proximity": _mean(np.asarray(assemblies.proximity(strength))),
+    "modularity1_preferred": assemblies.modularity(first, preferred),
+    "modularity2_preferred": assemblies.modularity(second, preferred),
+    "modularity1_assemblies": assemblies.modularity(first, known.assemblies),
+    "shared_variance_preferred": variances[1] / total if total > 0 else 0.0,
+    "divergence_within_preferred": divergences[0],
+    "divergence_between_preferred": divergences[1],
   }
-  divergence = bean_jax.coactivation_divergence(layer.activations)
-  correlations = {
-    order: bean_jax.neuron_correlation(kernel, order=order, gamma=gamma)
-    for order in (1, 2)
-  }
-  for name in PARTITIONS:
-    members = getattr(known, name)
-    within, between = assemblies.outgoing_variance(kernel, members)
-    values[f"shared_variance_{name}"] = _share(between, within)
-    for what, matrix in (
-      ("correlation", correlations[1]),
-      ("correlation2", correlations[2]),
-      ("divergence", divergence),
-    ):
-      within, between = assemblies.cohesion(matrix, members)
-      values[f"{what}_within_{name}"] = float(within)
-      values[f"{what}_between_{name}"] = float(between)
-    for order, matrix in correlations.items():
-      values[f"modularity{order}_{name}"] = float(
-        assemblies.modularity(matrix, members)
-      )
-  return values
+  return {name: float(value) for name, value in values.items()}
 
 
 def _norms(layer: Layer, gamma: float) -> Metrics:
   """Returns sizes of activations and weights, and the penalties."""
   norms = np.linalg.norm(layer.kernel.astype(np.float64), axis=1)
+  size = float(np.mean(np.square(layer.activations, dtype=np.float64)))
   values: Metrics = {
-    "activation_rms": float(
-      np.sqrt(np.mean(np.square(layer.activations, dtype=np.float64)))
-    ),
+    "activation_rms": np.sqrt(size),
     "weight_norm": float(np.sqrt(np.mean(norms**2))),
-    "weight_norm_median": float(np.median(norms)),
     "weight_norm_spread": float(norms.std() / norms.mean())
     if norms.any()
     else 0.0,
@@ -316,48 +258,14 @@ def _norms(layer: Layer, gamma: float) -> Metrics:
     values[f"penalty{order}"] = penalty
     # Free of the scale of activations; of that of weights too where all have
     # the same norm.
-    size = values["activation_rms"] ** 2
     values[f"penalty{order}_relative"] = penalty / size if size > 0 else 0.0
   return values
-
-
-def _ablation(
-  name: str,
-  layer: Layer,
-  populations: np.ndarray,
-  settings: Settings,
-  seed: int,
-) -> Metrics:
-  """Returns what the ablation of each class's population costs."""
-  outcome = ablation.ablate_populations(
-    layer, populations, num_controls=settings.controls, seed=seed
-  )
-  metrics: Metrics = {
-    f"{name}_class_accuracy": outcome.accuracy,
-    f"{name}_sizes": outcome.sizes,
-  }
-  for kind in ablation.KINDS:
-    losses, controls = outcome.losses[kind], outcome.controls[kind]
-    metrics |= {
-      f"{name}_{kind}": losses.round(6),
-      f"{name}_{kind}_random": controls.mean(axis=0).round(6),
-      f"{name}_{kind}_diagonality": ablation.diagonality(losses),
-      f"{name}_{kind}_random_diagonality": float(
-        np.mean([ablation.diagonality(control) for control in controls])
-      ),
-      f"{name}_{kind}_own": float(np.diagonal(losses).mean()),
-      f"{name}_{kind}_other": ablation.off_diagonal(losses),
-      f"{name}_{kind}_random_mean": float(controls.mean()),
-    }
-  return metrics
 
 
 def check_sizes(layer: Layer, settings: Settings) -> None:
   """Raises a `parsing.ConfigError` unless there are more neurons than clusters.
 
-  Args:
-    layer: The layer.
-    settings: How it is to be looked at.
+  Silhouettes need that, and tables as many clusters as classes.
   """
   num_neurons, least = len(layer.kernel), layer.num_classes
   if not least <= settings.max_clusters < num_neurons:
@@ -370,20 +278,10 @@ def check_sizes(layer: Layer, settings: Settings) -> None:
 
 
 def strongest(strength: np.ndarray, density: float) -> np.ndarray:
-  """Keeps the strongest connections as a graph.
+  """Keeps the strongest connections as a graph of 0 and 1.
 
-  Args:
-    strength: Strengths [N, M], not negative.
-    density: Share of them to keep.
-
-  Returns:
-    1 for those, rounded down to a whole number of at least one, else 0; never
-    for a strength of 0.
-
-  Example:
-    >>> strongest(np.array([[0.1, 0.9], [0.5, 0.0]]), 0.5)
-    array([[0., 1.],
-           [1., 0.]], dtype=float32)
+  They are a share of all [N, M], rounded down to a whole number of at least
+  one; a strength of 0 is never among them.
   """
   count = max(1, int(density * strength.size))
   flat = strength.ravel()
@@ -395,8 +293,3 @@ def strongest(strength: np.ndarray, density: float) -> np.ndarray:
 
 def _mean(values: np.ndarray) -> float:
   return float(values.mean()) if values.size else 0.0
-
-
-def _share(part: jax.Array, rest: jax.Array) -> float:
-  total = float(part + rest)
-  return float(part) / total if total > 0 else 0.0

@@ -1,13 +1,12 @@
 """Checkpoints as what is looked at: a dense layer and what enters it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import functools
 import hashlib
 import pathlib
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import datasets
@@ -69,11 +68,7 @@ def strength(config: Mapping[str, Any]) -> float:
 def setting(config: Mapping[str, Any]) -> str:
   """Returns what simulations must share to be compared, for file names.
 
-  Args:
-    config: The configuration of a checkpoint.
-
-  Returns:
-    Such as "mnist-mlp500" or "mnist-lenet5-10shot".
+  Such as "mnist-mlp500" or "mnist-lenet5-10shot".
   """
   few = [f"{config['shots']}shot"] if config.get("shots") else []
   return "-".join([config["dataset"], trained.name_of(config), *few])
@@ -81,8 +76,8 @@ def setting(config: Mapping[str, Any]) -> str:
 
 def find(
   directory: pathlib.Path, names: Sequence[str] | None = None
-) -> tuple[list[Source], list[str]]:
-  """Lists the finished simulations of a folder.
+) -> list[Source]:
+  """Lists the finished simulations of a folder, and prints what it leaves out.
 
   Args:
     directory: Folder of checkpoints.
@@ -90,10 +85,11 @@ def find(
 
   Returns:
     The simulations by setting, method (in the order of `methods.METHODS`),
-    strength and seed; and a line about each that was left out.
+    strength and seed.
 
   Raises:
-    parsing.ConfigError: If there is no such folder, or no simulation in it.
+    parsing.ConfigError: If there is no such folder, no simulation in it, or two
+      that differ in other settings than these.
     checkpoints.CheckpointError: If a file cannot be used.
   """
   if not directory.is_dir():
@@ -101,97 +97,75 @@ def find(
       f"--checkpoint_dir: {directory} is no folder; experiments.full_data "
       "writes checkpoints into checkpoints in its --output_dir"
     )
-  found, left_out = [], []
+  order = list(methods.METHODS)
+  found: dict[tuple, Source] = {}
+  left_out = 0
   for path in sorted(directory.glob("*.npz")):
     checkpoint = checkpoints.load(path)
-    _check_config(path, checkpoint.config)
-    if names is not None and checkpoint.config["method"] not in names:
+    config, metrics = checkpoint.config, checkpoint.metrics
+    _check_config(path, config)
+    if names is not None and config["method"] not in names:
       continue
-    if reason := _unfinished(checkpoint):
-      left_out.append(f"{path.name}: {reason}, left out")
+    has_failed = metrics.get("failed_step", -1) >= 0
+    if has_failed or "validation_accuracy" not in metrics:
+      why = "met a non-finite loss" if has_failed else "still in training"
+      print(f"{path.name}: {why}, left out")
+      left_out += 1
       continue
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    accuracy = float(checkpoint.metrics["validation_accuracy"])
-    found.append(Source(path, digest, checkpoint.config, accuracy))
+    accuracy = float(metrics["validation_accuracy"])
+    place = order.index(config["method"])
+    key = setting(config), place, strength(config), config["seed"]
+    if key in found:
+      raise parsing.ConfigError(
+        f"--checkpoint_dir: {found[key].path.name} and {path.name} are of the "
+        "same method, strength and seed, but trained otherwise; look at them "
+        "in folders of their own"
+      )
+    found[key] = Source(path, digest, config, accuracy)
   if not found:
     wanted = f" of {', '.join(names)}" if names is not None else ""
     raise parsing.ConfigError(
       f"--checkpoint_dir: expected checkpoints of finished simulations{wanted} "
-      f"in {directory}, got none ({len(left_out)} left out); "
+      f"in {directory}, got none ({left_out} left out); "
       "experiments.full_data makes them"
     )
-  _check_distinct(found)
-  order = list(methods.METHODS)
-  found.sort(
-    key=lambda source: (
-      setting(source.config),
-      order.index(source.config["method"]),
-      strength(source.config),
-      source.config["seed"],
-    )
-  )
-  return found, left_out
-
-
-def _check_distinct(found: Sequence[Source]) -> None:
-  seen: dict[tuple, Source] = {}
-  for source in found:
-    config = source.config
-    name = (
-      setting(config),
-      config["method"],
-      strength(config),
-      config["seed"],
-    )
-    other = seen.setdefault(name, source)
-    if other is not source:
-      raise parsing.ConfigError(
-        f"--checkpoint_dir: {other.path.name} and {source.path.name} are of "
-        "the same method, strength and seed, but trained otherwise; look at "
-        "them in folders of their own"
-      )
+  return [found[key] for key in sorted(found)]
 
 
 def _check_config(path: pathlib.Path, config: Mapping[str, Any]) -> None:
-  problem = None
-  hparam = None
-  if config.get("method") in methods.METHODS:
-    hparam = methods.METHODS[config["method"]].hparam
-  for field in ("dataset", "method", "seed", *([hparam] if hparam else [])):
-    if field not in config:
-      problem = f"expected {field} in its configuration, got {sorted(config)}"
-  if not problem and config["method"] not in methods.METHODS:
-    problem = f"unknown method {config['method']!r}"
+  method = methods.METHODS.get(config.get("method", ""))
+  hparam = [method.hparam] if method and method.hparam else []
+  fields = ("dataset", "method", "seed", *hparam)
+  missing = [field for field in fields if field not in config]
   name = trained.name_of(config)
-  if not problem and name not in networks.NAMES:
-    problem = f"expected a model of {networks.NAMES}, got {name!r}"
-  if problem:
-    raise checkpoints.CheckpointError(
-      f"{path}: {problem}; move this file away or choose another folder"
+  if missing:
+    problem = (
+      f"expected {missing[0]} in its configuration, got {sorted(config)}"
     )
+  elif method is None:
+    problem = f"unknown method {config['method']!r}"
+  elif name not in networks.NAMES:
+    problem = f"expected a model of {networks.NAMES}, got {name!r}"
+  else:
+    return
+  raise checkpoints.CheckpointError(
+    f"{path}: {problem}; move this file away or choose another folder"
+  )
 
 
-def _unfinished(checkpoint: checkpoints.Checkpoint) -> str | None:
-  if checkpoint.metrics.get("failed_step", -1) >= 0:
-    return "met a non-finite loss"
-  if "validation_accuracy" not in checkpoint.metrics:
-    return "still in training"
-  return None
-
-
-def layer_name(network: networks.Network, name: str | None) -> str:
-  """Checks the name of a layer.
-
-  Args:
-    network: The network that it belongs to.
-    name: The name; None for the last dense layer.
-
-  Returns:
-    The name.
+def layer_name(
+  source: Source, dataset: datasets.Dataset, name: str | None
+) -> str:
+  """Checks the name of a layer; None is that of the last dense one.
 
   Raises:
-    parsing.ConfigError: If the network has no such layer.
+    checkpoints.CheckpointError: If the network cannot be made.
+    parsing.ConfigError: If it has no such layer.
   """
+  network = trained.network_of(
+    source.path, source.config, dataset.test.images.shape[1:]
+  )
   if name is None:
     return network.layers[-1]
   if name not in network.layers:
@@ -202,81 +176,41 @@ def layer_name(network: networks.Network, name: str | None) -> str:
   return name
 
 
-def trained_and_untrained(
-  source: Source,
-  dataset: datasets.Dataset,
-  name: str | None,
-  *,
-  which: str = "best",
-) -> tuple[Layer, Layer]:
-  """Reads a layer of a trained network, and of the same before training.
-
-  Args:
-    source: The checkpoint.
-    dataset: The images that it was trained on; those of the test are used.
-    name: Layer; None for the last dense one.
-    which: "best" or "last", the epoch.
-
-  Returns:
-    The layer of the trained network, and that of its initial parameters.
+def load(
+  source: Source, dataset: datasets.Dataset, *, which: str = "best"
+) -> tuple[networks.Network, networks.Variables]:
+  """Reads a trained network, after its "best" or "last" epoch.
 
   Raises:
     checkpoints.CheckpointError: If the file cannot be used, or holds another
       network than its configuration says.
-    datasets.DatasetError: If a class has no test images.
-    parsing.ConfigError: If the network has no such layer.
   """
-  check_classes(dataset)
   checkpoint = checkpoints.load(source.path, config=source.config)
-  network, variables = trained.load(
+  return trained.load(
     source.path, checkpoint, dataset.test.images.shape[1:], which=which
   )
-  name = layer_name(network, name)
+
+
+def trained_and_untrained(
+  source: Source, dataset: datasets.Dataset, name: str, *, which: str = "best"
+) -> tuple[Layer, Layer]:
+  """Reads a layer of a trained network, and of the same before training."""
+  network, variables = load(source, dataset, which=which)
   key = jax.random.key(source.config["seed"])
   untrained = network.init(jax.random.fold_in(key, learner.INIT))
-  return (
-    _layer(network, variables, dataset, name),
-    _layer(network, untrained, dataset, name),
-  )
+  following = network.layers[network.layers.index(name) :]
 
-
-def check_classes(dataset: datasets.Dataset) -> None:
-  """Raises a `datasets.DatasetError` if a class has no test images."""
-  counts = np.bincount(dataset.test.labels, minlength=dataset.num_classes)
-  if missing := np.flatnonzero(counts == 0).tolist():
-    raise datasets.DatasetError(
-      f"{dataset.name}: expected test images of all {dataset.num_classes} "
-      f"classes, got none of class {', '.join(map(str, missing))}; prepare the "
-      "dataset again"
+  def layer_of(variables: networks.Variables) -> Layer:
+    params = jax.device_get(variables.params)
+    return Layer(
+      name=name,
+      activations=activations(network, variables, dataset.test.images, name),
+      labels=dataset.test.labels,
+      num_classes=dataset.num_classes,
+      dense=tuple((params[x]["kernel"], params[x]["bias"]) for x in following),
     )
 
-
-def _layer(
-  network: networks.Network,
-  variables: networks.Variables,
-  dataset: datasets.Dataset,
-  name: str,
-) -> Layer:
-  following = network.layers[network.layers.index(name) :]
-  params = jax.device_get(variables.params)
-  return Layer(
-    name=name,
-    activations=activations(network, variables, dataset.test.images, name),
-    labels=dataset.test.labels,
-    num_classes=dataset.num_classes,
-    dense=tuple(
-      (params[layer]["kernel"], params[layer]["bias"]) for layer in following
-    ),
-  )
-
-
-@functools.cache
-def _evaluate(
-  network: networks.Network, name: str
-) -> Callable[[networks.Variables, jax.Array], jax.Array]:
-  return jax.jit(
-    lambda variables, images: network.evaluate(variables, images)[1][name]
-  )
+  return layer_of(variables), layer_of(untrained)
 
 
 def activations(
@@ -285,23 +219,19 @@ def activations(
   images: np.ndarray,
   name: str,
 ) -> np.ndarray:
-  """Returns what enters a layer, of blocks of images.
-
-  Args:
-    network: The network.
-    variables: Its variables.
-    images: Images uint8 [S, height, width, channels].
-    name: Of a dense layer that neurons enter.
-
-  Returns:
-    Activations [S, N].
-  """
-  num_images = len(images)
-  size = min(_BLOCK, num_images)
-  padding = [(0, -num_images % size)] + [(0, 0)] * (images.ndim - 1)
-  blocks = np.split(np.pad(images, padding), -(-num_images // size))
-  rows = [
-    np.asarray(_evaluate(network, name)(variables, jnp.asarray(block)))
-    for block in blocks
+  """Returns what enters a layer [S, N], by blocks of images [S, ...] uint8."""
+  blocks = [
+    _enter(network, name, variables, images[start : start + _BLOCK])
+    for start in range(0, len(images), _BLOCK)
   ]
-  return np.concatenate(rows)[:num_images]
+  return np.concatenate(blocks)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _enter(
+  network: networks.Network,
+  name: str,
+  variables: networks.Variables,
+  images: jax.Array,
+) -> jax.Array:
+  return network.evaluate(variables, images)[1][name]

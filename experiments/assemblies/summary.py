@@ -1,16 +1,15 @@
 """Tables of what was measured: means over seeds with bootstrap intervals."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from experiments.assemblies import sources
+from experiments.assemblies.records import Record
 from experiments.learning import methods
 from experiments.records import results
 from experiments.tables import markdown, stats
-
-Record = dict[str, Any]
 
 SELECTIONS = ("chosen", "clustered", "all")
 
@@ -51,10 +50,7 @@ Group = tuple[Cell, ...]
 
 
 def groups(records: Sequence[Record]) -> dict[str, Group]:
-  """Groups records by what can be compared.
-
-  Args:
-    records: In their order.
+  """Groups records, in their order, by what can be compared.
 
   Returns:
     {name such as "mnist-lenet5-fc3": its cells}.
@@ -75,9 +71,7 @@ def groups(records: Sequence[Record]) -> dict[str, Group]:
 
 def chosen(cells: Group) -> list[Cell]:
   """Returns each method's cell of best mean validation accuracy."""
-  return _best_of_each(
-    cells, lambda cell: cell.values("validation_accuracy").mean()
-  )
+  return _best_of_each(cells, _accuracy)
 
 
 def clustered(cells: Group, *, margin: float) -> list[Cell]:
@@ -92,16 +86,10 @@ def clustered(cells: Group, *, margin: float) -> list[Cell]:
     The cells of highest mean silhouette, of live neurons with weights of equal
     norm, at as many clusters as classes. No cell for a method without any.
   """
-  accuracy = {
-    (cell.method, cell.strength): cell.values("validation_accuracy").mean()
-    for cell in cells
-  }
-  vanilla = [
-    value for (name, _), value in accuracy.items() if name == "vanilla"
-  ]
-  least = (vanilla or [max(accuracy.values())])[0] - margin
+  vanilla = [cell for cell in cells if cell.method == "vanilla"]
+  least = max(map(_accuracy, vanilla or cells)) - margin
   return _best_of_each(
-    [cell for cell in cells if accuracy[cell.method, cell.strength] >= least],
+    [cell for cell in cells if _accuracy(cell) >= least],
     lambda cell: np.nan_to_num(
       cell.at_classes("rescaled_silhouettes_live"), nan=-1.0
     ).mean(),
@@ -109,66 +97,47 @@ def clustered(cells: Group, *, margin: float) -> list[Cell]:
 
 
 def select(cells: Group, names: Sequence[str], *, margin: float) -> list[Cell]:
-  """Picks cells for figures.
-
-  Args:
-    cells: Cells of one group.
-    names: Of `SELECTIONS`.
-    margin: As in `clustered`.
-
-  Returns:
-    The cells in their order.
-  """
+  """Picks cells for figures, by names of `SELECTIONS`, in their order."""
   picked = list(cells) if "all" in names else []
   if "chosen" in names:
     picked += chosen(cells)
   if "clustered" in names:
     picked += clustered(cells, margin=margin)
-  return [cell for cell in cells if any(cell is other for other in picked)]
+  return [cell for cell in cells if _is_in(cell, picked)]
+
+
+def _accuracy(cell: Cell) -> float:
+  return cell.values("validation_accuracy").mean()
+
+
+def _is_in(cell: Cell, cells: Sequence[Cell]) -> bool:
+  return any(cell is other for other in cells)
 
 
 def _best_of_each(
   cells: Sequence[Cell], score: Callable[[Cell], float]
 ) -> list[Cell]:
-  best: dict[str, Cell] = {}
-  for cell in cells:
-    if cell.method not in best or score(cell) > score(best[cell.method]):
-      best[cell.method] = cell
-  return list(best.values())
+  """Returns the first of each method's cells of highest score."""
+  names = dict.fromkeys(cell.method for cell in cells)
+  return [max((c for c in cells if c.method == n), key=score) for n in names]
 
 
 def text(found: Mapping[str, Group], *, margin: float) -> str:
-  """Formats groups as Markdown.
-
-  Args:
-    found: Cells by group.
-    margin: As in `clustered`.
-
-  Returns:
-    A heading and tables for each group.
-  """
+  """Formats groups as Markdown, a heading and tables each."""
   parts = []
   for name, cells in found.items():
     num_neurons = int(cells[0].values("num_neurons")[0])
     parts.append(f"## {name}: {num_neurons} neurons\n\n{_NOTE}")
-    marks = {
-      (cell.method, cell.strength): mark
-      for mark, picked in (
-        ("+", clustered(cells, margin=margin)),
-        ("*", chosen(cells)),
-      )
-      for cell in picked
-    }
-    both = {
-      (cell.method, cell.strength)
-      for cell in chosen(cells)
-      if any(cell is other for other in clustered(cells, margin=margin))
-    }
-    marks |= dict.fromkeys(both, "*+")
+    marked = {"*": chosen(cells), "+": clustered(cells, margin=margin)}
+    titles = []
+    for cell in cells:
+      marks = "".join(m for m, own in marked.items() if _is_in(cell, own))
+      # A method without strengths has nothing to choose.
+      titles.append(f"{cell.title} {marks * bool(cell.strength)}".strip())
     for title, columns in _TABLES.items():
       rows = [
-        (_name(cell, marks), *(column(cell) for column in columns.values()))
-        for cell in cells
+        (title, *(column(cell) for column in columns.values()))
+        for title, cell in zip(titles, cells, strict=True)
       ]
       if title.startswith("Clusters"):
         rows.append(_untrained(cells[0], columns))
@@ -176,13 +145,9 @@ def text(found: Mapping[str, Group], *, margin: float) -> str:
   return "\n\n".join(parts)
 
 
-def _name(cell: Cell, marks: Mapping[tuple[str, float], str]) -> str:
-  mark = marks.get((cell.method, cell.strength), "")
-  # A method without strengths has nothing to choose.
-  return f"{cell.title} {mark}".strip() if cell.strength else cell.title
-
-
-def interval(values: np.ndarray, digits: int = 2, factor: float = 1.0) -> str:
+def interval(
+  values: np.ndarray, digits: int = 2, factor: float = 1.0, *, sign: str = ""
+) -> str:
   """Formats a mean over seeds with its 95 % bootstrap interval.
 
   Args:
@@ -190,18 +155,15 @@ def interval(values: np.ndarray, digits: int = 2, factor: float = 1.0) -> str:
       counted.
     digits: After the point; -3 for three significant ones.
     factor: What they are multiplied by.
+    sign: "+" shows that of positive numbers too.
 
   Returns:
     Such as "0.41 [0.39, 0.43]".
-
-  Example:
-    >>> interval(np.array([0.5, 0.5]))
-    '0.50 [0.50, 0.50]'
   """
   kept = factor * values[np.isfinite(values)]
   if not kept.size:
     return "none"
-  form = f".{-digits}g" if digits < 0 else f".{digits}f"
+  form = f"{sign}.{-digits}g" if digits < 0 else f"{sign}.{digits}f"
   mean, low, high = (format(x, form) for x in stats.mean_interval(kept))
   count = f" ({kept.size} of {values.size})" if kept.size < values.size else ""
   return mean + (f" [{low}, {high}]" if kept.size > 1 else "") + count
@@ -225,9 +187,7 @@ def _best_count(name: str) -> Callable:
   def column(cell: Cell) -> str:
     curves = cell.values(name)
     kept = curves[np.isfinite(curves).any(axis=1)]
-    return (
-      interval(np.nanargmax(kept, axis=1) + 2.0, 0) if len(kept) else "none"
-    )
+    return interval(np.nanargmax(kept, axis=1) + 2.0, 0)
 
   return column
 

@@ -35,48 +35,35 @@ def measure(
 ) -> dict[str, np.ndarray]:
   """Attacks the members of a population, spread over all devices.
 
-  Args:
-    network: The network.
-    members: Variables of each, NumPy arrays.
-    images: What is attacked, [n, height, width, channels] uint8 with classes.
-    epsilons: Largest changes of a pixel, from 0 to 1.
-    seeds: Of the members, which decide where random attacks begin.
+  Epsilons are the largest changes of a pixel, from 0 to 1; seeds, one a member,
+  decide where random attacks begin.
 
   Returns:
     Accuracies [members, epsilons] by the name of the attack, and
     `zero_gradients` [members], the share of images without a gradient.
-
-  Raises:
-    ValueError: If an epsilon is not from 0 to 1.
-
-  Example:
-    >>> from experiments.architectures import networks
-    >>> network = networks.make(networks.Spec("mlp500"))
-    >>> member = network.init(jax.random.key(0))
-    >>> blank = np.zeros((1, 28, 28, 1), np.uint8), np.zeros(1, np.int32)
-    >>> found = measure(
-    ...   network, [member], datasets.Split(*blank), epsilons=(0.0,), seeds=(0,)
-    ... )
-    >>> found["fgsm"].shape, found["zero_gradients"].tolist()
-    ((1, 1), [0.0])
   """
-  for epsilon in epsilons:
-    gradient_sign.check(epsilon)
+  num_devices = devices.mesh().size
   size = min(gradient_sign.BLOCK, len(images.labels))
-  width = devices.mesh().size * groups.fast_width(size)
-  parts = []
-  for first in range(0, len(members), width):
-    chunk = members[first : first + width]
-    # Every device needs as many: the last is repeated.
-    missing = -len(chunk) % devices.mesh().size
-    chunk = [*chunk, *[chunk[-1]] * missing]
-    own = [*seeds[first : first + width], *[0] * missing]
-    found = _attack(network, chunk, images, epsilons, own)
-    parts.append(
-      {name: array[: len(chunk) - missing] for name, array in found.items()}
+  width = num_devices * groups.fast_width(size)
+  # Every device needs as many: the last is repeated.
+  missing = -len(members) % num_devices
+  members = [*members, *[members[-1]] * missing]
+  seeds = [*seeds, *[0] * missing]
+  parts = [
+    _attack(
+      network,
+      members[first : first + width],
+      images,
+      epsilons,
+      seeds[first : first + width],
     )
+    for first in range(0, len(members), width)
+  ]
   return {
-    name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+    name: np.concatenate([part[name] for part in parts])[
+      : len(members) - missing
+    ]
+    for name in parts[0]
   }
 
 
@@ -88,17 +75,17 @@ def _attack(
   seeds: Sequence[int],
 ) -> dict[str, np.ndarray]:
   variables = jax.tree.map(lambda *leaves: np.stack(leaves), *members)
-  variables, keys = devices.place(
+  variables, placed_seeds = devices.place(
     (variables, jnp.array(seeds, jnp.uint32)), devices.MEMBERS
   )
-  images, labels = devices.place(tuple(images), devices.SHARED)
+  shared = devices.place(tuple(images), devices.SHARED)
   found: dict[str, np.ndarray] = {}
   for name in ATTACKS:
     outcomes = [
       jax.device_get(
         # Within no change all attacks are the same.
         _program(network, name if epsilon else "fgsm")(
-          variables, images, labels, keys, np.float32(epsilon)
+          variables, placed_seeds, *shared, np.float32(epsilon)
         )
       )
       for epsilon in epsilons
@@ -114,9 +101,9 @@ def _program(network: Network, name: str) -> Callable[..., Robustness]:
 
   def run(
     variables: Variables,
+    seeds: jax.Array,
     images: jax.Array,
     labels: jax.Array,
-    seeds: jax.Array,
     epsilon: jax.Array,
   ) -> Robustness:
     keys = None
@@ -131,7 +118,6 @@ def _program(network: Network, name: str) -> Callable[..., Robustness]:
 
   return devices.spread(
     run,
-    takes=(devices.MEMBERS, *[devices.SHARED] * 2, devices.MEMBERS)
-    + (devices.SHARED,),
+    takes=(*[devices.MEMBERS] * 2, *[devices.SHARED] * 3),
     gives=devices.MEMBERS,
   )

@@ -6,17 +6,24 @@ many points fewer of them correctly than that. Of the versions that will do, the
 one with the fewest parameters counts. Where none will do, all parameters of the
 network as it is are counted, and the simulation as one that has not reached the
 accuracy.
+
+A `Way` is a scheme of `schemes.SCHEMES`, and whether smaller heads were trained
+again.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from experiments.assemblies import sources
+from experiments.assemblies.records import Record
+from experiments.assemblies.summary import Cell
+from experiments.compaction import schemes
 from experiments.learning import methods
-from experiments.records import results
+from experiments.records import results, trained
 
-Record = dict[str, Any]
+Way = tuple[str, bool]
 
 # Accuracies are quotients of whole numbers.
 _ROUNDING = 1e-9
@@ -29,34 +36,25 @@ CHOICES = {
 }
 
 
-class Cell(NamedTuple):
-  """All seeds of a method at one strength.
-
-  Attributes:
-    method: Name in `methods.METHODS`.
-    strength: Its hyper-parameter; None where it has none.
-    records: One a seed, in their order.
-  """
-
-  method: str
-  strength: float | None
-  records: tuple[Record, ...]
-
-
 class Group(NamedTuple):
   """Cells of one dataset and network that can be compared.
 
   Attributes:
     title: Such as "mnist, lenet5".
     cells: By method, then by strength; vanilla first, of the same seeds as all.
-    schemes: What all records have.
-    retrained: Whether heads were trained again.
+    ways: How all heads were made smaller.
+    points: Of accuracy that may be lost, in percent.
   """
 
   title: str
   cells: tuple[Cell, ...]
-  schemes: tuple[str, ...]
-  retrained: bool
+  ways: tuple[Way, ...]
+  points: float
+
+  @property
+  def methods(self) -> list[str]:
+    """Names of the methods, in their order."""
+    return list(dict.fromkeys(cell.method for cell in self.cells))
 
 
 class Need(NamedTuple):
@@ -75,11 +73,8 @@ class Need(NamedTuple):
   sizes: dict[str, np.ndarray]
 
 
-def make_groups(records: Sequence[Record]) -> list[Group]:
-  """Sorts records into what can be compared.
-
-  Args:
-    records: As `records.make` makes them.
+def make_groups(records: Sequence[Record], *, points: float) -> list[Group]:
+  """Sorts efficiency records into what can be compared.
 
   Returns:
     Groups of equal dataset, network and shots, each with the seeds that all of
@@ -92,28 +87,21 @@ def make_groups(records: Sequence[Record]) -> list[Group]:
   groups: dict[tuple, list[Record]] = {}
   for record in records:
     config = record["config"]["checkpoint"]
-    key = config["dataset"], config["model"], config.get("shots", 0)
+    key = config["dataset"], trained.name_of(config), config.get("shots", 0)
     groups.setdefault(key, []).append(record)
-  return [_make_group(key, groups[key]) for key in sorted(groups)]
+  return [_make_group(*key, groups[key], points) for key in sorted(groups)]
 
 
-def _make_group(key: tuple, records: list[Record]) -> Group:
-  dataset, model, shots = key
+def _make_group(
+  dataset: str, model: str, shots: int, records: list[Record], points: float
+) -> Group:
   title = f"{dataset}, {model}" + (f", {shots}-shot" if shots else "")
-  found: dict[tuple, dict[int, Record]] = {}
+  found: dict[tuple[str, float], dict[int, Record]] = {}
   for record in records:
     config = record["config"]["checkpoint"]
-    hparam = methods.METHODS[config["method"]].hparam
-    strength = config[hparam] if hparam else None
-    cell = found.setdefault((config["method"], strength), {})
-    if config["seed"] in cell:
-      raise results.ResultError(
-        f"{title}: two checkpoints of {config['method']} {strength} with seed "
-        f"{config['seed']}, which differ in other settings; keep them in "
-        "folders of their own"
-      )
-    cell[config["seed"]] = record
-  if ("vanilla", None) not in found:
+    cell = config["method"], sources.strength(config)
+    found.setdefault(cell, {})[config["seed"]] = record
+  if ("vanilla", 0.0) not in found:
     raise results.ResultError(
       f"{title}: no checkpoints of vanilla, which all others are compared "
       "with; train it too"
@@ -124,102 +112,72 @@ def _make_group(key: tuple, records: list[Record]) -> Group:
       f"{title}: no seed that all methods and strengths have; train them with "
       "the same seeds"
     )
-  order = list(methods.METHODS)
-  keys = sorted(found, key=lambda k: (order.index(k[0]), k[1] or 0))
-  keys.sort(key=lambda k: k[0] != "vanilla")
-  metrics = [set(record["metrics"]) for record in records]
-  names = set.intersection(*metrics)
+  order = ["vanilla", *methods.METHODS]
+  names = set.intersection(*(set(record["metrics"]) for record in records))
+  retrained = any(name.endswith("_retrained") for name in names)
   return Group(
     title,
-    tuple(Cell(*k, tuple(found[k][seed] for seed in seeds)) for k in keys),
     tuple(
-      name.removesuffix("/parameters")
-      for name in records[0]["metrics"]
-      if name.endswith("/parameters") and name in names
+      Cell(*key, tuple(found[key][seed] for seed in seeds))
+      for key in sorted(found, key=lambda key: (order.index(key[0]), key[1]))
     ),
-    any(name.endswith("_retrained") for name in names),
+    tuple(
+      (scheme, again)
+      for scheme in schemes.TITLES
+      if f"{scheme}/parameters" in names
+      for again in (False, True)[: 1 + retrained]
+    ),
+    points,
   )
 
 
-def curve(cell: Cell, scheme: str, name: str) -> np.ndarray:
-  """Returns a metric [seeds, versions] of a cell."""
-  return np.stack(
-    [results.metric(r, f"{scheme}/{name}")[0] for r in cell.records]
-  )
+def title(way: Way, separator: str = ", ") -> str:
+  """Names a way to make heads smaller for people."""
+  scheme, retrained = way
+  return schemes.TITLES[scheme] + f"{separator}retrained" * retrained
 
 
-def lost(
-  group: Group, cell: Cell, scheme: str, *, split: str, retrained: bool
-) -> np.ndarray:
+def lost(group: Group, cell: Cell, way: Way, split: str) -> np.ndarray:
   """Compares accuracies with that of vanilla as it is, seed by seed.
 
-  Args:
-    group: What the cell is of.
-    cell: The cell.
-    scheme: Name in `schemes.SCHEMES`.
-    split: "validation" or "test".
-    retrained: Whether the smaller heads were trained again.
-
   Returns:
-    How much lower they are [seeds, versions], as fractions of 1.
+    How much lower those of "validation" or "test" images are [seeds, versions],
+    as fractions of 1.
   """
-  name = f"{split}_accuracy"
-  reference = curve(group.cells[0], scheme, name)[:, :1]
-  return reference - curve(cell, scheme, name + "_retrained" * retrained)
+  scheme, retrained = way
+  name = f"{scheme}/{split}_accuracy"
+  reference = group.cells[0].values(name)[:, :1]
+  return reference - cell.values(name + "_retrained" * retrained)
 
 
-def need(
-  group: Group, cell: Cell, scheme: str, *, points: float, retrained: bool
-) -> Need:
-  """Finds the smallest version of each seed that will do.
-
-  Args:
-    group: What the cell is of.
-    cell: The cell.
-    scheme: Name in `schemes.SCHEMES`.
-    points: Of validation accuracy that may be lost, in percent.
-    retrained: Whether the smaller heads were trained again.
-
-  Returns:
-    What it needs.
-  """
-  missing = lost(group, cell, scheme, split="validation", retrained=retrained)
-  fits = missing <= points / 100 + _ROUNDING
-  counts = curve(cell, scheme, "parameters")
+def need(group: Group, cell: Cell, way: Way) -> Need:
+  """Finds the smallest version of each seed that will do."""
+  scheme, _ = way
+  fits = _will_do(group, lost(group, cell, way, "validation"))
+  counts = cell.values(f"{scheme}/parameters")
   reached = fits.any(axis=1)
   # Without any, the first: the head as it is.
   best = np.where(fits, counts, np.inf).argmin(axis=1)
   rows = np.arange(len(best))
-  tested = lost(group, cell, scheme, split="test", retrained=retrained)
-  if retrained and not reached.all():
-    as_is = lost(group, cell, scheme, split="test", retrained=False)
-    tested = np.where(reached[:, None], tested, as_is)
-  prefix = f"{scheme}/"
+  tested = np.where(
+    reached[:, None],
+    lost(group, cell, way, "test"),
+    lost(group, cell, (scheme, False), "test"),
+  )
   sizes = {
-    name.removeprefix(prefix): curve(cell, scheme, name.removeprefix(prefix))[
-      rows, best
-    ]
+    name.removeprefix(f"{scheme}/"): cell.values(name)[rows, best]
     for name in cell.records[0]["metrics"]
-    if name.startswith(prefix) and "accuracy" not in name
+    if name.startswith(f"{scheme}/") and "accuracy" not in name
   }
   return Need(counts[rows, best], reached, tested[rows, best], sizes)
 
 
-def ways(group: Group) -> list[tuple[str, bool]]:
-  """Returns how heads were made smaller: schemes, and whether retrained."""
-  return [
-    (scheme, retrained)
-    for scheme in group.schemes
-    for retrained in (False, True)[: 1 + group.retrained]
-  ]
+def _will_do(group: Group, losses: np.ndarray) -> np.ndarray:
+  return losses <= group.points / 100 + _ROUNDING
 
 
-def choices(group: Group, *, points: float) -> dict[str, str]:
+def choices(group: Group) -> dict[str, str]:
   """Returns the ways to choose strengths that choose differently here.
-
-  Args:
-    group: What is compared.
-    points: Of validation accuracy that may be lost, in percent.
 
   Returns:
     {name: meaning}, those of `CHOICES`; of some that choose the same strengths
@@ -228,60 +186,37 @@ def choices(group: Group, *, points: float) -> dict[str, str]:
   same: dict[tuple, list[str]] = {}
   for choice in CHOICES:
     chosen = tuple(
-      (cell.method, cell.strength)
-      for scheme, retrained in ways(group)
-      for cell in choose(
-        group, choice, scheme, points=points, retrained=retrained
-      )
+      cell[:2] for way in group.ways for cell in choose(group, choice, way)
     )
     same.setdefault(chosen, []).append(choice)
   return {
     names[0]: "; here also ".join(
-      CHOICES[n].format(points=points) for n in names
+      CHOICES[n].format(points=group.points) for n in names
     )
     for names in same.values()
   }
 
 
-def choose(
-  group: Group, choice: str, scheme: str, *, points: float, retrained: bool
-) -> list[Cell]:
-  """Chooses the strength of each method, on validation images.
-
-  Args:
-    group: What is compared.
-    choice: Name in `CHOICES`.
-    scheme: Name in `schemes.SCHEMES`, on which "smallest" depends.
-    points: Of validation accuracy that may be lost, in percent.
-    retrained: As for `need`, for "smallest".
+def choose(group: Group, choice: str, way: Way) -> list[Cell]:
+  """Chooses the strength of each method as `CHOICES` says.
 
   Returns:
     One cell a method, in their order; no cell for a method of which none loses
     so little, where the choice is "strongest".
   """
+  as_trained = group.ways[0][0], False
   chosen = []
-  for method in dict.fromkeys(cell.method for cell in group.cells):
+  for method in group.methods:
     cells = [cell for cell in group.cells if cell.method == method]
     losses = [
-      lost(group, cell, scheme, split="validation", retrained=False)[:, 0]
-      for cell in cells
+      lost(group, cell, as_trained, "validation")[:, 0].mean() for cell in cells
     ]
-    means = [float(np.mean(loss)) for loss in losses]
     if choice == "best":
-      chosen.append(cells[int(np.argmin(means))])
+      chosen.append(cells[int(np.argmin(losses))])
     elif choice == "strongest":
-      matched = [
-        cell
-        for cell, mean in zip(cells, means, strict=True)
-        if mean <= points / 100 + _ROUNDING
-      ]
-      chosen += matched[-1:]
+      matched = np.flatnonzero(_will_do(group, np.array(losses)))
+      chosen += [cells[i] for i in matched[-1:]]
     else:
-      counts = [
-        need(
-          group, cell, scheme, points=points, retrained=retrained
-        ).parameters.mean()
-        for cell in cells
-      ]
+      counts = [need(group, cell, way).parameters.mean() for cell in cells]
       chosen.append(cells[int(np.argmin(counts))])
   return chosen

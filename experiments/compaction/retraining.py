@@ -2,10 +2,11 @@
 
 Versions differ in their masks: a smaller head lies in arrays of the shapes of
 the whole (`schemes.pad`). They see the same images in the same order, and are
-spread over all devices, one at a time on each.
+spread over all devices, one at a time on each. Samples are on all devices
+(`devices.place`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 from typing import Any
 
@@ -26,7 +27,7 @@ _ORDER = learner.EVALUATION + 1
 
 
 def retrain(
-  versions: list[tuple[PyTree, PyTree]],
+  versions: Sequence[tuple[PyTree, PyTree]],
   train: Samples,
   *,
   seed: int,
@@ -36,43 +37,22 @@ def retrain(
 ) -> list[PyTree]:
   """Trains versions of a head to lower cross-entropy, without regularizer.
 
-  Adam begins anew. What a mask holds at 0 stays there.
-
-  Args:
-    versions: Parameters and masks of each, of equal shapes.
-    train: Features and labels; placed on the devices by `place`.
-    seed: Decides the order of the samples.
-    epochs: Passes over them.
-    batch_size: Samples in a step; 0, or more than there are, means all.
-    learning_rate: Adam's.
-
-  Returns:
-    The parameters of each version afterwards.
+  Versions are parameters and masks of equal shapes. What a mask holds at 0
+  stays there. Adam begins anew, and the seed decides the order of the samples.
   """
   fit = _make_fit(epochs, batch_size, learning_rate)
-  params, masks = (_stack(trees) for trees in zip(*versions, strict=True))
   key = jax.random.fold_in(jax.random.key(seed), _ORDER)
-  trained = jax.device_get(fit(params, masks, key, train))
-  return _unstack(trained, len(versions))
+  trained = jax.device_get(fit(_stack(versions), key, train))
+  return [
+    jax.tree.map(lambda leaf, i=i: leaf[i], trained)
+    for i in range(len(versions))
+  ]
 
 
-def accuracies(versions: list[PyTree], samples: Samples) -> np.ndarray:
-  """Evaluates versions of a head.
-
-  Args:
-    versions: Parameters of each, of equal shapes.
-    samples: Features and labels; placed on the devices by `place`.
-
-  Returns:
-    The fraction [versions] of samples that each classifies correctly.
-  """
+def accuracies(versions: Sequence[PyTree], samples: Samples) -> np.ndarray:
+  """Returns the fraction [versions] of samples that each classifies right."""
   correct = np.asarray(_make_count()(_stack(versions), samples))
   return correct[: len(versions)] / len(samples.labels)
-
-
-def place(samples: Samples) -> Samples:
-  """Moves samples to all devices, once."""
-  return devices.place(samples, devices.SHARED)
 
 
 @functools.cache
@@ -88,56 +68,55 @@ def _make_fit(epochs: int, batch_size: int, learning_rate: float) -> Callable:
     )
     return jnp.mean(losses, where=mask)
 
-  def fit_one(
-    params: PyTree, masks: PyTree, key: jax.Array, train: Samples
-  ) -> PyTree:
-    def step(carry: tuple, item: tuple) -> tuple[tuple, None]:
-      params, opt_state = carry
-      rows, mask = item
-      samples = jax.tree.map(lambda leaf: leaf[rows], train)
-      grads = jax.grad(loss_fn)(params, samples, mask)
-      grads = jax.tree.map(jnp.multiply, grads, masks)
-      updates, opt_state = optimizer.update(grads, opt_state)
-      return (optax.apply_updates(params, updates), opt_state), None
-
-    def run_epoch(carry: tuple, epoch: jax.Array) -> tuple[tuple, None]:
-      batches = streams.batches(
-        jax.random.fold_in(key, epoch), len(train.labels), batch_size
-      )
-      return jax.lax.scan(step, carry, batches)
-
-    carry = params, optimizer.init(params)
-    return jax.lax.scan(run_epoch, carry, jnp.arange(epochs))[0][0]
-
   def fit(
-    params: PyTree, masks: PyTree, key: jax.Array, train: Samples
+    versions: tuple[PyTree, PyTree], key: jax.Array, train: Samples
   ) -> PyTree:
-    return jax.lax.map(lambda one: fit_one(*one, key, train), (params, masks))
+    def fit_one(version: tuple[PyTree, PyTree]) -> PyTree:
+      params, masks = version
 
-  many, shared = devices.MEMBERS, devices.SHARED
-  return devices.spread(fit, takes=(many, many, shared, shared), gives=many)
+      def step(carry: tuple, batch: tuple) -> tuple[tuple, None]:
+        params, opt_state = carry
+        rows, mask = batch
+        samples = jax.tree.map(lambda leaf: leaf[rows], train)
+        grads = jax.grad(loss_fn)(params, samples, mask)
+        grads = jax.tree.map(jnp.multiply, grads, masks)
+        updates, opt_state = optimizer.update(grads, opt_state)
+        return (optax.apply_updates(params, updates), opt_state), None
+
+      def run_epoch(carry: tuple, epoch: jax.Array) -> tuple[tuple, None]:
+        batches = streams.batches(
+          jax.random.fold_in(key, epoch), len(train.labels), batch_size
+        )
+        return jax.lax.scan(step, carry, batches)
+
+      carry = params, optimizer.init(params)
+      return jax.lax.scan(run_epoch, carry, jnp.arange(epochs))[0][0]
+
+    return jax.lax.map(fit_one, versions)
+
+  return devices.spread(
+    fit,
+    takes=(devices.MEMBERS, devices.SHARED, devices.SHARED),
+    gives=devices.MEMBERS,
+  )
 
 
 @functools.cache
 def _make_count() -> Callable:
-  def count(params: PyTree, samples: Samples) -> jax.Array:
-    def count_one(one: PyTree) -> jax.Array:
-      logits = heads.apply(one, samples.inputs)[-1]
+  def count(versions: PyTree, samples: Samples) -> jax.Array:
+    def count_one(params: PyTree) -> jax.Array:
+      logits = heads.apply(params, samples.inputs)[-1]
       return jnp.sum(jnp.argmax(logits, axis=-1) == samples.labels)
 
-    return jax.lax.map(count_one, params)
+    return jax.lax.map(count_one, versions)
 
   return devices.spread(
     count, takes=(devices.MEMBERS, devices.SHARED), gives=devices.MEMBERS
   )
 
 
-def _stack(trees: list[PyTree]) -> PyTree:
+def _stack(trees: Sequence[PyTree]) -> PyTree:
   """Stacks trees; the last is repeated until all devices have as many."""
   missing = -len(trees) % devices.mesh().size
   trees = [*trees, *[trees[-1]] * missing]
   return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
-
-
-def _unstack(tree: PyTree, number: int) -> list[PyTree]:
-  return [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(number)]

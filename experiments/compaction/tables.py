@@ -4,69 +4,47 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from experiments.assemblies.summary import Cell, interval
 from experiments.compaction import needed, schemes
-from experiments.compaction.needed import Cell, Group, Need
+from experiments.compaction.needed import Group, Need, Way
 from experiments.learning import methods
-from experiments.records import results
-from experiments.tables import markdown, stats
+from experiments.tables import markdown
 
 _DETAILS = (
-  "scheme",
-  "retrained",
-  "method",
-  "strength",
-  "as trained, test",
-  "parameters",
-  "of vanilla's",
-  "test points lost",
-  "FLOPs",
-  "bytes",
-  "time",
-  "reached by",
+  *("scheme", "retrained", "method", "strength", "as trained, test"),
+  *("parameters", "of vanilla's", "test points lost", "FLOPs", "bytes"),
+  *("time", "reached by"),
 )
 _LAYERS = ("method", "strength", "kernel", "Gini", "Hoyer", "small weights")
 
 
-def report(groups: Sequence[Group], *, points: float) -> str:
+def report(groups: Sequence[Group]) -> str:
   """Writes all tables.
 
-  Args:
-    groups: What is compared, from `needed.make_groups`.
-    points: Of accuracy that may be lost, in percent.
-
-  Returns:
-    Markdown: for each group, how many parameters each method needs, by how its
-    strength is chosen; the versions behind these numbers; and how sparse the
-    kernels are as trained.
+  For each group, how many parameters each method needs, by how its strength is
+  chosen; the versions behind these numbers; and how sparse the kernels are as
+  trained.
   """
   parts = []
   for group in groups:
-    parts.append(summary(group, points=points))
-    for choice, meaning in needed.choices(group, points=points).items():
+    parts.append(summary(group))
+    for choice, meaning in needed.choices(group).items():
       parts += [
         f"### The same in detail; strength: {meaning}",
-        details(group, choice, points=points),
+        details(group, choice),
       ]
     parts += [
       "### Sparsity of the kernels as trained; strength: "
-      + needed.CHOICES["strongest"].format(points=points),
-      sparsity_table(group, points=points),
+      + needed.CHOICES["strongest"].format(points=group.points),
+      sparsity_table(group),
     ]
   return "\n\n".join(parts)
 
 
-def summary(group: Group, *, points: float) -> str:
-  """Writes how many parameters each method needs.
-
-  Args:
-    group: What is compared.
-    points: Of accuracy that may be lost, in percent.
-
-  Returns:
-    Markdown, a table for each way to choose strengths.
-  """
+def summary(group: Group) -> str:
+  """Writes how many parameters each method needs, a table a choice."""
   seeds = len(group.cells[0].records)
-  outside = _values(group.cells[0], "parameters_outside").mean()
+  outside = group.cells[0].values("parameters_outside").mean()
   parts = [
     f"## {group.title}",
     f"{seeds} seeds. Parameters, FLOPs and bytes are those of the dense layers;"
@@ -75,132 +53,84 @@ def summary(group: Group, *, points: float) -> str:
     "trained. Time is a multiple of that of the network as it was trained, in "
     "brackets for how many images at once.",
   ]
-  for choice, meaning in needed.choices(group, points=points).items():
+  for choice, meaning in needed.choices(group).items():
     parts += [
-      f"### Thousands of parameters needed for at most {points:g} points lost; "
-      f"strength: {meaning}",
-      headline(group, choice, points=points),
+      "### Thousands of parameters needed for at most "
+      f"{group.points:g} points lost; strength: {meaning}",
+      headline(group, choice),
     ]
   return "\n\n".join(parts)
 
 
-def headline(group: Group, choice: str, *, points: float) -> str:
+def headline(group: Group, choice: str) -> str:
   """Writes the table of the parameters that each method needs.
 
-  Args:
-    group: What is compared.
-    choice: How strengths are chosen, in `needed.CHOICES`.
-    points: Of accuracy that may be lost, in percent.
-
-  Returns:
-    A line a method, a column for each way to make a head smaller. Numbers are
-    thousands of parameters of the dense layers, means over seeds with 95 %
-    bootstrap intervals.
+  A line a method, a column for each way to make a head smaller. Numbers are
+  thousands of parameters of the dense layers, means over seeds with 95 %
+  bootstrap intervals.
   """
-  ways = needed.ways(group)
-  rows: dict[str, list[str]] = {}
-  for scheme, retrained in ways:
-    options = {"points": points, "retrained": retrained}
-    chosen = {
-      cell.method: cell
-      for cell in needed.choose(group, choice, scheme, **options)
-    }
-    for method in dict.fromkeys(cell.method for cell in group.cells):
-      row = rows.setdefault(method, [methods.METHODS[method].title])
-      cell = chosen.get(method)
-      if cell is None:
-        row.append("none")
-        continue
-      need = needed.need(group, cell, scheme, **options)
-      row.append(f"{_thousands(need)} ({_strength(cell)})".replace(" ()", ""))
-  names = [
-    schemes.TITLES[scheme] + ", retrained" * retrained
-    for scheme, retrained in ways
-  ]
+  rows = {name: [methods.METHODS[name].title] for name in group.methods}
+  for way in group.ways:
+    chosen = {c.method: c for c in needed.choose(group, choice, way)}
+    for name, row in rows.items():
+      text = "none"
+      if cell := chosen.get(name):
+        strength = f" ({_strength(cell)})" if cell.strength else ""
+        text = _thousands(needed.need(group, cell, way)) + strength
+      row.append(text)
+  names = [needed.title(way) for way in group.ways]
   return markdown.table(["method", *names], list(rows.values()))
 
 
-def details(group: Group, choice: str, *, points: float) -> str:
-  """Writes the table of what stands behind `headline`.
-
-  Args:
-    group: What is compared.
-    choice: How strengths are chosen, in `needed.CHOICES`.
-    points: Of accuracy that may be lost, in percent.
-
-  Returns:
-    A line for each way to make a head smaller and each method.
-  """
-  rows = []
-  for scheme, retrained in needed.ways(group):
-    options = {"points": points, "retrained": retrained}
-    vanilla = needed.need(group, group.cells[0], scheme, **options)
-    rows += [
-      _detail(group, cell, scheme, retrained, vanilla, points)
-      for cell in needed.choose(group, choice, scheme, **options)
-    ]
+def details(group: Group, choice: str) -> str:
+  """Writes what stands behind `headline`, a line a way and method."""
+  rows = [
+    _detail(group, cell, way)
+    for way in group.ways
+    for cell in needed.choose(group, choice, way)
+  ]
   return markdown.table(_DETAILS, rows)
 
 
-def sparsity_table(group: Group, *, points: float) -> str:
-  """Writes how sparse the kernels are as trained.
-
-  Args:
-    group: What is compared.
-    points: As for `headline`, for the choice of strengths.
-
-  Returns:
-    A line for each method, at its strongest matched strength, and each kernel.
-  """
-  rows = []
-  scheme = group.schemes[0]
-  options = {"points": points, "retrained": False}
-  for cell in needed.choose(group, "strongest", scheme, **options):
-    layers = [
-      name.partition("/")[2]
-      for name in cell.records[0]["metrics"]
-      if name.startswith("gini_index/")
+def sparsity_table(group: Group) -> str:
+  """Writes how sparse each kernel is as trained, at matched accuracy."""
+  rows = [
+    [
+      methods.METHODS[cell.method].title,
+      _strength(cell),
+      name.removeprefix("gini_index/"),
+      *(
+        interval(cell.values(name.replace("gini_index", measure)), 3)
+        for measure in ("gini_index", "hoyer_sparsity", "small_fraction")
+      ),
     ]
-    rows += [
-      [
-        methods.METHODS[cell.method].title,
-        _strength(cell),
-        layer,
-        *(
-          _interval(_values(cell, f"{measure}/{layer}"), ".3f")
-          for measure in ("gini_index", "hoyer_sparsity", "small_fraction")
-        ),
-      ]
-      for layer in layers
-    ]
+    for cell in needed.choose(group, "strongest", group.ways[0])
+    for name in cell.records[0]["metrics"]
+    if name.startswith("gini_index/")
+  ]
   return markdown.table(_LAYERS, rows)
 
 
-def _detail(
-  group: Group,
-  cell: Cell,
-  scheme: str,
-  retrained: bool,
-  vanilla: Need,
-  points: float,
-) -> list[str]:
-  need = needed.need(group, cell, scheme, points=points, retrained=retrained)
-  trained = needed.curve(cell, scheme, "test_accuracy")[:, 0]
-  ratios = need.parameters / vanilla.parameters
+def _detail(group: Group, cell: Cell, way: Way) -> list[str]:
+  scheme, retrained = way
+  need = needed.need(group, cell, way)
+  vanilla = needed.need(group, group.cells[0], way)
+  trained = cell.values(f"{scheme}/test_accuracy")[:, 0]
   times = [
     f"{np.mean(values):.2f} ({name.removeprefix('time_ratio_')})"
     for name, values in need.sizes.items()
     if name.startswith("time_ratio_")
   ]
+  ratios = interval(need.parameters / vanilla.parameters)
   return [
     schemes.TITLES[scheme],
     "yes" if retrained else "no",
     methods.METHODS[cell.method].title,
     _strength(cell),
-    _interval(100 * trained, ".2f"),
+    interval(100 * trained),
     _thousands(need) + " k",
-    "" if cell.method == "vanilla" else _interval(ratios, ".2f"),
-    _interval(100 * need.lost, "+.2f"),
+    "" if cell.method == "vanilla" else ratios,
+    interval(100 * need.lost, sign="+"),
     f"{need.sizes['flops'].mean() / 1e3:.1f} k",
     f"{need.sizes['bytes'].mean() / 1e3:.1f} k",
     ", ".join(times),
@@ -208,21 +138,10 @@ def _detail(
   ]
 
 
-def _values(cell: Cell, name: str) -> np.ndarray:
-  return np.stack([results.metric(r, name)[0] for r in cell.records])
-
-
 def _thousands(need: Need) -> str:
-  return _interval(need.parameters / 1e3, ".1f")
+  return interval(need.parameters / 1e3, 1)
 
 
 def _strength(cell: Cell) -> str:
-  if cell.strength is None:
-    return ""
-  return f"{methods.METHODS[cell.method].hparam} {cell.strength:g}"
-
-
-def _interval(values: np.ndarray, form: str) -> str:
-  interval = stats.mean_interval(values)
-  mean, low, high = (format(number, form) for number in interval)
-  return mean if np.isnan(interval.low) else f"{mean} [{low}, {high}]"
+  hparam = methods.METHODS[cell.method].hparam
+  return f"{hparam} {cell.strength:g}" if hparam else ""

@@ -10,6 +10,7 @@ the ratio is the median over rounds of the ratio within a round.
 from collections.abc import Callable
 import statistics
 import time
+import timeit
 
 import numpy as np
 from scipy import sparse
@@ -24,24 +25,14 @@ _TURN_SECONDS = 2e-3
 def make_forward(
   compact: Compact, *, as_sparse: bool = False
 ) -> Callable[[np.ndarray], np.ndarray]:
-  """Makes the function that computes logits.
+  """Makes the function from features [f, n], samples last, to logits.
 
-  Args:
-    compact: The head.
-    as_sparse: Whether its kernels are compressed sparse rows.
-
-  Returns:
-    A function of features [f, n], samples last, of the whole network; it
-    returns logits [classes, n].
+  Features are those of the whole network; kernels are compressed sparse rows,
+  one for each output, if asked for.
   """
+  make = sparse.csr_array if as_sparse else np.ascontiguousarray
   layers = [
-    (
-      # As the sparse product has it, one row for each output.
-      sparse.csr_array(leaves["kernel"].T)
-      if as_sparse
-      else np.ascontiguousarray(leaves["kernel"].T),
-      leaves["bias"][:, None],
-    )
+    (make(leaves["kernel"].T), leaves["bias"][:, None])
     for leaves in compact.params.values()
   ]
   chosen = None
@@ -61,31 +52,6 @@ def make_forward(
   return forward
 
 
-def paired_ratio(
-  run: Callable[[], object], baseline: Callable[[], object], *, repeats: int
-) -> float:
-  """Measures how many times as long as another a function takes.
-
-  Args:
-    run: The function.
-    baseline: The other.
-    repeats: Rounds.
-
-  Returns:
-    The median over rounds of the ratio within a round.
-  """
-  turns = []
-  for function in (run, baseline):
-    function()
-    number = max(1, round(_TURN_SECONDS / max(_seconds(function, 1), 1e-7)))
-    turns.append((function, number))
-  ratios = []
-  for _ in range(repeats):
-    mine, others = (_seconds(function, number) for function, number in turns)
-    ratios.append(mine / others)
-  return statistics.median(ratios)
-
-
 def time_ratio(
   compact: Compact,
   whole: Compact,
@@ -94,17 +60,9 @@ def time_ratio(
   as_sparse: bool,
   repeats: int,
 ) -> float:
-  """Times a smaller head beside the whole.
+  """Returns a smaller head's time as a multiple of that of the whole.
 
-  Args:
-    compact: The smaller head.
-    whole: The whole, dense.
-    features: Features [n, f] of a batch.
-    as_sparse: Whether the kernels of the smaller are compressed sparse rows.
-    repeats: Rounds.
-
-  Returns:
-    Its time as a multiple of that of the whole.
+  That is for a batch of features [n, f] and so many rounds.
   """
   columns = np.ascontiguousarray(features.T)
   forward = make_forward(compact, as_sparse=as_sparse)
@@ -115,9 +73,18 @@ def time_ratio(
     )
 
 
-def _seconds(function: Callable[[], object], number: int) -> float:
-  """Returns the processor time of one of so many calls."""
-  started = time.thread_time()
-  for _ in range(number):
-    function()
-  return (time.thread_time() - started) / number
+def paired_ratio(
+  run: Callable[[], object], baseline: Callable[[], object], *, repeats: int
+) -> float:
+  """Returns how many times as long as another a function takes."""
+  turns = []
+  for function in (run, baseline):
+    timer = timeit.Timer(function, timer=time.thread_time)
+    timer.timeit(1)
+    number = max(1, round(_TURN_SECONDS / max(timer.timeit(1), 1e-7)))
+    turns.append((timer, number))
+  ratios = []
+  for _ in range(repeats):
+    mine, others = (timer.timeit(number) / number for timer, number in turns)
+    ratios.append(mine / others)
+  return statistics.median(ratios)

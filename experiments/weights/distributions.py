@@ -35,12 +35,15 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, special
+from scipy import optimize, stats
 
 THRESHOLD = 0.005
-# Shapes of the exponential distributions that are searched.
-_SHAPES = {"stretched": (0.02, 1.0), "compressed": (1.0, 50.0)}
-NAMES = ("lognormal", *_SHAPES)
+_LAWS = {
+  "lognormal": stats.lognorm,
+  "stretched": stats.weibull_min,
+  "compressed": stats.weibull_min,
+}
+NAMES = tuple(_LAWS)
 
 
 class Fit(NamedTuple):
@@ -61,18 +64,9 @@ class Fit(NamedTuple):
 
 
 def synapses(weights: ArrayLike, *, threshold: float = THRESHOLD) -> np.ndarray:
-  """Returns the strengths above the threshold, the largest of which is 1.
+  """Returns the strengths [n] above the threshold, in ascending order.
 
-  Args:
-    weights: Weights of any shape.
-    threshold: What strengths must exceed, from 0.
-
-  Returns:
-    Strengths [n] in ascending order; none where all weights are 0.
-
-  Example:
-    >>> synapses([[0.0, -4.0], [0.01, 2.0]])
-    array([0.5, 1. ])
+  There are none where all weights are 0.
   """
   sizes = np.sort(np.abs(np.asarray(weights, np.float64)), axis=None)
   if not sizes.size or not sizes[-1] > 0:
@@ -82,11 +76,7 @@ def synapses(weights: ArrayLike, *, threshold: float = THRESHOLD) -> np.ndarray:
 
 
 def fit(weights: ArrayLike, *, threshold: float = THRESHOLD) -> dict[str, Fit]:
-  """Fits all distributions by maximum likelihood.
-
-  Args:
-    weights: Weights of any shape.
-    threshold: Strength above which a synapse is one, from 0.
+  """Fits all distributions by maximum likelihood to weights of any shape.
 
   Returns:
     A fit for each of `NAMES`; NaN where there are fewer than two different
@@ -100,51 +90,28 @@ def fit(weights: ArrayLike, *, threshold: float = THRESHOLD) -> dict[str, Fit]:
   strengths = synapses(weights, threshold=threshold)
   if strengths.size < 2 or strengths[0] == strengths[-1]:
     return dict.fromkeys(NAMES, Fit(*[np.nan] * 4))
-  found = {"lognormal": _lognormal(strengths, threshold)}
-  for name, bounds in _SHAPES.items():
-    found[name] = _exponential(strengths, threshold, bounds)
-  return {
-    name: Fit(
-      *parameters,
-      float(np.mean(log_density(name, strengths, *parameters, threshold))),
-      _distance(name, strengths, *parameters, threshold),
-    )
-    for name, parameters in found.items()
+  found = {
+    "lognormal": _lognormal(strengths, threshold),
+    "stretched": _exponential(strengths, threshold, (0.02, 1.0)),
+    "compressed": _exponential(strengths, threshold, (1.0, 50.0)),
   }
+  fits = {}
+  for name, (shape, scale) in found.items():
+    densities = log_density(name, strengths, shape, scale, threshold)
+    law = _LAWS[name](shape, scale=scale)
+    # The distribution function of what exceeds the threshold.
+    fitted = -np.expm1(law.logsf(strengths) - law.logsf(threshold))
+    distance = stats.kstest(fitted, "uniform", method="asymp")
+    fits[name] = Fit(shape, scale, densities.mean(), distance.statistic)
+  return fits
 
 
 def log_density(
   name: str, x: np.ndarray, shape: float, scale: float, threshold: float
 ) -> np.ndarray:
-  """Returns the logarithm of the density of what exceeds the threshold.
-
-  Args:
-    name: One of `NAMES`.
-    x: Strengths above the threshold.
-    shape: As in `Fit`.
-    scale: As in `Fit`.
-    threshold: c.
-  """
-  logs = np.log(x)
-  units = logs - np.log(scale)
-  if name == "lognormal":
-    plain = (
-      -0.5 * (units / shape) ** 2 - np.log(shape) - 0.5 * np.log(2 * np.pi)
-    )
-  else:
-    plain = np.log(shape) + shape * units - np.exp(shape * units)
-  return plain - logs - _log_survival(name, threshold, shape, scale)
-
-
-def _log_survival(
-  name: str, x: ArrayLike, shape: float, scale: float
-) -> np.ndarray:
-  """Returns the logarithm of P(X > x)."""
-  with np.errstate(divide="ignore"):  # At a threshold of 0.
-    units = np.log(x) - np.log(scale)
-  if name == "lognormal":
-    return special.log_ndtr(-units / shape)
-  return -np.exp(shape * units)
+  """Returns the logarithm of the density of strengths above the threshold."""
+  law = _LAWS[name](shape, scale=scale)
+  return law.logpdf(x) - law.logsf(threshold)
 
 
 def _lognormal(strengths: np.ndarray, threshold: float) -> tuple[float, float]:
@@ -155,8 +122,8 @@ def _lognormal(strengths: np.ndarray, threshold: float) -> tuple[float, float]:
   def loss(place: np.ndarray) -> float:
     (mu, log_sigma), sigma = place, np.exp(place[1])
     spread = deviation**2 + (mean - mu) ** 2
-    hidden = _log_survival("lognormal", threshold, sigma, np.exp(mu))
-    return float(log_sigma + 0.5 * spread / sigma**2 + hidden)
+    hidden = stats.lognorm.logsf(threshold, sigma, scale=np.exp(mu))
+    return log_sigma + 0.5 * spread / sigma**2 + hidden
 
   found = optimize.minimize(
     loss,
@@ -178,31 +145,16 @@ def _exponential(
 
   def power(shape: float) -> float:
     """Returns the best s^k."""
-    return float(np.mean(np.exp(shape * logs)) - threshold**shape)
+    return np.mean(np.exp(shape * logs)) - threshold**shape
 
   def loss(log_shape: float) -> float:
     shape = np.exp(log_shape)
-    return float(np.log(power(shape)) - log_shape - shape * logs.mean())
+    return np.log(power(shape)) - log_shape - shape * logs.mean()
 
   low, high = np.log(bounds)
   found = optimize.minimize_scalar(
     loss, bounds=(low, high), method="bounded", options={"xatol": 1e-8}
   )
   # The search never tries the bounds themselves, one of which is k = 1.
-  log_shape = min((found.x, low, high), key=loss)
-  shape = float(np.exp(log_shape))
-  return shape, power(shape) ** (1 / shape)
-
-
-def _distance(
-  name: str,
-  strengths: np.ndarray,
-  shape: float,
-  scale: float,
-  threshold: float,
-) -> float:
-  hidden = _log_survival(name, threshold, shape, scale)
-  fitted = -np.expm1(_log_survival(name, strengths, shape, scale) - hidden)
-  count = len(strengths)
-  below = np.arange(count) / count
-  return float(np.max(np.maximum(fitted - below, below + 1 / count - fitted)))
+  shape = float(np.exp(min((found.x, low, high), key=loss)))
+  return shape, float(power(shape) ** (1 / shape))

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-import jax
+from flax import traverse_util
 import numpy as np
 
 PyTree = Any
@@ -11,63 +11,31 @@ PyTree = Any
 
 def _kernels(params: PyTree) -> dict[str, np.ndarray]:
   """Returns all kernels of a network by their paths."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-  named = {
-    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-    for path, leaf in leaves
-  }
+  leaves = traverse_util.flatten_dict(params, sep="/")
   return {
     name.removesuffix("/kernel"): np.asarray(leaf)
-    for name, leaf in named.items()
+    for name, leaf in sorted(leaves.items())
     if name.endswith("/kernel")
   }
 
 
 def largest_dense(params: PyTree) -> tuple[str, np.ndarray]:
-  """Picks the dense layer that has most weights, the first of several.
-
-  Args:
-    params: Parameters {layer: {"kernel": array, ...}} of a network.
-
-  Returns:
-    Its name and its kernel [n, m].
-
-  Raises:
-    ValueError: If there is no dense layer.
-
-  Example:
-    >>> params = {"a": {"kernel": np.ones((2, 3))}, "b": {"bias": np.ones(9)}}
-    >>> largest_dense(params)[0]
-    'a'
-  """
-  dense = {name: k for name, k in _kernels(params).items() if k.ndim == 2}
-  if not dense:
-    raise ValueError("params: expected a kernel [n, m], got none")
-  return max(dense.items(), key=lambda item: item[1].size)
+  """Picks the dense layer that has most weights, the first of several."""
+  dense = [item for item in _kernels(params).items() if item[1].ndim == 2]
+  return max(dense, key=lambda item: item[1].size)
 
 
 def receptive_fields(
   params: PyTree, image_shape: tuple[int, int, int]
 ) -> np.ndarray:
-  """Returns the incoming weights of the first units as pictures.
+  """Returns incoming weights of units as pictures [units, height, width].
 
-  Those of a dense layer that sees all pixels are as large as the images; of
-  other networks the kernels of the first convolution are taken.
-
-  Args:
-    params: Parameters of a network.
-    image_shape: Height, width and channels of its images.
-
-  Returns:
-    Weights [units, height, width], means over the channels.
+  They are means over the channels. Those of a dense layer that sees all pixels
+  are as large as the images; of other networks the kernels of the first
+  convolution are taken.
 
   Raises:
     ValueError: If no layer sees pixels.
-
-  Example:
-    >>> params = {"fc1": {"kernel": np.ones((784, 5))}}
-    >>> receptive_fields(params, (28, 28, 1)).shape
-    (5, 28, 28)
   """
   kernels = list(_kernels(params).values())
   for kernel in kernels:

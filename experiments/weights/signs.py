@@ -23,7 +23,9 @@ from experiments.weights import distributions
 
 
 class Dale(NamedTuple):
-  """How far neurons obey Dale's law, from 0 to 1; NaN without synapses.
+  """How far the neurons of all layers obey Dale's law, from 0 to 1.
+
+  All is NaN without synapses.
 
   Attributes:
     share: Share of the neurons that obey it, of those with a synapse.
@@ -41,14 +43,7 @@ class Dale(NamedTuple):
 def dale(
   kernels: Iterable[ArrayLike], *, threshold: float = distributions.THRESHOLD
 ) -> Dale:
-  """Looks at the signs of outgoing weights.
-
-  Args:
-    kernels: Outgoing weights [N, M] of the neurons of each layer.
-    threshold: Part of a layer's largest magnitude that a synapse exceeds.
-
-  Returns:
-    Means over the neurons of all layers.
+  """Looks at the signs of outgoing weights [N, M] of the neurons of layers.
 
   Example:
     >>> found = dale([[[1.0, 2.0], [-1.0, -2.0]]])

@@ -60,7 +60,7 @@ def test_training(name, title, tmp_path):
 )
 def test_efficiency(name):
   records, expected = published(f"efficiency/{name}")
-  text = tables.report(needed.make_groups(records), points=0.5)
+  text = tables.report(needed.make_groups(records, points=0.5))
   assert expected.startswith(text)
 
 

@@ -6,26 +6,16 @@ from matplotlib import image
 import numpy as np
 import pytest
 
-import bean_jax
-from experiments.assemblies import clusters, figures, measures
+from experiments.assemblies import figures, measures, summary
 from tests.experiments.assemblies import planted
-
-SETTINGS = measures.Settings(max_clusters=6, restarts=1, controls=2)
 
 
 def _portrait(layer):
   layers = measures.subjects(layer, layer, seed=0)
-  metrics = measures.measure(layers, SETTINGS, gamma=1.0, seed=0)
-  rescaled = measures.rescaled(layer)
-  return figures.Portrait(
-    title="Planted, seed 0",
-    kernel=layer.kernel,
-    correlation=np.asarray(bean_jax.neuron_correlation(layer.kernel)),
-    neurons=measures.neurons(layer, SETTINGS, seed=0),
-    places=clusters.embed(layer.kernel, seed=0),
-    rescaled_neurons=measures.neurons(rescaled, SETTINGS, seed=0),
-    rescaled_places=clusters.embed(rescaled.kernel, seed=0),
-    metrics=metrics,
+  settings = measures.Settings(max_clusters=6, restarts=1, controls=2)
+  metrics = measures.measure(layers, settings, gamma=1.0, seed=0)
+  return figures.portray(
+    "Planted", layer, metrics, settings, order=1, gamma=1.0, seed=0
   )
 
 
@@ -38,38 +28,27 @@ def portraits():
   return [_portrait(each) for each in (layer, silent, unconnected)]
 
 
-def _check(path):
-  """Returns the pixels [height, width, 3] of what was written."""
+def _num_dark(path):
+  """Counts dark pixels of what was written."""
   assert path.with_name(path.name + ".pdf").read_bytes().startswith(b"%PDF")
   data = path.with_name(path.name + ".png").read_bytes()
-  return image.imread(io.BytesIO(data), format="png")[..., :3]
-
-
-def _num_dark(pixels):
+  pixels = image.imread(io.BytesIO(data), format="png")[..., :3]
   return np.count_nonzero(pixels.min(axis=-1) < 0.5)
 
 
-@pytest.mark.parametrize("name", ("maps", "ablations"))
-def test_figures_of_several(tmp_path, portraits, name):
-  getattr(figures, name)(tmp_path / "one", portraits[:1])
-  getattr(figures, name)(tmp_path / "all", portraits)
-  one, every = _check(tmp_path / "one"), _check(tmp_path / "all")
-  assert every.size > 2 * one.size
-  assert 0 < _num_dark(one) < _num_dark(every)
-
-
-@pytest.mark.parametrize("name", ("coactivation", "wiring"))
-def test_figures_of_one(tmp_path, portraits, name):
-  for index, portrait in enumerate(portraits):
-    getattr(figures, name)(tmp_path / str(index), portrait)
-    assert _num_dark(_check(tmp_path / str(index))) > 0
-
-
-def test_equal_figures_are_equal_files(tmp_path, portraits):
-  figures.wiring(tmp_path / "a", portraits[0])
-  figures.wiring(tmp_path / "b", portraits[0])
+@pytest.mark.parametrize(
+  "name", ("maps", "ablations", "coactivation", "wiring")
+)
+def test_figures_are_equal_files_for_equal_data(tmp_path, portraits, name):
+  draw = getattr(figures, name)
+  many = name in ("maps", "ablations")
+  drawn = [portraits[:1], portraits] if many else portraits
+  for index, each in enumerate(drawn):
+    draw(tmp_path / str(index), each)
+    assert _num_dark(tmp_path / str(index)) > 0
+  draw(tmp_path / "again", drawn[0])
   for ending in ("png", "pdf"):
-    one, other = (tmp_path / f"{name}.{ending}" for name in "ab")
+    one, other = (tmp_path / f"{name}.{ending}" for name in ("0", "again"))
     assert one.read_bytes() == other.read_bytes()
 
 
@@ -82,22 +61,20 @@ def test_ablation_map_has_a_number_for_each_loss(portraits, tmp_path):
     (column, row): f"{losses[row, column]:.0f}"
     for row, column in np.argwhere(np.abs(losses) >= 0.5)
   }
-  assert len(texts) == 4
-  assert len(drawing.axes) == 4
+  assert len(texts) == len(drawing.axes) == 4
+  assert plot.get_title() == "prefer it, to zero: share 1.00"
   inner = portraits[0]._replace(metrics=dict(portraits[0].metrics))
   del inner.metrics["targeting_mean"]
   assert len(figures.ablations(tmp_path / "a", [inner]).axes) == 3
-  assert plot.get_title() == "prefer it, to zero: share 1.00"
 
 
 def test_silhouettes(tmp_path):
   curves = np.array([[0.1, 0.2, 0.4], [0.3, 0.4, np.nan]])
+  lines = {"line": curves, "none": np.full((1, 3), np.nan)}
   drawing = figures.silhouettes(
-    tmp_path / "a",
-    [("panel", [("line", curves), ("none", np.full((1, 3), np.nan))])] * 3,
-    num_classes=3,
+    tmp_path / "a", dict.fromkeys("abcd", lines), num_classes=3
   )
-  _check(tmp_path / "a")
+  assert _num_dark(tmp_path / "a") > 0
   line = drawing.axes[0].get_lines()[0]
   np.testing.assert_array_equal(line.get_xdata(), [2, 3, 4])
   np.testing.assert_allclose(line.get_ydata(), [0.2, 0.3, 0.4])
@@ -106,37 +83,42 @@ def test_silhouettes(tmp_path):
 
 
 def test_against_strength(tmp_path):
-  values = [np.array([0.1, 0.3]), np.array([0.5, np.nan])]
-  drawing = figures.against_strength(
-    tmp_path / "a",
-    [
-      (
-        "number",
-        [
-          ("Vanilla", np.zeros(1), values[:1], values[:1]),
-          ("BEAN-1", np.array([1.0, 10.0]), values, values),
-          ("BEAN-2", np.array([1.0]), values[1:], None),
-        ],
-      )
-    ],
-    xlabel="alpha",
-  )
-  _check(tmp_path / "a")
-  (plot,) = drawing.axes
-  lines = [
-    line for line in plot.get_lines() if list(line.get_xdata()) == [1.0, 10.0]
+  first, second = [0.1, 0.3], [0.5, None]
+  cells = [
+    summary.Cell(method, strength, ({"metrics": {"number": values}},))
+    for method, strength, values in (
+      ("vanilla", 0.0, first),
+      ("bean1", 1.0, first),
+      ("bean1", 10.0, second),
+      ("bean2", 1.0, second),
+    )
   ]
-  # The control and the line itself.
-  for line in lines[:2]:
-    np.testing.assert_allclose(line.get_ydata(), [0.2, 0.5])
+  panels = {
+    "number": (lambda c: c.values("number"), lambda c: 2 * c.values("number")),
+    "alone": (lambda c: c.values("number"), None),
+  }
+  drawing = figures.against_strength(tmp_path / "a", tuple(cells), panels)
+  for plot, expected in zip(
+    drawing.axes, ([[0.4, 1.0], [0.2, 0.5]], [[0.2, 0.5]]), strict=True
+  ):
+    drawn = [
+      line.get_ydata()
+      for line in plot.get_lines()
+      if list(line.get_xdata()) == [1.0, 10.0]
+    ]
+    np.testing.assert_allclose(drawn[: len(expected)], expected)
   assert len(drawing.legends[0].get_texts()) == 3
 
 
-def test_assemblies_are_ordered_by_class(portraits):
-  neurons = portraits[0].neurons
-  np.testing.assert_array_equal(figures.ordered(neurons), planted.serves())
-  dead = neurons._replace(assemblies=np.full(24, -1))
-  np.testing.assert_array_equal(figures.ordered(dead), dead.assemblies)
-  order, groups = figures._by_assembly(neurons)
-  np.testing.assert_array_equal(planted.serves()[order], np.arange(24) // 6)
-  assert groups == [(0, 6, 0), (6, 12, 1), (12, 18, 2), (18, 24, 3)]
+def test_wiring_has_the_neurons_of_an_assembly_side_by_side(
+  portraits, tmp_path
+):
+  drawing = figures.wiring(tmp_path / "a", portraits[0])
+  similar, connections, weights, *_ = drawing.axes
+  order = np.argsort(planted.serves(), kind="stable")
+  np.testing.assert_allclose(
+    weights.images[0].get_array(), portraits[0].kernel[order]
+  )
+  labels = [text.get_text() for text in connections.get_xticklabels()]
+  assert labels == list("ABCD")
+  np.testing.assert_allclose(similar.get_yticks(), [2.5, 8.5, 14.5, 20.5])

@@ -1,28 +1,17 @@
 """Layers whose assemblies are known, and a network with enough neurons."""
 
-from flax import linen as nn
-import jax.numpy as jnp
 import numpy as np
 
-from experiments.architectures import networks
+from experiments.architectures import models, networks
 from experiments.assemblies.sources import Layer
 
 NUM_CLASSES = 4
 NUM_NEURONS = 24
 
 
-class WideModule(nn.Module):
-  """One hidden layer, on every fourth pixel of 28 x 28."""
-
-  @nn.compact
-  def __call__(self, images, dropout=None):
-    del dropout
-    x = images[:, ::4, ::4].reshape(len(images), -1).astype(jnp.float32) / 255
-    x = nn.relu(nn.Dense(NUM_NEURONS, name="fc1")(x))
-    return nn.Dense(10, name="fc2")(x), {"fc2": x}
-
-
-NETWORK = networks.from_linen(WideModule(), (28, 28, 1), ("fc2",))
+NETWORK = networks.from_linen(
+  models.MLP(num_hidden=(NUM_NEURONS,)), (28, 28, 1), ("fc2",)
+)
 
 
 def make_layer(*, noise=0.05, num_samples=80, seed=0):

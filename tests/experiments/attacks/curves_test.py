@@ -1,6 +1,5 @@
 """Tests of experiments.attacks.curves."""
 
-import doctest
 import functools
 
 import jax
@@ -56,15 +55,3 @@ def test_without_a_change_nobody_is_attacked(members, found):
   for name in curves.ATTACKS:
     np.testing.assert_allclose(found[name][:, 0], right.mean(axis=1), atol=1e-6)
   np.testing.assert_array_equal(found["zero_gradients"], 0)
-
-
-@pytest.mark.parametrize("epsilon", (-0.1, 1.1, float("nan")))
-def test_a_wrong_epsilon_is_refused(epsilon, members):
-  with pytest.raises(ValueError, match="epsilon: expected a number from 0 to"):
-    curves.measure(
-      tiny.NETWORK, members, IMAGES, epsilons=(epsilon,), seeds=SEEDS
-    )
-
-
-def test_examples_of_docstrings():
-  assert doctest.testmod(curves).failed == 0

@@ -2,59 +2,39 @@
 
 import numpy as np
 
-METHODS = {
-  "vanilla": None,
-  "l1": "l1",
-  "bean1": "alpha",
-}
+from experiments.compaction import needed
+from experiments.learning import methods
+
 # Of 1000 weights, and 10 biases.
 PARAMETERS = (1010, 510, 110)
 
 
-def make(
-  method,
-  strength,
-  seed,
-  validation,
-  test=None,
-  *,
-  retrained=None,
-  schemes=("weights",),
-  **config,
-):
+def make(method, strength, seed, validation, *, test=None, retrained=None):
   """One record; accuracies are given for the whole and two smaller heads."""
-  hparam = METHODS[method]
-  metrics = {}
-  for scheme in schemes:
-    values = {
-      "fraction": (0.0, 0.5, 0.9),
-      "parameters": PARAMETERS,
-      "flops": [2 * n - 10 for n in PARAMETERS],
-      "bytes": [4 * n for n in PARAMETERS],
-      "dense_bytes": [4 * n for n in PARAMETERS],
-      "time_ratio_1": (1.0, 0.8, 0.3),
-      "validation_accuracy": validation,
-      "test_accuracy": validation if test is None else test,
-    }
-    if retrained is not None:
-      values["validation_accuracy_retrained"] = retrained
-      values["test_accuracy_retrained"] = retrained
-    for name, numbers in values.items():
-      metrics[f"{scheme}/{name}"] = [list(numbers)]
+  hparam = methods.METHODS[method].hparam
+  values = {
+    "parameters": PARAMETERS,
+    "flops": [2 * n - 10 for n in PARAMETERS],
+    "bytes": [4 * n for n in PARAMETERS],
+    "time_ratio_1": (1.0, 0.8, 0.3),
+    "validation_accuracy": validation,
+    "test_accuracy": validation if test is None else test,
+  }
+  if retrained is not None:
+    values["validation_accuracy_retrained"] = retrained
+    values["test_accuracy_retrained"] = retrained
+  metrics = {
+    f"{scheme}/{name}": [list(numbers)]
+    for scheme in ("weights", "units")
+    for name, numbers in values.items()
+  }
   metrics["parameters_outside"] = [7]
   for measure in ("gini_index", "hoyer_sparsity", "small_fraction"):
     metrics[f"{measure}/all"] = [0.25]
+  checkpoint = {"dataset": "digits", "model": "lenet5", "method": method}
+  checkpoint |= {"seed": seed} | ({hparam: strength} if hparam else {})
   return {
-    "config": {
-      "checkpoint": {
-        "dataset": "digits",
-        "model": "lenet5",
-        "method": method,
-        **({hparam: strength} if hparam else {}),
-        "seed": seed,
-        **config,
-      }
-    },
+    "config": {"checkpoint": checkpoint},
     "seeds": [seed],
     "metrics": metrics,
   }
@@ -78,3 +58,13 @@ def make_all(**options):
     for method, strength, both in rows
     for seed, accuracies in enumerate(both)
   ]
+
+
+def group(records):
+  (group,) = needed.make_groups(records, points=0.5)
+  return group
+
+
+def without(group, strength):
+  cells = tuple(cell for cell in group.cells if cell.strength != strength)
+  return group._replace(cells=cells)

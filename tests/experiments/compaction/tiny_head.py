@@ -5,7 +5,6 @@ import numpy as np
 from experiments.compaction import heads
 from experiments.learning import learner
 
-NUM_FEATURES, NUM_CLASSES = 7, 3
 SHAPES = {"fc1": (7, 6), "fc2": (6, 4), "fc3": (4, 3)}
 
 
@@ -21,11 +20,15 @@ def make_head(*, units=("fc2", "fc3"), seed=0, layers=tuple(SHAPES)):
   return heads.Head(params, units)
 
 
-def make_samples(num_samples=60, seed=1, num_features=NUM_FEATURES):
-  generator = np.random.default_rng(seed)
-  features = generator.uniform(size=(num_samples, num_features))
-  labels = generator.integers(NUM_CLASSES, size=num_samples)
-  return learner.Samples(features.astype(np.float32), labels.astype(np.int32))
+def make_samples():
+  generator = np.random.default_rng(1)
+  features = generator.uniform(size=(60, 7)).astype(np.float32)
+  labels = generator.integers(3, size=60).astype(np.int32)
+  return learner.Samples(features, labels)
+
+
+def measure(head):
+  return heads.activity(head.params, make_samples().inputs)
 
 
 def run(params, features):

@@ -1,10 +1,8 @@
 """Tests of experiments.weights.distributions."""
 
-import doctest
-
 import numpy as np
 import pytest
-from scipy import integrate, optimize, stats
+from scipy import optimize, stats
 
 from experiments.weights import distributions
 
@@ -36,9 +34,8 @@ def truncated(name, threshold):
 
 
 @pytest.mark.parametrize("name", TRUTH)
-@pytest.mark.parametrize("seed", (0, 1))
-def test_samples_are_told_right(name, seed):
-  fits = distributions.fit(draw(name, seed))
+def test_samples_are_told_right(name):
+  fits = distributions.fit(draw(name, seed=1))
   assert max(fits, key=lambda other: fits[other].log_likelihood) == name
   # The critical distance of 6,000 samples at a level of 1 % is 0.021.
   assert fits[name].distance < 0.021
@@ -50,26 +47,18 @@ def test_samples_are_told_right(name, seed):
 
 
 @pytest.mark.parametrize("name", TRUTH)
-@pytest.mark.parametrize("threshold", (0.0, 0.005, 0.02))
-def test_parameters_are_those_of_the_truth(name, threshold):
-  """Whatever the threshold hides."""
-  weights = draw(name)
-  fit = distributions.fit(weights, threshold=threshold)[name]
-  shape, scale = TRUTH[name].args[0], TRUTH[name].kwds["scale"]
-  np.testing.assert_allclose(fit.shape, shape, rtol=0.08)
-  np.testing.assert_allclose(
-    fit.scale * np.abs(weights).max(), scale, rtol=0.15
-  )
-
-
-@pytest.mark.parametrize("name", TRUTH)
-@pytest.mark.parametrize("threshold", (0.0, 0.01))
-def test_likelihood_is_the_greatest(name, threshold):
+@pytest.mark.parametrize("threshold", (0.0, 0.02))
+def test_parameters_are_those_of_greatest_likelihood(name, threshold):
+  """Near those of the truth, whatever the threshold hides."""
   weights = draw(name)
   strengths = distributions.synapses(weights, threshold=threshold)
   fit = distributions.fit(weights, threshold=threshold)[name]
-  loss = truncated(name, threshold)
+  truth = TRUTH[name]
+  np.testing.assert_allclose(fit.shape, truth.args[0], rtol=0.08)
+  scale = fit.scale * np.abs(weights).max()
+  np.testing.assert_allclose(scale, truth.kwds["scale"], rtol=0.15)
   start = np.log([fit.shape, fit.scale])
+  loss = truncated(name, threshold)
   np.testing.assert_allclose(
     -loss(start, strengths), fit.log_likelihood, rtol=1e-12
   )
@@ -77,23 +66,14 @@ def test_likelihood_is_the_greatest(name, threshold):
   assert fit.log_likelihood >= -found.fun - 1e-7
 
 
-def test_without_a_threshold_fits_are_those_of_scipy():
-  weights = draw("compressed")
-  strengths = distributions.synapses(weights, threshold=0.0)
-  fits = distributions.fit(weights, threshold=0.0)
-  for name, law in (
-    ("lognormal", stats.lognorm),
-    ("compressed", stats.weibull_min),
-  ):
-    shape, _, scale = law.fit(strengths, floc=0)
-    np.testing.assert_allclose(
-      [fits[name].shape, fits[name].scale], [shape, scale], rtol=1e-4
-    )
-    np.testing.assert_allclose(
-      fits[name].distance,
-      stats.kstest(strengths, law(shape, scale=scale).cdf).statistic,
-      atol=1e-4,
-    )
+def test_distance_is_the_greatest_of_distribution_functions():
+  fit = distributions.fit(draw("stretched"), threshold=0.01)["compressed"]
+  x = distributions.synapses(draw("stretched"), threshold=0.01)
+  law = stats.weibull_min(fit.shape, scale=fit.scale)
+  fitted = 1 - law.sf(x) / law.sf(0.01)
+  below, above = np.arange(len(x)) / len(x), np.arange(1, len(x) + 1) / len(x)
+  farthest = np.abs([fitted - below, fitted - above]).max()
+  np.testing.assert_allclose(fit.distance, farthest, rtol=1e-9)
 
 
 def test_the_other_exponential_ends_at_the_plain_one():
@@ -101,15 +81,6 @@ def test_the_other_exponential_ends_at_the_plain_one():
   np.testing.assert_allclose(fits["stretched"].shape, 1.0)
   fits = distributions.fit(draw("stretched"))
   np.testing.assert_allclose(fits["compressed"].shape, 1.0)
-
-
-@pytest.mark.parametrize("name", TRUTH)
-def test_density_beyond_the_threshold_integrates_to_one(name):
-  def density(x):
-    return np.exp(distributions.log_density(name, x, 0.7, 0.1, 0.02))
-
-  area, _ = integrate.quad(density, 0.02, np.inf, limit=200)
-  np.testing.assert_allclose(area, 1.0, rtol=1e-6)
 
 
 def test_scale_and_sign_change_nothing():
@@ -129,7 +100,3 @@ def test_strengths():
 def test_no_distribution_without_different_strengths(weights):
   for fit in distributions.fit(weights).values():
     assert np.isnan(fit).all()
-
-
-def test_examples_of_docstrings():
-  assert doctest.testmod(distributions).failed == 0

@@ -1,7 +1,5 @@
 """Tests of experiments.weights.kernels."""
 
-import doctest
-
 import jax
 import numpy as np
 import pytest
@@ -45,9 +43,3 @@ def test_what_has_no_such_layer_is_refused():
   params = {"fc": {"kernel": np.ones((3, 2)), "bias": np.ones(2)}}
   with pytest.raises(ValueError, match="expected a layer that sees images"):
     kernels.receptive_fields(params, SHAPE)
-  with pytest.raises(ValueError, match="expected a kernel"):
-    kernels.largest_dense({"fc": {"bias": np.ones(2)}})
-
-
-def test_examples_of_docstrings():
-  assert doctest.testmod(kernels).failed == 0

@@ -1,7 +1,5 @@
 """Tests of experiments.weights.signs."""
 
-import doctest
-
 import numpy as np
 import pytest
 
@@ -48,14 +46,6 @@ def test_a_kernel_made_to_obey():
   assert found.agreement_chance < 0.75
 
 
-def test_a_random_kernel_is_at_chance():
-  kernel = GENERATOR.normal(size=(20_000, 4))
-  found = signs.dale([kernel], threshold=0.0)
-  np.testing.assert_allclose(found.share, 2 * 0.5**4, atol=0.01)
-  np.testing.assert_allclose(found.chance, 2 * 0.5**4, atol=0.001)
-  np.testing.assert_allclose(found.agreement, found.agreement_chance, atol=0.01)
-
-
 @pytest.mark.parametrize("threshold", (0.0, 0.2))
 def test_chance_is_that_of_permutations(threshold):
   kernel = sparse_kernel()
@@ -84,7 +74,3 @@ def test_layers_count_by_their_neurons():
 @pytest.mark.parametrize("kernels", ([], [np.zeros((3, 2))]))
 def test_nothing_is_known_without_synapses(kernels):
   assert np.isnan(signs.dale(kernels)).all()
-
-
-def test_examples_of_docstrings():
-  assert doctest.testmod(signs, optionflags=doctest.ELLIPSIS).failed == 0
