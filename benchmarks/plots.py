@@ -31,14 +31,7 @@ _LINES = (
 
 
 def draw(path: pathlib.Path, case: cases.Case) -> figure.Figure:
-  """Draws a case: lines if its rows are points of such, else bars.
-
-  Args:
-    path: The PNG file to write.
-    case: The case.
-
-  Returns:
-    The figure that was written.
+  """Writes a case as a PNG file: lines if its rows are points, else bars.
 
   Raises:
     results.ResultError: If the file cannot be written.
@@ -57,7 +50,7 @@ def is_peer(name: str) -> bool:
 
 
 def _bars(case: cases.Case) -> figure.Figure:
-  rows = list(case.rows)
+  rows = case.rows
   drawing, plot = _blank(case.title, height=1.6 + 0.36 * len(rows))
   scale, unit = (1e-6, "MB") if "temp_bytes" in rows[0] else (1e3, "ms")
   plot.set_xscale("log")

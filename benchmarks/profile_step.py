@@ -44,10 +44,7 @@ _TOP = flags.DEFINE_integer("top", 40, "operations to print", flag_values=FLAGS)
 
 
 def operations(run: Callable[[], object]) -> dict[str, float]:
-  """Sums up the time of every operation of a compiled program.
-
-  Args:
-    run: Runs it, compiled already.
+  """Sums up the time of every operation of a compiled program that `run` runs.
 
   Returns:
     {operation: microseconds}, the greatest first; what contains others, like

@@ -61,16 +61,7 @@ _EPOCHS = flags.DEFINE_integer(
 def draw(
   dataset: datasets.Dataset, *, shots: int, seeds: Sequence[int]
 ) -> tuple[jax.Array, problems.Problem]:
-  """Draws what the experiments train for these seeds.
-
-  Args:
-    dataset: Images to draw the shots from.
-    shots: Training images of each class.
-    seeds: One for each network.
-
-  Returns:
-    The keys [members], and initial parameters and shots.
-  """
+  """Draws keys [members], parameters and shots as the experiments do."""
   keys = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))
   labels = dataset.train.labels
   rows = np.stack(
@@ -86,14 +77,8 @@ def train_jax(
 ) -> PyTree:
   """Trains with batches of one image by the program of the experiments.
 
-  Args:
-    problem: Networks and images.
-    keys: Keys [members], which initial parameters and orders come from.
-    method: Name in `methods.METHODS`, at the strength of `problems`.
-    num_epochs: Passes over the images.
-
-  Returns:
-    Parameters in the form of `problem.params`.
+  Initial parameters and orders come from the keys [members]; the method has the
+  strength of `problems`. Returns parameters in the form of `problem.params`.
   """
   # Validation cannot be left out, but for once.
   schedule = Schedule(num_epochs, batch_size=1, validate_every=num_epochs)
@@ -118,27 +103,26 @@ def train_torch(
 ) -> PyTree:
   """Trains the same in PyTorch, BEAN as published; see `train_jax`."""
   # Only here, as PyTorch need not be installed.
-  from benchmarks import torch_lenet5, torch_trainers
+  from benchmarks import torch_networks, torch_trainers
 
-  loss_fn = torch_trainers.make_loss(
-    method, torch_lenet5.pairwise, problems.STRENGTHS[method]
+  gradient = torch_trainers.backpropagation(
+    method, torch_networks.pairwise, problems.STRENGTHS[method]
   )
   images, labels = torch_trainers.images_and_labels(problem)
   orders = _orders(keys, problem.labels.shape[1], num_epochs)
   trained = []
-  for member, order in enumerate(orders):
-    network = torch_lenet5.to_torch(problem.params, member)
-    weights = torch_trainers.dense_weights(network)
-    optimizer = torch_trainers.adam(list(network.parameters()))
-    for row in order:
-      batch = slice(row, row + 1)
-      loss, _ = loss_fn(
-        network, weights, images[member, batch], labels[member, batch]
-      )
-      optimizer.zero_grad(set_to_none=True)
-      loss.backward()
-      optimizer.step()
-    trained.append(torch_lenet5.from_torch(dict(network.named_parameters())))
+  for member, network in enumerate(torch_networks.lenet5s(problem.params)):
+    optimizer = torch_trainers.adam(network.parameters())
+    for _ in torch_trainers.descend(
+      network,
+      optimizer,
+      gradient,
+      images[member],
+      labels[member],
+      orders[member][:, None],
+    ):
+      pass
+    trained.append(torch_networks.from_torch(dict(network.named_parameters())))
   return jax.tree.map(lambda *leaves: np.stack(leaves), *trained)
 
 
@@ -163,13 +147,7 @@ def table(
   ours: Sequence[float],
   theirs: Sequence[float],
 ) -> str:
-  """Sets two implementations' accuracies side by side.
-
-  Args:
-    method: Name in `methods.METHODS`.
-    seeds: Seed of each network.
-    ours: Its accuracy in percent, trained in JAX.
-    theirs: Its accuracy in percent, trained in PyTorch.
+  """Sets two implementations' accuracies in percent side by side.
 
   Returns:
     A table in Markdown, with the mean difference and its 95 % bootstrap

@@ -37,11 +37,7 @@ _OWN_FLAGS = {"process_id", "data_dir"}
 
 
 def define_flags(values: flags.FlagValues) -> None:
-  """Defines the flags of runs with several processes.
-
-  Args:
-    values: The script's flags, --output_dir among them.
-  """
+  """Defines the flags of runs with several processes."""
   flags.DEFINE_string(
     "coordinator_address",
     None,
@@ -71,9 +67,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def joined(values: flags.FlagValues | None) -> Iterator[None]:
   """Makes this process one of several while its block runs, if flags say so.
 
-  Args:
-    values: The script's flags; None, or without those of `define_flags`, for a
-      script that is one process in any case.
+  Scripts without flags, or without those of `define_flags`, are one process.
 
   Raises:
     parsing.ConfigError: If the flags make no sense, or differ from those of

@@ -5,6 +5,7 @@ be imported together; these functions add to them.
 """
 
 from collections.abc import Sequence
+import functools
 
 from absl import flags
 
@@ -13,8 +14,6 @@ from experiments.command import parsing
 from experiments.learning import methods
 from experiments.learning.options import COMPETING_OPTIONS, IMITATION_OPTIONS
 from experiments.records import files
-
-_OPTIONS = methods.Options()
 
 
 class _PathParser(flags.ArgumentParser):
@@ -27,14 +26,7 @@ class _PathParser(flags.ArgumentParser):
 def define_path(
   values: flags.FlagValues, name: str, default: str | None, text: str
 ) -> flags.FlagHolder:
-  """Defines a flag that is a path.
-
-  Args:
-    values: The script's flags.
-    name: Of the flag.
-    default: Where there is none on the command line.
-    text: Its help.
-  """
+  """Defines a flag that is a path."""
   return flags.DEFINE(
     _PathParser(),
     name,
@@ -48,13 +40,7 @@ def define_path(
 def define_methods(
   values: flags.FlagValues, *, known: Sequence[str], default: Sequence[str]
 ) -> None:
-  """Defines --methods.
-
-  Args:
-    values: The script's flags.
-    known: Names in `methods.METHODS` that the script can train.
-    default: Those that it trains unless told otherwise.
-  """
+  """Defines --methods, some of the known in `methods.METHODS`."""
   flags.DEFINE_list(
     "methods",
     list(default),
@@ -64,12 +50,7 @@ def define_methods(
 
 
 def define_alphas(values: flags.FlagValues, *, known: Sequence[str]) -> None:
-  """Defines --alphas.
-
-  Args:
-    values: The script's flags.
-    known: Names in `methods.METHODS` that the script can train.
-  """
+  """Defines --alphas, the strengths of the known methods."""
   grids = "; ".join(
     f"{name}: {', '.join(f'{value:g}' for value in methods.METHODS[name].grid)}"
     for name in known
@@ -89,10 +70,6 @@ def strengths(
   values: flags.FlagValues, names: Sequence[str]
 ) -> dict[str, Sequence[float]]:
   """Returns the values of each method's hyper-parameter that are tried.
-
-  Args:
-    values: The script's flags, of `define_alphas`.
-    names: The methods.
 
   Raises:
     parsing.ConfigError: If --alphas has a value that cannot be used.
@@ -114,11 +91,7 @@ def strengths(
 
 
 def define_learning_rate(values: flags.FlagValues) -> None:
-  """Defines --learning_rate.
-
-  Args:
-    values: The script's flags.
-  """
+  """Defines --learning_rate."""
   flags.DEFINE_string(
     "learning_rate",
     "5e-4",
@@ -132,10 +105,6 @@ def learning_rates(
   values: flags.FlagValues, names: Sequence[str]
 ) -> dict[str, float]:
   """Returns the learning rate of each method.
-
-  Args:
-    values: The script's flags, of `define_learning_rate`.
-    names: The methods.
 
   Raises:
     parsing.ConfigError: If --learning_rate has a value that cannot be used, or
@@ -155,113 +124,76 @@ def learning_rates(
   return rates
 
 
-def define_bean(values: flags.FlagValues) -> None:
-  """Defines --alpha_units, --gamma and --distance.
-
-  Args:
-    values: The script's flags.
-  """
-  flags.DEFINE_enum(
-    "alpha_units",
-    _OPTIONS.alpha_units,
-    ["code", "paper"],
+# What --help says of the fields of `methods.Options` that are flags.
+_TEXTS = {
+  "alpha_units": (
     "units of alpha: code, as in the authors' code, whose neuron correlation "
     "lacks the factors 1/M (BEAN-1) and 1/M^2 (BEAN-2) of the paper, M the "
-    "neurons of the next layer; or paper",
-    flag_values=values,
-  )
-  flags.DEFINE_float(
-    "gamma",
-    _OPTIONS.gamma,
-    "slope in BEAN's neuron correlation",
-    flag_values=values,
-  )
-  flags.DEFINE_enum(
-    "distance",
-    _OPTIONS.distance,
-    ["squared", "absolute"],
-    "BEAN's distance",
-    flag_values=values,
-  )
-
-
-def define_few_shot(values: flags.FlagValues) -> None:
-  """Defines --layers, --decoupled_decay and --dropout_at_eval.
-
-  Args:
-    values: The script's flags.
-  """
-  flags.DEFINE_list(
-    "layers",
-    [],
+    "neurons of the next layer; or paper"
+  ),
+  "gamma": "slope in BEAN's neuron correlation",
+  "distance": "BEAN's distance",
+  "layers": (
     "dense layers where BEAN applies, comma-separated; by default all whose "
-    "inputs are neurons",
-    flag_values=values,
-  )
-  flags.DEFINE_bool(
-    "decoupled_decay",
-    _OPTIONS.decoupled_decay,
-    "weight decay as in AdamW, not in the gradient",
-    flag_values=values,
-  )
-  flags.DEFINE_bool(
-    "dropout_at_eval",
-    _OPTIONS.dropout_at_eval,
-    "leave dropout on at validation and test, as the authors' code does",
-    flag_values=values,
-  )
+    "inputs are neurons"
+  ),
+  "decoupled_decay": "weight decay as in AdamW, not in the gradient",
+  "dropout_at_eval": (
+    "leave dropout on at validation and test, as the authors' code does"
+  ),
+  "first_pseudo": "imitation networks: pseudo examples in the first period",
+  "last_pseudo": "imitation networks: pseudo examples in the last period",
+  "pseudo_periods": (
+    "imitation networks: periods, in each of which the pseudo examples grow"
+  ),
+  "pseudo_epochs": (
+    "imitation networks: passes over the pseudo examples in a period"
+  ),
+  "competing_epochs": "competing hidden units: epochs without labels",
+  "readout_epochs": (
+    "competing hidden units: epochs of the read-out after them"
+  ),
+}
+_CHOICES = {
+  "alpha_units": ["code", "paper"],
+  "distance": ["squared", "absolute"],
+}
+_DEFINE = {
+  bool: flags.DEFINE_bool,
+  int: flags.DEFINE_integer,
+  float: flags.DEFINE_float,
+  tuple: flags.DEFINE_list,
+}
 
 
-def define_imitation(values: flags.FlagValues) -> None:
-  """Defines the sizes of imitation networks.
-
-  Args:
-    values: The script's flags.
-  """
-  for name, text in (
-    ("first_pseudo", "pseudo examples in the first period"),
-    ("last_pseudo", "pseudo examples in the last period"),
-    ("pseudo_periods", "periods, in each of which the pseudo examples grow"),
-    ("pseudo_epochs", "passes over the pseudo examples in a period"),
-  ):
-    flags.DEFINE_integer(
-      name,
-      getattr(_OPTIONS, name),
-      f"imitation networks: {text}",
-      flag_values=values,
-    )
+def _define_options(values: flags.FlagValues, *, names: Sequence[str]) -> None:
+  """Defines flags of the names and defaults of fields of `methods.Options`."""
+  for name in names:
+    default, text = getattr(methods.Options(), name), _TEXTS[name]
+    if name in _CHOICES:
+      flags.DEFINE_enum(name, default, _CHOICES[name], text, flag_values=values)
+    else:
+      _DEFINE[type(default)](name, default, text, flag_values=values)
 
 
-def define_competing(values: flags.FlagValues) -> None:
-  """Defines how long competing hidden units learn.
-
-  Args:
-    values: The script's flags.
-  """
-  for name, text in (
-    ("competing_epochs", "epochs without labels"),
-    ("readout_epochs", "epochs of the read-out after them"),
-  ):
-    flags.DEFINE_integer(
-      name,
-      getattr(_OPTIONS, name),
-      f"competing hidden units: {text}",
-      flag_values=values,
-    )
+define_bean = functools.partial(
+  _define_options, names=("alpha_units", "gamma", "distance")
+)
+define_few_shot = functools.partial(
+  _define_options, names=("layers", "decoupled_decay", "dropout_at_eval")
+)
+define_imitation = functools.partial(_define_options, names=IMITATION_OPTIONS)
+define_competing = functools.partial(_define_options, names=COMPETING_OPTIONS)
 
 
 def options(
   values: flags.FlagValues, network: networks.Network | None = None
 ) -> methods.Options:
-  """Reads the choices that methods depend on.
+  """Reads the choices that methods depend on; those without a flag are usual.
 
   Args:
-    values: The script's flags; choices that it does not have are the usual
-      ones.
+    values: The script's flags.
     network: The network whose layers --layers may name.
-
-  Returns:
-    The choices; layers in the order of the network.
 
   Raises:
     parsing.ConfigError: If a flag has a value that cannot be used.
@@ -276,11 +208,13 @@ def options(
   for name in (*IMITATION_OPTIONS, *COMPETING_OPTIONS):
     if name in chosen:
       parsing.number(name, chosen[name], low=1)
-  if chosen.get("layers") and network is not None:
-    named = parsing.names("layers", chosen["layers"], network.layers)
-    chosen["layers"] = tuple(name for name in network.layers if name in named)
-  elif "layers" in chosen:
-    chosen["layers"] = ()
+  if "layers" in chosen:
+    named = chosen["layers"]
+    if named and network is not None:
+      named = parsing.names("layers", named, network.layers)
+      chosen["layers"] = tuple(n for n in network.layers if n in named)
+    else:
+      chosen["layers"] = ()
   found = methods.Options(**chosen)
   if found.last_pseudo < found.first_pseudo:
     raise parsing.ConfigError(
@@ -291,12 +225,7 @@ def options(
 
 
 def define_run(values: flags.FlagValues, *, output_dir: str) -> None:
-  """Defines --members_per_chunk, --data_dir, --output_dir.
-
-  Args:
-    values: The script's flags.
-    output_dir: Where results go unless told otherwise.
-  """
+  """Defines --members_per_chunk, --data_dir, --output_dir."""
   flags.DEFINE_integer(
     "members_per_chunk",
     0,
@@ -342,12 +271,7 @@ def define_checkpoints(values: flags.FlagValues, *, default: str) -> None:
 
 
 def define_folders(values: flags.FlagValues, *, output_dir: str) -> None:
-  """Defines --data_dir and --output_dir.
-
-  Args:
-    values: The script's flags.
-    output_dir: Where results go unless told otherwise.
-  """
+  """Defines --data_dir and --output_dir."""
   define_path(
     values,
     "data_dir",
@@ -359,12 +283,7 @@ def define_folders(values: flags.FlagValues, *, output_dir: str) -> None:
 
 
 def define_seeds(values: flags.FlagValues, *, default: str) -> None:
-  """Defines --seeds, for `parsing.seeds`.
-
-  Args:
-    values: The script's flags.
-    default: Such as "20".
-  """
+  """Defines --seeds, for `parsing.seeds`."""
   flags.DEFINE_string(
     "seeds",
     default,
@@ -375,12 +294,7 @@ def define_seeds(values: flags.FlagValues, *, default: str) -> None:
 
 
 def define_selection_seeds(values: flags.FlagValues, *, default: str) -> None:
-  """Defines --selection_seeds, for `both_seeds`.
-
-  Args:
-    values: The script's flags.
-    default: Such as "100-119".
-  """
+  """Defines --selection_seeds, for `both_seeds`."""
   flags.DEFINE_string(
     "selection_seeds",
     default,
@@ -393,9 +307,6 @@ def both_seeds(
   values: flags.FlagValues,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
   """Returns the seeds that are reported, and those that choose.
-
-  Args:
-    values: The script's flags.
 
   Raises:
     parsing.ConfigError: If they make no sense, or a seed is in both.
@@ -416,14 +327,7 @@ def define_schedule(
   epochs: str,
   validate_every: int,
 ) -> None:
-  """Defines how many shots are learned from, and how long.
-
-  Args:
-    values: The script's flags.
-    shots: Of --shots, by default.
-    epochs: Of --epochs, by default.
-    validate_every: Of --validate_every, by default.
-  """
+  """Defines how many shots are learned from, and how long, with defaults."""
   flags.DEFINE_list(
     "shots",
     list(shots),

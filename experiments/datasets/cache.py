@@ -26,14 +26,10 @@ from experiments.records import files
 
 
 def folder(cache_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
-  """Return the cache folder: the argument, else the environment's.
+  """Return the cache folder, which need not exist.
 
-  Args:
-    cache_dir: the folder; by default `BEAN_JAX_CACHE` of the environment, else
-      `bean_jax` in `XDG_CACHE_HOME`, else `~/.cache/bean_jax`.
-
-  Returns:
-    The path; the folder need not exist.
+  It is the argument, else `BEAN_JAX_CACHE` of the environment, else `bean_jax`
+  in `XDG_CACHE_HOME`, else `~/.cache/bean_jax`.
 
   Raises:
     DatasetError: there is no home folder.
@@ -57,9 +53,6 @@ def locked(path: pathlib.Path) -> Iterator[None]:
 
   The lock ends with its process, however that ends. Where there can be no
   lock, or who has it takes more than ten minutes, the block runs all the same.
-
-  Args:
-    path: the file that the block makes.
   """
   with contextlib.suppress(OSError):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,10 +64,6 @@ def read(
   path: pathlib.Path, identity: Mapping[str, str]
 ) -> list[np.ndarray] | None:
   """Read cached arrays after checking every byte.
-
-  Args:
-    path: the file of arrays.
-    identity: what the arrays must be, as given to `write`.
 
   Returns:
     The arrays in the order they were written, or None where there is no file.
@@ -114,11 +103,6 @@ def write(
 
   A folder that cannot be written costs the next run some time, but not this run
   its result: a line says so.
-
-  Args:
-    path: the file to write; its JSON gets the same name with `.json`.
-    identity: what the arrays are.
-    arrays: the arrays to keep, of a plain dtype.
   """
   content = _encode(arrays)
   record = {
@@ -142,7 +126,6 @@ def write(
 
 
 def _read_record(path: pathlib.Path) -> dict[str, object]:
-  """Read the JSON that belongs to a file of arrays."""
   sidecar = path.with_suffix(".json")
   try:
     record = json.loads(sidecar.read_bytes())
@@ -164,7 +147,6 @@ def _altered(path: pathlib.Path, reason: str) -> DatasetError:
 
 
 def _encode(arrays: Sequence[np.ndarray]) -> bytes:
-  """Return arrays as bytes, one after another in NumPy's format."""
   buffer = io.BytesIO()
   for array in arrays:
     np.lib.format.write_array(buffer, array, allow_pickle=False)
@@ -172,7 +154,6 @@ def _encode(arrays: Sequence[np.ndarray]) -> bytes:
 
 
 def _decode(content: bytes) -> list[np.ndarray]:
-  """Return the arrays that `_encode` made into bytes."""
   buffer = io.BytesIO(content)
   arrays = []
   while buffer.tell() < len(content):

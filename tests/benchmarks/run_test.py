@@ -12,13 +12,12 @@ from benchmarks import (
   plots,
   records,
   run as benchmarks_run,
-  settings,
   suites,
 )
 from experiments.records import results
 from tests.experiments import in_process
 
-OPTIONS = settings.Settings(quick=True, repeats=1, torch=False)
+OPTIONS = cases.Settings(quick=True, repeats=1, torch=False)
 TORCH = importlib.util.find_spec("torch") is not None
 ROW = {"name": "bean_jax", "median": 0.5, "min": 0.4, "max": 0.6, "floor": 0.1}
 
@@ -31,7 +30,7 @@ refused = functools.partial(in_process.refused, benchmarks_run)
   [
     ("--suite=tpu", "<cpu|gpu>"),
     ("--only=evaluation,speed", "different ones of step_batch1, "),
-    ("--repeats=4", "--repeats: expected at least 5, got 4"),
+    ("--repeats=4", "--repeats: expected a number from 5 to 1e6, got 4"),
     ("cpu", "unexpected argument 'cpu'"),
   ],
 )

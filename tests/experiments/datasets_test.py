@@ -42,18 +42,18 @@ def environment(tmp_path, monkeypatch):
   monkeypatch.setattr(copies, "_has_tensorflow", lambda: False)
 
 
-def error_of(fn, *args, **kwargs):
-  """Return the message of the DatasetError that a call raises."""
+def refused(function, *args, **kwargs):
+  """Returns the line of the DatasetError that a call raises."""
   with pytest.raises(datasets.DatasetError) as caught:
-    fn(*args, **kwargs)
+    function(*args, **kwargs)
   message = str(caught.value)
   assert "\n" not in message
   return message
 
 
-def refused(name, data_dir, *parts):
-  """Load what is refused, with a message that has these parts."""
-  message = error_of(datasets.load, name, data_dir=data_dir)
+def load_refused(name, data_dir, *parts):
+  """Loads what is refused, with a message that has these parts."""
+  message = refused(datasets.load, name, data_dir=data_dir)
   for part in parts:
     assert part in message
 
@@ -83,21 +83,22 @@ def example(image, label):
   return delimited(1, b"".join(entries))
 
 
-def features_json(shape):
-  core = "tensorflow_datasets.core.features."
-  dimensions = [str(size) for size in shape]
-  image = {
-    "pythonClassName": core + "image_feature.Image",
-    "image": {"dtype": "uint8", "shape": {"dimensions": dimensions}},
-  }
-  label = {
-    "pythonClassName": core + "class_label_feature.ClassLabel",
-    "classLabel": {"numClasses": "10"},
-  }
-  return {
-    "pythonClassName": core + "features_dict.FeaturesDict",
-    "featuresDict": {"features": {"image": image, "label": label}},
-  }
+_CORE = "tensorflow_datasets.core.features."
+FEATURES = {
+  "pythonClassName": _CORE + "features_dict.FeaturesDict",
+  "featuresDict": {
+    "features": {
+      "image": {
+        "pythonClassName": _CORE + "image_feature.Image",
+        "image": {"dtype": "uint8", "shape": {"dimensions": ["6", "5", "1"]}},
+      },
+      "label": {
+        "pythonClassName": _CORE + "class_label_feature.ClassLabel",
+        "classLabel": {"numClasses": "10"},
+      },
+    }
+  },
+}
 
 
 def write_prepared(root, *, num_train=11, num_test=4, seed=0, version="3.0.1"):
@@ -133,8 +134,7 @@ def write_prepared(root, *, num_train=11, num_test=4, seed=0, version="3.0.1"):
     "splits": splits,
   }
   (folder / "dataset_info.json").write_text(json.dumps(info))
-  features = features_json(_LAYOUT.image_shape)
-  (folder / "features.json").write_text(json.dumps(features))
+  (folder / "features.json").write_text(json.dumps(FEATURES))
   return folder, arrays
 
 
@@ -191,20 +191,6 @@ def test_digits_are_a_pinned_partition_of_the_original():
   ]
 
 
-def test_the_global_generator_is_neither_used_nor_touched():
-  found = []
-  for seed in (1, 2):
-    np.random.seed(seed)  # noqa: NPY002
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
-    digits = datasets.load("digits")
-    labels = digits.train.labels
-    found.append((digits, datasets.draw_shots(labels, num_shots=3, seed=0)))
-    after = np.random.get_state()[1]  # noqa: NPY002
-    np.testing.assert_array_equal(before, after)
-  assert_equal(found[0][0], found[1][0])
-  np.testing.assert_array_equal(found[0][1], found[1][1])
-
-
 def test_enlarged_images_look_like_their_originals():
   original = load_digits().images[:200]
   large = digits.enlarge(original)[..., 0].astype(float)
@@ -220,10 +206,8 @@ def test_enlarged_images_look_like_their_originals():
   assert np.unique(large).size > 200
 
 
-def test_enlarged_images_use_the_whole_range():
-  assert datasets.load("digits").train.images.max() == 255
-  assert digits.enlarge(np.zeros((1, 8, 8))).max() == 0
-  # Cubic interpolation overshoots next to an edge: it must not wrap around.
+def test_enlarged_images_do_not_wrap_around():
+  """Cubic interpolation overshoots next to an edge."""
   step = np.zeros((1, 8, 8))
   step[:, :, 4:] = 16
   large = digits.enlarge(step)[0, 14, :, 0].astype(int)
@@ -233,7 +217,7 @@ def test_enlarged_images_use_the_whole_range():
 
 def test_digits_without_scikit_learn(monkeypatch):
   monkeypatch.setitem(sys.modules, "sklearn", None)
-  refused("digits", None, "scikit-learn", 'pip install ".[experiments]"')
+  load_refused("digits", None, "scikit-learn", 'pip install ".[experiments]"')
 
 
 def test_import_is_light_and_digits_need_scikit_learn_alone():
@@ -250,20 +234,12 @@ assert datasets.load("digits").train.labels.size == 797
 
 @pytest.mark.parametrize(
   "name,meant",
-  (
-    ("minst", "mnist"),
-    ("MNIST", "mnist"),
-    ("fashion-mnist", "fashion_mnist"),
-    ("cifar", "cifar10"),
-    ("../mnist", None),
-    (None, None),
-  ),
+  (("MNIST", "mnist"), ("cifar", "cifar10"), ("../mnist", None), (None, None)),
 )
 def test_unknown_name(name, meant):
-  message = error_of(datasets.load, name)
+  message = refused(datasets.load, name)
   assert repr(name) in message
   assert meant is None or f"Did you mean '{meant}'?" in message
-  assert all(known in message for known in datasets.NAMES)
 
 
 # Prepared copies
@@ -323,26 +299,19 @@ def test_newest_version_is_used(tmp_path):
 
 def test_what_is_not_prepared(tmp_path, data_dir):
   cures = ('pip install ".[download]"', "--data_dir", "TFDS_DATA_DIR", "digits")
-  refused("mnist", tmp_path, *cures, str(tmp_path))
-  refused(
+  load_refused("mnist", tmp_path, *cures, str(tmp_path))
+  load_refused(
     "fashion_mnist",
     None,
     "home/tensorflow_datasets has no prepared fashion_mnist",
   )
-  refused("cifar10", data_dir, "no prepared cifar10 (it has mnist)")
+  load_refused("cifar10", data_dir, "no prepared cifar10 (it has mnist)")
 
 
-@pytest.mark.parametrize(
-  "name,reason",
-  (
-    ("nowhere/deeper", "cannot be read"),
-    ("nul\0", "cannot be read"),
-    ("file", "Not a directory"),
-  ),
-)
-def test_data_dir_that_is_no_folder(tmp_path, name, reason):
+@pytest.mark.parametrize("name", ("nowhere/deeper", "nul\0", "file"))
+def test_data_dir_that_is_no_folder(tmp_path, name):
   (tmp_path / "file").write_text("")
-  refused("mnist", tmp_path / name, "--data_dir", reason)
+  load_refused("mnist", tmp_path / name, "--data_dir", "cannot be read")
 
 
 def test_unreadable_data_dir(data_dir, monkeypatch):
@@ -354,7 +323,7 @@ def test_unreadable_data_dir(data_dir, monkeypatch):
     return original(path)
 
   monkeypatch.setattr(os, "listdir", listdir)
-  refused("mnist", data_dir, "Permission denied", str(data_dir))
+  load_refused("mnist", data_dir, "Permission denied", str(data_dir))
 
 
 def test_tfrecord_copy(tmp_path):
@@ -362,7 +331,7 @@ def test_tfrecord_copy(tmp_path):
   folder.mkdir(parents=True)
   (folder / "dataset_info.json").write_text("{}")
   (folder / "mnist-train.tfrecord-00000-of-00001").write_bytes(b"x")
-  refused("mnist", tmp_path, str(folder), "TensorFlow", "array_record")
+  load_refused("mnist", tmp_path, str(folder), "TensorFlow", "array_record")
 
 
 def test_missing_packages(data_dir, monkeypatch):
@@ -371,40 +340,42 @@ def test_missing_packages(data_dir, monkeypatch):
     side_effect=ModuleNotFoundError("No module named 'array_record'"),
   )
   with source:
-    refused("mnist", data_dir, "array_record", 'pip install ".[experiments]"')
+    load_refused(
+      "mnist", data_dir, "array_record", 'pip install ".[experiments]"'
+    )
   monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-  refused(
+  load_refused(
     "mnist", data_dir, "tensorflow-datasets", 'pip install ".[experiments]"'
   )
 
 
-@pytest.mark.parametrize("size", [0, 1000, 70_000])
+@pytest.mark.parametrize("size", [0, 70_000])
 def test_truncated_records(tmp_path, size):
   folder, _ = write_prepared(tmp_path)
   path = folder / "mnist-train.array_record-00000-of-00001"
   assert path.stat().st_size > size
   os.truncate(path, size)
-  refused("mnist", tmp_path, str(folder), "damaged")
+  load_refused("mnist", tmp_path, str(folder), "damaged")
   assert not list(tmp_path.glob("cache/*"))
 
 
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
-@pytest.mark.parametrize("content", ["", "{", "[]"])
+@pytest.mark.parametrize("content", ["", "[]"])
 def test_damaged_description(tmp_path, name, content):
   folder, _ = write_prepared(tmp_path)
   (folder / name).write_text(content)
-  refused("mnist", tmp_path, str(folder))
+  load_refused("mnist", tmp_path, str(folder))
 
 
 def test_other_images_and_labels_than_the_layout_has(tmp_path, monkeypatch):
   write_prepared(tmp_path / "few", num_train=10)
-  refused(
+  load_refused(
     "mnist", tmp_path / "few", "uint8 (11, 6, 5, 1), got uint8 (10, 6, 5, 1)"
   )
   layout = _LAYOUT._replace(num_classes=3)
   monkeypatch.setitem(prepared.LAYOUTS, "mnist", layout)
   write_prepared(tmp_path / "all")
-  refused("mnist", tmp_path / "all", "labels from 0 to 2")
+  load_refused("mnist", tmp_path / "all", "labels from 0 to 2")
 
 
 # Preparing
@@ -436,12 +407,12 @@ def prepare(monkeypatch):
 )
 def test_failing_download(outcome, parts, tmp_path, prepare):
   prepare.side_effect = outcome
-  refused("mnist", tmp_path, *parts)
+  load_refused("mnist", tmp_path, *parts)
 
 
 def test_download_needs_tfds(tmp_path, monkeypatch, prepare):
   monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-  refused("mnist", tmp_path, 'pip install ".[experiments]"')
+  load_refused("mnist", tmp_path, 'pip install ".[experiments]"')
   prepare.assert_not_called()
 
 
@@ -450,15 +421,6 @@ def test_prepares_once(tmp_path, prepare):
   first = datasets.load("mnist", data_dir=tmp_path)
   assert_equal(first, datasets.load("mnist", data_dir=tmp_path))
   prepare.assert_called_once_with(mock.ANY, "mnist", tmp_path)
-
-
-def test_prepares_array_record_files(tmp_path):
-  tfds = mock.Mock()
-  copies._prepare(tfds, "mnist", tmp_path)
-  tfds.builder.assert_called_once_with(
-    "mnist", data_dir=tmp_path, file_format="array_record"
-  )
-  tfds.builder().download_and_prepare.assert_called_once_with()
 
 
 # The cache
@@ -477,12 +439,6 @@ def test_second_load_does_not_decode(tmp_path, data_dir, monkeypatch):
   # What was loaded may be changed.
   second.train.images[:] = 0
   assert datasets.load("mnist", data_dir=data_dir).train.images.any()
-
-
-def test_cache_dir_argument(tmp_path, data_dir):
-  datasets.load("mnist", data_dir=data_dir, cache_dir=tmp_path / "mine")
-  assert len(list((tmp_path / "mine").glob("mnist-3.0.1-*.npy"))) == 1
-  assert not (tmp_path / "cache").exists()
 
 
 def test_cache_folder(tmp_path, monkeypatch):
@@ -598,7 +554,7 @@ def test_damaged_cache_is_refused_and_left_alone(damage, tmp_path, data_dir):
   damage(path)
   files = {entry: entry.read_bytes() for entry in path.parent.iterdir()}
   with no_decoding():
-    refused("mnist", data_dir, str(path), "delete it and run again")
+    load_refused("mnist", data_dir, str(path), "delete it and run again")
   assert files == {entry: entry.read_bytes() for entry in path.parent.iterdir()}
   # The message's cure works.
   path.unlink()
@@ -618,16 +574,10 @@ def test_pickles_are_neither_loaded_nor_written(tmp_path):
   # The attacker's file has a checksum that fits.
   with mock.patch.object(cache, "_encode", return_value=buffer.getvalue()):
     cache.write(path, _IDENTITY, [np.zeros(1)])
-  assert "delete it" in error_of(cache.read, path, _IDENTITY)
+  assert "delete it" in refused(cache.read, path, _IDENTITY)
   assert not (tmp_path / "evil").exists()
   with pytest.raises(ValueError, match="pickle"):
     cache.write(path, _IDENTITY, [np.array([{}], dtype=object)])
-
-
-def test_unreadable_cache_file(tmp_path):
-  (tmp_path / "x.npy").mkdir()
-  message = error_of(cache.read, tmp_path / "x.npy", _IDENTITY)
-  assert "BEAN_JAX_CACHE" in message
 
 
 def test_unwritable_cache_is_a_warning(tmp_path, data_dir, capsys):
@@ -678,15 +628,14 @@ def test_killed_while_writing(tmp_path, data_dir, replaced):
 _LABELS = np.random.default_rng(0).integers(0, 10, 1000)
 
 
-@pytest.mark.parametrize("num_shots", [1, 5, 50, 82])
-@pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
-def test_draws_exactly(num_shots, seed):
+@pytest.mark.parametrize("seed", [0, 2**64 - 1])
+@pytest.mark.parametrize("num_shots", [1, 82])
+def test_draws_so_many_of_each_class(num_shots, seed):
   drawn = datasets.draw_shots(_LABELS, num_shots=num_shots, seed=seed)
   np.testing.assert_array_equal(
     _LABELS[drawn], np.repeat(np.arange(10), num_shots)
   )
-  assert np.unique(drawn).size == drawn.size == 10 * num_shots
-  assert np.issubdtype(drawn.dtype, np.integer)
+  assert np.unique(drawn).size == 10 * num_shots
 
 
 def test_draws_are_nested():
@@ -724,49 +673,22 @@ def test_a_class_does_not_see_the_others():
   np.testing.assert_array_equal(before[kept], after[kept])
 
 
-def test_kinds_of_integers_do_not_matter():
-  first = datasets.draw_shots(_LABELS, num_shots=3, seed=5)
-  second = datasets.draw_shots(
-    _LABELS.astype(np.uint8).tolist(), num_shots=np.int64(3), seed=np.uint8(5)
-  )
-  np.testing.assert_array_equal(first, second)
+@pytest.mark.parametrize("num_shots", (0, 3))
+def test_numbers_of_shots_that_cannot_be_drawn(num_shots):
+  labels = np.array([1, 0, 0, 0, 1])
+  message = refused(datasets.draw_shots, labels, num_shots=num_shots, seed=0)
+  assert f"Cannot draw {num_shots} shots of class" in message
 
 
-def test_more_shots_than_images():
-  labels = np.array([0, 0, 0, 1, 1, 2, 2, 2])
-  message = error_of(datasets.draw_shots, labels, num_shots=3, seed=0)
-  assert "Cannot draw 3 shots of class 1, which has 2 images" in message
-
-
-@pytest.mark.parametrize(
-  "labels,missing,greatest",
-  (([0, 2], 1, 2), ([1, 2, 3], 0, 3), ([0, 1, 9, 9], 2, 9), ([7], 0, 7)),
-)
-def test_classes_that_are_not_numbered_from_0(labels, missing, greatest):
-  message = error_of(datasets.draw_shots, labels, num_shots=1, seed=0)
-  assert (
-    f"got none of class {missing} below the greatest, {greatest}" in message
-  )
-  assert "fewer shots" not in message
-  # The cure that it names.
-  _, numbers = np.unique(labels, return_inverse=True)
-  drawn = datasets.draw_shots(numbers, num_shots=1, seed=0)
-  assert sorted(np.array(labels)[drawn]) == sorted(set(labels))
-
-
-@pytest.mark.parametrize("value", (-1, 1.0, "1", None, True))
-def test_wrong_numbers(value):
-  message = error_of(datasets.draw_shots, [0], num_shots=value, seed=0)
-  assert f"must be an integer of at least 1, got {value!r}" in message
-  message = error_of(datasets.draw_shots, [0], num_shots=1, seed=value)
-  assert f"an integer from 0 to 2**64 - 1, got {value!r}" in message
-
-
-def test_limits_of_numbers():
-  assert "got 0" in error_of(datasets.draw_shots, [0], num_shots=0, seed=0)
-  assert "got 18446744073709551616" in error_of(
-    datasets.draw_shots, [0], num_shots=1, seed=2**64
-  )
+@pytest.mark.parametrize("labels", ([0, 2], [1, 2, 3], [7], [-1, 0, 1], []))
+def test_classes_that_are_not_numbered_from_0(labels):
+  message = refused(datasets.draw_shots, labels, num_shots=1, seed=0)
+  assert f"without a gap, got {sorted(set(labels))}" in message
+  if labels:
+    # The cure that it names.
+    _, numbers = np.unique(labels, return_inverse=True)
+    drawn = datasets.draw_shots(numbers, num_shots=1, seed=0)
+    assert sorted(np.array(labels)[drawn]) == sorted(set(labels))
 
 
 # Documentation and the real data

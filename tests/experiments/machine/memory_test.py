@@ -4,7 +4,6 @@ import types
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from experiments.architectures import networks
@@ -169,7 +168,3 @@ def test_chunks_are_as_wide_as_memory_allows(network, stream, monkeypatch):
   leaves = jax.tree.leaves(variables)
   one = 4 * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
   assert widths[1] < 10**7 / one
-
-
-def test_example_is_true():
-  assert memory.peak_bytes(lambda x: x @ x, np.zeros((9, 9), "f4")) == 648
