@@ -119,7 +119,7 @@ def train_torch(
       gradient,
       images[member],
       labels[member],
-      orders[member][:, None],
+      orders[member][:, None].tolist(),
     ):
       pass
     trained.append(torch_networks.from_torch(dict(network.named_parameters())))

@@ -17,7 +17,7 @@ from experiments.machine import notices
 from experiments.records import files
 
 # To be raised when decoding changes, so that older caches are not used.
-_CACHE_FORMAT = 1
+_CACHE_FORMAT = 2
 _RECORDS = ".array_record"  # In the names of files of records.
 
 

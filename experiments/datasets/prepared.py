@@ -61,7 +61,7 @@ def load(
     "fingerprint": copies.fingerprint(copy),
   }
   path = cache.folder(cache_dir) / (
-    f"{name}-{copy.version}-{identity['fingerprint'][:16]}.npy"
+    f"{name}-{copy.version}-{identity['fingerprint'][:16]}.npz"
   )
   arrays = cache.read(path, identity)
   if arrays is None:
