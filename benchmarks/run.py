@@ -49,17 +49,12 @@ _REPEATS = flags.DEFINE_integer(
   "warm runs of each contender, at least 5 unless --quick",
   flag_values=FLAGS,
 )
-_QUICK = flags.DEFINE_bool(
-  "quick",
-  False,
-  "make everything tiny: checks the code, measures nothing",
-  flag_values=FLAGS,
-)
-_TORCH = flags.DEFINE_bool(
-  "torch",
-  True,
-  "time PyTorch too; --notorch where it is not installed",
-  flag_values=FLAGS,
+_QUICK, _TORCH = (
+  flags.DEFINE_bool(name, default, text, flag_values=FLAGS)
+  for name, default, text in (
+    ("quick", False, "make everything tiny: checks the code, measures nothing"),
+    ("torch", True, "time PyTorch too; --notorch where it is not installed"),
+  )
 )
 _OUTPUT_DIR = flag_groups.define_path(
   FLAGS,

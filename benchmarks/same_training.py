@@ -39,13 +39,7 @@ _DATASET = flags.DEFINE_enum(
   "images to learn from",
   flag_values=FLAGS,
 )
-flag_groups.define_path(
-  FLAGS,
-  "data_dir",
-  None,
-  "TensorFlow Datasets folder; by default TFDS_DATA_DIR of the environment, "
-  "else ~/tensorflow_datasets",
-)
+flag_groups.define_data_dir(FLAGS)
 flag_groups.define_methods(
   FLAGS, known=list(problems.ORDERS), default=list(problems.ORDERS)
 )
@@ -135,9 +129,8 @@ def _orders(keys: jax.Array, num_images: int, num_epochs: int) -> np.ndarray:
     return rows[:, 0]
 
   of_epochs = jax.vmap(of_epoch, in_axes=(None, 0))
-  orders = jax.jit(jax.vmap(of_epochs, in_axes=(0, None)))(
-    keys, jnp.arange(num_epochs)
-  )
+  of_members = jax.jit(jax.vmap(of_epochs, in_axes=(0, None)))
+  orders = of_members(keys, jnp.arange(num_epochs))
   return np.asarray(orders).reshape(len(keys), -1)
 
 
@@ -166,16 +159,10 @@ def table(
     for seed, a, b in zip(seeds, ours, theirs, strict=True)
   ]
   mean, low, high = stats.paired_difference(ours, theirs).interval
-  rows.append(
-    [
-      "mean",
-      f"{np.mean(ours):.2f}",
-      f"{np.mean(theirs):.2f}",
-      f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]",
-    ]
-  )
+  difference = f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+  means = [f"{np.mean(ours):.2f}", f"{np.mean(theirs):.2f}"]
   head = [f"{method}, seed", "bean_jax", "PyTorch", "difference"]
-  return markdown.table(head, rows)
+  return markdown.table(head, [*rows, ["mean", *means, difference]])
 
 
 def compare() -> None:
@@ -198,19 +185,14 @@ def compare() -> None:
   keys, problem = draw(dataset, shots=_SHOTS.value, seeds=seeds)
   predict = jax.jit(problems.LENET5.predict)
   for method in names:
-    # Both are evaluated by the same program.
-    ours, theirs = (
-      np.asarray(
-        predict(
-          Variables(train(problem, keys, method, _EPOCHS.value), {}),
-          dataset.test.images,
-        )
-      )
-      == dataset.test.labels
-      for train in (train_jax, train_torch)
-    )
-    ours, theirs = (100 * right.mean(axis=1) for right in (ours, theirs))
-    markdown.show(table(method, seeds, ours, theirs) + "\n")
+    accuracies = []
+    for train in (train_jax, train_torch):
+      params = train(problem, keys, method, _EPOCHS.value)
+      # Both are evaluated by the same program.
+      classes = predict(Variables(params, {}), dataset.test.images)
+      right = np.asarray(classes) == dataset.test.labels
+      accuracies.append(100 * right.mean(axis=1))
+    markdown.show(table(method, seeds, *accuracies) + "\n")
 
 
 def main(argv: Sequence[str]) -> int | None:

@@ -42,11 +42,9 @@ class Route(NamedTuple):
   probe: int | None = None
 
 
-def ours(
-  name: str, num_steps: int, width: int, *args: Any, **kwargs: Any
-) -> Route:
-  """Returns the route of `trainers.population`, with its arguments."""
-  trainer = trainers.population(width, *args, **kwargs)
+def ours(name: str, num_steps: int, width: int) -> Route:
+  """Returns the route of `trainers.population`."""
+  trainer = trainers.population(width)
   return Route(name, ALL, trainer, trainers.loss_and_gradients, num_steps)
 
 
@@ -87,34 +85,6 @@ def run(batch_size: int, options: cases.Settings) -> cases.Case:
       faster=faster,
     )
   return case
-
-
-def ways(batch_size: int, options: cases.Settings) -> cases.Case:
-  """Times a BEAN-1 step by ways to compute convolutions, and to loop.
-
-  Raises:
-    agreement.DisagreementError: If a way computes something else.
-  """
-  num_members, num_steps = 20, 50 if batch_size == 1 else 5
-  if options.quick:
-    num_members, num_steps, batch_size = 2, 2, min(batch_size, 4)
-  problem = problems.draw(num_members, num_steps * batch_size)
-  routes = [
-    ours(name, num_steps, width, network, unroll)
-    for name, width, network, unroll in (
-      ("unfolded, all at once", num_members, problems.LENET5, 1),
-      ("unfolded, 4 steps a turn", num_members, problems.LENET5, 4),
-      ("unfolded, one member after the other", 1, problems.LENET5, 1),
-      ("grouped convolution, all at once", num_members, trainers.LINEN, 1),
-      ("convolution, one member after the other", 1, trainers.LINEN, 1),
-    )
-  ]
-  return cases.measure(
-    options,
-    checked_contenders(routes, ["bean1"], problem, batch_size),
-    title=f"BEAN-1 step of {num_members} LeNet-5 by ways, batch {batch_size}",
-    unit="s per step of all members",
-  )
 
 
 def peers(batch_size: int, options: cases.Settings) -> list[Route]:

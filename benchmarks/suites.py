@@ -39,8 +39,6 @@ SUITES: dict[str, dict[str, Callable[[cases.Settings], cases.Case]]] = {
   "gpu": {
     "members_batch1": functools.partial(growth.members_beside_peers, 1),
     "members_batch100": functools.partial(growth.members_beside_peers, 100),
-    "routes_batch1": functools.partial(steps.ways, 1),
-    "routes_batch100": functools.partial(steps.ways, 100),
     "epoch_lenet5": functools.partial(epochs.lenet5, 50_000),
     "epoch_resnet18": epochs.resnet18,
     "evaluation": evaluation.run,

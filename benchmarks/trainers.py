@@ -34,19 +34,13 @@ LINEN = networks.from_linen(
 _NUM_VALIDATION = 10
 
 
-def population(
-  width: int, network: networks.Network = problems.LENET5, unroll: int = 1
-) -> Trainer:
+def population(width: int) -> Trainer:
   """Makes the trainer of `experiments.population`, chunk after chunk.
 
   Its steps include all that those of an experiment do: the order of samples,
   picking them, Adam, the check for failures, the epochs' validation (of a few
-  images) and the best epoch. Patches are taken beforehand, as there.
-
-  Args:
-    width: Members that a device trains at once, or fewer if there are no more.
-    network: LeNet-5, however it is computed.
-    unroll: Steps in a turn of the loop.
+  images) and the best epoch. Patches are taken beforehand, as there. A device
+  trains `width` members at once, or fewer if there are no more.
   """
 
   def trainer(
@@ -61,8 +55,8 @@ def population(
         "whole epochs of whole batches are timed, got "
         f"{num_steps} steps of {batch_size} of {num_images} images"
       )
-    schedule = Schedule(num_epochs, batch_size, unroll=unroll)
-    learner = problems.learner(network, method, schedule)
+    schedule = Schedule(num_epochs, batch_size)
+    learner = problems.learner(problems.LENET5, method, schedule)
     run_laps = program.make(learner, problems.OWN, num_epochs).run
     chunks = [
       _chunk(problem.members(start, start + at_once), method, learner)

@@ -45,15 +45,11 @@ def define_flags(values: flags.FlagValues) -> None:
     "--output_dir; needs --num_processes and --process_id",
     flag_values=values,
   )
-  flags.DEFINE_integer(
-    "num_processes", None, "processes of the run", flag_values=values
-  )
-  flags.DEFINE_integer(
-    "process_id",
-    None,
-    "number of this process, from 0",
-    flag_values=values,
-  )
+  for name, text in (
+    ("num_processes", "processes of the run"),
+    ("process_id", "number of this process, from 0"),
+  ):
+    flags.DEFINE_integer(name, None, text, flag_values=values)
   flags.DEFINE_bool(
     "distributed",
     False,

@@ -6,6 +6,7 @@ be imported together; these functions add to them.
 
 from collections.abc import Sequence
 import functools
+from typing import Any
 
 from absl import flags
 
@@ -14,6 +15,90 @@ from experiments.command import parsing
 from experiments.learning import methods
 from experiments.learning.options import COMPETING_OPTIONS, IMITATION_OPTIONS
 from experiments.records import files
+
+# What --help says of flags that several scripts have.
+_TEXTS = {
+  "learning_rate": (
+    "the optimizer's learning rate: for every method, as 5e-4, or method by "
+    "method, as 'bean1:1e-3 5e-4', where the last is for all others"
+  ),
+  "members_per_chunk": (
+    "simulations that a device (GPU or CPU core) trains at once; memory grows "
+    "with it, and 0 takes as many as are fast"
+  ),
+  "checkpoint_seconds": "least time between checkpoints of a simulation",
+  "resume": (
+    "use the results and checkpoints that are there; --noresume trains all "
+    "cells again and replaces their files"
+  ),
+  "seeds": (
+    "simulations: a number n (seeds 0 to n-1), a range like 5-9 or a list like "
+    "0,5,9"
+  ),
+  "selection_seeds": (
+    "seeds that choose the hyper-parameters of the strict protocol"
+  ),
+  "shots": "training images of each class, comma-separated",
+  "epochs": "epochs: one number, or one for each of --shots",
+  "validate_every": (
+    "epochs from one validation to the next, a divisor of all --epochs; 0 "
+    "validates after the last epoch alone"
+  ),
+  "alpha_units": (
+    "units of alpha: code, as in the authors' code, whose neuron correlation "
+    "lacks the factors 1/M (BEAN-1) and 1/M^2 (BEAN-2) of the paper, M the "
+    "neurons of the next layer; or paper"
+  ),
+  "gamma": "slope in BEAN's neuron correlation",
+  "distance": "BEAN's distance",
+  "layers": (
+    "dense layers where BEAN applies, comma-separated; by default all whose "
+    "inputs are neurons"
+  ),
+  "decoupled_decay": "weight decay as in AdamW, not in the gradient",
+  "dropout_at_eval": (
+    "leave dropout on at validation and test, as the authors' code does"
+  ),
+  "first_pseudo": "imitation networks: pseudo examples in the first period",
+  "last_pseudo": "imitation networks: pseudo examples in the last period",
+  "pseudo_periods": (
+    "imitation networks: periods, in each of which the pseudo examples grow"
+  ),
+  "pseudo_epochs": (
+    "imitation networks: passes over the pseudo examples in a period"
+  ),
+  "competing_epochs": "competing hidden units: epochs without labels",
+  "readout_epochs": (
+    "competing hidden units: epochs of the read-out after them"
+  ),
+}
+_CHOICES = {
+  "alpha_units": ["code", "paper"],
+  "distance": ["squared", "absolute"],
+}
+_DEFINE = {
+  bool: flags.DEFINE_bool,
+  int: flags.DEFINE_integer,
+  float: flags.DEFINE_float,
+  str: flags.DEFINE_string,
+  list: flags.DEFINE_list,
+  tuple: flags.DEFINE_list,
+}
+
+
+def _define(values: flags.FlagValues, **defaults: Any) -> None:
+  """Defines flags of `_TEXTS`, each of the type of its default."""
+  for name, default in defaults.items():
+    define = _DEFINE[type(default)]
+    if name in _CHOICES:
+      define = functools.partial(flags.DEFINE_enum, enum_values=_CHOICES[name])
+    define(name, default, help=_TEXTS[name], flag_values=values)
+
+
+def _define_options(values: flags.FlagValues, *, names: Sequence[str]) -> None:
+  """Defines flags of the names and defaults of fields of `methods.Options`."""
+  usual = methods.Options()._asdict()
+  _define(values, **{name: usual[name] for name in names})
 
 
 class _PathParser(flags.ArgumentParser):
@@ -92,13 +177,7 @@ def strengths(
 
 def define_learning_rate(values: flags.FlagValues) -> None:
   """Defines --learning_rate."""
-  flags.DEFINE_string(
-    "learning_rate",
-    "5e-4",
-    "the optimizer's learning rate: for every method, as 5e-4, or method by "
-    "method, as 'bean1:1e-3 5e-4', where the last is for all others",
-    flag_values=values,
-  )
+  _define(values, learning_rate="5e-4")
 
 
 def learning_rates(
@@ -122,58 +201,6 @@ def learning_rates(
     # With less, float32 parameters would stay what they are.
     rates[name] = parsing.number("learning_rate", chosen[0], low=1e-30)
   return rates
-
-
-# What --help says of the fields of `methods.Options` that are flags.
-_TEXTS = {
-  "alpha_units": (
-    "units of alpha: code, as in the authors' code, whose neuron correlation "
-    "lacks the factors 1/M (BEAN-1) and 1/M^2 (BEAN-2) of the paper, M the "
-    "neurons of the next layer; or paper"
-  ),
-  "gamma": "slope in BEAN's neuron correlation",
-  "distance": "BEAN's distance",
-  "layers": (
-    "dense layers where BEAN applies, comma-separated; by default all whose "
-    "inputs are neurons"
-  ),
-  "decoupled_decay": "weight decay as in AdamW, not in the gradient",
-  "dropout_at_eval": (
-    "leave dropout on at validation and test, as the authors' code does"
-  ),
-  "first_pseudo": "imitation networks: pseudo examples in the first period",
-  "last_pseudo": "imitation networks: pseudo examples in the last period",
-  "pseudo_periods": (
-    "imitation networks: periods, in each of which the pseudo examples grow"
-  ),
-  "pseudo_epochs": (
-    "imitation networks: passes over the pseudo examples in a period"
-  ),
-  "competing_epochs": "competing hidden units: epochs without labels",
-  "readout_epochs": (
-    "competing hidden units: epochs of the read-out after them"
-  ),
-}
-_CHOICES = {
-  "alpha_units": ["code", "paper"],
-  "distance": ["squared", "absolute"],
-}
-_DEFINE = {
-  bool: flags.DEFINE_bool,
-  int: flags.DEFINE_integer,
-  float: flags.DEFINE_float,
-  tuple: flags.DEFINE_list,
-}
-
-
-def _define_options(values: flags.FlagValues, *, names: Sequence[str]) -> None:
-  """Defines flags of the names and defaults of fields of `methods.Options`."""
-  for name in names:
-    default, text = getattr(methods.Options(), name), _TEXTS[name]
-    if name in _CHOICES:
-      flags.DEFINE_enum(name, default, _CHOICES[name], text, flag_values=values)
-    else:
-      _DEFINE[type(default)](name, default, text, flag_values=values)
 
 
 define_bean = functools.partial(
@@ -226,13 +253,7 @@ def options(
 
 def define_run(values: flags.FlagValues, *, output_dir: str) -> None:
   """Defines --members_per_chunk, --data_dir, --output_dir."""
-  flags.DEFINE_integer(
-    "members_per_chunk",
-    0,
-    "simulations that a device (GPU or CPU core) trains at once; memory grows "
-    "with it, and 0 takes as many as are fast",
-    flag_values=values,
-  )
+  _define(values, members_per_chunk=0)
   define_folders(values, output_dir=output_dir)
 
 
@@ -255,23 +276,11 @@ def define_checkpoints(values: flags.FlagValues, *, default: str) -> None:
     None,
     f"folder where the trained networks are kept; by default {default}",
   )
-  flags.DEFINE_float(
-    "checkpoint_seconds",
-    30.0,
-    "least time between checkpoints of a simulation",
-    flag_values=values,
-  )
-  flags.DEFINE_bool(
-    "resume",
-    True,
-    "use the results and checkpoints that are there; --noresume trains all "
-    "cells again and replaces their files",
-    flag_values=values,
-  )
+  _define(values, checkpoint_seconds=30.0, resume=True)
 
 
-def define_folders(values: flags.FlagValues, *, output_dir: str) -> None:
-  """Defines --data_dir and --output_dir."""
+def define_data_dir(values: flags.FlagValues) -> None:
+  """Defines --data_dir."""
   define_path(
     values,
     "data_dir",
@@ -279,28 +288,22 @@ def define_folders(values: flags.FlagValues, *, output_dir: str) -> None:
     "TensorFlow Datasets folder; by default TFDS_DATA_DIR of the environment, "
     "else ~/tensorflow_datasets",
   )
+
+
+def define_folders(values: flags.FlagValues, *, output_dir: str) -> None:
+  """Defines --data_dir and --output_dir."""
+  define_data_dir(values)
   define_path(values, "output_dir", output_dir, "folder of the results")
 
 
 def define_seeds(values: flags.FlagValues, *, default: str) -> None:
   """Defines --seeds, for `parsing.seeds`."""
-  flags.DEFINE_string(
-    "seeds",
-    default,
-    "simulations: a number n (seeds 0 to n-1), a range like 5-9 or a list like "
-    "0,5,9",
-    flag_values=values,
-  )
+  _define(values, seeds=default)
 
 
 def define_selection_seeds(values: flags.FlagValues, *, default: str) -> None:
   """Defines --selection_seeds, for `both_seeds`."""
-  flags.DEFINE_string(
-    "selection_seeds",
-    default,
-    "seeds that choose the hyper-parameters of the strict protocol",
-    flag_values=values,
-  )
+  _define(values, selection_seeds=default)
 
 
 def both_seeds(
@@ -328,24 +331,8 @@ def define_schedule(
   validate_every: int,
 ) -> None:
   """Defines how many shots are learned from, and how long, with defaults."""
-  flags.DEFINE_list(
-    "shots",
-    list(shots),
-    "training images of each class, comma-separated",
-    flag_values=values,
-  )
-  flags.DEFINE_list(
-    "epochs",
-    [epochs],
-    "epochs: one number, or one for each of --shots",
-    flag_values=values,
-  )
-  flags.DEFINE_integer(
-    "validate_every",
-    validate_every,
-    "epochs from one validation to the next, a divisor of all --epochs; 0 "
-    "validates after the last epoch alone",
-    flag_values=values,
+  _define(
+    values, shots=list(shots), epochs=[epochs], validate_every=validate_every
   )
 
 

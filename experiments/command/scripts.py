@@ -162,8 +162,7 @@ def run(
 
   Returns:
     The exit status: 0, also where SIGTERM ended the work early and in good
-    order; 2 for an error that was printed in a line, or 130 where the user
-    interrupted.
+    order; 2 for an error that was printed in a line; 130 for Ctrl-C.
   """
   # Which backends there are not, and how TensorFlow Datasets reads, is no news
   # to who runs this.

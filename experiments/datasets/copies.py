@@ -71,7 +71,9 @@ def _prepare_or_explain(
   # A failing network, a full disk and a broken TensorFlow have no exception
   # type in common.
   try:
-    _prepare(tfds, name, root)
+    # A format that is read without TensorFlow.
+    builder = tfds.builder(name, data_dir=root, file_format="array_record")
+    builder.download_and_prepare()
   except ImportError as error:
     raise DatasetError(
       f"Preparing {name} needs a package that is missing"
@@ -83,12 +85,6 @@ def _prepare_or_explain(
       " check the network and the free space and run again, or point --data_dir"
       " or TFDS_DATA_DIR at a prepared copy. The dataset digits needs neither."
     ) from error
-
-
-def _prepare(tfds: Any, name: str, root: pathlib.Path) -> None:
-  """Download a dataset and write it in the array_record format."""
-  builder = tfds.builder(name, data_dir=root, file_format="array_record")
-  builder.download_and_prepare()
 
 
 def _find(name: str, root: pathlib.Path) -> Copy | None:
