@@ -30,10 +30,10 @@ def check(name: str, got: PyTree, expected: PyTree, *, rtol: float = RTOL):
   Example:
     >>> check("it", {"loss": np.ones(2)}, {"loss": np.full(2, 1.00001)})
   """
-  if jax.tree.structure(got) != jax.tree.structure(expected):
+  structures = jax.tree.structure(got), jax.tree.structure(expected)
+  if structures[0] != structures[1]:
     raise DisagreementError(
-      f"{name}: expected {jax.tree.structure(expected)}, "
-      f"got {jax.tree.structure(got)}"
+      f"{name}: expected {structures[1]}, got {structures[0]}"
     )
   for (path, mine), theirs in zip(
     jax.tree.leaves_with_path(got), jax.tree.leaves(expected), strict=True

@@ -5,14 +5,12 @@ the same, and needs no data. All of an epoch is timed: the order of the images,
 picking them, every step, and nothing else but a validation of ten images.
 """
 
-from collections.abc import Callable
-import functools
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
-from benchmarks import agreement, cases, floors, problems, settings, timing
+from benchmarks import agreement, cases, problems, timing
 from experiments.architectures import networks
 from experiments.learning import methods
 from experiments.learning.learner import Hparams, Samples, Schedule
@@ -20,121 +18,92 @@ from experiments.learning.streams import Whole
 from experiments.machine import devices
 from experiments.population import program
 
-PyTree = Any
-
 BATCH_SIZE = 100
 
 
-class Job(NamedTuple):
-  """What is trained.
-
-  Attributes:
-    network: Name in `networks.NAMES`.
-    image_shape: Height, width and channels.
-    num_images: Images in an epoch.
-    num_members: Networks that ours trains at once.
-  """
-
-  network: str
-  image_shape: tuple[int, int, int]
-  num_images: int
-  num_members: int
-
-
-def lenet5(num_images: int, options: settings.Settings) -> cases.Case:
-  """Times an epoch of gray images, of one network and of more.
-
-  Args:
-    num_images: Images in the epoch.
-    options: Of the run.
+def lenet5(num_images: int, options: cases.Settings) -> cases.Case:
+  """Times an epoch of so many gray images, of one network and of more.
 
   Raises:
     agreement.DisagreementError: If PyTorch computes something else.
   """
-  counts = (1, 5, 20)
-  if options.quick:
-    num_images, counts = 200, (1, 2)
-  jobs = [Job("lenet5", (28, 28, 1), num_images, count) for count in counts]
-  return _case(jobs, options, ("vanilla", "bean1", "bean2"))
+  counts = (1, 2) if options.quick else (1, 5, 20)
+  shape = (200 if options.quick else num_images, 28, 28, 1)
+  return _case("lenet5", shape, counts, ("vanilla", "bean1", "bean2"), options)
 
 
-def resnet18(options: settings.Settings) -> cases.Case:
+def resnet18(options: cases.Settings) -> cases.Case:
   """Times an epoch of 50,000 color images with and without BEAN.
 
-  Args:
-    options: Of the run.
-
   Raises:
     agreement.DisagreementError: If PyTorch computes something else.
   """
-  num_images = 4 if options.quick else 50_000
-  job = Job("resnet18", (32, 32, 3), num_images, 1)
-  return _case([job], options, ("vanilla", "bean1"))
+  shape = (4 if options.quick else 50_000, 32, 32, 3)
+  return _case("resnet18", shape, (1,), ("vanilla", "bean1"), options)
 
 
 def _case(
-  jobs: list[Job], options: settings.Settings, names: tuple[str, ...]
+  name: str,
+  shape: tuple[int, ...],
+  counts: Sequence[int],
+  names: Sequence[str],
+  options: cases.Settings,
 ) -> cases.Case:
-  batch_size = min(BATCH_SIZE, jobs[0].num_images)
-  images = np.random.default_rng(0).integers(
-    0, 256, (jobs[0].num_images, *jobs[0].image_shape), np.uint8
+  """Times a network on images [n, height, width, channels]."""
+  num_images, *image_shape = shape
+  batch_size = min(BATCH_SIZE, num_images)
+  network = networks.make(networks.Spec(name), tuple(image_shape))
+  samples = Samples(
+    np.random.default_rng(0).integers(0, 256, shape, np.uint8),
+    np.random.default_rng(1).integers(0, 10, num_images, np.int32),
   )
-  labels = np.random.default_rng(1).integers(
-    0, 10, jobs[0].num_images, np.int32
-  )
-  samples = Samples(images, labels)
   contenders = []
-  for name in names:
-    title = methods.METHODS[name].title
-    for job in jobs:
+  for method in names:
+    for count in counts:
       contenders.append(
         timing.Contender(
-          f"{title}: bean_jax, {job.num_members} of them",
-          _ours(job, name, samples, batch_size),
-          fields={"method": name, "members": job.num_members},
+          _name(method, count),
+          _ours(network, method, samples, batch_size, count),
+          fields={"method": method, "members": count},
         )
       )
     if options.torch:
-      contenders += _peers(jobs[0], name, samples, batch_size)
-  timings = timing.alternate(contenders, repeats=options.repeats)
-  rates = floors.measure(quick=options.quick)
-  rows = [timing.row(c, timings[c.name], rates) for c in contenders]
-  for row in rows:
-    row["images_per_second"] = (
-      row["members"] * jobs[0].num_images / row["median"]
-    )
-    plain = row["name"].replace(
-      methods.METHODS[row["method"]].title, methods.METHODS["vanilla"].title, 1
-    )
-    if plain in timings:
-      row["times_own_plain_step"] = timing.ratio(
-        timings[row["name"]], timings[plain]
-      )
-  return cases.Case(
-    title=f"An epoch of {jobs[0].num_images} images, {jobs[0].network}, "
-    f"batch {batch_size}",
+      contenders.append(_peer(name, network, method, samples, batch_size))
+  case = cases.measure(
+    options,
+    contenders,
+    title=f"An epoch of {num_images} images, {name}, batch {batch_size}",
     unit="s for all members",
-    rates=rates,
-    rows=rows,
   )
+  for row in case.rows:
+    row["images_per_second"] = row["members"] * num_images / row["median"]
+  timing.add_ratios(
+    case.rows,
+    "times_own_plain_step",
+    lambda row: row["name"].replace(
+      methods.METHODS[row["method"]].title, methods.METHODS["vanilla"].title, 1
+    ),
+  )
+  return case
 
 
-@functools.cache
-def _network(job: Job) -> networks.Network:
-  return networks.make(networks.Spec(job.network), job.image_shape)
+def _name(method: str, count: int) -> str:
+  return f"{methods.METHODS[method].title}: bean_jax, {count} of them"
 
 
 def _ours(
-  job: Job, method: str, samples: Samples, batch_size: int
+  network: networks.Network,
+  method: str,
+  samples: Samples,
+  batch_size: int,
+  num_members: int,
 ) -> Callable[[], None]:
   """Returns what trains all members for an epoch; the next call goes on."""
   stream = Whole()
-  learner = problems.learner(
-    _network(job), method, Schedule(1, batch_size), stream
-  )
+  learner = problems.learner(network, method, Schedule(1, batch_size), stream)
   programs = program.make(learner, stream, 1)
   num_devices = devices.mesh().size
-  width = num_devices * -(-job.num_members // num_devices)
+  width = num_devices * -(-num_members // num_devices)
   keys, hparams, active = devices.place(
     (
       problems.keys_of(width),
@@ -143,9 +112,8 @@ def _ours(
     ),
     devices.MEMBERS,
   )
-  train = devices.place(samples, devices.SHARED)
-  few = devices.place(
-    jax.tree.map(lambda leaf: leaf[:10], samples), devices.SHARED
+  train, few = devices.place(
+    (samples, jax.tree.map(lambda leaf: leaf[:10], samples)), devices.SHARED
   )
   carry = programs.init(keys, hparams, train)
 
@@ -159,54 +127,32 @@ def _ours(
   return run
 
 
-def _peers(
-  job: Job, method: str, samples: Samples, batch_size: int
-) -> list[timing.Contender]:
+def _peer(
+  name: str,
+  network: networks.Network,
+  method: str,
+  samples: Samples,
+  batch_size: int,
+) -> timing.Contender:
   # Only here, as PyTorch need not be installed.
-  from benchmarks import torch_epochs
+  from benchmarks import torch_trainers
 
   title = methods.METHODS[method].title
-  order = problems.ORDERS[method]
-  strength = problems.STRENGTHS[method]
   batch = jax.tree.map(lambda leaf: leaf[:batch_size], samples)
-  variables = _network(job).init(jax.random.key(0))
-  agreement.check(
-    f"{title}: PyTorch: loss and gradients of {job.network}",
-    torch_epochs.loss_and_gradients(
-      job.network, variables.params, batch, order, strength
-    ),
-    loss_and_gradients(_network(job), variables, batch, method),
-    # Twenty BatchNorms amplify rounding; in float64 both agree to 1e-6.
-    rtol=1e-2 if job.network == "resnet18" else agreement.RTOL,
-  )
-  run = torch_epochs.make_epoch(
-    job.network, variables.params, samples, batch_size, order, strength
-  )
-  name = f"{title}: PyTorch, one of them"
-  if order:
-    name += ", [N, N, S] penalty"
-  return [timing.Contender(name, run, fields={"method": method, "members": 1})]
-
-
-def loss_and_gradients(
-  network: networks.Network,
-  variables: networks.Variables,
-  samples: Samples,
-  method: str,
-) -> tuple[jax.Array, PyTree]:
-  """Computes what the first step descends, and its gradients.
-
-  Args:
-    network: The network.
-    variables: Its parameters and batch statistics.
-    samples: A batch.
-    method: Name in `methods.METHODS`.
-
-  Returns:
-    The loss, and gradients in the form of the parameters.
-  """
+  variables = network.init(jax.random.key(0))
+  prepared = batch._replace(inputs=network.prepare(batch.inputs))
   hparams = Hparams(problems.LEARNING_RATE, problems.STRENGTHS[method])
-  prepared = samples._replace(inputs=network.prepare(samples.inputs))
-  return jax.jit(
-    problems.loss_and_gradients(network, method, variables.batch_stats)
-  )(variables.params, prepared, hparams)
+  ours = problems.loss_and_gradients(network, method, variables.batch_stats)
+  arguments = name, variables.params, method
+  agreement.check(
+    f"{title}: PyTorch: loss and gradients of {name}",
+    torch_trainers.batch_loss_and_gradients(*arguments, batch),
+    jax.jit(ours)(variables.params, prepared, hparams),
+    # Twenty BatchNorms amplify rounding; in float64 both agree to 1e-6.
+    rtol=1e-2 if name == "resnet18" else agreement.RTOL,
+  )
+  peer = f"{title}: PyTorch, one of them"
+  if problems.ORDERS[method]:
+    peer += ", [N, N, S] penalty"
+  run = torch_trainers.make_epoch(*arguments, samples, batch_size)
+  return timing.Contender(peer, run, fields={"method": method, "members": 1})

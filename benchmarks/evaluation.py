@@ -1,8 +1,10 @@
 """A population's classes of shared images: ours beside PyTorch's."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from benchmarks import agreement, cases, floors, problems, settings, timing
+from benchmarks import agreement, cases, floors, problems, timing
 from experiments.architectures.networks import Variables
 from experiments.machine import devices
 
@@ -10,11 +12,8 @@ from experiments.machine import devices
 PEER_BATCHES = (500, 100)
 
 
-def run(options: settings.Settings) -> cases.Case:
+def run(options: cases.Settings) -> cases.Case:
   """Times the classification of shared images by all members.
-
-  Args:
-    options: Of the run.
 
   Raises:
     agreement.DisagreementError: If the classes differ.
@@ -42,22 +41,18 @@ def run(options: settings.Settings) -> cases.Case:
   if options.torch:
     classes = np.asarray(predict(*on_device))
     contenders += _peers(params, images, classes, work)
-  rates = floors.measure(quick=options.quick)
-  timings = timing.alternate(contenders, repeats=options.repeats)
-  rows = [timing.row(c, timings[c.name], rates) for c in contenders]
-  if options.torch:
-    peer = min(rows[1:], key=lambda row: row["median"])["name"]
-    for row in rows:
-      row["peer"] = peer
-      row["faster_than_peer"] = timing.ratio(
-        timings[peer], timings[row["name"]]
-      )
-  return cases.Case(
+  case = cases.measure(
+    options,
+    contenders,
     title=f"Classes of {num_images} shared images by {num_members} LeNet-5",
     unit="s for all members and images",
-    rates=rates,
-    rows=rows,
   )
+  if options.torch:
+    peer = min(case.rows[1:], key=lambda row: row["median"])["name"]
+    timing.add_ratios(
+      case.rows, "faster_than_peer", lambda row: peer, faster=True
+    )
+  return case
 
 
 def check_classes(name: str, classes: np.ndarray, logits: np.ndarray) -> None:
@@ -89,28 +84,22 @@ def _peers(
   images: np.ndarray,
   classes: np.ndarray,
   work: floors.Work,
-) -> list[timing.Contender]:
+) -> Iterator[timing.Contender]:
   # Only here, as PyTorch need not be installed.
-  from benchmarks import torch_layers, torch_lenet5, torch_trainers
+  from benchmarks import torch_networks, torch_trainers
 
-  logits = torch_layers.make_logits(params, images)
-  num_members = len(classes)
-  contenders = []
+  logits = torch_trainers.make_logits(params, images)
   for batch_size in PEER_BATCHES:
+
+    def classify(
+      num_members: int = len(classes), batch_size: int = batch_size
+    ) -> np.ndarray:
+      return torch_networks.to_numpy(logits(num_members, batch_size).argmax(2))
+
     name = f"PyTorch, one by one, batch {batch_size}"
-    found = logits(num_members, batch_size)
-    check_classes(name, classes, torch_lenet5.to_numpy(found))
-
-    def classify(batch_size: int = batch_size) -> np.ndarray:
-      found = logits(num_members, batch_size)
-      return torch_lenet5.to_numpy(found.argmax(2))
-
-    contenders.append(
-      torch_trainers.contender(
-        name,
-        classify,
-        probe=lambda batch_size=batch_size: logits(1, batch_size),
-        work=work,
-      )
+    found = torch_networks.to_numpy(logits(len(classes), batch_size))
+    check_classes(name, classes, found)
+    yield torch_trainers.with_best_threads(
+      timing.Contender(name, classify, work=work),
+      lambda classify=classify: classify(1),
     )
-  return contenders

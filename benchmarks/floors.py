@@ -57,11 +57,7 @@ class Rates(NamedTuple):
 
 
 def measure(*, quick: bool = False) -> Rates:
-  """Measures the rates of JAX's default device, the best of several tries.
-
-  Args:
-    quick: Whether sizes are so small that the rates mean nothing.
-  """
+  """Measures JAX's default device; with `quick` the rates mean nothing."""
   size = 128 if quick else 2048
   matrix = jnp.full((size, size), 0.5, jnp.float32)
   multiply = jax.jit(
@@ -86,10 +82,6 @@ def measure(*, quick: bool = False) -> Rates:
 def seconds(work: Work, rates: Rates) -> float:
   """Computes the least time of a job.
 
-  Args:
-    work: What it must do.
-    rates: What the machine can do.
-
   Example:
     >>> rates = Rates(100.0, ((8, 50.0), (64, 10.0)))
     >>> seconds(Work(flops=100, num_bytes=5, working_set=8), rates)
@@ -111,12 +103,7 @@ def training_step(num_members: int, batch_size: int, order: int) -> Work:
   """Counts an optimizer step of LeNet-5.
 
   Adam reads and writes parameters and two moments; gradients need not leave
-  the cache. Images are bytes.
-
-  Args:
-    num_members: Networks.
-    batch_size: Images each of them sees.
-    order: Of BEAN; 0 without it.
+  the cache. Images are bytes. Order 0 is without BEAN.
 
   Example:
     >>> training_step(1, 1, 0)
@@ -160,12 +147,6 @@ def penalty(
   with each of the two for the gradients; by features F^T diag(t) F, and F times
   that, for each sample and two more vectors t. Of a symmetric product, half is
   counted.
-
-  Args:
-    num_samples: Samples S.
-    num_neurons: Neurons N.
-    num_next: Neurons of the next layer M.
-    order: 1 or 2.
   """
   weights = num_neurons * num_next
   num_bytes = 2 * FLOAT * (num_samples * num_neurons + weights)

@@ -1,21 +1,13 @@
 """Learning rules that are no backpropagation: ours beside PyTorch's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import (
-  agreement,
-  cases,
-  floors,
-  problems,
-  settings,
-  timing,
-  trainers,
-)
+from benchmarks import agreement, cases, floors, problems, timing, trainers
 from experiments.learning import chains
 from experiments.learning.competing_units import Rule, compete
 from experiments.learning.learner import Samples
@@ -30,11 +22,8 @@ RULE = {"norm": 3.0, "rank": 7, "inhibition": 0.4}
 RATE = 0.04
 
 
-def predictive_coding(options: settings.Settings) -> cases.Case:
+def predictive_coding(options: cases.Settings) -> cases.Case:
   """Times an optimizer step of a population by FixedPred, of 20 sweeps.
-
-  Args:
-    options: Of the run.
 
   Raises:
     agreement.DisagreementError: If PyTorch learns something else.
@@ -55,25 +44,22 @@ def predictive_coding(options: settings.Settings) -> cases.Case:
   ]
   if options.torch:
     contenders += _predictive_peers(problem, batch_size, work)
-  return _case(
+  case = cases.measure(
     options,
     contenders,
     title=f"One step of predictive coding (FixedPred), {num_members} LeNet-5, "
     f"batch {batch_size}",
     unit="s per step of all members",
-    peers=dict.fromkeys(
-      (contender.name for contender in contenders),
-      "PyTorch, one by one, as Torch2PC",
-    ),
   )
+  peer = "PyTorch, one by one, as Torch2PC"
+  timing.add_ratios(
+    case.rows, "faster_than_peer", lambda row: peer, faster=True
+  )
+  return case
 
 
 def predictive_updates(problem: problems.Problem) -> tuple[jax.Array, PyTree]:
-  """Computes losses [members] and what `predictive_coding` learns from.
-
-  Args:
-    problem: Networks and images, all of which make the batch.
-  """
+  """Computes losses [members] and what `predictive_coding` learns from."""
   gradient = chains.predictive_gradient(problems.LENET5, "fixed")
 
   def of_member(params: PyTree, samples: Samples, hparams: Any) -> tuple:
@@ -88,45 +74,50 @@ def predictive_updates(problem: problems.Problem) -> tuple[jax.Array, PyTree]:
   )
 
 
+def predictive_peer_updates(
+  problem: problems.Problem, gradient: Callable[..., Any]
+) -> tuple[np.ndarray, PyTree]:
+  """Computes the same by a rule of `torch_rules.PREDICTIVE`.
+
+  In float64: errors that are differences of beliefs have the rounding errors of
+  those, which are larger by orders of magnitude.
+  """
+  # Only here, as PyTorch need not be installed.
+  from benchmarks import torch_trainers
+
+  return torch_trainers.updates(problem, gradient, torch_trainers.torch.float64)
+
+
 def _predictive_peers(
   problem: problems.Problem, batch_size: int, work: floors.Work
-) -> list[timing.Contender]:
-  # Only here, as PyTorch need not be installed.
+) -> Iterator[timing.Contender]:
   from benchmarks import torch_rules, torch_trainers
 
-  few = problem.members(0, 2)
-  few = few._replace(
-    images=few.images[:, :batch_size], labels=few.labels[:, :batch_size]
-  )
+  few = problem.members(0, 2).first_images(batch_size)
   # The same batch three times, since ours takes images in another order.
   losses = trainers.population(2)(few, METHOD, batch_size, 3)()
-  contenders = []
   for name, gradient in torch_rules.PREDICTIVE.items():
     agreement.check(
       f"{name}: updates",
-      torch_rules.updates(few, gradient),
+      predictive_peer_updates(few, gradient),
       predictive_updates(few),
     )
     agreement.check(
       f"{name}: losses of three steps",
-      torch_rules.predictive_steps(few, gradient, batch_size, 3)(),
+      torch_trainers.train_one_by_one(few, gradient, batch_size, 3)(),
       losses,
     )
     run, probe = (
-      torch_rules.predictive_steps(part, gradient, batch_size, 1)
+      torch_trainers.train_one_by_one(part, gradient, batch_size, 1)
       for part in (problem, problem.members(0, 1))
     )
-    contenders.append(
-      torch_trainers.contender(name, run, probe=probe, work=work)
+    yield torch_trainers.with_best_threads(
+      timing.Contender(name, run, work=work), probe
     )
-  return contenders
 
 
-def competition(options: settings.Settings) -> cases.Case:
+def competition(options: cases.Settings) -> cases.Case:
   """Times an epoch of Krotov and Hopfield's 2,000 competing hidden units.
-
-  Args:
-    options: Of the run.
 
   Raises:
     agreement.DisagreementError: If PyTorch learns something else.
@@ -136,7 +127,7 @@ def competition(options: settings.Settings) -> cases.Case:
     num_units, num_images, batch_size, counts = 16, 40, 10, (1, 2)
   weights, images = draw_units(max(counts), num_units, num_images)
   batches = images.reshape(-1, batch_size, images.shape[1])
-  contenders, peers = [], {}
+  contenders = []
   for count in counts:
     # Weights are read and written in every step.
     numbers = count * num_units * images.shape[1]
@@ -145,23 +136,28 @@ def competition(options: settings.Settings) -> cases.Case:
       2 * floors.FLOAT * len(batches) * numbers,
       floors.FLOAT * numbers,
     )
-    name = f"bean_jax, {count} of them"
-    peers[name] = f"PyTorch, {count} of them, one by one"
-    run = make_epoch(weights[:count], batches)
-    contenders.append(timing.Contender(name, run, work=work))
-    if options.torch:
-      peers[peers[name]] = peers[name]
-      contenders.append(
-        _competing_peer(peers[name], weights[:count], batches, work)
+    peer = f"PyTorch, {count} of them, one by one"
+    contenders.append(
+      timing.Contender(
+        f"bean_jax, {count} of them",
+        make_epoch(weights[:count], batches),
+        work=work,
+        fields={"peer": peer},
       )
-  return _case(
+    )
+    if options.torch:
+      contenders.append(_competing_peer(peer, weights[:count], batches, work))
+  case = cases.measure(
     options,
     contenders,
     title=f"An epoch of {num_units} competing hidden units, {num_images} "
     f"images, batch {batch_size}",
     unit="s for all members",
-    peers=peers,
   )
+  timing.add_ratios(
+    case.rows, "faster_than_peer", lambda row: row["peer"], faster=True
+  )
+  return case
 
 
 def draw_units(
@@ -232,26 +228,5 @@ def _competing_peer(
     torch_rules.competing_epoch(*part, RATE, **RULE)
     for part in ((weights, batches), (first, batches[:10]))
   )
-  return torch_trainers.contender(name, run, probe=probe, work=work)
-
-
-def _case(
-  options: settings.Settings,
-  contenders: list[timing.Contender],
-  *,
-  title: str,
-  unit: str,
-  peers: dict[str, str],
-) -> cases.Case:
-  """Times contenders, each beside its peer if that is there."""
-  rates = floors.measure(quick=options.quick)
-  timings = timing.alternate(contenders, repeats=options.repeats)
-  rows = [timing.row(c, timings[c.name], rates) for c in contenders]
-  for row in rows:
-    peer = peers[row["name"]]
-    if peer in timings:
-      row["peer"] = peer
-      row["faster_than_peer"] = timing.ratio(
-        timings[peer], timings[row["name"]]
-      )
-  return cases.Case(title=title, unit=unit, rows=rows, rates=rates)
+  made = timing.Contender(name, run, work=work, fields={"peer": name})
+  return torch_trainers.with_best_threads(made, probe)

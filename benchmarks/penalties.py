@@ -1,6 +1,6 @@
 """The penalty of one wide layer: its time and memory beside a dense layer's."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import functools
 from typing import Any
 
@@ -9,94 +9,72 @@ import jax.numpy as jnp
 import numpy as np
 
 import bean_jax
-from benchmarks import agreement, cases, floors, settings, timing
+from benchmarks import agreement, cases, floors, timing
 from experiments.machine import devices
 
 DENSE = "h W, forward and backward"
-TORCH_DENSE = "PyTorch, h W, forward and backward"
 FORMS = tuple(
   (order, distance) for distance in ("squared", "absolute") for order in (1, 2)
 )
 
 
-def shape(options: settings.Settings) -> tuple[int, int, int]:
+def shape(width: int, options: cases.Settings) -> tuple[int, int, int]:
   """Returns samples S, neurons N and neurons of the next layer M."""
-  return (8, 32, 32) if options.quick else (512, 4096, 4096)
+  return (8, 32, 32) if options.quick else (512, width, width)
 
 
-def run(
-  options: settings.Settings, layer: tuple[int, int, int] | None = None
-) -> cases.Case:
-  """Times value and gradient of the penalty.
-
-  Args:
-    options: Of the run.
-    layer: S, N and M, if not those of `shape`.
+def run(width: int, options: cases.Settings) -> cases.Case:
+  """Times value and gradient of the penalty with the squared distance, N = M.
 
   Raises:
     agreement.DisagreementError: If PyTorch computes something else.
   """
-  num_samples, num_neurons, num_next = layer = layer or shape(options)
-  contenders = list(_contenders(layer, options))
-  rates = floors.measure(quick=options.quick)
-  timings = timing.alternate(contenders, repeats=options.repeats)
-  rows = [timing.row(c, timings[c.name], rates) for c in contenders]
-  for row in rows:
-    mine = timings[row["name"]]
-    row["times_dense"] = timing.ratio(mine, timings[DENSE])
-    peer = f"PyTorch, {row['name']}"
-    if peer in timings:
-      row["faster_than_peer"] = timing.ratio(timings[peer], mine)
-  return cases.Case(
-    title=(
-      f"Penalty of a layer: value and gradient, S = {num_samples}, "
-      f"N = {num_neurons}, M = {num_next}"
-    ),
-    unit="s",
-    rates=rates,
-    rows=rows,
+  layer = shape(width, options)
+  arguments = draw(*layer)
+  programs = [(DENSE, dense, 0, floors.dense(*layer))]
+  for order in (1, 2):
+    function = value_and_gradients(order, "squared")
+    work = floors.penalty(*layer, order)
+    programs.append((name_of(order, "squared"), function, order, work))
+  contenders = []
+  for name, function, order, work in programs:
+    contenders.append(contender(name, function, arguments, work))
+    if options.torch:
+      expected = jax.jit(function)(*arguments)
+      contenders.append(_peer(name, arguments, order, work, expected))
+  case = cases.measure(
+    options, contenders, title=_title("Penalty of a layer", layer), unit="s"
   )
+  timing.add_ratios(case.rows, "times_dense", lambda row: DENSE)
+  timing.add_ratios(
+    case.rows,
+    "faster_than_peer",
+    lambda row: f"PyTorch, {row['name']}",
+    faster=True,
+  )
+  return case
 
 
-def memory(options: settings.Settings) -> cases.Case:
+def memory(options: cases.Settings) -> cases.Case:
   """Counts the temporaries of the compiled penalties; nothing is run."""
-  num_samples, num_neurons, num_next = shape(options)
-  rows = []
-  for name, function in (
-    (DENSE, dense),
-    *(
-      (name_of(order, distance), value_and_gradients(order, distance))
-      for order, distance in FORMS
-    ),
-  ):
-    rows.append(
-      {
-        "name": name,
-        "temp_bytes": temp_bytes(
-          function, (num_samples, num_neurons), (num_neurons, num_next)
-        ),
-      }
+  layer = num_samples, num_neurons, num_next = shape(4096, options)
+  functions = {DENSE: dense}
+  functions |= {name_of(*form): value_and_gradients(*form) for form in FORMS}
+  counts = {
+    name: temp_bytes(
+      function, (num_samples, num_neurons), (num_neurons, num_next)
     )
+    for name, function in functions.items()
+  }
   # What the authors' expression makes, once.
-  pairwise = floors.FLOAT * num_samples * num_neurons**2
-  rows.append({"name": "the tensor [S, N, N]", "temp_bytes": pairwise})
-  return cases.Case(
-    title=(
-      f"Temporaries of the penalty: value and gradient, S = {num_samples}, "
-      f"N = {num_neurons}, M = {num_next}"
-    ),
-    unit="bytes",
-    rows=rows,
-  )
+  counts["the tensor [S, N, N]"] = floors.FLOAT * num_samples * num_neurons**2
+  rows = [{"name": name, "temp_bytes": n} for name, n in counts.items()]
+  title = _title("Temporaries of the penalty", layer)
+  return cases.Case(title, "bytes", rows)
 
 
 def temp_bytes(function: Callable[..., Any], *shapes: tuple[int, ...]) -> int:
-  """Compiles a function of float32 arrays and returns its temporaries' bytes.
-
-  Args:
-    function: It.
-    *shapes: Of its arguments.
-  """
+  """Returns the bytes of temporaries of a compiled function of float32."""
   arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
   compiled = jax.jit(function).lower(*arguments).compile()
   return compiled.memory_analysis().temp_size_in_bytes
@@ -118,12 +96,7 @@ def value_and_gradients(order: int, distance: str) -> Callable[..., Any]:
 def dense(
   activations: jax.Array, kernel: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  """Returns h W, and the gradients of half of its square.
-
-  Args:
-    activations: h [S, N].
-    kernel: W [N, M].
-  """
+  """Returns h W of [S, N] and [N, M], and the gradients of half its square."""
   multiply = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
   output, pullback = jax.vjp(multiply, activations, kernel)
   return output, pullback(output)
@@ -155,27 +128,15 @@ def contender(
   )
 
 
-def _contenders(
-  layer: tuple[int, int, int], options: settings.Settings
-) -> Iterator[timing.Contender]:
-  arguments = draw(*layer)
-  yield contender(DENSE, dense, arguments, floors.dense(*layer))
-  for order, distance in FORMS:
-    if distance == "absolute" and not options.absolute:
-      continue
-    name = name_of(order, distance)
-    function = value_and_gradients(order, distance)
-    squared = distance == "squared"
-    work = floors.penalty(*layer, order) if squared else None
-    yield contender(name, function, arguments, work)
-    if squared and options.torch:
-      expected = jax.jit(function)(*arguments)
-      yield _torch_penalty(name, arguments, order, work, expected)
-  if options.torch:
-    yield _torch_dense(arguments, floors.dense(*layer))
+def _title(what: str, layer: tuple[int, int, int]) -> str:
+  num_samples, num_neurons, num_next = layer
+  return (
+    f"{what}: value and gradient, S = {num_samples}, N = {num_neurons}, "
+    f"M = {num_next}"
+  )
 
 
-def _torch_penalty(
+def _peer(
   name: str,
   arguments: tuple[np.ndarray, np.ndarray],
   order: int,
@@ -183,35 +144,10 @@ def _torch_penalty(
   expected: Any,
 ) -> timing.Contender:
   # Only here, as PyTorch need not be installed.
-  from benchmarks import torch_layers
+  from benchmarks import torch_networks, torch_trainers
 
-  return _torch_contender(
-    f"PyTorch, {name}",
-    torch_layers.make_penalty(*arguments, order),
-    work,
-    expected,
-  )
-
-
-def _torch_dense(
-  arguments: tuple[np.ndarray, np.ndarray], work: floors.Work
-) -> timing.Contender:
-  from benchmarks import torch_layers
-
-  return _torch_contender(
-    TORCH_DENSE,
-    torch_layers.make_dense(*arguments),
-    work,
-    jax.jit(dense)(*arguments),
-  )
-
-
-def _torch_contender(
-  name: str, function: Callable[[], Any], work: floors.Work, expected: Any
-) -> timing.Contender:
-  from benchmarks import torch_lenet5, torch_trainers
-
-  got = jax.tree.map(torch_lenet5.to_numpy, function())
-  agreement.check(name, got, expected)
+  function = torch_trainers.make_layer(*arguments, order)
+  got = jax.tree.map(torch_networks.to_numpy, function())
+  agreement.check(f"PyTorch, {name}", got, expected)
   run = torch_trainers.with_threads(function, devices.num_cores())
-  return timing.Contender(name, run, work=work)
+  return timing.Contender(f"PyTorch, {name}", run, work=work)

@@ -1,9 +1,10 @@
 """Figures of cases as PNG files that can be read in black and white."""
 
-from collections.abc import Sequence
 import io
 import pathlib
 from typing import Any
+
+import numpy as np
 
 from benchmarks import cases
 from experiments.records import results
@@ -31,14 +32,7 @@ _LINES = (
 
 
 def draw(path: pathlib.Path, case: cases.Case) -> figure.Figure:
-  """Draws a case: lines if its rows are points of such, else bars.
-
-  Args:
-    path: The PNG file to write.
-    case: The case.
-
-  Returns:
-    The figure that was written.
+  """Writes a case as a PNG file: lines if its rows are points, else bars.
 
   Raises:
     results.ResultError: If the file cannot be written.
@@ -57,23 +51,69 @@ def is_peer(name: str) -> bool:
 
 
 def _bars(case: cases.Case) -> figure.Figure:
-  rows = list(case.rows)
+  """Draws bars with their ranges, floors and numbers."""
+  rows = case.rows
   drawing, plot = _blank(case.title, height=1.6 + 0.36 * len(rows))
-  scale, unit = (1e-6, "MB") if "temp_bytes" in rows[0] else (1e3, "ms")
+  is_memory = "temp_bytes" in rows[0]
+  scale, unit = (1e-6, "MB") if is_memory else (1e3, "ms")
+  values = [scale * row.get("temp_bytes", row.get("median")) for row in rows]
+  highs = [scale * row["max"] for row in rows] if not is_memory else values
+  floors = {
+    place: scale * row["floor"]
+    for place, row in enumerate(rows)
+    if "floor" in row
+  }
+  # 0 has no place on a log axis: its number stands at the left end.
+  drawn = [value for value in (*values, *floors.values()) if value]
+  left = min(drawn) / 2
   plot.set_xscale("log")
-  plot.set_xlim(*_range(scale, rows))
-  for position, row in enumerate(rows):
-    _bar(plot, position, row, scale)
+  # With room for numbers at the right.
+  plot.set_xlim(left, max(highs) * (max(highs) / left) ** 0.12)
+  for place, (row, value, high) in enumerate(
+    zip(rows, values, highs, strict=True)
+  ):
+    style = _PEERS if is_peer(row["name"]) else _OURS
+    plot.barh(place, value, height=0.7, zorder=2, **style)
+    plot.annotate(
+      f"{float(f'{value:.3g}'):g}",  # 7910, not 7.91e+03.
+      (max(high, left), place),
+      (5, 0),
+      textcoords="offset points",
+      va="center",
+      fontsize=9,
+    )
+  if not is_memory:
+    lows = [scale * row["min"] for row in rows]
+    spans = np.abs([lows, highs] - np.array(values))
+    plot.errorbar(
+      values,
+      range(len(rows)),
+      xerr=spans,
+      fmt="none",
+      ecolor="black",
+      capsize=3,
+      zorder=3,
+    )
+  handles = [
+    patches.Patch(label="bean_jax", **_OURS),
+    patches.Patch(label="others", **_PEERS),
+  ]
+  if floors:
+    ticks = plot.vlines(
+      floors.values(),
+      [place - 0.42 for place in floors],
+      [place + 0.42 for place in floors],
+      color="black",
+      linewidth=2.5,
+      zorder=4,
+      label="least possible time",
+    )
+    handles.insert(0, ticks)
   plot.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=9)
   plot.invert_yaxis()
   _plain_numbers(plot.xaxis)
   words = case.unit.partition(" ")[2]
   plot.set_xlabel(f"{unit} {words}".strip() + ", log scale")
-  handles, _ = plot.get_legend_handles_labels()
-  handles += [
-    patches.Patch(label="bean_jax", **_OURS),
-    patches.Patch(label="others", **_PEERS),
-  ]
   drawing.legend(
     handles=handles,
     loc="outside lower right",
@@ -84,58 +124,19 @@ def _bars(case: cases.Case) -> figure.Figure:
   return drawing
 
 
-def _bar(
-  plot: axes.Axes, position: int, row: dict[str, Any], scale: float
-) -> None:
-  """Draws a bar with its range, its floor and its number."""
-  value = scale * _value(row)
-  style = _PEERS if is_peer(row["name"]) else _OURS
-  plot.barh(position, value, height=0.7, zorder=2, **style)
-  # 0 has no place on a log axis: its number stands at the left end.
-  end = max(value, plot.get_xlim()[0])
-  if "median" in row:
-    low, end = scale * row["min"], scale * row["max"]
-    plot.errorbar(
-      value,
-      position,
-      xerr=[[value - low], [end - value]],
-      color="black",
-      capsize=3,
-      zorder=3,
-    )
-  if "floor" in row:
-    plot.plot(
-      [scale * row["floor"]] * 2,
-      [position - 0.42, position + 0.42],
-      color="black",
-      linewidth=2.5,
-      zorder=4,
-      # Once in the legend.
-      label="" if position else "least possible time",
-    )
-  plot.annotate(
-    f"{float(f'{value:.3g}'):g}",  # 7910, not 7.91e+03.
-    (end, position),
-    (5, 0),
-    textcoords="offset points",
-    va="center",
-    fontsize=9,
-  )
-
-
 def _lines(case: cases.Case) -> figure.Figure:
   drawing, plot = _blank(case.title, height=4.6)
   series: dict[str, list[dict[str, Any]]] = {}
   for row in case.rows:
     series.setdefault(row["series"], []).append(row)
   for index, (name, rows) in enumerate(series.items()):
-    middle = [1e3 * row["median"] for row in rows]
-    low = [1e3 * (row["median"] - row["min"]) for row in rows]
-    high = [1e3 * (row["max"] - row["median"]) for row in rows]
+    low, middle, high = (
+      [1e3 * row[name] for row in rows] for name in ("min", "median", "max")
+    )
     plot.errorbar(
       [row["x"] for row in rows],
       middle,
-      yerr=[low, high],
+      yerr=np.abs([low, high] - np.array(middle)),
       label=name,
       capsize=3,
       **_LINES[index % len(_LINES)],
@@ -151,22 +152,6 @@ def _lines(case: cases.Case) -> figure.Figure:
   plot.set_ylabel(f"ms {words}".strip())
   plot.legend(fontsize=9)
   return drawing
-
-
-def _value(row: dict[str, Any]) -> float:
-  return row["temp_bytes"] if "temp_bytes" in row else row["median"]
-
-
-def _range(scale: float, rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
-  """Returns the ends of the axis, with room for numbers at the right."""
-  values = [
-    scale * value
-    for row in rows
-    for value in (_value(row), row.get("max"), row.get("floor"))
-    if value  # 0 has no place on a log axis.
-  ]
-  left, high = min(values) / 2, max(values)
-  return left, high * (high / left) ** 0.12
 
 
 def _plain_numbers(log_axis: axis.Axis) -> None:

@@ -12,7 +12,6 @@ from experiments.architectures import networks
 from experiments.learning import learner as learners, methods
 from experiments.learning.learner import Hparams, Learner, Samples, Schedule
 from experiments.learning.streams import Batch, Shots, Stream
-from experiments.population import program
 
 PyTree = Any
 
@@ -45,14 +44,19 @@ class Problem(NamedTuple):
     rows = np.minimum(np.arange(start, stop), len(self.labels) - 1)
     return jax.tree.map(lambda leaf: leaf[rows], self)
 
+  def member(self, place: int) -> "Problem":
+    """Returns the problem of one member, without the axis of members."""
+    return jax.tree.map(lambda leaf: leaf[place], self)
+
+  def first_images(self, number: int) -> "Problem":
+    """Returns the problem with so many images of each member."""
+    return self._replace(
+      images=self.images[:, :number], labels=self.labels[:, :number]
+    )
+
 
 def draw(num_members: int, num_images: int) -> Problem:
-  """Draws a problem, always the same for the same sizes.
-
-  Args:
-    num_members: Networks; number i begins with the parameters of seed i.
-    num_images: Images of each.
-  """
+  """Draws a problem, always the same; member i has the parameters of seed i."""
   shape = (num_members, num_images)
   labels = np.random.default_rng(1).integers(0, 10, shape, dtype=np.int32)
   keys = keys_of(num_members)
@@ -94,14 +98,7 @@ def learner(
   schedule: Schedule,
   stream: Stream = OWN,
 ) -> Learner:
-  """Returns how a method trains a member.
-
-  Args:
-    network: The network.
-    method: Name in `methods.METHODS`.
-    schedule: How long and in which steps.
-    stream: What it sees.
-  """
+  """Returns how a method of `methods.METHODS` trains a member."""
   return methods.learner(method, network, stream, schedule, methods.Options())
 
 
@@ -113,45 +110,14 @@ def samples(problem: Problem, network: networks.Network = LENET5) -> Samples:
   )
 
 
-def begin(params: PyTree, learning: Learner, *arguments: Any) -> program.Carry:
-  """Returns what members carry that begin with these parameters.
-
-  Args:
-    params: Parameters [members, ...].
-    learning: How they are trained.
-    *arguments: Keys, hyper-parameters and data as it was.
-  """
-  carry = program.make(learning, OWN, 1).init(*arguments)
-  # Copies of their own, as what is carried is consumed.
-  first, second = (
-    jax.tree.map(jnp.array, networks.Variables(params, {})) for _ in range(2)
-  )
-  return carry._replace(
-    state=carry.state._replace(variables=first), best=second
-  )
-
-
-@functools.cache
-def make_loss_and_gradients(
-  network: networks.Network, method: str
-) -> Callable[..., tuple[jax.Array, PyTree]]:
-  """Makes the loss that is descended, and its gradients, of all members.
-
-  Args:
-    network: The network.
-    method: Name in `methods.METHODS`.
-
-  Returns:
-    A function of (params, `Samples`, hparams), all with an axis of members,
-    that returns (losses [members], gradients).
-  """
-  return jax.jit(jax.vmap(loss_and_gradients(network, method)))
-
-
 def loss_and_gradients(
   network: networks.Network, method: str, batch_stats: PyTree | None = None
 ) -> Callable[..., tuple[jax.Array, PyTree]]:
-  """Makes the same of one member, not compiled."""
+  """Makes the loss that a member descends, with its gradients.
+
+  Returns:
+    A function of (params, `Samples`, hparams) that returns (loss, gradients).
+  """
   objective = learner(network, method, Schedule(1)).objective
   gradient = jax.value_and_grad(objective, has_aux=True)
 
@@ -163,3 +129,11 @@ def loss_and_gradients(
     return loss, grads
 
   return of_member
+
+
+@functools.cache
+def make_loss_and_gradients(
+  network: networks.Network, method: str
+) -> Callable[..., tuple[jax.Array, PyTree]]:
+  """Compiles `loss_and_gradients` for all members, an axis in front."""
+  return jax.jit(jax.vmap(loss_and_gradients(network, method)))

@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks import cases, settings, timing
+from benchmarks import cases, timing
 from experiments import few_shot
 from experiments.population import chunks
 
@@ -30,11 +30,8 @@ processes.train(sys.argv[2:])
 """
 
 
-def run(options: settings.Settings) -> cases.Case:
+def run(options: cases.Settings) -> cases.Case:
   """Times simulations by one process and by two.
-
-  Args:
-    options: Of the run.
 
   Raises:
     RuntimeError: If this process may use one core only.
@@ -56,21 +53,15 @@ def run(options: settings.Settings) -> cases.Case:
     for number, measured in seconds.items():
       measured.append(_simulation_seconds(cores[:number], args))
   rows = [
-    _row("one process on one core", seconds[1]),
-    _row("two processes on a core each", seconds[2]),
+    timing.summary("one process on one core", seconds[1]),
+    timing.summary("two processes on a core each", seconds[2]),
   ]
   rows[1]["faster_than_one_process"] = rows[0]["median"] / rows[1]["median"]
   return cases.Case("A few-shot simulation of LeNet-5, BEAN-1", "s", rows)
 
 
 def train(argv: Sequence[str]) -> None:
-  """Runs the script and prints what its chunks were, as JSON.
-
-  Of each when it began, when it ended, and how many simulations it had.
-
-  Args:
-    argv: The script's flags.
-  """
+  """Runs the script; prints (begin, end, simulations) of chunks as JSON."""
   train_chunk, spans = chunks.train, []
 
   def timed(chunk: list, *args: Any, **options: Any) -> dict:
@@ -123,10 +114,3 @@ def _rate(process: subprocess.Popen) -> float:
     raise RuntimeError(f"{process.args}: exit status {process.returncode}")
   _, *spans = json.loads(out.splitlines()[-1])
   return sum(size for *_, size in spans) / (spans[-1][1] - spans[0][0])
-
-
-def _row(name: str, seconds: Sequence[float]) -> dict[str, Any]:
-  contender = timing.Contender(name, lambda: None)
-  row = timing.row(contender, timing.Timing(tuple(seconds), 0.0), None)
-  del row["compile_seconds"]
-  return row

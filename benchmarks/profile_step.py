@@ -13,14 +13,12 @@ import glob
 import gzip
 import json
 import os
-import statistics
 import tempfile
-import time
 
 from absl import flags
 import jax
 
-from benchmarks import problems, trainers
+from benchmarks import problems, timing, trainers
 from experiments.command import parsing, scripts
 
 # Its own, so that scripts can be imported together.
@@ -33,21 +31,19 @@ _METHOD = flags.DEFINE_enum(
   "what is trained",
   flag_values=FLAGS,
 )
-_BATCH_SIZE = flags.DEFINE_integer(
-  "batch_size", 1, "images in a step", flag_values=FLAGS
+_BATCH_SIZE, _MEMBERS, _STEPS, _TOP = (
+  flags.DEFINE_integer(name, default, text, flag_values=FLAGS)
+  for name, default, text in (
+    ("batch_size", 1, "images in a step"),
+    ("members", 5, "networks trained at once"),
+    ("steps", 200, "steps in a run"),
+    ("top", 40, "operations to print"),
+  )
 )
-_MEMBERS = flags.DEFINE_integer(
-  "members", 5, "networks trained at once", flag_values=FLAGS
-)
-_STEPS = flags.DEFINE_integer("steps", 200, "steps in a run", flag_values=FLAGS)
-_TOP = flags.DEFINE_integer("top", 40, "operations to print", flag_values=FLAGS)
 
 
 def operations(run: Callable[[], object]) -> dict[str, float]:
-  """Sums up the time of every operation of a compiled program.
-
-  Args:
-    run: Runs it, compiled already.
+  """Sums up the time of every operation of a compiled program that `run` runs.
 
   Returns:
     {operation: microseconds}, the greatest first; what contains others, like
@@ -81,14 +77,9 @@ def profile() -> None:
   run = trainers.population(num_members)(
     problem, _METHOD.value, _BATCH_SIZE.value, num_steps
   )
-  run()
-  seconds = []
-  for _ in range(7):
-    started = time.perf_counter()
-    run()
-    seconds.append(time.perf_counter() - started)
-  step = statistics.median(seconds) / num_steps
-  print(f"{1e6 * step:10.1f} us a step of {num_members} members")
+  it = timing.Contender("it", run, num_steps)
+  (row,) = timing.alternate([it], None, repeats=7)
+  print(f"{1e6 * row['median']:10.1f} us a step of {num_members} members")
   for name, total in list(operations(run).items())[: _TOP.value]:
     print(f"{total / num_steps:10.1f} us  {name}")
 

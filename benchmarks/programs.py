@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 import bean_jax
-from benchmarks import cases, floors, settings, timing
+from benchmarks import cases, timing
 
 PyTree = Any
 
@@ -25,25 +25,8 @@ NUM_CHARACTERS = 96
 SAMPLES = (None, 256, 64)
 
 
-class Perceptron(nn.Module):
-  """Three hidden layers of as many neurons.
-
-  Attributes:
-    width: Of the hidden layers.
-  """
-
-  width: int
-
-  @nn.compact
-  def __call__(self, inputs: jax.Array) -> jax.Array:
-    """Returns logits [S, 10]."""
-    for _ in range(3):
-      inputs = nn.relu(nn.Dense(self.width)(inputs))
-    return nn.Dense(10)(inputs)
-
-
 class Block(nn.Module):
-  """A block of a transformer, of attention and two dense layers."""
+  """Attention and two dense layers; causal tokens see those before alone."""
 
   is_causal: bool
 
@@ -58,71 +41,47 @@ class Block(nn.Module):
     return tokens + nn.Dense(width)(hidden)
 
 
-class Encoder(nn.Module):
-  """Positions, and blocks one after another.
+class Transformer(nn.Module):
+  """Classifies patches [S, L, pixels], or tells the next characters [S, L].
 
   Attributes:
+    width: Of the tokens.
     num_blocks: Of attention and dense layers.
-    is_causal: Whether a token sees those before it alone.
+    num_characters: That a text may have; 0 for images of 10 classes.
   """
 
+  width: int
   num_blocks: int
-  is_causal: bool
+  num_characters: int = 0
 
   @nn.compact
-  def __call__(self, tokens: jax.Array) -> jax.Array:
-    """Returns normalized tokens [S, L, width]."""
+  def __call__(self, inputs: jax.Array) -> jax.Array:
+    """Returns logits [S, classes], or [S, L, characters]."""
+    is_text = self.num_characters > 0
+    embed = (
+      nn.Embed(self.num_characters, self.width)
+      if is_text
+      else nn.Dense(self.width)
+    )
+    tokens = embed(inputs)
     place = (1, *tokens.shape[1:])
     tokens += self.param("position", nn.initializers.normal(0.02), place)
     for _ in range(self.num_blocks):
-      tokens = Block(self.is_causal)(tokens)
-    return nn.LayerNorm()(tokens)
-
-
-class VisionTransformer(nn.Module):
-  """Classifies images [S, L, pixels of a patch].
-
-  Attributes:
-    width: Of the tokens.
-    num_blocks: Of attention and dense layers.
-  """
-
-  width: int
-  num_blocks: int
-
-  @nn.compact
-  def __call__(self, patches: jax.Array) -> jax.Array:
-    """Returns logits [S, 10]."""
-    tokens = nn.Dense(self.width)(patches)
-    tokens = Encoder(self.num_blocks, is_causal=False)(tokens)
+      tokens = Block(is_text)(tokens)
+    tokens = nn.LayerNorm()(tokens)
+    if is_text:
+      return nn.Dense(self.num_characters)(tokens)
     return nn.Dense(10)(tokens.mean(axis=1))
 
 
-class LanguageModel(nn.Module):
-  """Tells the next of characters [S, L].
-
-  Attributes:
-    width: Of the tokens.
-    num_blocks: Of attention and dense layers.
-  """
-
-  width: int
-  num_blocks: int
-
-  @nn.compact
-  def __call__(self, characters: jax.Array) -> jax.Array:
-    """Returns logits [S, L, characters]."""
-    tokens = nn.Embed(NUM_CHARACTERS, self.width)(characters)
-    tokens = Encoder(self.num_blocks, is_causal=True)(tokens)
-    return nn.Dense(NUM_CHARACTERS)(tokens)
+def _perceptron(width: int) -> nn.Module:
+  """Makes three hidden layers of so many neurons, and a head."""
+  hidden = [layer for _ in range(3) for layer in (nn.Dense(width), nn.relu)]
+  return nn.Sequential([*hidden, nn.Dense(10)])
 
 
 def programs(quick: bool) -> dict[str, tuple[nn.Module, Any, Any]]:
-  """Returns model, inputs and labels by name.
-
-  Args:
-    quick: Whether to make them tiny.
-  """
+  """Returns model, inputs and labels by name, tiny ones if `quick`."""
   rng = np.random.default_rng(0)
 
   def size(full: int) -> int:
@@ -139,39 +98,34 @@ def programs(quick: bool) -> dict[str, tuple[nn.Module, Any, Any]]:
   width, image_width, text = size(128), size(192), (texts, size(256))
   return {
     f"perceptron, 3 layers of {size(1024)}, {samples} samples": (
-      Perceptron(size(1024)),
+      _perceptron(size(1024)),
       normal(samples, size(784)),
       choices(10, samples),
     ),
     f"vision transformer, {num_blocks} blocks of {image_width}, "
     f"{images} images": (
-      VisionTransformer(image_width, num_blocks),
+      Transformer(image_width, num_blocks),
       normal(images, size(64), 48),
       choices(10, images),
     ),
     f"language model, {num_blocks} blocks of {width}, {texts} texts": (
-      LanguageModel(width, num_blocks),
+      Transformer(width, num_blocks, NUM_CHARACTERS),
       choices(NUM_CHARACTERS, *text),
       choices(NUM_CHARACTERS, *text),
     ),
   }
 
 
-def run(options: settings.Settings) -> cases.Case:
-  """Times a training step of each program, with and without BEAN.
-
-  Args:
-    options: Of the run.
-  """
-  rates = floors.measure(quick=options.quick)
-  rows = []
+def run(options: cases.Settings) -> cases.Case:
+  """Times a training step of each program, with and without BEAN."""
+  contenders = []
   for name, (model, inputs, labels) in programs(options.quick).items():
     plain_loss = functools.partial(_loss, model)
     losses = {"plain": plain_loss}
     for samples in SAMPLES:
       way = f"BEAN-1, {'all' if samples is None else samples} rows"
       losses[way] = bean_jax.regularize(plain_loss, alpha=1.0, samples=samples)
-    contenders = [
+    contenders += [
       timing.Contender(
         f"{name}: {way}",
         _step(model, loss_fn, inputs, labels),
@@ -179,33 +133,27 @@ def run(options: settings.Settings) -> cases.Case:
       )
       for way, loss_fn in losses.items()
     ]
-    timings = timing.alternate(contenders, repeats=options.repeats)
-    plain = timings[contenders[0].name]
-    for contender in contenders:
-      row = timing.row(contender, timings[contender.name], rates)
-      row["times_own_plain_step"] = timing.ratio(timings[contender.name], plain)
-      rows.append(row)
-  return cases.Case(
+  case = cases.measure(
+    options,
+    contenders,
     title="Training step of whole programs, plain and with BEAN-1",
     unit="s per step",
-    rates=rates,
-    rows=rows,
   )
+  timing.add_ratios(
+    case.rows, "times_own_plain_step", lambda row: f"{row['program']}: plain"
+  )
+  return case
 
 
-def layouts(options: settings.Settings) -> cases.Case:
-  """Times a dense layer whose kernel is kept as [N, M], and as [M, N].
-
-  Args:
-    options: Of the run.
-  """
+def layouts(options: cases.Settings) -> cases.Case:
+  """Times a dense layer whose kernel is kept as [N, M], and as [M, N]."""
   size, num_samples = (64, 16) if options.quick else (1024, 256)
   rng = np.random.default_rng(0)
   hidden = jnp.asarray(rng.standard_normal((num_samples, size), np.float32))
   kernel = jnp.asarray(rng.standard_normal((size, size), np.float32) / 32)
-  rates = floors.measure(quick=options.quick)
-  rows = []
-  for name, axis in (("[N, M]", 0), ("[M, N]", 1)):
+  params = {"slope": jnp.float32(1.0), "kernel": kernel}
+  contenders = []
+  for layout, axis in (("[N, M]", 0), ("[M, N]", 1)):
 
     def loss_fn(
       params: PyTree, inputs: jax.Array, axis: int = axis
@@ -217,26 +165,27 @@ def layouts(options: settings.Settings) -> cases.Case:
       )
       return jnp.mean(jnp.tanh(outputs) ** 2)
 
-    params = {"slope": jnp.float32(1.0), "kernel": kernel}
-    contenders = [
-      timing.Contender(f"{name}, {way}", _gradient(function, params, hidden))
+    contenders += [
+      timing.Contender(
+        f"{layout}, {way}",
+        _gradient(function, params, hidden),
+        fields={"layout": layout},
+      )
       for way, function in (
         ("plain", loss_fn),
         ("BEAN-1", bean_jax.regularize(loss_fn, alpha=1.0)),
       )
     ]
-    timings = timing.alternate(contenders, repeats=options.repeats * 3)
-    plain = timings[contenders[0].name]
-    for contender in contenders:
-      row = timing.row(contender, timings[contender.name], rates)
-      row["times_own_plain_step"] = timing.ratio(timings[contender.name], plain)
-      rows.append(row)
-  return cases.Case(
+  case = cases.measure(
+    options._replace(repeats=3 * options.repeats),
+    contenders,
     title=f"Gradient of a dense layer, {size} x {size}, {num_samples} samples",
     unit="s",
-    rates=rates,
-    rows=rows,
   )
+  timing.add_ratios(
+    case.rows, "times_own_plain_step", lambda row: f"{row['layout']}, plain"
+  )
+  return case
 
 
 def _gradient(

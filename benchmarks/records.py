@@ -3,11 +3,10 @@
 import datetime
 import importlib.metadata
 import json
-import os
 import pathlib
 from typing import Any
 
-from benchmarks import cases, settings
+from benchmarks import cases
 from experiments.machine import devices
 from experiments.records import results
 
@@ -15,52 +14,34 @@ SCHEMA = 1
 
 
 def describe(
-  case: cases.Case, options: settings.Settings, load_average: float
+  case: cases.Case, options: cases.Settings, load_average: float
 ) -> dict[str, Any]:
-  """Turns a case into what JSON can hold.
+  """Turns a case into what JSON can hold, with the machine it was measured on.
 
   Args:
     case: The case.
     options: Of the run.
     load_average: Of the machine, just before it.
-
-  Returns:
-    Title, unit, rows and rates of the case, date, repeats, load average,
-    number of cores, and versions, device and commit.
   """
   environment = results.environment()
   if options.torch:
     environment["versions"]["torch"] = importlib.metadata.version("torch")
   return {
-    "title": case.title,
-    "unit": case.unit,
-    "x_label": case.x_label,
+    **case._asdict(),
+    "rates": None if case.rates is None else case.rates._asdict(),
     "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     "repeats": options.repeats,
     "quick": options.quick,
     "cores": devices.num_cores(),
     "load_average_before": load_average,
     **environment,
-    "rates": None if case.rates is None else case.rates._asdict(),
-    "rows": list(case.rows),
   }
-
-
-def load_average() -> float:
-  """Returns the mean number of busy processes in the last minute."""
-  return os.getloadavg()[0]
 
 
 def merge(
   path: pathlib.Path, suite: str, name: str, record: dict[str, Any]
 ) -> None:
   """Puts a case into the file of its suite; other cases stay as they were.
-
-  Args:
-    path: The file, which need not be there yet.
-    suite: Name of the suite.
-    name: Of the case.
-    record: What `describe` returned.
 
   Raises:
     results.ResultError: If the file is foreign or cannot be written.
@@ -75,9 +56,6 @@ def merge(
 
 def read(path: pathlib.Path) -> dict[str, Any]:
   """Reads the file of a suite.
-
-  Args:
-    path: The file.
 
   Raises:
     results.ResultError: If it is not one of this schema.

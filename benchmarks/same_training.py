@@ -39,13 +39,7 @@ _DATASET = flags.DEFINE_enum(
   "images to learn from",
   flag_values=FLAGS,
 )
-flag_groups.define_path(
-  FLAGS,
-  "data_dir",
-  None,
-  "TensorFlow Datasets folder; by default TFDS_DATA_DIR of the environment, "
-  "else ~/tensorflow_datasets",
-)
+flag_groups.define_data_dir(FLAGS)
 flag_groups.define_methods(
   FLAGS, known=list(problems.ORDERS), default=list(problems.ORDERS)
 )
@@ -61,16 +55,7 @@ _EPOCHS = flags.DEFINE_integer(
 def draw(
   dataset: datasets.Dataset, *, shots: int, seeds: Sequence[int]
 ) -> tuple[jax.Array, problems.Problem]:
-  """Draws what the experiments train for these seeds.
-
-  Args:
-    dataset: Images to draw the shots from.
-    shots: Training images of each class.
-    seeds: One for each network.
-
-  Returns:
-    The keys [members], and initial parameters and shots.
-  """
+  """Draws keys [members], parameters and shots as the experiments do."""
   keys = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))
   labels = dataset.train.labels
   rows = np.stack(
@@ -86,14 +71,8 @@ def train_jax(
 ) -> PyTree:
   """Trains with batches of one image by the program of the experiments.
 
-  Args:
-    problem: Networks and images.
-    keys: Keys [members], which initial parameters and orders come from.
-    method: Name in `methods.METHODS`, at the strength of `problems`.
-    num_epochs: Passes over the images.
-
-  Returns:
-    Parameters in the form of `problem.params`.
+  Initial parameters and orders come from the keys [members]; the method has the
+  strength of `problems`. Returns parameters in the form of `problem.params`.
   """
   # Validation cannot be left out, but for once.
   schedule = Schedule(num_epochs, batch_size=1, validate_every=num_epochs)
@@ -118,27 +97,26 @@ def train_torch(
 ) -> PyTree:
   """Trains the same in PyTorch, BEAN as published; see `train_jax`."""
   # Only here, as PyTorch need not be installed.
-  from benchmarks import torch_lenet5, torch_trainers
+  from benchmarks import torch_networks, torch_trainers
 
-  loss_fn = torch_trainers.make_loss(
-    method, torch_lenet5.pairwise, problems.STRENGTHS[method]
+  gradient = torch_trainers.backpropagation(
+    method, torch_networks.pairwise, problems.STRENGTHS[method]
   )
   images, labels = torch_trainers.images_and_labels(problem)
   orders = _orders(keys, problem.labels.shape[1], num_epochs)
   trained = []
-  for member, order in enumerate(orders):
-    network = torch_lenet5.to_torch(problem.params, member)
-    weights = torch_trainers.dense_weights(network)
-    optimizer = torch_trainers.adam(list(network.parameters()))
-    for row in order:
-      batch = slice(row, row + 1)
-      loss, _ = loss_fn(
-        network, weights, images[member, batch], labels[member, batch]
-      )
-      optimizer.zero_grad(set_to_none=True)
-      loss.backward()
-      optimizer.step()
-    trained.append(torch_lenet5.from_torch(dict(network.named_parameters())))
+  for member, network in enumerate(torch_networks.lenet5s(problem.params)):
+    optimizer = torch_trainers.adam(network.parameters())
+    for _ in torch_trainers.descend(
+      network,
+      optimizer,
+      gradient,
+      images[member],
+      labels[member],
+      orders[member][:, None].tolist(),
+    ):
+      pass
+    trained.append(torch_networks.from_torch(dict(network.named_parameters())))
   return jax.tree.map(lambda *leaves: np.stack(leaves), *trained)
 
 
@@ -151,9 +129,8 @@ def _orders(keys: jax.Array, num_images: int, num_epochs: int) -> np.ndarray:
     return rows[:, 0]
 
   of_epochs = jax.vmap(of_epoch, in_axes=(None, 0))
-  orders = jax.jit(jax.vmap(of_epochs, in_axes=(0, None)))(
-    keys, jnp.arange(num_epochs)
-  )
+  of_members = jax.jit(jax.vmap(of_epochs, in_axes=(0, None)))
+  orders = of_members(keys, jnp.arange(num_epochs))
   return np.asarray(orders).reshape(len(keys), -1)
 
 
@@ -163,13 +140,7 @@ def table(
   ours: Sequence[float],
   theirs: Sequence[float],
 ) -> str:
-  """Sets two implementations' accuracies side by side.
-
-  Args:
-    method: Name in `methods.METHODS`.
-    seeds: Seed of each network.
-    ours: Its accuracy in percent, trained in JAX.
-    theirs: Its accuracy in percent, trained in PyTorch.
+  """Sets two implementations' accuracies in percent side by side.
 
   Returns:
     A table in Markdown, with the mean difference and its 95 % bootstrap
@@ -188,16 +159,10 @@ def table(
     for seed, a, b in zip(seeds, ours, theirs, strict=True)
   ]
   mean, low, high = stats.mean_interval(np.subtract(ours, theirs))
-  rows.append(
-    [
-      "mean",
-      f"{np.mean(ours):.2f}",
-      f"{np.mean(theirs):.2f}",
-      f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]",
-    ]
-  )
+  difference = f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+  means = [f"{np.mean(ours):.2f}", f"{np.mean(theirs):.2f}"]
   head = [f"{method}, seed", "bean_jax", "PyTorch", "difference"]
-  return markdown.table(head, rows)
+  return markdown.table(head, [*rows, ["mean", *means, difference]])
 
 
 def compare() -> None:
@@ -220,19 +185,14 @@ def compare() -> None:
   keys, problem = draw(dataset, shots=_SHOTS.value, seeds=seeds)
   predict = jax.jit(problems.LENET5.predict)
   for method in names:
-    # Both are evaluated by the same program.
-    ours, theirs = (
-      np.asarray(
-        predict(
-          Variables(train(problem, keys, method, _EPOCHS.value), {}),
-          dataset.test.images,
-        )
-      )
-      == dataset.test.labels
-      for train in (train_jax, train_torch)
-    )
-    ours, theirs = (100 * right.mean(axis=1) for right in (ours, theirs))
-    markdown.show(table(method, seeds, ours, theirs) + "\n")
+    accuracies = []
+    for train in (train_jax, train_torch):
+      params = train(problem, keys, method, _EPOCHS.value)
+      # Both are evaluated by the same program.
+      classes = predict(Variables(params, {}), dataset.test.images)
+      right = np.asarray(classes) == dataset.test.labels
+      accuracies.append(100 * right.mean(axis=1))
+    markdown.show(table(method, seeds, *accuracies) + "\n")
 
 
 def main(argv: Sequence[str]) -> int | None:

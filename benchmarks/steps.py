@@ -1,19 +1,12 @@
 """One optimizer step of LeNet-5 for a population: ours beside the peers'."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import (
-  agreement,
-  cases,
-  floors,
-  problems,
-  settings,
-  timing,
-  trainers,
-)
+from benchmarks import agreement, cases, floors, problems, timing, trainers
 from experiments.learning import methods
 
 PyTree = Any
@@ -49,82 +42,86 @@ class Route(NamedTuple):
   probe: int | None = None
 
 
-def run(batch_size: int, options: settings.Settings) -> cases.Case:
-  """Times a step of all members by every route and method.
+def ours(name: str, num_steps: int, width: int) -> Route:
+  """Returns the route of `trainers.population`."""
+  trainer = trainers.population(width)
+  return Route(name, ALL, trainer, trainers.loss_and_gradients, num_steps)
 
-  Args:
-    batch_size: Images of each member in a step.
-    options: Of the run.
+
+def run(batch_size: int, options: cases.Settings) -> cases.Case:
+  """Times a step of all members by every route and method.
 
   Raises:
     agreement.DisagreementError: If a route computes something else.
   """
+  # As many at once as fit, and narrower chunks, which stay in cache.
+  num_members, names = 20, ALL
+  num_steps, widths = (200, (10, 5)) if batch_size == 1 else (5, (10, 2, 1))
   if options.quick:
-    num_members, num_steps, batch_size = 2, 2, min(batch_size, 4)
-  else:
-    num_members, num_steps = 20, {1: 200}.get(batch_size, 5)
-  # As many as fit, and narrower chunks, which stay in cache.
-  widths = (num_members,)
-  if not options.quick:
-    widths = {1: (10, 5)}.get(batch_size, (10, 2, 1))
-  names = ALL[:2] if options.quick else ALL
+    num_members, num_steps, widths, names = 2, 2, (2,), ALL[:2]
+    batch_size = min(batch_size, 4)
   problem = problems.draw(num_members, num_steps * batch_size)
-  routes = [
-    Route(
-      f"bean_jax, {width} at once",
-      ALL,
-      trainers.population(width),
-      trainers.loss_and_gradients,
-      num_steps,
-    )
-    for width in widths
-  ]
+  routes = [ours(f"bean_jax, {w} at once", num_steps, w) for w in widths]
   routes += peers(batch_size, options)
-  contenders = list(
-    checked_contenders(routes, names, problem, batch_size=batch_size)
-  )
-  rates = floors.measure(quick=options.quick)
-  timings = timing.alternate(contenders, repeats=options.repeats)
-  rows = [timing.row(c, timings[c.name], rates) for c in contenders]
-  for row in rows:
-    row |= dict(_ratios(row, timings))
-  return cases.Case(
+  case = cases.measure(
+    options,
+    checked_contenders(routes, names, problem, batch_size),
     title=f"One optimizer step of {num_members} LeNet-5, batch {batch_size}",
     unit="s per step of all members",
-    rates=rates,
-    rows=rows,
   )
+  for field, name_of_other, faster in (
+    (
+      "faster_than_penalized_peer",
+      lambda r: (r["method"], PENALIZED_PEER),
+      True,
+    ),
+    ("faster_than_plain_peer", lambda r: ("vanilla", PLAIN_PEER), True),
+    ("times_own_plain_step", lambda r: ("vanilla", r["route"]), False),
+  ):
+    timing.add_ratios(
+      case.rows,
+      field,
+      lambda row, other=name_of_other: name_of(*other(row)),
+      faster=faster,
+    )
+  return case
 
 
-def peers(batch_size: int, options: settings.Settings) -> list[Route]:
+def peers(batch_size: int, options: cases.Settings) -> list[Route]:
   """Lists what one would do without bean_jax's training of populations.
 
   PyTorch's closed forms are bean_jax's; only the tensor [N, N, S] is as the
   authors published it.
   """
-  few, fewer = (2, 2) if options.quick else {1: (20, 5)}.get(batch_size, (2, 1))
-  routes = [
-    Route(
-      "JAX, one by one",
-      ALL,
-      trainers.one_by_one,
-      trainers.linen_loss_and_gradients,
-      few,
-    )
-  ]
+  few, fewer = (20, 5) if batch_size == 1 else (2, 1)
+  if options.quick:
+    few = fewer = 2
+  linen = functools.partial(trainers.loss_and_gradients, network=trainers.LINEN)
+  routes = [Route("JAX, one by one", ALL, trainers.one_by_one, linen, few)]
   if not options.torch:
     return routes
   # Only here, as PyTorch need not be installed.
-  from benchmarks import torch_lenet5, torch_trainers
+  from benchmarks import torch_networks, torch_trainers
 
-  closed_form = torch_lenet5.closed_form
+  pairwise, closed_form = torch_networks.pairwise, torch_networks.closed_form
+  for name, names, penalty, num_steps in (
+    (PLAIN_PEER, ("vanilla",), None, few),
+    (PENALIZED_PEER, PENALIZED, pairwise, fewer),
+    ("PyTorch, one by one, closed form", PENALIZED, closed_form, few),
+  ):
+    routes.append(
+      Route(
+        name,
+        names,
+        torch_trainers.one_by_one(penalty),
+        torch_trainers.loss_and_gradients(penalty),
+        num_steps,
+        torch=True,
+        probe=1,
+      )
+    )
   return [
     *routes,
-    _torch_route(PLAIN_PEER, ("vanilla",), None, few),
-    _torch_route(PENALIZED_PEER, PENALIZED, torch_lenet5.pairwise, fewer),
-    _torch_route(
-      "PyTorch, one by one, closed form", PENALIZED, closed_form, few
-    ),
     Route(
       "PyTorch, torch.func.vmap",
       ALL,
@@ -136,105 +133,69 @@ def peers(batch_size: int, options: settings.Settings) -> list[Route]:
   ]
 
 
-def _torch_route(
-  name: str, names: tuple[str, ...], penalty: Any, num_steps: int
-) -> Route:
-  """Returns the route of PyTorch, seed after seed, with such a penalty."""
-  from benchmarks import torch_trainers
-
-  return Route(
-    name,
-    names,
-    torch_trainers.one_by_one(penalty),
-    lambda problem, method, strength: torch_trainers.loss_and_gradients(
-      problem, method, strength, penalty
-    ),
-    num_steps,
-    torch=True,
-    probe=1,
-  )
-
-
 def checked_contenders(
   routes: Sequence[Route],
   names: Sequence[str],
   problem: problems.Problem,
-  *,
   batch_size: int,
-) -> Iterator[timing.Contender]:
+) -> list[timing.Contender]:
   """Makes contenders of routes that are seen to compute the same.
-
-  Args:
-    routes: The routes.
-    names: Of methods, in `methods.METHODS`.
-    problem: What is trained.
-    batch_size: Images in a step.
 
   Raises:
     agreement.DisagreementError: If one does not.
   """
+  made = []
   for method in names:
     for route in routes:
       if method in route.methods:
         check(route, method, problem.members(0, 4), batch_size)
-        yield contender(route, method, problem, batch_size)
+        made.append(contender(route, method, problem, batch_size))
+  return made
 
 
 def contender(
   route: Route, method: str, problem: problems.Problem, batch_size: int
 ) -> timing.Contender:
-  """Makes a contender of a route.
+  """Makes a contender of a route and a method."""
 
-  Args:
-    route: The route.
-    method: Name in `methods.METHODS`.
-    problem: What is trained.
-    batch_size: Images in a step.
-  """
-  step = route.trainer(problem, method, batch_size, route.num_steps)
-  fields = {"method": method, "route": route.name}
-  if route.torch:
-    # Only here, as PyTorch need not be installed.
-    from benchmarks import torch_trainers
+  def step(part: problems.Problem) -> Callable[[], np.ndarray]:
+    return route.trainer(part, method, batch_size, route.num_steps)
 
-    probe = step
-    if route.probe is not None:
-      part = problem.members(0, route.probe)
-      probe = route.trainer(part, method, batch_size, route.num_steps)
-    threads = torch_trainers.best_num_threads(probe)
-    step = torch_trainers.with_threads(step, threads)
-    fields["threads"] = threads
-  work = floors.training_step(
-    problem.labels.shape[0], batch_size, problems.ORDERS[method]
+  num_members, order = len(problem.labels), problems.ORDERS[method]
+  made = timing.Contender(
+    name_of(method, route.name),
+    step(problem),
+    route.num_steps,
+    floors.training_step(num_members, batch_size, order),
+    {"method": method, "route": route.name},
   )
-  name = name_of(route, method)
-  return timing.Contender(name, step, route.num_steps, work, fields)
+  if not route.torch:
+    return made
+  # Only here, as PyTorch need not be installed.
+  from benchmarks import torch_trainers
+
+  probe = made.run
+  if route.probe is not None:
+    probe = step(problem.members(0, route.probe))
+  return torch_trainers.with_best_threads(made, probe)
 
 
-def name_of(route: Route, method: str) -> str:
+def name_of(method: str, route: str) -> str:
   """Returns the name of a contender."""
-  return f"{methods.METHODS[method].title}: {route.name}"
+  return f"{methods.METHODS[method].title}: {route}"
 
 
 def check(
   route: Route, method: str, problem: problems.Problem, batch_size: int
 ) -> None:
-  """Checks loss, gradients and three steps of Adam of a route.
-
-  Args:
-    route: The route.
-    method: Name in `methods.METHODS`.
-    problem: Networks and images, of which the first batch is taken.
-    batch_size: Images in a step.
+  """Checks loss, gradients and three steps of Adam on the first batch.
 
   Raises:
     agreement.DisagreementError: If they differ from ours (gradients) or from
       those of JAX, one by one (steps).
   """
-  problem = problem._replace(
-    images=problem.images[:, :batch_size], labels=problem.labels[:, :batch_size]
-  )
-  name = name_of(route, method)
+  problem = problem.first_images(batch_size)
+  name = name_of(method, route.name)
   strength = problems.GREAT_STRENGTHS[method]
   agreement.check(
     f"{name}: loss and gradients",
@@ -247,25 +208,3 @@ def check(
     route.trainer(problem, method, batch_size, 3)(),
     trainers.one_by_one(problem, method, batch_size, 3)(),
   )
-
-
-def _ratios(
-  row: dict[str, Any], timings: dict[str, timing.Timing]
-) -> Iterator[tuple[str, float]]:
-  """Yields how many times faster it is than peers, and slower than plain."""
-  plain = f"{methods.METHODS['vanilla'].title}: "
-  mine = timings[row["name"]]
-  penalized = f"{methods.METHODS[row['method']].title}: {PENALIZED_PEER}"
-  if penalized in timings:
-    yield (
-      "faster_than_penalized_peer",
-      timing.ratio(timings[penalized], mine),
-    )
-  if plain + PLAIN_PEER in timings:
-    yield (
-      "faster_than_plain_peer",
-      timing.ratio(timings[plain + PLAIN_PEER], mine),
-    )
-  own_plain = timings.get(plain + row["route"])
-  if own_plain is not None:
-    yield "times_own_plain_step", timing.ratio(mine, own_plain)

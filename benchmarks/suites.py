@@ -7,24 +7,21 @@ from benchmarks import (
   cases,
   epochs,
   evaluation,
-  gpu,
   growth,
   learning_rules,
   penalties,
   processes,
   programs,
-  routes,
-  settings,
   startup,
   steps,
 )
 
-SUITES: dict[str, dict[str, Callable[[settings.Settings], cases.Case]]] = {
+SUITES: dict[str, dict[str, Callable[[cases.Settings], cases.Case]]] = {
   "cpu": {
     "step_batch1": functools.partial(steps.run, 1),
     "step_batch100": functools.partial(steps.run, 100),
     "evaluation": evaluation.run,
-    "penalty": penalties.run,
+    "penalty": functools.partial(penalties.run, 4096),
     "penalty_memory": penalties.memory,
     "growth_members": growth.members,
     "growth_batches": growth.step_batches,
@@ -40,16 +37,14 @@ SUITES: dict[str, dict[str, Callable[[settings.Settings], cases.Case]]] = {
     "startup": startup.run,
   },
   "gpu": {
-    "members_batch1": functools.partial(gpu.members, 1),
-    "members_batch100": functools.partial(gpu.members, 100),
-    "routes_batch1": functools.partial(routes.run, 1),
-    "routes_batch100": functools.partial(routes.run, 100),
+    "members_batch1": functools.partial(growth.members_beside_peers, 1),
+    "members_batch100": functools.partial(growth.members_beside_peers, 100),
     "epoch_lenet5": functools.partial(epochs.lenet5, 50_000),
     "epoch_resnet18": epochs.resnet18,
     "evaluation": evaluation.run,
-    "penalty_4096": gpu.penalty(4096),
-    "penalty_8192": gpu.penalty(8192),
-    "penalty_16384": gpu.penalty(16384),
+    "penalty_4096": functools.partial(penalties.run, 4096),
+    "penalty_8192": functools.partial(penalties.run, 8192),
+    "penalty_16384": functools.partial(penalties.run, 16384),
     "penalty_memory": penalties.memory,
   },
 }

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 from benchmarks import floors
 
+Row = dict[str, Any]
+
 
 class Contender(NamedTuple):
   """One way to do a job.
@@ -22,7 +24,7 @@ class Contender(NamedTuple):
     run: Does the job a few times over and returns when it is finished.
     units: How many times `run` does it.
     work: What the job takes at least, if it was counted.
-    fields: What else a record of it should hold.
+    fields: What else a row of it should hold.
   """
 
   name: str
@@ -32,108 +34,90 @@ class Contender(NamedTuple):
   fields: dict[str, Any] = {}
 
 
-class Timing(NamedTuple):
-  """What was measured of a contender.
-
-  Attributes:
-    seconds: Time of one unit in each round, all warm.
-    first: Time of its first run beyond a warm one: compilation, if any.
-  """
-
-  seconds: tuple[float, ...]
-  first: float
-
-
 def alternate(
-  contenders: Sequence[Contender], *, repeats: int
-) -> dict[str, Timing]:
-  """Times contenders in turns: A B C A B C ...
-
-  Args:
-    contenders: What to time.
-    repeats: Rounds after the first, which compiles and warms caches.
+  contenders: Sequence[Contender], rates: floors.Rates | None, *, repeats: int
+) -> list[Row]:
+  """Times contenders in turns, A B C A B C ..., after a round that compiles.
 
   Returns:
-    {name: Timing}.
-
-  Raises:
-    ValueError: If two contenders have the same name, or there are no rounds.
+    A row for each: its own fields, `summary` of the seconds of a unit, those
+    that the first run took beyond a warm one, and beside its work the floor at
+    these rates and the fraction of it that was reached (1: as fast as can be).
 
   Example:
     >>> calls = []
     >>> both = [Contender(c, lambda c=c: calls.append(c)) for c in "AB"]
-    >>> len(alternate(both, repeats=2)["A"].seconds), "".join(calls)
+    >>> rows = alternate(both, None, repeats=2)
+    >>> len(rows[0]["seconds"]), "".join(calls)
     (2, 'ABABAB')
   """
-  names = [contender.name for contender in contenders]
-  if len(set(names)) < len(names):
-    raise ValueError(f"contenders must have different names, got {names}")
-  if repeats < 1:
-    raise ValueError(f"repeats must be at least 1, got {repeats}")
   rounds = [_round(contenders) for _ in range(repeats + 1)]
-  timings = {}
+  rows = []
   for contender, (first, *warm) in zip(
     contenders, zip(*rounds, strict=True), strict=True
   ):
-    timings[contender.name] = Timing(
-      tuple(seconds / contender.units for seconds in warm),
-      max(0.0, first - statistics.median(warm)),
-    )
-  return timings
+    row = {
+      **contender.fields,
+      **summary(contender.name, [s / contender.units for s in warm]),
+      "units_per_run": contender.units,
+      "compile_seconds": max(0.0, first - statistics.median(warm)),
+    }
+    if contender.work is not None:
+      floor = floors.seconds(contender.work, rates)
+      row |= {
+        "flops": contender.work.flops,
+        "bytes": contender.work.num_bytes,
+        "floor": floor,
+        "fraction_of_floor": floor / row["median"],
+      }
+    rows.append(row)
+  return rows
 
 
-def ratio(timing: Timing, other: Timing) -> float:
+def summary(name: str, seconds: Sequence[float]) -> Row:
+  """Returns the least row: name, median, least and greatest, and all."""
+  return {
+    "name": name,
+    "median": statistics.median(seconds),
+    "min": min(seconds),
+    "max": max(seconds),
+    "seconds": list(seconds),
+  }
+
+
+def ratio(row: Row, other: Row) -> float:
   """Returns how many times as long as `other` it took, paired by round.
 
-  Args:
-    timing: Of one contender.
-    other: Of another that was timed in the same rounds.
-
   Example:
-    >>> ratio(Timing((2.0, 8.0), 0.0), Timing((1.0, 4.0), 0.0))
+    >>> ratio({"seconds": [2.0, 8.0]}, {"seconds": [1.0, 4.0]})
     2.0
   """
   return statistics.median(
     mine / others
-    for mine, others in zip(timing.seconds, other.seconds, strict=True)
+    for mine, others in zip(row["seconds"], other["seconds"], strict=True)
   )
 
 
-def row(
-  contender: Contender, timing: Timing, rates: floors.Rates
-) -> dict[str, Any]:
-  """Puts together what a record holds of one contender.
+def add_ratios(
+  rows: Sequence[Row],
+  field: str,
+  name_of_other: Callable[[Row], str],
+  *,
+  faster: bool = False,
+) -> None:
+  """Writes into rows how many times as long they took as another.
 
   Args:
-    contender: It.
-    timing: Its times.
-    rates: What the machine can do.
-
-  Returns:
-    Its name, the median, least and greatest seconds of a unit, all of them,
-    seconds of compilation, the floor in seconds and the fraction of it that
-    was reached (1: as fast as can be), and the fields of its own.
+    rows: The rows, timed in the same rounds.
+    field: Name of the ratio.
+    name_of_other: Maps a row to the name of the other, which need not be there.
+    faster: Whether the ratio says how many times faster, not slower, it was.
   """
-  median = statistics.median(timing.seconds)
-  result = {
-    "name": contender.name,
-    **contender.fields,
-    "median": median,
-    "min": min(timing.seconds),
-    "max": max(timing.seconds),
-    "seconds": list(timing.seconds),
-    "units_per_run": contender.units,
-    "compile_seconds": timing.first,
-  }
-  if contender.work is not None:
-    floor = floors.seconds(contender.work, rates)
-    result |= {
-      "flops": contender.work.flops,
-      "bytes": contender.work.num_bytes,
-      "floor": floor,
-      "fraction_of_floor": floor / median,
-    }
-  return result
+  by_name = {row["name"]: row for row in rows}
+  for row in rows:
+    other = by_name.get(name_of_other(row))
+    if other is not None:
+      row[field] = ratio(other, row) if faster else ratio(row, other)
 
 
 def _round(contenders: Sequence[Contender]) -> list[float]:

@@ -26,23 +26,21 @@ PyTree = Any
 
 Trainer = Callable[[problems.Problem, str, int, int], Callable[[], np.ndarray]]
 
+# LeNet-5 without what makes it fit for populations.
+LINEN = networks.from_linen(
+  models.LeNet5(), (28, 28, 1), problems.LENET5.layers
+)
 # Validation cannot be left out; so few images cost little in an epoch.
 _NUM_VALIDATION = 10
 
 
-def population(
-  width: int, network: networks.Network = problems.LENET5, unroll: int = 1
-) -> Trainer:
+def population(width: int) -> Trainer:
   """Makes the trainer of `experiments.population`, chunk after chunk.
 
   Its steps include all that those of an experiment do: the order of samples,
   picking them, Adam, the check for failures, the epochs' validation (of a few
-  images) and the best epoch. Patches are taken beforehand, as there.
-
-  Args:
-    width: Members that a device trains at once, or fewer if there are no more.
-    network: LeNet-5, however it is computed.
-    unroll: Steps in a turn of the loop.
+  images) and the best epoch. Patches are taken beforehand, as there. A device
+  trains `width` members at once, or fewer if there are no more.
   """
 
   def trainer(
@@ -57,10 +55,13 @@ def population(
         "whole epochs of whole batches are timed, got "
         f"{num_steps} steps of {batch_size} of {num_images} images"
       )
-    schedule = Schedule(num_epochs, batch_size, unroll=unroll)
-    learner = problems.learner(network, method, schedule)
+    schedule = Schedule(num_epochs, batch_size)
+    learner = problems.learner(problems.LENET5, method, schedule)
     run_laps = program.make(learner, problems.OWN, num_epochs).run
-    chunks = _chunks(problem, method, at_once, learner)
+    chunks = [
+      _chunk(problem.members(start, start + at_once), method, learner)
+      for start in range(0, num_members, at_once)
+    ]
     carries = [carry for carry, _ in chunks]
     validation = jax.tree.map(
       lambda leaf: leaf[0, :1].repeat(_NUM_VALIDATION, axis=0),
@@ -83,66 +84,55 @@ def population(
   return trainer
 
 
-def _chunks(
-  problem: problems.Problem, method: str, width: int, learner: Learner
-) -> list[tuple[program.Carry, tuple]]:
-  """Returns what each chunk carries at first, and the arguments of its laps."""
-  num_members = problem.labels.shape[0]
-  chunks = []
-  for start in range(0, num_members, width):
-    part = problem.members(start, start + width)
-    keys, hparams, data, active = devices.place(
-      (
-        problems.keys_of(width),
-        problems.hparams(width, problems.STRENGTHS[method]),
-        Samples(part.images, part.labels),
-        np.ones(width, bool),
-      ),
-      devices.MEMBERS,
-    )
-    prepared = program.make(learner, problems.OWN, 1).prepare(data)
-    params = devices.place(part.params, devices.MEMBERS)
-    carry = problems.begin(params, learner, keys, hparams, data)
-    chunks.append((carry, (keys, hparams, active, prepared)))
-  return chunks
-
-
-# LeNet-5 without what makes it fit for populations.
-LINEN = networks.from_linen(
-  models.LeNet5(), (28, 28, 1), problems.LENET5.layers
-)
+def _chunk(
+  part: problems.Problem, method: str, learner: Learner
+) -> tuple[program.Carry, tuple]:
+  """Returns what a chunk carries at first, and the arguments of its laps."""
+  width = len(part.labels)
+  keys, hparams, data, active, params = devices.place(
+    (
+      problems.keys_of(width),
+      problems.hparams(width, problems.STRENGTHS[method]),
+      Samples(part.images, part.labels),
+      np.ones(width, bool),
+      part.params,
+    ),
+    devices.MEMBERS,
+  )
+  programs = program.make(learner, problems.OWN, 1)
+  carry = programs.init(keys, hparams, data)
+  # Copies of their own, as what is carried is consumed.
+  first, second = (
+    jax.tree.map(jnp.array, networks.Variables(params, {})) for _ in range(2)
+  )
+  carry = carry._replace(
+    state=carry.state._replace(variables=first), best=second
+  )
+  return carry, (keys, hparams, active, programs.prepare(data))
 
 
 def one_by_one(
   problem: problems.Problem, method: str, batch_size: int, num_steps: int
 ) -> Callable[[], np.ndarray]:
-  """Trains seed after seed, one jitted step a call, convolutions by Linen.
-
-  Args:
-    problem: What to train.
-    method: Name in `methods.METHODS`.
-    batch_size: Images in a step.
-    num_steps: Steps in a call.
-  """
+  """Trains seed after seed, one jitted step a call, convolutions by Linen."""
   num_members, num_images = problem.labels.shape
   step = _make_step(method, batch_size)
   optimizer = optax.adam(problems.LEARNING_RATE)
-  params = [
-    jax.tree.map(lambda leaf, i=i: jnp.asarray(leaf[i]), problem.params)
-    for i in range(num_members)
+  members = [
+    jax.tree.map(jnp.asarray, problem.member(i)) for i in range(num_members)
   ]
-  states = [(member, optimizer.init(member)) for member in params]
-  data = [
-    (jnp.asarray(problem.images[i]), jnp.asarray(problem.labels[i]))
-    for i in range(num_members)
+  states = [
+    (member.params, optimizer.init(member.params)) for member in members
   ]
 
   def run() -> np.ndarray:
     losses = []
-    for member in range(num_members):
+    for place, member in enumerate(members):
       for index in range(num_steps):
         start = index * batch_size % num_images
-        states[member], loss = step(states[member], *data[member], start)
+        states[place], loss = step(
+          states[place], member.images, member.labels, start
+        )
         losses.append(loss)
     losses = np.array(jax.device_get(losses))
     return losses.reshape(num_members, num_steps).T
@@ -179,36 +169,17 @@ def _make_step(method: str, batch_size: int) -> Callable[..., tuple]:
 
 
 def loss_and_gradients(
-  problem: problems.Problem, method: str, strength: float
-) -> tuple[jax.Array, PyTree]:
-  """Computes the losses that `population` descends, and their gradients.
-
-  Args:
-    problem: Networks and images, all of which make the batch.
-    method: Name in `methods.METHODS`.
-    strength: Of the method.
-
-  Returns:
-    Losses [members], and gradients in the form of `problem.params`.
-  """
-  return _loss_and_gradients(problems.LENET5, problem, method, strength)
-
-
-def linen_loss_and_gradients(
-  problem: problems.Problem, method: str, strength: float
-) -> tuple[jax.Array, PyTree]:
-  """Computes the same of what `one_by_one` descends."""
-  return _loss_and_gradients(LINEN, problem, method, strength)
-
-
-def _loss_and_gradients(
-  network: networks.Network,
   problem: problems.Problem,
   method: str,
   strength: float,
+  network: networks.Network = problems.LENET5,
 ) -> tuple[jax.Array, PyTree]:
+  """Computes losses [members] on all images, and gradients like the params.
+
+  Those that `population` descends, or `one_by_one` with the network `LINEN`.
+  """
   return problems.make_loss_and_gradients(network, method)(
     problem.params,
     problems.samples(problem, network),
-    problems.hparams(problem.labels.shape[0], strength),
+    problems.hparams(len(problem.labels), strength),
   )

@@ -68,9 +68,8 @@ step() {
 
 torch=--torch
 python -c 'import torch' 2> /dev/null || torch=--notorch
-cases=(members_batch1 members_batch100 penalty_4096 evaluation routes_batch1
-  routes_batch100 penalty_memory epoch_lenet5 penalty_8192 penalty_16384
-  epoch_resnet18)
+cases=(members_batch1 members_batch100 penalty_4096 evaluation penalty_memory
+  epoch_lenet5 penalty_8192 penalty_16384 epoch_resnet18)
 benchmark=("$torch")
 table1=(--datasets=mnist --first_pseudo=62 --last_pseudo=500 --order=cost)
 imitation=(--datasets=mnist --shots=1 --methods=vanilla,imitation)

@@ -1,17 +1,12 @@
 """The float64 oracle: the paper's definitions, term by term, in NumPy.
 
-Nothing here is shared with the library, and no closed form is used. Each
-quantity is written twice: with scalar loops over every index of its equation
-(`*_by_loops`), which is as close to the paper as code can be but only bearable
-for a few neurons; and with the same terms as array expressions, one [N, N]
-matrix of differences a sample, for larger sizes. `reference_test.py` holds the
-two against each other.
+Nothing here is shared with the library, and no closed form is used: the terms
+of each equation are array expressions, one [N, N] matrix of differences a
+sample. `reference_test.py` holds them against scalar loops over every index.
 
 Symbols are the paper's: H [S, N] activations, W [N, M] outgoing weights,
 F = |tanh(gamma W)| (Eq. 3), A [N, N] correlation (Eq. 4 to 7), d the distance.
 """
-
-import math
 
 import numpy as np
 
@@ -98,46 +93,3 @@ def layer_gradients(
   squashed = np.tanh(gamma * kernel)
   by_kernel = by_strength * np.sign(kernel) * gamma * (1.0 - squashed**2)
   return by_activations, by_kernel
-
-
-def neuron_correlation_by_loops(
-  kernel: np.ndarray, *, order: int = 1, gamma: float = 1.0
-) -> np.ndarray:
-  """Returns A [N, N], Eq. 4 or Eq. 6, from sums over k, or over k and m."""
-  num_neurons, num_next = np.shape(kernel)
-
-  def f(i: int, k: int) -> float:
-    return abs(math.tanh(gamma * float(kernel[i][k])))
-
-  correlation = np.zeros((num_neurons, num_neurons))
-  for i in range(num_neurons):
-    for j in range(num_neurons):
-      for k in range(num_next):
-        if order == 1:
-          correlation[i, j] += f(i, k) * f(j, k) / num_next
-          continue
-        for m in range(num_next):
-          path = f(i, k) * f(j, k) * f(i, m) * f(j, m)
-          correlation[i, j] += path / num_next**2
-  return correlation
-
-
-def layer_penalty_by_loops(
-  activations: np.ndarray,
-  kernel: np.ndarray,
-  *,
-  order: int = 1,
-  gamma: float = 1.0,
-  distance: str = "squared",
-) -> float:
-  """Returns L_c, Eq. 1, from sums over s, i and j."""
-  num_samples, num_neurons = np.shape(activations)
-  correlation = neuron_correlation_by_loops(kernel, order=order, gamma=gamma)
-  total = 0.0
-  for s in range(num_samples):
-    for i in range(num_neurons):
-      for j in range(num_neurons):
-        difference = float(activations[s][i]) - float(activations[s][j])
-        d = difference**2 if distance == "squared" else abs(difference)
-        total += correlation[i, j] * d
-  return total / (num_samples * num_neurons**2)

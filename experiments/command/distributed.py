@@ -37,11 +37,7 @@ _OWN_FLAGS = {"process_id", "data_dir"}
 
 
 def define_flags(values: flags.FlagValues) -> None:
-  """Defines the flags of runs with several processes.
-
-  Args:
-    values: The script's flags, --output_dir among them.
-  """
+  """Defines the flags of runs with several processes."""
   flags.DEFINE_string(
     "coordinator_address",
     None,
@@ -49,15 +45,11 @@ def define_flags(values: flags.FlagValues) -> None:
     "--output_dir; needs --num_processes and --process_id",
     flag_values=values,
   )
-  flags.DEFINE_integer(
-    "num_processes", None, "processes of the run", flag_values=values
-  )
-  flags.DEFINE_integer(
-    "process_id",
-    None,
-    "number of this process, from 0",
-    flag_values=values,
-  )
+  for name, text in (
+    ("num_processes", "processes of the run"),
+    ("process_id", "number of this process, from 0"),
+  ):
+    flags.DEFINE_integer(name, None, text, flag_values=values)
   flags.DEFINE_bool(
     "distributed",
     False,
@@ -71,9 +63,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def joined(values: flags.FlagValues | None) -> Iterator[None]:
   """Makes this process one of several while its block runs, if flags say so.
 
-  Args:
-    values: The script's flags; None, or without those of `define_flags`, for a
-      script that is one process in any case.
+  Scripts without flags, or without those of `define_flags`, are one process.
 
   Raises:
     parsing.ConfigError: If the flags make no sense, or differ from those of

@@ -5,6 +5,8 @@ be imported together; these functions add to them.
 """
 
 from collections.abc import Sequence
+import functools
+from typing import Any
 
 from absl import flags
 
@@ -14,7 +16,89 @@ from experiments.learning import methods
 from experiments.learning.options import COMPETING_OPTIONS, IMITATION_OPTIONS
 from experiments.records import files
 
-_OPTIONS = methods.Options()
+# What --help says of flags that several scripts have.
+_TEXTS = {
+  "learning_rate": (
+    "the optimizer's learning rate: for every method, as 5e-4, or method by "
+    "method, as 'bean1:1e-3 5e-4', where the last is for all others"
+  ),
+  "members_per_chunk": (
+    "simulations that a device (GPU or CPU core) trains at once; memory grows "
+    "with it, and 0 takes as many as are fast"
+  ),
+  "checkpoint_seconds": "least time between checkpoints of a simulation",
+  "resume": (
+    "use the results and checkpoints that are there; --noresume trains all "
+    "cells again and replaces their files"
+  ),
+  "seeds": (
+    "simulations: a number n (seeds 0 to n-1), a range like 5-9 or a list like "
+    "0,5,9"
+  ),
+  "selection_seeds": (
+    "seeds that choose the hyper-parameters of the strict protocol"
+  ),
+  "shots": "training images of each class, comma-separated",
+  "epochs": "epochs: one number, or one for each of --shots",
+  "validate_every": (
+    "epochs from one validation to the next, a divisor of all --epochs; 0 "
+    "validates after the last epoch alone"
+  ),
+  "alpha_units": (
+    "units of alpha: code, as in the authors' code, whose neuron correlation "
+    "lacks the factors 1/M (BEAN-1) and 1/M^2 (BEAN-2) of the paper, M the "
+    "neurons of the next layer; or paper"
+  ),
+  "gamma": "slope in BEAN's neuron correlation",
+  "distance": "BEAN's distance",
+  "layers": (
+    "dense layers where BEAN applies, comma-separated; by default all whose "
+    "inputs are neurons"
+  ),
+  "decoupled_decay": "weight decay as in AdamW, not in the gradient",
+  "dropout_at_eval": (
+    "leave dropout on at validation and test, as the authors' code does"
+  ),
+  "first_pseudo": "imitation networks: pseudo examples in the first period",
+  "last_pseudo": "imitation networks: pseudo examples in the last period",
+  "pseudo_periods": (
+    "imitation networks: periods, in each of which the pseudo examples grow"
+  ),
+  "pseudo_epochs": (
+    "imitation networks: passes over the pseudo examples in a period"
+  ),
+  "competing_epochs": "competing hidden units: epochs without labels",
+  "readout_epochs": (
+    "competing hidden units: epochs of the read-out after them"
+  ),
+}
+_CHOICES = {
+  "alpha_units": ["code", "paper"],
+  "distance": ["squared", "absolute"],
+}
+_DEFINE = {
+  bool: flags.DEFINE_bool,
+  int: flags.DEFINE_integer,
+  float: flags.DEFINE_float,
+  str: flags.DEFINE_string,
+  list: flags.DEFINE_list,
+  tuple: flags.DEFINE_list,
+}
+
+
+def _define(values: flags.FlagValues, **defaults: Any) -> None:
+  """Defines flags of `_TEXTS`, each of the type of its default."""
+  for name, default in defaults.items():
+    define = _DEFINE[type(default)]
+    if name in _CHOICES:
+      define = functools.partial(flags.DEFINE_enum, enum_values=_CHOICES[name])
+    define(name, default, help=_TEXTS[name], flag_values=values)
+
+
+def _define_options(values: flags.FlagValues, *, names: Sequence[str]) -> None:
+  """Defines flags of the names and defaults of fields of `methods.Options`."""
+  usual = methods.Options()._asdict()
+  _define(values, **{name: usual[name] for name in names})
 
 
 class _PathParser(flags.ArgumentParser):
@@ -27,14 +111,7 @@ class _PathParser(flags.ArgumentParser):
 def define_path(
   values: flags.FlagValues, name: str, default: str | None, text: str
 ) -> flags.FlagHolder:
-  """Defines a flag that is a path.
-
-  Args:
-    values: The script's flags.
-    name: Of the flag.
-    default: Where there is none on the command line.
-    text: Its help.
-  """
+  """Defines a flag that is a path."""
   return flags.DEFINE(
     _PathParser(),
     name,
@@ -48,13 +125,7 @@ def define_path(
 def define_methods(
   values: flags.FlagValues, *, known: Sequence[str], default: Sequence[str]
 ) -> None:
-  """Defines --methods.
-
-  Args:
-    values: The script's flags.
-    known: Names in `methods.METHODS` that the script can train.
-    default: Those that it trains unless told otherwise.
-  """
+  """Defines --methods, some of the known in `methods.METHODS`."""
   flags.DEFINE_list(
     "methods",
     list(default),
@@ -64,12 +135,7 @@ def define_methods(
 
 
 def define_alphas(values: flags.FlagValues, *, known: Sequence[str]) -> None:
-  """Defines --alphas.
-
-  Args:
-    values: The script's flags.
-    known: Names in `methods.METHODS` that the script can train.
-  """
+  """Defines --alphas, the strengths of the known methods."""
   grids = "; ".join(
     f"{name}: {', '.join(f'{value:g}' for value in methods.METHODS[name].grid)}"
     for name in known
@@ -89,10 +155,6 @@ def strengths(
   values: flags.FlagValues, names: Sequence[str]
 ) -> dict[str, Sequence[float]]:
   """Returns the values of each method's hyper-parameter that are tried.
-
-  Args:
-    values: The script's flags, of `define_alphas`.
-    names: The methods.
 
   Raises:
     parsing.ConfigError: If --alphas has a value that cannot be used.
@@ -114,28 +176,14 @@ def strengths(
 
 
 def define_learning_rate(values: flags.FlagValues) -> None:
-  """Defines --learning_rate.
-
-  Args:
-    values: The script's flags.
-  """
-  flags.DEFINE_string(
-    "learning_rate",
-    "5e-4",
-    "the optimizer's learning rate: for every method, as 5e-4, or method by "
-    "method, as 'bean1:1e-3 5e-4', where the last is for all others",
-    flag_values=values,
-  )
+  """Defines --learning_rate."""
+  _define(values, learning_rate="5e-4")
 
 
 def learning_rates(
   values: flags.FlagValues, names: Sequence[str]
 ) -> dict[str, float]:
   """Returns the learning rate of each method.
-
-  Args:
-    values: The script's flags, of `define_learning_rate`.
-    names: The methods.
 
   Raises:
     parsing.ConfigError: If --learning_rate has a value that cannot be used, or
@@ -155,113 +203,24 @@ def learning_rates(
   return rates
 
 
-def define_bean(values: flags.FlagValues) -> None:
-  """Defines --alpha_units, --gamma and --distance.
-
-  Args:
-    values: The script's flags.
-  """
-  flags.DEFINE_enum(
-    "alpha_units",
-    _OPTIONS.alpha_units,
-    ["code", "paper"],
-    "units of alpha: code, as in the authors' code, whose neuron correlation "
-    "lacks the factors 1/M (BEAN-1) and 1/M^2 (BEAN-2) of the paper, M the "
-    "neurons of the next layer; or paper",
-    flag_values=values,
-  )
-  flags.DEFINE_float(
-    "gamma",
-    _OPTIONS.gamma,
-    "slope in BEAN's neuron correlation",
-    flag_values=values,
-  )
-  flags.DEFINE_enum(
-    "distance",
-    _OPTIONS.distance,
-    ["squared", "absolute"],
-    "BEAN's distance",
-    flag_values=values,
-  )
-
-
-def define_few_shot(values: flags.FlagValues) -> None:
-  """Defines --layers, --decoupled_decay and --dropout_at_eval.
-
-  Args:
-    values: The script's flags.
-  """
-  flags.DEFINE_list(
-    "layers",
-    [],
-    "dense layers where BEAN applies, comma-separated; by default all whose "
-    "inputs are neurons",
-    flag_values=values,
-  )
-  flags.DEFINE_bool(
-    "decoupled_decay",
-    _OPTIONS.decoupled_decay,
-    "weight decay as in AdamW, not in the gradient",
-    flag_values=values,
-  )
-  flags.DEFINE_bool(
-    "dropout_at_eval",
-    _OPTIONS.dropout_at_eval,
-    "leave dropout on at validation and test, as the authors' code does",
-    flag_values=values,
-  )
-
-
-def define_imitation(values: flags.FlagValues) -> None:
-  """Defines the sizes of imitation networks.
-
-  Args:
-    values: The script's flags.
-  """
-  for name, text in (
-    ("first_pseudo", "pseudo examples in the first period"),
-    ("last_pseudo", "pseudo examples in the last period"),
-    ("pseudo_periods", "periods, in each of which the pseudo examples grow"),
-    ("pseudo_epochs", "passes over the pseudo examples in a period"),
-  ):
-    flags.DEFINE_integer(
-      name,
-      getattr(_OPTIONS, name),
-      f"imitation networks: {text}",
-      flag_values=values,
-    )
-
-
-def define_competing(values: flags.FlagValues) -> None:
-  """Defines how long competing hidden units learn.
-
-  Args:
-    values: The script's flags.
-  """
-  for name, text in (
-    ("competing_epochs", "epochs without labels"),
-    ("readout_epochs", "epochs of the read-out after them"),
-  ):
-    flags.DEFINE_integer(
-      name,
-      getattr(_OPTIONS, name),
-      f"competing hidden units: {text}",
-      flag_values=values,
-    )
+define_bean = functools.partial(
+  _define_options, names=("alpha_units", "gamma", "distance")
+)
+define_few_shot = functools.partial(
+  _define_options, names=("layers", "decoupled_decay", "dropout_at_eval")
+)
+define_imitation = functools.partial(_define_options, names=IMITATION_OPTIONS)
+define_competing = functools.partial(_define_options, names=COMPETING_OPTIONS)
 
 
 def options(
   values: flags.FlagValues, network: networks.Network | None = None
 ) -> methods.Options:
-  """Reads the choices that methods depend on.
+  """Reads the choices that methods depend on; those without a flag are usual.
 
   Args:
-    values: The script's flags; choices that it does not have are the usual
-      ones.
+    values: The script's flags.
     network: The network whose layers --layers may name.
-
-  Returns:
-    The choices; layers in the order of the network.
 
   Raises:
     parsing.ConfigError: If a flag has a value that cannot be used.
@@ -276,11 +235,13 @@ def options(
   for name in (*IMITATION_OPTIONS, *COMPETING_OPTIONS):
     if name in chosen:
       parsing.number(name, chosen[name], low=1)
-  if chosen.get("layers") and network is not None:
-    named = parsing.names("layers", chosen["layers"], network.layers)
-    chosen["layers"] = tuple(name for name in network.layers if name in named)
-  elif "layers" in chosen:
-    chosen["layers"] = ()
+  if "layers" in chosen:
+    named = chosen["layers"]
+    if named and network is not None:
+      named = parsing.names("layers", named, network.layers)
+      chosen["layers"] = tuple(n for n in network.layers if n in named)
+    else:
+      chosen["layers"] = ()
   found = methods.Options(**chosen)
   if found.last_pseudo < found.first_pseudo:
     raise parsing.ConfigError(
@@ -291,19 +252,8 @@ def options(
 
 
 def define_run(values: flags.FlagValues, *, output_dir: str) -> None:
-  """Defines --members_per_chunk, --data_dir, --output_dir.
-
-  Args:
-    values: The script's flags.
-    output_dir: Where results go unless told otherwise.
-  """
-  flags.DEFINE_integer(
-    "members_per_chunk",
-    0,
-    "simulations that a device (GPU or CPU core) trains at once; memory grows "
-    "with it, and 0 takes as many as are fast",
-    flag_values=values,
-  )
+  """Defines --members_per_chunk, --data_dir, --output_dir."""
+  _define(values, members_per_chunk=0)
   define_folders(values, output_dir=output_dir)
 
 
@@ -326,28 +276,11 @@ def define_checkpoints(values: flags.FlagValues, *, default: str) -> None:
     None,
     f"folder where the trained networks are kept; by default {default}",
   )
-  flags.DEFINE_float(
-    "checkpoint_seconds",
-    30.0,
-    "least time between checkpoints of a simulation",
-    flag_values=values,
-  )
-  flags.DEFINE_bool(
-    "resume",
-    True,
-    "use the results and checkpoints that are there; --noresume trains all "
-    "cells again and replaces their files",
-    flag_values=values,
-  )
+  _define(values, checkpoint_seconds=30.0, resume=True)
 
 
-def define_folders(values: flags.FlagValues, *, output_dir: str) -> None:
-  """Defines --data_dir and --output_dir.
-
-  Args:
-    values: The script's flags.
-    output_dir: Where results go unless told otherwise.
-  """
+def define_data_dir(values: flags.FlagValues) -> None:
+  """Defines --data_dir."""
   define_path(
     values,
     "data_dir",
@@ -355,47 +288,28 @@ def define_folders(values: flags.FlagValues, *, output_dir: str) -> None:
     "TensorFlow Datasets folder; by default TFDS_DATA_DIR of the environment, "
     "else ~/tensorflow_datasets",
   )
+
+
+def define_folders(values: flags.FlagValues, *, output_dir: str) -> None:
+  """Defines --data_dir and --output_dir."""
+  define_data_dir(values)
   define_path(values, "output_dir", output_dir, "folder of the results")
 
 
 def define_seeds(values: flags.FlagValues, *, default: str) -> None:
-  """Defines --seeds, for `parsing.seeds`.
-
-  Args:
-    values: The script's flags.
-    default: Such as "20".
-  """
-  flags.DEFINE_string(
-    "seeds",
-    default,
-    "simulations: a number n (seeds 0 to n-1), a range like 5-9 or a list like "
-    "0,5,9",
-    flag_values=values,
-  )
+  """Defines --seeds, for `parsing.seeds`."""
+  _define(values, seeds=default)
 
 
 def define_selection_seeds(values: flags.FlagValues, *, default: str) -> None:
-  """Defines --selection_seeds, for `both_seeds`.
-
-  Args:
-    values: The script's flags.
-    default: Such as "100-119".
-  """
-  flags.DEFINE_string(
-    "selection_seeds",
-    default,
-    "seeds that choose the hyper-parameters of the strict protocol",
-    flag_values=values,
-  )
+  """Defines --selection_seeds, for `both_seeds`."""
+  _define(values, selection_seeds=default)
 
 
 def both_seeds(
   values: flags.FlagValues,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
   """Returns the seeds that are reported, and those that choose.
-
-  Args:
-    values: The script's flags.
 
   Raises:
     parsing.ConfigError: If they make no sense, or a seed is in both.
@@ -416,32 +330,9 @@ def define_schedule(
   epochs: str,
   validate_every: int,
 ) -> None:
-  """Defines how many shots are learned from, and how long.
-
-  Args:
-    values: The script's flags.
-    shots: Of --shots, by default.
-    epochs: Of --epochs, by default.
-    validate_every: Of --validate_every, by default.
-  """
-  flags.DEFINE_list(
-    "shots",
-    list(shots),
-    "training images of each class, comma-separated",
-    flag_values=values,
-  )
-  flags.DEFINE_list(
-    "epochs",
-    [epochs],
-    "epochs: one number, or one for each of --shots",
-    flag_values=values,
-  )
-  flags.DEFINE_integer(
-    "validate_every",
-    validate_every,
-    "epochs from one validation to the next, a divisor of all --epochs; 0 "
-    "validates after the last epoch alone",
-    flag_values=values,
+  """Defines how many shots are learned from, and how long, with defaults."""
+  _define(
+    values, shots=list(shots), epochs=[epochs], validate_every=validate_every
   )
 
 

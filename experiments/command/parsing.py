@@ -13,16 +13,7 @@ class ConfigError(Exception):
 def number(
   name: str, value: float, *, low: float, below: float = math.inf
 ) -> float:
-  """Checks a number.
-
-  Args:
-    name: The flag.
-    value: Its value; an integer is something to count, at most a million.
-    low: The least that is taken.
-    below: What it must be less than.
-
-  Returns:
-    The value.
+  """Checks a number; an integer is something to count, at most a million.
 
   Raises:
     ConfigError: If it is out of range or not finite.
@@ -46,17 +37,7 @@ def numbers(
   low: float,
   distinct: bool = True,
 ) -> list:
-  """Reads the numbers of a list.
-
-  Args:
-    name: The flag.
-    words: Its parts.
-    kind: Their type, int or float.
-    low: The least that is taken.
-    distinct: Whether equal ones are refused.
-
-  Returns:
-    The numbers.
+  """Reads the numbers of a list, of type int or float.
 
   Raises:
     ConfigError: If there are none, or one cannot be used.
@@ -76,14 +57,6 @@ def numbers(
 
 def names(name: str, words: Sequence[str], known: Sequence[str]) -> list[str]:
   """Checks a list of names.
-
-  Args:
-    name: The flag.
-    words: Its parts.
-    known: What each may be.
-
-  Returns:
-    The names.
 
   Raises:
     ConfigError: If there are none, one is unknown, or one comes twice.

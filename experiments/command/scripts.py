@@ -47,10 +47,7 @@ def start(
 
   `--help` prints its docstring and its flags. A flag that cannot be parsed is
   named in one line, with exit status 2. Every script has `--deterministic`.
-
-  Args:
-    main: Takes what is left of the command line, returns the exit status.
-    values: The script's flags.
+  What is left of the command line is for `main`, which returns the status.
   """
   flags.DEFINE_bool(
     "deterministic",
@@ -115,13 +112,6 @@ def _end_without_output(error: OSError) -> NoReturn:
 def parse_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Parses a script's flags.
 
-  Args:
-    argv: The command line, the script's name first.
-    values: The script's flags.
-
-  Returns:
-    What is left of the command line.
-
   Raises:
     parsing.ConfigError: If a flag is unknown or has a value of a wrong type.
   """
@@ -142,9 +132,6 @@ def parse_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
 
 def one_line(error: Exception) -> str:
   r"""Returns the text of an error without breaks and control characters.
-
-  Args:
-    error: What was raised.
 
   Example:
     >>> one_line(ValueError("one\ntwo"))
@@ -175,8 +162,7 @@ def run(
 
   Returns:
     The exit status: 0, also where SIGTERM ended the work early and in good
-    order; 2 for an error that was printed in a line, or 130 where the user
-    interrupted.
+    order; 2 for an error that was printed in a line; 130 for Ctrl-C.
   """
   # Which backends there are not, and how TensorFlow Datasets reads, is no news
   # to who runs this.

@@ -1,13 +1,12 @@
-"""A checksummed cache of arrays: one file of arrays and one JSON beside it.
+"""A checksummed cache of arrays, a file for each dataset.
 
-The file holds the arrays one after another in NumPy's own format, without
-pickle, so equal arrays make equal bytes. The JSON of the same name holds the
-SHA-256 of the file, the shapes, and what the arrays are. A file that does not
-fit its JSON is reported, never used and never deleted.
+The file is an archive of NumPy's, without pickle, and after it the SHA-256 of
+that; one of the arrays says what the others are. A file that does not fit is
+reported, never used and never deleted.
 
 Of processes that need the same arrays at once, one makes them while the others
 wait (`locked`). Also without locks there would be one good cache in the end:
-both write the same bytes, each whole.
+all write it whole.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ import io
 import json
 import os
 import pathlib
+import zipfile
 
 import numpy as np
 
@@ -24,16 +24,14 @@ from experiments.datasets.structure import DatasetError
 from experiments.machine import notices
 from experiments.records import files
 
+_DIGEST = 64  # Bytes of a SHA-256, written in hexadecimal.
+
 
 def folder(cache_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
-  """Return the cache folder: the argument, else the environment's.
+  """Return the cache folder, which need not exist.
 
-  Args:
-    cache_dir: the folder; by default `BEAN_JAX_CACHE` of the environment, else
-      `bean_jax` in `XDG_CACHE_HOME`, else `~/.cache/bean_jax`.
-
-  Returns:
-    The path; the folder need not exist.
+  It is the argument, else `BEAN_JAX_CACHE` of the environment, else `bean_jax`
+  in `XDG_CACHE_HOME`, else `~/.cache/bean_jax`.
 
   Raises:
     DatasetError: there is no home folder.
@@ -57,9 +55,6 @@ def locked(path: pathlib.Path) -> Iterator[None]:
 
   The lock ends with its process, however that ends. Where there can be no
   lock, or who has it takes more than ten minutes, the block runs all the same.
-
-  Args:
-    path: the file that the block makes.
   """
   with contextlib.suppress(OSError):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,17 +65,11 @@ def locked(path: pathlib.Path) -> Iterator[None]:
 def read(
   path: pathlib.Path, identity: Mapping[str, str]
 ) -> list[np.ndarray] | None:
-  """Read cached arrays after checking every byte.
-
-  Args:
-    path: the file of arrays.
-    identity: what the arrays must be, as given to `write`.
-
-  Returns:
-    The arrays in the order they were written, or None where there is no file.
+  """Read cached arrays after checking every byte, None where there is no file.
 
   Raises:
-    DatasetError: the file cannot be read, or does not fit its JSON.
+    DatasetError: the file cannot be read, was altered, or has other data than
+      those of this identity.
   """
   try:
     content = path.read_bytes()
@@ -91,18 +80,17 @@ def read(
       f"The cached data {str(path)!r} cannot be read ({error}): make it"
       " readable, or set BEAN_JAX_CACHE to another folder."
     ) from error
-  record = _read_record(path)
-  if {name: record.get(name) for name in identity} != dict(identity):
-    raise _altered(path, "its JSON belongs to other data")
-  if record.get("sha256") != hashlib.sha256(content).hexdigest():
+  archive, digest = content[:-_DIGEST], content[-_DIGEST:]
+  if digest != _digest(archive):
     raise _altered(path, "it does not match its checksum")
   try:
-    arrays = _decode(content)
-  except ValueError as error:
+    with np.load(io.BytesIO(archive), allow_pickle=False) as arrays:
+      found, *rest = arrays.values()
+  except (ValueError, OSError, zipfile.BadZipFile) as error:
     raise _altered(path, "it does not hold arrays") from error
-  if record.get("shapes") != [list(array.shape) for array in arrays]:
-    raise _altered(path, "its arrays have other shapes than its JSON says")
-  return arrays
+  if str(found) != json.dumps(identity):
+    raise _altered(path, "it has other data")
+  return rest
 
 
 def write(
@@ -110,49 +98,24 @@ def write(
   identity: Mapping[str, str],
   arrays: Sequence[np.ndarray],
 ) -> None:
-  """Write arrays and their JSON, each atomically.
+  """Write arrays, and what they are, atomically.
 
   A folder that cannot be written costs the next run some time, but not this run
   its result: a line says so.
-
-  Args:
-    path: the file to write; its JSON gets the same name with `.json`.
-    identity: what the arrays are.
-    arrays: the arrays to keep, of a plain dtype.
   """
-  content = _encode(arrays)
-  record = {
-    **identity,
-    "shapes": [list(array.shape) for array in arrays],
-    "sha256": hashlib.sha256(content).hexdigest(),
-  }
-  sidecar = json.dumps(record, indent=2, sort_keys=True) + "\n"
+  buffer = io.BytesIO()
+  named = {f"array{place}": array for place, array in enumerate(arrays)}
+  np.savez(buffer, identity=json.dumps(identity), **named)
+  archive = buffer.getvalue()
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The JSON goes first. Killed in between, it stands alone, which `read`
-    # takes for an empty cache; a file without JSON would be an error.
-    files.replace(path.with_suffix(".json"), sidecar.encode())
-    files.replace(path, content)
+    files.replace(path, archive + _digest(archive))
   except OSError as error:
     notices.warn(
       f"{path}: cannot be written ({error.strerror or error}): the data will "
       "be decoded again next time; set BEAN_JAX_CACHE to a folder with free "
       "space that can be written"
     )
-
-
-def _read_record(path: pathlib.Path) -> dict[str, object]:
-  """Read the JSON that belongs to a file of arrays."""
-  sidecar = path.with_suffix(".json")
-  try:
-    record = json.loads(sidecar.read_bytes())
-  except FileNotFoundError as error:
-    raise _altered(path, f"{sidecar.name} beside it is missing") from error
-  except (OSError, ValueError, RecursionError) as error:
-    raise _altered(path, f"{sidecar.name} cannot be read") from error
-  if not isinstance(record, dict):
-    raise _altered(path, f"{sidecar.name} is not a JSON object")
-  return record
 
 
 def _altered(path: pathlib.Path, reason: str) -> DatasetError:
@@ -163,18 +126,5 @@ def _altered(path: pathlib.Path, reason: str) -> DatasetError:
   )
 
 
-def _encode(arrays: Sequence[np.ndarray]) -> bytes:
-  """Return arrays as bytes, one after another in NumPy's format."""
-  buffer = io.BytesIO()
-  for array in arrays:
-    np.lib.format.write_array(buffer, array, allow_pickle=False)
-  return buffer.getvalue()
-
-
-def _decode(content: bytes) -> list[np.ndarray]:
-  """Return the arrays that `_encode` made into bytes."""
-  buffer = io.BytesIO(content)
-  arrays = []
-  while buffer.tell() < len(content):
-    arrays.append(np.lib.format.read_array(buffer, allow_pickle=False))
-  return arrays
+def _digest(content: bytes) -> bytes:
+  return hashlib.sha256(content).hexdigest().encode()

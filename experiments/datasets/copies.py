@@ -17,7 +17,8 @@ from experiments.machine import notices
 from experiments.records import files
 
 # To be raised when decoding changes, so that older caches are not used.
-_CACHE_FORMAT = 1
+_CACHE_FORMAT = 2
+_RECORDS = ".array_record"  # In the names of files of records.
 
 
 class Copy(NamedTuple):
@@ -70,7 +71,9 @@ def _prepare_or_explain(
   # A failing network, a full disk and a broken TensorFlow have no exception
   # type in common.
   try:
-    _prepare(tfds, name, root)
+    # A format that is read without TensorFlow.
+    builder = tfds.builder(name, data_dir=root, file_format="array_record")
+    builder.download_and_prepare()
   except ImportError as error:
     raise DatasetError(
       f"Preparing {name} needs a package that is missing"
@@ -84,12 +87,6 @@ def _prepare_or_explain(
     ) from error
 
 
-def _prepare(tfds: Any, name: str, root: pathlib.Path) -> None:
-  """Download a dataset and write it in the array_record format."""
-  builder = tfds.builder(name, data_dir=root, file_format="array_record")
-  builder.download_and_prepare()
-
-
 def _find(name: str, root: pathlib.Path) -> Copy | None:
   """Return the newest version of a dataset that can be read, if any."""
   versions = [
@@ -101,7 +98,7 @@ def _find(name: str, root: pathlib.Path) -> Copy | None:
   versions.sort(key=lambda version: [int(part) for part in version.split(".")])
   for version in reversed(versions):
     copy = Copy(root / name / version, version)
-    if any(map(_is_record_file, _names(copy.path))):
+    if any(_RECORDS in name for name in _names(copy.path)):
       return copy
   if versions:
     raise DatasetError(
@@ -111,11 +108,6 @@ def _find(name: str, root: pathlib.Path) -> Copy | None:
       f" prepare it anew ({install('download')})."
     )
   return None
-
-
-def _is_record_file(name: str) -> bool:
-  """Tell whether a file of this name holds records in the array_record form."""
-  return ".array_record" in name
 
 
 def _names(path: pathlib.Path, *, missing_ok: bool = False) -> list[str]:
@@ -138,19 +130,13 @@ def fingerprint(copy: Copy) -> str:
   Names and contents of its descriptions and record files: sizes would not do,
   as record files are padded to whole blocks.
 
-  Args:
-    copy: where the dataset is.
-
-  Returns:
-    64 hexadecimal digits.
-
   Raises:
     DatasetError: a file cannot be read.
   """
   names = [
     name
     for name in _names(copy.path)
-    if name in ("dataset_info.json", "features.json") or _is_record_file(name)
+    if name in ("dataset_info.json", "features.json") or _RECORDS in name
   ]
   try:
     contents = {}

@@ -11,14 +11,11 @@ _SPLIT_SEED = 0
 
 
 def load() -> Dataset:
-  """Load scikit-learn's digits, enlarged to 28 x 28.
+  """Load scikit-learn's digits, 797 / 500 / 500 images of [28, 28, 1].
 
   1,797 images of 8 x 8 pixels with 17 levels, by 13 writers. Of every class 50
   images are for validation and 50 for test, drawn with a fixed seed; the other
   74 to 83 are for training. All writers occur in all three splits.
-
-  Returns:
-    The dataset with 797 / 500 / 500 images of [28, 28, 1].
 
   Raises:
     DatasetError: scikit-learn is not installed.
@@ -47,12 +44,7 @@ def enlarge(images: np.ndarray) -> np.ndarray:
 
   MNIST is made the same way: the digit fills 20 x 20 pixels, with 4 pixels of
   background on every side. Cubic interpolation between pixel centres.
-
-  Args:
-    images: [n, 8, 8], 0 to 16.
-
-  Returns:
-    uint8 [n, 28, 28, 1], 0 to 255.
+  From [n, 8, 8], 0 to 16, to uint8 [n, 28, 28, 1], 0 to 255.
   """
   from scipy import ndimage
 

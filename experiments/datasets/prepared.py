@@ -50,15 +50,6 @@ def load(
   pseudo-random order, not in that of the original files, so both parts hold
   all classes.
 
-  Args:
-    name: a key of `LAYOUTS`.
-    data_dir: folder of TFDS; by default `TFDS_DATA_DIR` of the environment,
-      else `~/tensorflow_datasets`.
-    cache_dir: see `cache.folder`.
-
-  Returns:
-    The dataset.
-
   Raises:
     DatasetError: the dataset cannot be found, prepared or read, or its cache
       was altered.
@@ -70,7 +61,7 @@ def load(
     "fingerprint": copies.fingerprint(copy),
   }
   path = cache.folder(cache_dir) / (
-    f"{name}-{copy.version}-{identity['fingerprint'][:16]}.npy"
+    f"{name}-{copy.version}-{identity['fingerprint'][:16]}.npz"
   )
   arrays = cache.read(path, identity)
   if arrays is None:
@@ -81,18 +72,12 @@ def load(
         notices.note(f"decoding {name} into {path}: this happens once")
         arrays = decode(name, copy)
         cache.write(path, identity, arrays)
-  return _assemble(name, copy.version, arrays)
-
-
-def _assemble(name: str, version: str, arrays: list[np.ndarray]) -> Dataset:
-  """Cut TFDS's two splits into train, validation and test."""
-  layout = LAYOUTS[name]
   images, labels, test_images, test_labels = arrays
-  cut = layout.num_train
+  cut = LAYOUTS[name].num_train
   return Dataset(
     name=name,
-    num_classes=layout.num_classes,
-    source=f"tfds {name}:{version}",
+    num_classes=LAYOUTS[name].num_classes,
+    source=f"tfds {name}:{copy.version}",
     train=Split(images[:cut], labels[:cut]),
     validation=Split(images[cut:], labels[cut:]),
     test=Split(test_images, test_labels),
@@ -100,15 +85,7 @@ def _assemble(name: str, version: str, arrays: list[np.ndarray]) -> Dataset:
 
 
 def decode(name: str, copy: copies.Copy) -> list[np.ndarray]:
-  """Decode a prepared dataset with TFDS.
-
-  Args:
-    name: a key of `LAYOUTS`.
-    copy: where the dataset is.
-
-  Returns:
-    Images uint8 [n, height, width, channels] and labels int32 [n] of TFDS's
-    training split, then of its test split.
+  """Decode images and labels of TFDS's training split, then of its test split.
 
   Raises:
     DatasetError: TFDS is not installed, or the files are damaged or hold other

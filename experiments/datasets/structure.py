@@ -42,12 +42,5 @@ class Dataset(NamedTuple):
 
 
 def install(extra: str) -> str:
-  """Return the command that installs an extra; experiments run from a clone.
-
-  Args:
-    extra: an extra of setup.cfg.
-
-  Returns:
-    The command, to be put into a message.
-  """
+  """Return the command that installs an extra; experiments run from a clone."""
   return f'pip install ".[{extra}]" in the folder of this project'

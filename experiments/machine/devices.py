@@ -47,8 +47,6 @@ def use_all_cores() -> None:
 def refuse_missing() -> None:
   """Looks for the kind of device that the environment names, if it names one.
 
-  JAX takes what is there where none is named.
-
   Raises:
     MissingDeviceError: If there is none of that kind.
   """
@@ -89,7 +87,8 @@ def spread(
   """Compiles a function of a population so that each device runs a part of it.
 
   Devices never wait for each other: no member depends on another, unless the
-  function itself reduces over the axis.
+  function itself reduces over the axis. The number of members must be a
+  multiple of the number of devices.
 
   Args:
     function: What to compile, any function that treats members alike.
@@ -97,10 +96,6 @@ def spread(
     gives: How the result lies, a tree prefix of it.
     donate: Arguments that are consumed.
     axis: The axis of devices.
-
-  Returns:
-    The compiled function. The number of members must be a multiple of the
-    number of devices.
   """
   mapped = jax.shard_map(
     function, mesh=mesh(axis), in_specs=takes, out_specs=gives, check_vma=False

@@ -59,11 +59,7 @@ VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 
 
 def pin() -> list[str]:
-  """Sets the options that numbers depend on.
-
-  Returns:
-    The environment variables that had asked for something else.
-  """
+  """Sets the options; returns the variables that asked for something else."""
   overruled = []
   for name, value in PINNED.items():
     # Another release of JAX may not have it.
@@ -75,12 +71,7 @@ def pin() -> list[str]:
 
 
 def in_use() -> dict[str, Any]:
-  """Returns what a record says of the settings it was made with.
-
-  Returns:
-    {name: value} of the options of `PINNED` and of environment variables that
-    may change last bits, where they are set.
-  """
+  """Returns the options of `PINNED`, and of `VARIABLES` those that are set."""
   options = jax.config.values
   variables = {name: os.environ.get(name, "").strip() for name in VARIABLES}
   return {name: options[name] for name in PINNED if name in options} | {

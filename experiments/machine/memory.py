@@ -27,14 +27,7 @@ _LOOPS = {"scan", "while"}
 
 
 def peak_bytes(function: Callable, *args: PyTree) -> int:
-  """Estimates how many bytes are alive at once while a function runs.
-
-  Args:
-    function: A function of arrays that can be traced.
-    *args: Arrays, or `jax.ShapeDtypeStruct`s in their place.
-
-  Returns:
-    The bytes, arguments and results included.
+  """Estimates the bytes alive at once, arguments and results included.
 
   Example:
     >>> peak_bytes(lambda x: x @ x, np.zeros((100, 100), np.float32))
@@ -59,16 +52,13 @@ def device_bytes() -> int:
 
 
 def width(needs: Callable[[int], int], *, wanted: int, limit: int) -> int:
-  """Chooses how many members a device trains at once.
+  """Chooses how many members a device trains at once, at least one.
 
   Args:
     needs: Maps a number of members to the bytes that they need together, which
       are proportional to it but for what all share.
     wanted: The most.
     limit: Bytes that there are.
-
-  Returns:
-    The number, at least 1: an estimate is no reason to give up.
 
   Example:
     >>> width(lambda members: 100 + 10 * members, wanted=50, limit=300)

@@ -4,18 +4,10 @@ import sys
 
 
 def note(text: str) -> None:
-  """Prints a line that says what takes so long.
-
-  Args:
-    text: What to say; line breaks become spaces.
-  """
+  """Prints a line; breaks of the text become spaces."""
   print(" ".join(text.splitlines()), file=sys.stderr)
 
 
 def warn(text: str) -> None:
-  """Prints a warning.
-
-  Args:
-    text: What to say; line breaks become spaces.
-  """
+  """Prints a warning as a line."""
   note(f"warning: {text}")

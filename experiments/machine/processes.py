@@ -40,11 +40,10 @@ def is_first() -> bool:
 
 
 def agreed(name: str, make: Callable[[], Any]) -> Any:
-  """Returns something that all processes must have alike.
+  """Returns what all processes must have alike.
 
-  Args:
-    name: What it is, a field of what the first process says at its start.
-    make: Makes it where there is one process alone.
+  One process alone makes it; of several, the first says it at its start, as a
+  field of `START`.
   """
   if client() is None:
     return make()
@@ -54,9 +53,6 @@ def agreed(name: str, make: Callable[[], Any]) -> Any:
 
 def waiting(what: str) -> Iterator[None]:
   """Yields again and again, until its caller has seen what it waits for.
-
-  Args:
-    what: What that is, for a message if it takes long.
 
   Raises:
     interruption.Stopped: If a stop is requested.

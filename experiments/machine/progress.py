@@ -12,12 +12,7 @@ from experiments.machine import processes
 
 @dataclasses.dataclass
 class Bar:
-  """What `bar` hands out.
-
-  Attributes:
-    display: The bar on the terminal.
-    task: Its only task.
-  """
+  """The bar on the terminal, which has one task."""
 
   display: rich_progress.Progress
   task: rich_progress.TaskID
@@ -42,30 +37,30 @@ class Bar:
     accuracy, failed_step = metrics["test_accuracy"], metrics["failed_step"]
     kept = 100 * accuracy[failed_step < 0]
     mean = f"{kept.mean():.2f} %" if kept.size else "none"
-    self.display.console.print(
+    self._print(
       f"{cell}: test {mean}, {kept.size} of {accuracy.size} simulations, "
-      f"{metrics['epochs'].mean():.0f} epochs, {seconds:.0f} s",
-      highlight=False,
+      f"{metrics['epochs'].mean():.0f} epochs, {seconds:.0f} s"
     )
     for seed, step in zip(seeds, failed_step, strict=True):
       if step >= 0:
-        self.display.console.print(
-          f"  seed {seed} met a non-finite loss in step {step}: left out",
-          highlight=False,
+        self._print(
+          f"  seed {seed} met a non-finite loss in step {step}: left out"
         )
+
+  def _print(self, line: str) -> None:
+    self.display.console.print(line, highlight=False)
 
 
 @contextlib.contextmanager
 def bar(*, total: int, skipped: int) -> Iterator[Bar]:
   """Shows a progress bar while its block runs.
 
+  Away from a terminal it prints the lines of finished cells only, and of
+  several processes only the first has one.
+
   Args:
     total: Work to do, in the units of `cells.cost`.
     skipped: Cells that were done before.
-
-  Yields:
-    A `Bar`. Away from a terminal it prints the lines of finished cells only,
-    and of several processes only the first has one.
   """
   console = rich_console.Console(soft_wrap=True)
   columns = (

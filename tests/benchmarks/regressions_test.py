@@ -6,14 +6,16 @@ import optax
 import pytest
 
 from bean_jax import correlation
-from benchmarks import floors, penalties, problems, settings
+from benchmarks import cases, floors, penalties, problems
 from experiments.architectures import networks
 from experiments.learning import chains, predictive_coding
 from experiments.learning.learner import Samples
 
 pytestmark = pytest.mark.optimized
 
-WIDE = penalties.shape(settings.Settings(quick=False, repeats=1, torch=False))
+WIDE = penalties.shape(
+  4096, cases.Settings(quick=False, repeats=1, torch=False)
+)
 
 
 @pytest.mark.parametrize(

@@ -5,20 +5,17 @@ import functools
 import numpy as np
 import pytest
 
-from benchmarks import agreement, problems, settings, steps, trainers
+from benchmarks import agreement, cases, problems, steps, trainers
 
-OPTIONS = settings.Settings(quick=True, repeats=1, torch=False)
+OPTIONS = cases.Settings(quick=True, repeats=1, torch=False)
 
 
 @functools.cache
 def _ours():
-  return steps.Route(
-    "bean_jax",
-    steps.ALL,
-    trainers.population(2),
-    trainers.loss_and_gradients,
-    2,
-  )
+  return steps.ours("bean_jax", 2, 2)
+
+
+_linen = functools.partial(trainers.loss_and_gradients, network=trainers.LINEN)
 
 
 @functools.cache
@@ -43,10 +40,8 @@ def test_bean_weighs_in_what_is_checked():
   # Else a wrong penalty would hide below the tolerance.
   problem = _problem()
   for method in steps.PENALIZED:
-    plain, _ = trainers.linen_loss_and_gradients(problem, "vanilla", 0.0)
-    loss, _ = trainers.linen_loss_and_gradients(
-      problem, method, problems.GREAT_STRENGTHS[method]
-    )
+    plain, _ = _linen(problem, "vanilla", 0.0)
+    loss, _ = _linen(problem, method, problems.GREAT_STRENGTHS[method])
     assert np.all(loss - plain > 0.1 * plain), method
 
 
@@ -69,9 +64,7 @@ def test_wrong_gradients_and_wrong_steps_are_refused():
   wrong = _ours()._replace(loss_and_gradients=with_other_order)
   with pytest.raises(agreement.DisagreementError, match="loss and gradients"):
     steps.check(wrong, "bean1", _problem(), 3)
-  wrong = _ours()._replace(
-    trainer=without_bean, loss_and_gradients=trainers.linen_loss_and_gradients
-  )
+  wrong = _ours()._replace(trainer=without_bean, loss_and_gradients=_linen)
   with pytest.raises(agreement.DisagreementError, match="three steps"):
     steps.check(wrong, "bean1", _problem(), 3)
 

@@ -8,11 +8,11 @@ import pytest
 
 from benchmarks import (
   agreement,
+  cases,
   evaluation,
   learning_rules,
   penalties,
   problems,
-  settings,
   steps,
 )
 from experiments.architectures import models
@@ -24,13 +24,12 @@ torch = pytest.importorskip("torch", reason="needs the extra `bench`")
 
 # After what may skip this file.
 from benchmarks import (  # noqa: E402
-  torch_layers,
-  torch_lenet5,
+  torch_networks,
   torch_rules,
   torch_trainers,
 )
 
-OPTIONS = settings.Settings(quick=True, repeats=1, torch=True)
+OPTIONS = cases.Settings(quick=True, repeats=1, torch=True)
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +46,7 @@ def _problem():
   # PyTorch's initial parameters, so that JAX need not compile its own.
   torch.manual_seed(0)
   members = [
-    torch_lenet5.from_torch(dict(torch_lenet5.LeNet5().named_parameters()))
+    torch_networks.from_torch(dict(torch_networks.LeNet5().named_parameters()))
     for _ in range(2)
   ]
   return problems.Problem(
@@ -59,8 +58,8 @@ def _problem():
 
 def test_parameters_go_there_and_back():
   params = _problem().params
-  network = torch_lenet5.to_torch(params, 1)
-  back = torch_lenet5.from_torch(dict(network.named_parameters()))
+  network = torch_networks.lenet5s(params)[1]
+  back = torch_networks.from_torch(dict(network.named_parameters()))
   jax.tree.map(
     lambda got, all_members: np.testing.assert_array_equal(got, all_members[1]),
     back,
@@ -73,17 +72,17 @@ def test_network_is_that_of_the_experiments():
   member = jax.tree.map(lambda leaf: leaf[1], problem.params)
   logits, hidden = models.LeNet5().apply({"params": member}, problem.images[1])
   images = torch.tensor(problem.images[1].transpose(0, 3, 1, 2)) / 255
-  got, got_hidden = torch_lenet5.to_torch(problem.params, 1)(images)
-  agreement.check("logits", torch_lenet5.to_numpy(got), logits)
+  got, got_hidden = torch_networks.lenet5s(problem.params)[1](images)
+  agreement.check("logits", torch_networks.to_numpy(got), logits)
   for layer, neurons in zip(("fc2", "fc3"), got_hidden[1:], strict=True):
-    agreement.check(layer, torch_lenet5.to_numpy(neurons), hidden[layer])
+    agreement.check(layer, torch_networks.to_numpy(neurons), hidden[layer])
 
 
 @pytest.mark.parametrize("order", (1, 2))
 @pytest.mark.parametrize("form", ("pairwise", "closed_form"))
 def test_penalties_are_the_definition_in_the_units_of_the_code(form, order):
   hidden, kernel = penalties.draw(5, 7, 3)
-  got = getattr(torch_lenet5, form)(
+  got = getattr(torch_networks, form)(
     torch.tensor(hidden), torch.tensor(kernel.T.copy()), order
   )
   expected = reference.layer_penalty(hidden, kernel, order=order)
@@ -103,11 +102,11 @@ def test_wrong_gradients_are_seen():
   strength = problems.GREAT_STRENGTHS["bean1"]
 
   def without_gradient_by_activations(hidden, weight, order):
-    return torch_lenet5.closed_form(hidden.detach(), weight, order)
+    return torch_networks.closed_form(hidden.detach(), weight, order)
 
   right, wrong = (
-    torch_trainers.loss_and_gradients(problem, "bean1", strength, penalty)
-    for penalty in (torch_lenet5.pairwise, without_gradient_by_activations)
+    torch_trainers.loss_and_gradients(penalty)(problem, "bean1", strength)
+    for penalty in (torch_networks.pairwise, without_gradient_by_activations)
   )
   agreement.check("loss", wrong[0], right[0])
   with pytest.raises(agreement.DisagreementError, match="conv1"):
@@ -116,7 +115,7 @@ def test_wrong_gradients_are_seen():
 
 def test_calls_go_on_from_where_the_last_one_stopped():
   for trainer in (
-    torch_trainers.one_by_one(torch_lenet5.closed_form),
+    torch_trainers.one_by_one(torch_networks.closed_form),
     torch_trainers.vectorized,
   ):
     run = trainer(_problem(), "bean1", 1, 3)
@@ -129,23 +128,28 @@ def test_calls_go_on_from_where_the_last_one_stopped():
 
 def test_dense_layer_and_penalty_agree_with_ours():
   layer = penalties.draw(5, 7, 3)
-  got = jax.tree.map(torch_lenet5.to_numpy, torch_layers.make_dense(*layer)())
-  agreement.check("dense", got, jax.jit(penalties.dense)(*layer))
-  for order in (1, 2):
-    got = torch_layers.make_penalty(*layer, order)()
-    expected = jax.jit(penalties.value_and_gradients(order, "squared"))(*layer)
-    agreement.check("it", jax.tree.map(torch_lenet5.to_numpy, got), expected)
+  for order in (0, 1, 2):
+    function = penalties.dense
+    if order:
+      function = penalties.value_and_gradients(order, "squared")
+    got = torch_trainers.make_layer(*layer, order)()
+    got = jax.tree.map(torch_networks.to_numpy, got)
+    agreement.check(f"order {order}", got, jax.jit(function)(*layer))
 
 
 def test_predictive_coding_agrees_with_ours(monkeypatch):
   problem = _problem()
   ours = learning_rules.predictive_updates(problem)
   for name, gradient in torch_rules.PREDICTIVE.items():
-    agreement.check(name, torch_rules.updates(problem, gradient), ours)
+    agreement.check(
+      name, learning_rules.predictive_peer_updates(problem, gradient), ours
+    )
   monkeypatch.setattr(torch_rules, "NUM_SWEEPS", 19)
   for name, gradient in torch_rules.PREDICTIVE.items():
     with pytest.raises(agreement.DisagreementError, match="conv1"):
-      agreement.check(name, torch_rules.updates(problem, gradient), ours)
+      agreement.check(
+        name, learning_rules.predictive_peer_updates(problem, gradient), ours
+      )
 
 
 def test_competing_units_agree_with_ours():
@@ -194,7 +198,7 @@ def test_evaluation_is_checked_and_has_ratios():
 
 @pytest.mark.slow
 def test_penalty_has_ratios():
-  rows = {row["name"]: row for row in penalties.run(OPTIONS).rows}
+  rows = {row["name"]: row for row in penalties.run(4096, OPTIONS).rows}
   assert rows[penalties.DENSE]["times_dense"] == 1.0
   for order in (1, 2):
     ours = rows[penalties.name_of(order, "squared")]

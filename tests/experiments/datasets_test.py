@@ -11,7 +11,6 @@ import os
 import pwd
 import subprocess
 import sys
-import time
 from unittest import mock
 
 import numpy as np
@@ -42,18 +41,18 @@ def environment(tmp_path, monkeypatch):
   monkeypatch.setattr(copies, "_has_tensorflow", lambda: False)
 
 
-def error_of(fn, *args, **kwargs):
-  """Return the message of the DatasetError that a call raises."""
+def refused(function, *args, **kwargs):
+  """Returns the line of the DatasetError that a call raises."""
   with pytest.raises(datasets.DatasetError) as caught:
-    fn(*args, **kwargs)
+    function(*args, **kwargs)
   message = str(caught.value)
   assert "\n" not in message
   return message
 
 
-def refused(name, data_dir, *parts):
-  """Load what is refused, with a message that has these parts."""
-  message = error_of(datasets.load, name, data_dir=data_dir)
+def load_refused(name, data_dir, *parts):
+  """Loads what is refused, with a message that has these parts."""
+  message = refused(datasets.load, name, data_dir=data_dir)
   for part in parts:
     assert part in message
 
@@ -83,21 +82,22 @@ def example(image, label):
   return delimited(1, b"".join(entries))
 
 
-def features_json(shape):
-  core = "tensorflow_datasets.core.features."
-  dimensions = [str(size) for size in shape]
-  image = {
-    "pythonClassName": core + "image_feature.Image",
-    "image": {"dtype": "uint8", "shape": {"dimensions": dimensions}},
-  }
-  label = {
-    "pythonClassName": core + "class_label_feature.ClassLabel",
-    "classLabel": {"numClasses": "10"},
-  }
-  return {
-    "pythonClassName": core + "features_dict.FeaturesDict",
-    "featuresDict": {"features": {"image": image, "label": label}},
-  }
+_CORE = "tensorflow_datasets.core.features."
+FEATURES = {
+  "pythonClassName": _CORE + "features_dict.FeaturesDict",
+  "featuresDict": {
+    "features": {
+      "image": {
+        "pythonClassName": _CORE + "image_feature.Image",
+        "image": {"dtype": "uint8", "shape": {"dimensions": ["6", "5", "1"]}},
+      },
+      "label": {
+        "pythonClassName": _CORE + "class_label_feature.ClassLabel",
+        "classLabel": {"numClasses": "10"},
+      },
+    }
+  },
+}
 
 
 def write_prepared(root, *, num_train=11, num_test=4, seed=0, version="3.0.1"):
@@ -133,8 +133,7 @@ def write_prepared(root, *, num_train=11, num_test=4, seed=0, version="3.0.1"):
     "splits": splits,
   }
   (folder / "dataset_info.json").write_text(json.dumps(info))
-  features = features_json(_LAYOUT.image_shape)
-  (folder / "features.json").write_text(json.dumps(features))
+  (folder / "features.json").write_text(json.dumps(FEATURES))
   return folder, arrays
 
 
@@ -145,7 +144,7 @@ def data_dir(tmp_path):
 
 
 def cached_file(tmp_path):
-  (path,) = (tmp_path / "cache").glob("*.npy")
+  (path,) = (tmp_path / "cache").glob("*.npz")
   return path
 
 
@@ -191,20 +190,6 @@ def test_digits_are_a_pinned_partition_of_the_original():
   ]
 
 
-def test_the_global_generator_is_neither_used_nor_touched():
-  found = []
-  for seed in (1, 2):
-    np.random.seed(seed)  # noqa: NPY002
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
-    digits = datasets.load("digits")
-    labels = digits.train.labels
-    found.append((digits, datasets.draw_shots(labels, num_shots=3, seed=0)))
-    after = np.random.get_state()[1]  # noqa: NPY002
-    np.testing.assert_array_equal(before, after)
-  assert_equal(found[0][0], found[1][0])
-  np.testing.assert_array_equal(found[0][1], found[1][1])
-
-
 def test_enlarged_images_look_like_their_originals():
   original = load_digits().images[:200]
   large = digits.enlarge(original)[..., 0].astype(float)
@@ -220,10 +205,8 @@ def test_enlarged_images_look_like_their_originals():
   assert np.unique(large).size > 200
 
 
-def test_enlarged_images_use_the_whole_range():
-  assert datasets.load("digits").train.images.max() == 255
-  assert digits.enlarge(np.zeros((1, 8, 8))).max() == 0
-  # Cubic interpolation overshoots next to an edge: it must not wrap around.
+def test_enlarged_images_do_not_wrap_around():
+  """Cubic interpolation overshoots next to an edge."""
   step = np.zeros((1, 8, 8))
   step[:, :, 4:] = 16
   large = digits.enlarge(step)[0, 14, :, 0].astype(int)
@@ -233,7 +216,7 @@ def test_enlarged_images_use_the_whole_range():
 
 def test_digits_without_scikit_learn(monkeypatch):
   monkeypatch.setitem(sys.modules, "sklearn", None)
-  refused("digits", None, "scikit-learn", 'pip install ".[experiments]"')
+  load_refused("digits", None, "scikit-learn", 'pip install ".[experiments]"')
 
 
 def test_import_is_light_and_digits_need_scikit_learn_alone():
@@ -250,20 +233,12 @@ assert datasets.load("digits").train.labels.size == 797
 
 @pytest.mark.parametrize(
   "name,meant",
-  (
-    ("minst", "mnist"),
-    ("MNIST", "mnist"),
-    ("fashion-mnist", "fashion_mnist"),
-    ("cifar", "cifar10"),
-    ("../mnist", None),
-    (None, None),
-  ),
+  (("MNIST", "mnist"), ("cifar", "cifar10"), ("../mnist", None), (None, None)),
 )
 def test_unknown_name(name, meant):
-  message = error_of(datasets.load, name)
+  message = refused(datasets.load, name)
   assert repr(name) in message
   assert meant is None or f"Did you mean '{meant}'?" in message
-  assert all(known in message for known in datasets.NAMES)
 
 
 # Prepared copies
@@ -323,26 +298,19 @@ def test_newest_version_is_used(tmp_path):
 
 def test_what_is_not_prepared(tmp_path, data_dir):
   cures = ('pip install ".[download]"', "--data_dir", "TFDS_DATA_DIR", "digits")
-  refused("mnist", tmp_path, *cures, str(tmp_path))
-  refused(
+  load_refused("mnist", tmp_path, *cures, str(tmp_path))
+  load_refused(
     "fashion_mnist",
     None,
     "home/tensorflow_datasets has no prepared fashion_mnist",
   )
-  refused("cifar10", data_dir, "no prepared cifar10 (it has mnist)")
+  load_refused("cifar10", data_dir, "no prepared cifar10 (it has mnist)")
 
 
-@pytest.mark.parametrize(
-  "name,reason",
-  (
-    ("nowhere/deeper", "cannot be read"),
-    ("nul\0", "cannot be read"),
-    ("file", "Not a directory"),
-  ),
-)
-def test_data_dir_that_is_no_folder(tmp_path, name, reason):
+@pytest.mark.parametrize("name", ("nowhere/deeper", "nul\0", "file"))
+def test_data_dir_that_is_no_folder(tmp_path, name):
   (tmp_path / "file").write_text("")
-  refused("mnist", tmp_path / name, "--data_dir", reason)
+  load_refused("mnist", tmp_path / name, "--data_dir", "cannot be read")
 
 
 def test_unreadable_data_dir(data_dir, monkeypatch):
@@ -354,7 +322,7 @@ def test_unreadable_data_dir(data_dir, monkeypatch):
     return original(path)
 
   monkeypatch.setattr(os, "listdir", listdir)
-  refused("mnist", data_dir, "Permission denied", str(data_dir))
+  load_refused("mnist", data_dir, "Permission denied", str(data_dir))
 
 
 def test_tfrecord_copy(tmp_path):
@@ -362,7 +330,7 @@ def test_tfrecord_copy(tmp_path):
   folder.mkdir(parents=True)
   (folder / "dataset_info.json").write_text("{}")
   (folder / "mnist-train.tfrecord-00000-of-00001").write_bytes(b"x")
-  refused("mnist", tmp_path, str(folder), "TensorFlow", "array_record")
+  load_refused("mnist", tmp_path, str(folder), "TensorFlow", "array_record")
 
 
 def test_missing_packages(data_dir, monkeypatch):
@@ -371,52 +339,53 @@ def test_missing_packages(data_dir, monkeypatch):
     side_effect=ModuleNotFoundError("No module named 'array_record'"),
   )
   with source:
-    refused("mnist", data_dir, "array_record", 'pip install ".[experiments]"')
+    load_refused(
+      "mnist", data_dir, "array_record", 'pip install ".[experiments]"'
+    )
   monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-  refused(
+  load_refused(
     "mnist", data_dir, "tensorflow-datasets", 'pip install ".[experiments]"'
   )
 
 
-@pytest.mark.parametrize("size", [0, 1000, 70_000])
+@pytest.mark.parametrize("size", [0, 70_000])
 def test_truncated_records(tmp_path, size):
   folder, _ = write_prepared(tmp_path)
   path = folder / "mnist-train.array_record-00000-of-00001"
   assert path.stat().st_size > size
   os.truncate(path, size)
-  refused("mnist", tmp_path, str(folder), "damaged")
+  load_refused("mnist", tmp_path, str(folder), "damaged")
   assert not list(tmp_path.glob("cache/*"))
 
 
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
-@pytest.mark.parametrize("content", ["", "{", "[]"])
+@pytest.mark.parametrize("content", ["", "[]"])
 def test_damaged_description(tmp_path, name, content):
   folder, _ = write_prepared(tmp_path)
   (folder / name).write_text(content)
-  refused("mnist", tmp_path, str(folder))
+  load_refused("mnist", tmp_path, str(folder))
 
 
 def test_other_images_and_labels_than_the_layout_has(tmp_path, monkeypatch):
   write_prepared(tmp_path / "few", num_train=10)
-  refused(
+  load_refused(
     "mnist", tmp_path / "few", "uint8 (11, 6, 5, 1), got uint8 (10, 6, 5, 1)"
   )
   layout = _LAYOUT._replace(num_classes=3)
   monkeypatch.setitem(prepared.LAYOUTS, "mnist", layout)
   write_prepared(tmp_path / "all")
-  refused("mnist", tmp_path / "all", "labels from 0 to 2")
+  load_refused("mnist", tmp_path / "all", "labels from 0 to 2")
 
 
 # Preparing
 
 
 @pytest.fixture
-def prepare(monkeypatch):
+def builder(monkeypatch):
   """TensorFlow is there, as far as anybody asks; what prepares a dataset."""
   monkeypatch.setattr(copies, "_has_tensorflow", lambda: True)
-  prepare = mock.Mock()
-  monkeypatch.setattr(copies, "_prepare", prepare)
-  return prepare
+  with mock.patch("tensorflow_datasets.builder") as builder:
+    yield builder
 
 
 @pytest.mark.parametrize(
@@ -434,31 +403,26 @@ def prepare(monkeypatch):
     (None, ("no array_record copy",)),
   ),
 )
-def test_failing_download(outcome, parts, tmp_path, prepare):
-  prepare.side_effect = outcome
-  refused("mnist", tmp_path, *parts)
+def test_failing_download(outcome, parts, tmp_path, builder):
+  builder.return_value.download_and_prepare.side_effect = outcome
+  load_refused("mnist", tmp_path, *parts)
 
 
-def test_download_needs_tfds(tmp_path, monkeypatch, prepare):
+def test_download_needs_tfds(tmp_path, monkeypatch, builder):
   monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-  refused("mnist", tmp_path, 'pip install ".[experiments]"')
-  prepare.assert_not_called()
+  load_refused("mnist", tmp_path, 'pip install ".[experiments]"')
+  builder.assert_not_called()
 
 
-def test_prepares_once(tmp_path, prepare):
-  prepare.side_effect = lambda tfds, name, root: write_prepared(root)
+def test_prepares_once(tmp_path, builder):
+  builder.return_value.download_and_prepare.side_effect = lambda: (
+    write_prepared(tmp_path)
+  )
   first = datasets.load("mnist", data_dir=tmp_path)
   assert_equal(first, datasets.load("mnist", data_dir=tmp_path))
-  prepare.assert_called_once_with(mock.ANY, "mnist", tmp_path)
-
-
-def test_prepares_array_record_files(tmp_path):
-  tfds = mock.Mock()
-  copies._prepare(tfds, "mnist", tmp_path)
-  tfds.builder.assert_called_once_with(
+  builder.assert_called_once_with(
     "mnist", data_dir=tmp_path, file_format="array_record"
   )
-  tfds.builder().download_and_prepare.assert_called_once_with()
 
 
 # The cache
@@ -470,19 +434,10 @@ def test_second_load_does_not_decode(tmp_path, data_dir, monkeypatch):
   with no_decoding():
     second = datasets.load("mnist", data_dir=data_dir)
   assert_equal(first, second)
-  path = cached_file(tmp_path)
-  assert sorted(os.listdir(path.parent)) == sorted(
-    [path.name, path.with_suffix(".json").name]
-  )
+  assert os.listdir(tmp_path / "cache") == [cached_file(tmp_path).name]
   # What was loaded may be changed.
   second.train.images[:] = 0
   assert datasets.load("mnist", data_dir=data_dir).train.images.any()
-
-
-def test_cache_dir_argument(tmp_path, data_dir):
-  datasets.load("mnist", data_dir=data_dir, cache_dir=tmp_path / "mine")
-  assert len(list((tmp_path / "mine").glob("mnist-3.0.1-*.npy"))) == 1
-  assert not (tmp_path / "cache").exists()
 
 
 def test_cache_folder(tmp_path, monkeypatch):
@@ -525,7 +480,7 @@ def test_equal_copies_alone_share_a_cache(tmp_path):
   prepared.LAYOUTS["mnist"] = _LAYOUT._replace(num_test=3)
   other = datasets.load("mnist", data_dir=tmp_path / "c")
   np.testing.assert_array_equal(other.test.images, arrays[2])
-  assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
+  assert len(list((tmp_path / "cache").glob("*.npz"))) == 2
 
 
 def test_fingerprint_sees_descriptions_names_and_contents(tmp_path):
@@ -550,29 +505,21 @@ def test_fingerprint_sees_descriptions_names_and_contents(tmp_path):
 
 
 def flipped(part):
-  def damage(path):
-    content = bytearray(path.read_bytes())
-    content[int(part * len(content))] ^= 1
-    path.write_bytes(content)
+  def damage(content):
+    place = int(part * len(content))
+    changed = bytes([content[place] ^ 1])
+    return content[:place] + changed + content[place + 1 :]
 
   return damage
 
 
-def cut(part):
-  return lambda path: os.truncate(path, int(part * path.stat().st_size))
-
-
-def sidecar(content):
-  return lambda path: path.with_suffix(".json").write_bytes(content)
-
-
-def changed(field, value):
-  def damage(path):
-    record = json.loads(path.with_suffix(".json").read_text())
-    assert record[field] != value
-    sidecar(json.dumps({**record, field: value}).encode())(path)
-
-  return damage
+def other_data(content):
+  """As if written for another version."""
+  archive = content[:-64].replace(
+    "3.0.1".encode("utf-32-le"), "3.0.0".encode("utf-32-le")
+  )
+  assert archive != content[:-64]
+  return archive + cache._digest(archive)
 
 
 # tests/faults/input_test.py has more of each kind.
@@ -580,26 +527,22 @@ def changed(field, value):
   "damage",
   (
     *map(flipped, (0.0, 0.1, 0.5, 0.999)),
-    *map(cut, (0.0, 0.01, 0.5, 0.99)),
-    lambda path: path.write_bytes(path.read_bytes() + b"\0"),
-    lambda path: path.with_suffix(".json").unlink(),
-    *map(sidecar, (b"", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b"{}")),
-    changed("dataset", "fashion_mnist"),
-    changed("version", "3.0.0"),
-    changed("fingerprint", "0" * 64),
-    changed("sha256", "0" * 64),
-    changed("sha256", None),
-    changed("shapes", [[1]]),
+    lambda content: b"",
+    lambda content: content[: len(content) // 2],
+    lambda content: content[:-1],
+    lambda content: content + b"\0",
+    lambda content: b"[]" + cache._digest(b"[]"),
+    other_data,
   ),
 )
 def test_damaged_cache_is_refused_and_left_alone(damage, tmp_path, data_dir):
   datasets.load("mnist", data_dir=data_dir)
   path = cached_file(tmp_path)
-  damage(path)
-  files = {entry: entry.read_bytes() for entry in path.parent.iterdir()}
+  damaged = damage(path.read_bytes())
+  path.write_bytes(damaged)
   with no_decoding():
-    refused("mnist", data_dir, str(path), "delete it and run again")
-  assert files == {entry: entry.read_bytes() for entry in path.parent.iterdir()}
+    load_refused("mnist", data_dir, str(path), "delete it and run again")
+  assert path.read_bytes() == damaged
   # The message's cure works.
   path.unlink()
   datasets.load("mnist", data_dir=data_dir)
@@ -607,27 +550,18 @@ def test_damaged_cache_is_refused_and_left_alone(damage, tmp_path, data_dir):
     datasets.load("mnist", data_dir=data_dir)
 
 
-def test_pickles_are_neither_loaded_nor_written(tmp_path):
+def test_pickles_are_not_loaded(tmp_path):
   class Evil:
     def __reduce__(self):
       return os.mkdir, (str(tmp_path / "evil"),)
 
   buffer = io.BytesIO()
-  np.save(buffer, np.array([Evil()], dtype=object), allow_pickle=True)
-  path = tmp_path / "x.npy"
+  np.savez(buffer, np.array([Evil()], dtype=object))
+  path = tmp_path / "x.npz"
   # The attacker's file has a checksum that fits.
-  with mock.patch.object(cache, "_encode", return_value=buffer.getvalue()):
-    cache.write(path, _IDENTITY, [np.zeros(1)])
-  assert "delete it" in error_of(cache.read, path, _IDENTITY)
+  path.write_bytes(buffer.getvalue() + cache._digest(buffer.getvalue()))
+  assert "delete it" in refused(cache.read, path, _IDENTITY)
   assert not (tmp_path / "evil").exists()
-  with pytest.raises(ValueError, match="pickle"):
-    cache.write(path, _IDENTITY, [np.array([{}], dtype=object)])
-
-
-def test_unreadable_cache_file(tmp_path):
-  (tmp_path / "x.npy").mkdir()
-  message = error_of(cache.read, tmp_path / "x.npy", _IDENTITY)
-  assert "BEAN_JAX_CACHE" in message
 
 
 def test_unwritable_cache_is_a_warning(tmp_path, data_dir, capsys):
@@ -652,22 +586,13 @@ def test_full_disk_is_a_warning_and_leaves_nothing(tmp_path, data_dir, capsys):
   assert not os.listdir(tmp_path / "cache")
 
 
-@pytest.mark.parametrize("replaced", [0, 1])
-def test_killed_while_writing(tmp_path, data_dir, replaced):
-  original, calls = os.replace, []
-
-  def replace(source, target):
-    if len(calls) == replaced:
-      raise KeyboardInterrupt
-    calls.append(target)
-    original(source, target)
-
+def test_killed_while_writing(tmp_path, data_dir):
   with (
-    mock.patch.object(os, "replace", replace),
+    mock.patch.object(os, "replace", side_effect=KeyboardInterrupt),
     pytest.raises(KeyboardInterrupt),
   ):
     datasets.load("mnist", data_dir=data_dir)
-  assert len(os.listdir(tmp_path / "cache")) == replaced
+  assert os.listdir(tmp_path / "cache") == []
   datasets.load("mnist", data_dir=data_dir)
   with no_decoding():
     datasets.load("mnist", data_dir=data_dir)
@@ -678,15 +603,14 @@ def test_killed_while_writing(tmp_path, data_dir, replaced):
 _LABELS = np.random.default_rng(0).integers(0, 10, 1000)
 
 
-@pytest.mark.parametrize("num_shots", [1, 5, 50, 82])
-@pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
-def test_draws_exactly(num_shots, seed):
+@pytest.mark.parametrize("seed", [0, 2**64 - 1])
+@pytest.mark.parametrize("num_shots", [1, 82])
+def test_draws_so_many_of_each_class(num_shots, seed):
   drawn = datasets.draw_shots(_LABELS, num_shots=num_shots, seed=seed)
   np.testing.assert_array_equal(
     _LABELS[drawn], np.repeat(np.arange(10), num_shots)
   )
-  assert np.unique(drawn).size == drawn.size == 10 * num_shots
-  assert np.issubdtype(drawn.dtype, np.integer)
+  assert np.unique(drawn).size == 10 * num_shots
 
 
 def test_draws_are_nested():
@@ -724,49 +648,22 @@ def test_a_class_does_not_see_the_others():
   np.testing.assert_array_equal(before[kept], after[kept])
 
 
-def test_kinds_of_integers_do_not_matter():
-  first = datasets.draw_shots(_LABELS, num_shots=3, seed=5)
-  second = datasets.draw_shots(
-    _LABELS.astype(np.uint8).tolist(), num_shots=np.int64(3), seed=np.uint8(5)
-  )
-  np.testing.assert_array_equal(first, second)
+@pytest.mark.parametrize("num_shots", (0, 3))
+def test_numbers_of_shots_that_cannot_be_drawn(num_shots):
+  labels = np.array([1, 0, 0, 0, 1])
+  message = refused(datasets.draw_shots, labels, num_shots=num_shots, seed=0)
+  assert f"Cannot draw {num_shots} shots of class" in message
 
 
-def test_more_shots_than_images():
-  labels = np.array([0, 0, 0, 1, 1, 2, 2, 2])
-  message = error_of(datasets.draw_shots, labels, num_shots=3, seed=0)
-  assert "Cannot draw 3 shots of class 1, which has 2 images" in message
-
-
-@pytest.mark.parametrize(
-  "labels,missing,greatest",
-  (([0, 2], 1, 2), ([1, 2, 3], 0, 3), ([0, 1, 9, 9], 2, 9), ([7], 0, 7)),
-)
-def test_classes_that_are_not_numbered_from_0(labels, missing, greatest):
-  message = error_of(datasets.draw_shots, labels, num_shots=1, seed=0)
-  assert (
-    f"got none of class {missing} below the greatest, {greatest}" in message
-  )
-  assert "fewer shots" not in message
-  # The cure that it names.
-  _, numbers = np.unique(labels, return_inverse=True)
-  drawn = datasets.draw_shots(numbers, num_shots=1, seed=0)
-  assert sorted(np.array(labels)[drawn]) == sorted(set(labels))
-
-
-@pytest.mark.parametrize("value", (-1, 1.0, "1", None, True))
-def test_wrong_numbers(value):
-  message = error_of(datasets.draw_shots, [0], num_shots=value, seed=0)
-  assert f"must be an integer of at least 1, got {value!r}" in message
-  message = error_of(datasets.draw_shots, [0], num_shots=1, seed=value)
-  assert f"an integer from 0 to 2**64 - 1, got {value!r}" in message
-
-
-def test_limits_of_numbers():
-  assert "got 0" in error_of(datasets.draw_shots, [0], num_shots=0, seed=0)
-  assert "got 18446744073709551616" in error_of(
-    datasets.draw_shots, [0], num_shots=1, seed=2**64
-  )
+@pytest.mark.parametrize("labels", ([0, 2], [1, 2, 3], [7], [-1, 0, 1], []))
+def test_classes_that_are_not_numbered_from_0(labels):
+  message = refused(datasets.draw_shots, labels, num_shots=1, seed=0)
+  assert f"without a gap, got {sorted(set(labels))}" in message
+  if labels:
+    # The cure that it names.
+    _, numbers = np.unique(labels, return_inverse=True)
+    drawn = datasets.draw_shots(numbers, num_shots=1, seed=0)
+    assert sorted(np.array(labels)[drawn]) == sorted(set(labels))
 
 
 # Documentation and the real data
@@ -795,14 +692,6 @@ def test_real_mnist(tmp_path, monkeypatch):
   seen = {image.tobytes() for image in dataset.validation.images}
   drawn = datasets.draw_shots(dataset.train.labels, num_shots=20, seed=0)
   assert not seen & {dataset.train.images[i].tobytes() for i in drawn}
-  seconds = []
-  for _ in range(3):
-    start = time.perf_counter()
-    with no_decoding():
-      again = datasets.load("mnist", data_dir=_REAL_DATA_DIR)
-    seconds.append(time.perf_counter() - start)
-  assert_equal(dataset, again)
-  assert min(seconds) < 0.5
 
 
 @needs_real_data

@@ -1,5 +1,6 @@
 """Files that are cut off, altered or foreign: set aside, and made again."""
 
+import concurrent.futures
 import json
 import threading
 
@@ -102,19 +103,6 @@ def test_each_damaged_file_has_a_name_of_its_own(copy):
   assert results.read(path)
 
 
-@pytest.mark.slow
-def test_reporting_alone_does_not_use_it_either(copy):
-  folder = copy("table1")
-  path = folder / RECORDS["table1"]
-  path.write_bytes(flipped(path.read_bytes()))
-  args = (*here.SMALL["table1"], "--notrain", f"--output_dir={folder}")
-  status, out, err = here.run("table1", *args)
-  assert status == 0
-  assert "not run" in out
-  assert f"renamed to {path.name}.damaged" in err
-  assert not path.exists()
-
-
 @pytest.mark.parametrize("name,place", PLACES)
 def test_what_was_made_otherwise_stays_where_it_is(
   name, place, copy, monkeypatch
@@ -168,18 +156,13 @@ def test_two_processes_that_find_the_same_damage(tmp_path, capsys):
   path = tmp_path / "cell.json"
   path.write_text("altered")
   start = threading.Barrier(8)
-  found = []
 
-  def find():
+  def find(_):
     start.wait()
-    found.append(results.find(path, {}))
+    return results.find(path, {})
 
-  threads = [threading.Thread(target=find) for _ in range(8)]
-  for thread in threads:
-    thread.start()
-  for thread in threads:
-    thread.join()
-  assert found == [None] * 8
+  with concurrent.futures.ThreadPoolExecutor(8) as threads:
+    assert list(threads.map(find, range(8))) == [None] * 8
   (aside,) = tmp_path.iterdir()
   assert aside.read_text() == "altered"
   assert aside.name.startswith("cell.json.damaged")
@@ -214,13 +197,16 @@ def test_members_of_a_cell_that_is_not_whole_yet(tmp_path, monkeypatch):
   assert len(in_process.contents(tmp_path / "partial")) == 1
 
 
+SETTINGS = hypothesis.settings(
+  max_examples=60, deadline=None, database=None, derandomize=True
+)
+
+
 # A file whose checksum fits says nothing about who made it.
 
 
 @pytest.mark.slow
-@hypothesis.settings(
-  max_examples=60, deadline=None, database=None, derandomize=True
-)
+@SETTINGS
 @hypothesis.given(data=st.data())
 def test_foreign_checkpoints_with_a_checksum(finished, data):
   original = (finished("full_data") / CHECKPOINT).read_bytes()[:-64]
@@ -228,22 +214,19 @@ def test_foreign_checkpoints_with_a_checksum(finished, data):
   new = data.draw(st.binary(min_size=1, max_size=8))
   content = original[:place] + new + original[place + len(new) :]
   content += checkpoints._digest(content)
-  messages = []
+  message, kinds = "network.npz: ", set()
   try:
-    arrays = checkpoints._parse("network.npz", content).metrics.values()
+    metrics = checkpoints._parse("network.npz", content).metrics
+    # Numbers may differ, but numbers they are.
+    kinds = {array.dtype.kind for array in metrics.values()}
   except results.ResultError as error:
-    arrays = ()
-    messages.append(str(error))
-  # Numbers may differ, but numbers they are.
-  assert {array.dtype.kind for array in arrays} <= set("biuf")
-  for message in messages:
-    assert message.startswith("network.npz: ")
-    assert "\n" not in message
+    message = str(error)
+  assert kinds <= set("biuf")
+  assert message.startswith("network.npz: ")
+  assert "\n" not in message
 
 
-@hypothesis.settings(
-  max_examples=60, deadline=None, database=None, derandomize=True
-)
+@SETTINGS
 @hypothesis.given(
   st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=5),

@@ -30,21 +30,13 @@ def test_same_command_twice(script, tmp_path):
 
 
 @pytest.mark.slow
-def test_xla_knows_the_flag(tmp_path):
+def test_xla_knows_the_flag():
   """It ends the process for a flag that it does not know."""
-  finished = {}
-  for flag in ("--xla_gpu_deterministic_ops=true", "--xla_no_such_flag=true"):
-    finished[flag] = subprocess.run(
-      [
-        sys.executable,
-        "-c",
-        "import jax; jax.devices(); print(jax.numpy.ones(1))",
-      ],
-      env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flag},
+  for flag, is_known in (("gpu_deterministic_ops", True), ("no_such", False)):
+    finished = subprocess.run(
+      [sys.executable, "-c", "import jax; jax.devices()"],
+      env={**os.environ, "XLA_FLAGS": f"--xla_{flag}=true"},
       capture_output=True,
-      text=True,
       check=False,
     )
-  known, unknown = finished.values()
-  assert known.returncode == 0
-  assert unknown.returncode != 0
+    assert (finished.returncode == 0) == is_known

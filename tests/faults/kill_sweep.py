@@ -53,15 +53,7 @@ SMALL = {
 
 @dataclasses.dataclass
 class Counts:
-  """What became of a number of kills.
-
-  Attributes:
-    kills: Processes that were killed before their end.
-    in_training: Those among them between the first file and the table, which
-      is the last.
-    sweeps: Runs that came to their end.
-    problems: What was lost or differs, a line each.
-  """
+  """What became of a number of kills, some before the table, which is last."""
 
   kills: int = 0
   in_training: int = 0
@@ -109,11 +101,7 @@ def wait(process: subprocess.Popen, seconds: float) -> bool:
 
 
 def whole(folder: pathlib.Path) -> dict[str, bytes]:
-  """Reads the files that must never change again, by their paths in a folder.
-
-  They are records, of cells or of members of cells that are not whole yet, and
-  networks whose training is over.
-  """
+  """Reads files that must never change again: records, and final networks."""
   found = {}
   for path in sorted(folder.rglob("*")):
     if path.suffix == ".json":
@@ -145,17 +133,7 @@ def lost(before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
 def sweep(
   script: str, kills: int, *, seed: int, directory: pathlib.Path
 ) -> Counts:
-  """Kills a script so many times.
-
-  Args:
-    script: Its name, of `SMALL`.
-    kills: Processes to kill.
-    seed: Of the moments.
-    directory: An empty folder.
-
-  Returns:
-    What became of it.
-  """
+  """Kills a script so many times, at moments of a seed, in an empty folder."""
   moments = random.Random(seed)
   started = time.monotonic()
   finish(start(script, directory / "whole"))
@@ -203,12 +181,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--script", choices=sorted(SMALL), default="few_shot")
   parser.add_argument("--seed", type=int, default=0)
   arguments = parser.parse_args(argv)
-  with tempfile.TemporaryDirectory() as directory:
+  with tempfile.TemporaryDirectory() as folder:
     counts = sweep(
       arguments.script,
       arguments.kills,
       seed=arguments.seed,
-      directory=pathlib.Path(directory),
+      directory=pathlib.Path(folder),
     )
   for problem in counts.problems:
     print(problem)

@@ -13,7 +13,7 @@ from experiments.learning.streams import Augmentation, Whole
 from experiments.machine import devices
 from experiments.population import program
 from tests.experiments import full_data_test, tiny
-from tests.experiments.population import simulations_test
+from tests.experiments.population import simulations_test as tests
 
 STRENGTHS = (0.5, 10.0)
 DIGITS = datasets.load("digits")
@@ -113,12 +113,7 @@ def test_epochs_equal_those_of_one_device(num_train, method):
 def test_statistics_are_those_of_the_whole_batch():
   """Otherwise each device would have normalized by its own half."""
   with pytest.raises(AssertionError):
-    check(
-      (tiny.NORMED, tiny.NORMED),
-      "vanilla",
-      num_train=16,
-      batch_size=8,
-    )
+    check((tiny.NORMED, tiny.NORMED), "vanilla", num_train=16, batch_size=8)
 
 
 @pytest.mark.slow
@@ -169,31 +164,29 @@ class TestRun:
     monkeypatch.setattr(networks, "make", make)
 
   def test_run(self, tmp_path):
-    tests = simulations_test
-    outcomes = {}
-    for name, num_shards in (("plain", 1), ("shared", 2), ("resumed", 2)):
+    def run(name, num_shards):
       stream = Whole(num_shards=num_shards, patience=0)
       planned = tests.make_cells("whole", stream=stream, epochs=3)
       if name == "resumed":
         with pytest.raises(tests.Killed):
           tests.run(tmp_path / name, "whole", planned, tick=tests.kill_at(5))
-      found = tests.run(tmp_path / name, "whole", planned)
-      outcomes[name] = list(found.values())
-    for name in ("objective_curve", "validation_accuracy_curve"):
-      for plain, shared in zip(*list(outcomes.values())[:2], strict=True):
-        assert shared.members_per_chunk == 1
+      return list(tests.run(tmp_path / name, "whole", planned).values())
+
+    shared = run("shared", 2)
+    for one, two in zip(run("plain", 1), shared, strict=True):
+      assert two.members_per_chunk == 1
+      for name, options in (
+        ("objective_curve", {"rtol": 1e-3}),
+        # One image that is as good as undecided.
+        ("validation_accuracy_curve", {"atol": 1.01 / 49}),
+        ("test_accuracy", {"atol": 1.01 / 79}),
+        ("test_accuracy_last", {"atol": 1.01 / 79}),
+      ):
         np.testing.assert_allclose(
-          shared.metrics[name],
-          plain.metrics[name],
-          rtol=1e-3,
-          atol=1.01 / 49 if "accuracy" in name else 0,
+          two.metrics[name], one.metrics[name], **options
         )
-        for accuracy in ("test_accuracy", "test_accuracy_last"):
-          np.testing.assert_allclose(
-            shared.metrics[accuracy], plain.metrics[accuracy], atol=1.01 / 79
-          )
     tests.assert_same(
-      dict(enumerate(outcomes["resumed"])), dict(enumerate(outcomes["shared"]))
+      dict(enumerate(run("resumed", 2))), dict(enumerate(shared))
     )
 
 

@@ -15,7 +15,6 @@ from experiments.records import results
 from tests.runtime import processes
 
 LAUNCH = processes.ROOT / "launch"
-NAMES = ("local_gpus.sh", "slurm.sh")
 # Says how it was started, and ends as it is told.
 FAKE_PYTHON = """#!/bin/bash
 if [[ $1 == -c ]]; then exec {python} "$@"; fi
@@ -56,20 +55,14 @@ def launch(tmp_path):
   return launch
 
 
-@pytest.mark.parametrize("name", NAMES)
-class TestText:
-  def test_parses(self, name):
-    subprocess.run(["bash", "-n", LAUNCH / name], check=True)
-
-  def test_flags_and_scripts_exist(self, name):
-    text = (LAUNCH / name).read_text()
-    for script in (few_shot, table1, full_data, study):
-      assert script.__name__.removeprefix("experiments.") in text
-      command = text[text.rindex("-m ") :]
-      for flag in re.findall(r"--(\w+)", command):
-        assert flag in script.FLAGS
-    for flag in re.findall(r"^# .* --(\w+)=", text, re.MULTILINE):
-      assert flag in few_shot.FLAGS or "gpus-per-node" in text
+@pytest.mark.parametrize("name", ("local_gpus.sh", "slurm.sh"))
+def test_flags_and_scripts_exist(name):
+  text = (LAUNCH / name).read_text()
+  command = text[text.rindex("-m ") :]
+  for script in (few_shot, table1, full_data, study):
+    assert script.__name__.removeprefix("experiments.") in text
+    for flag in re.findall(r"--(\w+)", command):
+      assert flag in script.FLAGS
 
 
 @pytest.mark.parametrize(
@@ -79,6 +72,9 @@ class TestText:
     ("local_gpus.sh", ()),
     ("local_gpus.sh", ("x", "few_shot")),
     ("local_gpus.sh", ("0", "few_shot")),
+    ("gpu_campaign.sh", ()),
+    ("gpu_campaign.sh", ("--help",)),
+    ("gpu_campaign.sh", ("a", "b")),
   ),
 )
 def test_usage(name, args, launch):
@@ -195,18 +191,6 @@ class TestGpuCampaign:
     assert finished.stderr == ""
     assert not list(outside.iterdir())
     return finished.returncode, finished.stdout
-
-  @pytest.mark.parametrize("args", [(), ("--help",), ("a", "b")])
-  def test_usage(self, args):
-    finished = subprocess.run(
-      ["bash", LAUNCH / "gpu_campaign.sh", *args],
-      capture_output=True,
-      text=True,
-      check=False,
-      timeout=60,
-    )
-    assert (finished.returncode, finished.stdout) == (2, "")
-    assert finished.stderr.startswith("usage: ")
 
   @pytest.mark.slow
   def test_goes_on_until_all_is_there(self, tmp_path):

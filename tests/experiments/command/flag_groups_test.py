@@ -1,7 +1,6 @@
 """Tests of experiments.command.flag_groups."""
 
 import os
-import pathlib
 import pwd
 
 from absl import flags
@@ -11,26 +10,11 @@ from benchmarks import run as benchmarks_run
 from experiments import full_data, report
 from experiments.command import flag_groups, parsing
 from experiments.learning import methods
-from tests.experiments import in_process
+from tests.experiments import in_process, tiny
 from tests.faults import here
 
 # Flags that hold paths.
 PATHS = {"checkpoint_dir", "data_dir", "output", "output_dir", "results_dir"}
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-  monkeypatch.setenv("HOME", str(tmp_path))
-  return tmp_path
-
-
-@pytest.fixture
-def no_home(monkeypatch):
-  def missing(uid):
-    raise KeyError(uid)
-
-  monkeypatch.delenv("HOME")
-  monkeypatch.setattr(pwd, "getpwuid", missing)
 
 
 @pytest.mark.parametrize(
@@ -38,120 +22,169 @@ def no_home(monkeypatch):
   (*here.ALL.values(), report, benchmarks_run),
   ids=lambda script: script.__name__,
 )
-def test_every_path_may_begin_at_home(script, home):
-  names = [name for name in script.FLAGS if name in PATHS]
+def test_every_path_may_begin_at_home(script, tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  names = [n for n in script.FLAGS if n.endswith(("_dir", "output"))]
   assert names
+  assert set(names) <= PATHS
   with in_process.parsed(script, *(f"--{name}=~/res" for name in names)):
     for name in names:
-      assert script.FLAGS[name].value == str(home / "res")
-  other = [n for n in script.FLAGS if n.endswith(("_dir", "output"))]
-  assert set(other) <= PATHS
+      assert script.FLAGS[name].value == str(tmp_path / "res")
 
 
-def test_a_folder_named_so(home):
+def test_a_folder_named_so():
   with in_process.parsed(full_data, "--output_dir=./~"):
     assert full_data.FLAGS.output_dir == "./~"
 
 
-@pytest.mark.parametrize("path", ("~", "~/res"))
-def test_without_a_home(path, no_home, tmp_path, monkeypatch):
+def test_without_a_home(tmp_path, monkeypatch):
+  def missing(uid):
+    raise KeyError(uid)
+
+  monkeypatch.delenv("HOME")
+  monkeypatch.setattr(pwd, "getpwuid", missing)
   monkeypatch.chdir(tmp_path)
-  error = in_process.refused(full_data, f"--output_dir={path}")
-  assert f"--output_dir={path}: no home folder for {path!r}; give " in error
+  error = in_process.refused(full_data, "--output_dir=~/res")
+  assert "--output_dir=~/res: no home folder for '~/res'; give " in error
   assert os.listdir() == []
 
 
-def test_a_default_may_be_none():
+def parse(*args):
+  """The flags of a script that has all groups."""
   values = flags.FlagValues()
-  flag_groups.define_path(values, "folder", None, "where")
-  values(["script"])
-  assert values.folder is None
-  values(["script", "--folder=here"])
-  assert pathlib.Path(values.folder) == pathlib.Path("here")
-
-
-def read(function, define, names, *args):
-  """Reads a flag of a script that trains these methods."""
-  values = flags.FlagValues()
-  define(values)
+  flag_groups.define_alphas(values, known=list(methods.METHODS))
+  flag_groups.define_learning_rate(values)
+  flag_groups.define_bean(values)
+  flag_groups.define_few_shot(values)
+  flag_groups.define_imitation(values)
+  flag_groups.define_competing(values)
+  flag_groups.define_seeds(values, default="3")
+  flag_groups.define_selection_seeds(values, default="100-101")
+  flag_groups.define_schedule(
+    values, shots=("1", "5"), epochs="4", validate_every=2
+  )
   values(["script", *args])
-  return function(values, names)
+  return values
 
 
-def strengths(*args, names=("vanilla", "dropout", "bean1")):
-  def define(values):
-    flag_groups.define_alphas(values, known=list(methods.METHODS))
-
-  return read(flag_groups.strengths, define, names, *args)
+def strengths(values):
+  return flag_groups.strengths(values, ("vanilla", "dropout", "bean1"))
 
 
-def learning_rates(*args, names=("vanilla", "bean1")):
-  define = flag_groups.define_learning_rate
-  return read(flag_groups.learning_rates, define, names, *args)
+def learning_rates(values):
+  return flag_groups.learning_rates(values, ("vanilla", "bean1"))
 
 
-class TestStrengths:
-  GRIDS = {
-    name: methods.METHODS[name].grid for name in ("vanilla", "dropout", "bean1")
+def options(values):
+  network = tiny.NETWORK._replace(layers=("fc1", "fc2", "fc3"))
+  return flag_groups.options(values, network)
+
+
+DROPOUT, BEAN1 = (methods.METHODS[name].grid for name in ("dropout", "bean1"))
+
+
+@pytest.mark.parametrize(
+  "args,dropout,bean1",
+  (
+    ((), DROPOUT, BEAN1),
+    (("--alphas=0.5,0.1",), [0.5, 0.1], [0.5, 0.1]),
+    (("--alphas=bean1:3,0",), DROPOUT, [3.0, 0.0]),
+    (("--alphas=bean1:3,0 0.5",), [0.5], [3.0, 0.0]),
+  ),
+)
+def test_strengths(args, dropout, bean1):
+  expected = {"vanilla": (0.0,), "dropout": dropout, "bean1": bean1}
+  assert strengths(parse(*args)) == expected
+
+
+@pytest.mark.parametrize(
+  "args,vanilla,bean1",
+  (
+    ((), 5e-4, 5e-4),
+    (("--learning_rate=0.01",), 0.01, 0.01),
+    (("--learning_rate=bean1:0.1 0.01",), 0.01, 0.1),
+    (("--learning_rate=bean1:0.1 vanilla:0.2",), 0.2, 0.1),
+  ),
+)
+def test_learning_rates(args, vanilla, bean1):
+  assert learning_rates(parse(*args)) == {"vanilla": vanilla, "bean1": bean1}
+
+
+def test_options():
+  assert options(parse()) == methods.Options()
+  changed = {
+    "gamma": 0.5,
+    "distance": "absolute",
+    "alpha_units": "paper",
+    # In the order of the network.
+    "layers": ("fc1", "fc3"),
+    "decoupled_decay": True,
+    "dropout_at_eval": True,
+    "first_pseudo": 3,
+    "last_pseudo": 4,
+    "pseudo_periods": 5,
+    "pseudo_epochs": 6,
+    "competing_epochs": 7,
+    "readout_epochs": 8,
   }
+  args = [f"--{n}={v}" for n, v in changed.items() if n != "layers"]
+  found = options(parse(*args, "--layers=fc3,fc1"))
+  assert found == methods.Options(**changed)
 
-  def test_grids_by_default(self):
-    assert strengths() == self.GRIDS
 
-  def test_of_all_that_have_one(self):
-    expected = {"vanilla": (0.0,), "dropout": [0.5, 0.1], "bean1": [0.5, 0.1]}
-    assert strengths("--alphas=0.5,0.1") == expected
+@pytest.mark.parametrize(
+  "args,expected",
+  (
+    ((), [(1, 4), (5, 4)]),
+    (("--shots=5,1", "--epochs=4,8"), [(1, 8), (5, 4)]),
+    (("--epochs=3", "--validate_every=0"), [(1, 3), (5, 3)]),
+  ),
+)
+def test_schedule(args, expected):
+  assert flag_groups.schedule(parse(*args)) == expected
 
-  def test_method_by_method(self):
-    found = strengths("--alphas=bean1:3,0")
-    assert found == {**self.GRIDS, "bean1": [3.0, 0.0]}
-    found = strengths("--alphas=bean1:3,0 0.5")
-    assert found == {"vanilla": (0.0,), "dropout": [0.5], "bean1": [3.0, 0.0]}
 
-  @pytest.mark.parametrize(
-    "alphas,message",
+def test_both_seeds():
+  found = flag_groups.both_seeds(parse("--selection_seeds=3-4"))
+  assert found == ((0, 1, 2), (3, 4))
+
+
+@pytest.mark.parametrize(
+  "read,args,message",
+  (
+    (strengths, "--alphas=", "--alphas: expected numbers, got ''"),
+    (strengths, "--alphas=bean2:1", "for some of vanilla, dropout, bean1, as"),
+    (strengths, "--alphas=vanilla:1", "--alphas: vanilla has no strength"),
+    (strengths, "--alphas=-1", "a number from 0 to 1e38, got -1.0"),
+    # Also where a value for all does not suit one.
+    (strengths, "--alphas=0.5,1", "a number from 0 to below 1, got 1.0"),
+    (strengths, "--alphas=bean1:1 dropout:2", "from 0 to below 1, got 2.0"),
     (
-      ("", "expected numbers, got ''"),
-      ("bean2:1", "for some of vanilla, dropout, bean1, as bean1:1,10, got "),
-      ("vanilla:1", "vanilla has no strength"),
-      ("-1", "expected a number from 0 to 1e38, got -1.0"),
-      # Also where a value for all does not suit one.
-      ("0.5,1", "expected a number from 0 to below 1, got 1.0"),
-      ("bean1:1 dropout:2", "expected a number from 0 to below 1, got 2.0"),
+      learning_rates,
+      "--learning_rate=1,2",
+      "one number for vanilla, got '1,2'",
     ),
-  )
-  def test_refused(self, alphas, message):
-    with pytest.raises(parsing.ConfigError) as caught:
-      strengths(f"--alphas={alphas}")
-    assert str(caught.value).startswith("--alphas: ")
-    assert message in str(caught.value)
-
-
-class TestLearningRates:
-  @pytest.mark.parametrize(
-    "args,vanilla,bean1",
+    (learning_rates, "--learning_rate=bean1:1", "one number for vanilla, got"),
     (
-      ((), 5e-4, 5e-4),
-      (("--learning_rate=0.01",), 0.01, 0.01),
-      (("--learning_rate=bean1:0.1 0.01",), 0.01, 0.1),
-      (("--learning_rate=bean1:0.1 vanilla:0.2",), 0.2, 0.1),
+      learning_rates,
+      "--learning_rate=bean1:1,2 3",
+      "one number for bean1, got",
     ),
-  )
-  def test_one_for_each_method(self, args, vanilla, bean1):
-    assert learning_rates(*args) == {"vanilla": vanilla, "bean1": bean1}
-
-  @pytest.mark.parametrize(
-    "rate,message",
-    (
-      ("1,2", "expected one number for vanilla, got '1,2'"),
-      ("bean1:1", "expected one number for vanilla, got 'bean1:1'"),
-      ("bean1:1,2 3", "expected one number for bean1, got 'bean1:1,2 3'"),
-      ("bean2:1 3", "for some of vanilla, bean1, as bean1:1,10, got "),
-      ("0", "expected a number from 1e-30 to 1e38, got 0.0"),
-    ),
-  )
-  def test_refused(self, rate, message):
-    with pytest.raises(parsing.ConfigError) as caught:
-      learning_rates(f"--learning_rate={rate}")
-    assert str(caught.value).startswith("--learning_rate: ")
-    assert message in str(caught.value)
+    (learning_rates, "--learning_rate=0", "from 1e-30 to 1e38, got 0.0"),
+    (options, "--gamma=-1", "--gamma: expected"),
+    (options, "--pseudo_epochs=0", "--pseudo_epochs: expected"),
+    (options, "--readout_epochs=0", "--readout_epochs: expected"),
+    (options, "--layers=fc9", "--layers: expected different ones of fc1, fc2"),
+    (options, "--first_pseudo=20000", "--last_pseudo: expected at least"),
+    (flag_groups.schedule, "--shots=1,1", "--shots: expected different"),
+    (flag_groups.schedule, "--epochs=2,2,2", "expected one number or 2, one"),
+    (flag_groups.schedule, "--epochs=4,6 --validate_every=4", "got 4 for 6"),
+    (flag_groups.both_seeds, "--selection_seeds=2-5", "got 2 in both"),
+  ),
+)
+def test_refused(read, args, message):
+  parts = args.split(" --")
+  values = parse(parts[0], *(f"--{part}" for part in parts[1:]))
+  with pytest.raises(parsing.ConfigError) as caught:
+    read(values)
+  assert message in str(caught.value)

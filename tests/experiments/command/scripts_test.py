@@ -120,18 +120,10 @@ class TestWrongReleases:
     assert scripts.run(["script"], lambda: None) == 0
 
 
-@pytest.mark.parametrize(
-  "text,line",
-  (
-    ("é ü \U0001f642 a b", "é ü \U0001f642 a b"),
-    ("a\nb\tc", "a\\nb\\tc"),
-    ("\x1b[2J\0\udc80", "\\x1b[2J\\x00\\udc80"),
-    ("\u2028", "\\u2028"),
-  ),
-)
-def test_one_line(text, line):
-  assert scripts.one_line(ValueError(text)) == line
-  assert len(line.splitlines()) == 1
+def test_one_line():
+  error = ValueError("\u00e9 \U0001f642\n\t\x1b[2J\0\udc80\u2028")
+  expected = "\u00e9 \U0001f642\\n\\t\\x1b[2J\\x00\\udc80\\u2028"
+  assert scripts.one_line(error) == expected
 
 
 class TestStart:
@@ -163,16 +155,9 @@ class TestStart:
     if parsed:
       flags.FLAGS.mark_as_parsed()
 
-  @pytest.mark.parametrize(
-    "args,seen",
-    (
-      ((), ([], 1)),
-      (("--number=5",), ([], 5)),
-      (("--number", "5", "mnist"), (["mnist"], 5)),
-    ),
-  )
-  def test_flags_and_the_rest_reach_main(self, args, seen, start):
-    assert start(*args) == (7, [seen], "", "")
+  def test_flags_and_the_rest_reach_main(self, start):
+    assert start() == (7, [([], 1)], "", "")
+    assert start("--number", "5", "mnist") == (7, [(["mnist"], 5)], "", "")
 
   @pytest.mark.parametrize(
     "arg,line",

@@ -40,22 +40,24 @@ print(devices.mesh().size, jax.local_device_count())
   return count
 
 
-# One core is two devices: their program gives the bits of more, one's does not.
-@pytest.mark.parametrize("cores,expected", (({1, 4, 5}, 3), ({1}, 2)))
-def test_every_core_that_the_process_may_use_is_a_device(cores, expected):
-  code = f"os.sched_getaffinity = lambda _: {cores}; devices.use_all_cores()"
-  assert num_devices(code) == expected
-
-
-@pytest.mark.slow
-def test_who_has_started_the_backend_has_chosen():
-  code = """
-os.sched_getaffinity = lambda _: {1, 4, 5}
-jax.config.update("jax_num_cpu_devices", 2)
-jax.devices()
-devices.use_all_cores()
-"""
-  assert num_devices(code) == 2
+@pytest.mark.parametrize(
+  "code,expected",
+  (
+    ("cores = {1, 4, 5}", 3),
+    # Their program gives the bits of more, that of one device does not.
+    ("cores = {1}", 2),
+    # Who has started the backend has chosen.
+    pytest.param(
+      "cores = {1, 4, 5}; jax.config.update('jax_num_cpu_devices', 2); "
+      "jax.devices()",
+      2,
+      marks=pytest.mark.slow,
+    ),
+  ),
+)
+def test_every_core_that_the_process_may_use_is_a_device(code, expected):
+  use = "os.sched_getaffinity = lambda _: cores\ndevices.use_all_cores()"
+  assert num_devices(f"{code}\n{use}") == expected
 
 
 def test_mesh_is_over_all_devices():
@@ -120,10 +122,8 @@ class TestSpread:
       lambda x, y: x + y, takes=(MANY, MANY), gives=MANY, donate=(0,)
     )
     first, second = devices.place((jnp.arange(4.0), jnp.ones(4)), MANY)
-    result = spread(first, second)
-    np.testing.assert_array_equal(result, [1, 2, 3, 4])
-    assert first.is_deleted()
-    assert not second.is_deleted()
+    np.testing.assert_array_equal(spread(first, second), [1, 2, 3, 4])
+    assert (first.is_deleted(), second.is_deleted()) == (True, False)
 
 
 @pytest.mark.parametrize("spec", (MANY, SECOND, SHARED), ids=str)

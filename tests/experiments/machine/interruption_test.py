@@ -78,56 +78,57 @@ def test_interrupt_ends_what_is_being_computed():
   assert err.startswith("\nended at once; ")
 
 
-class TestHere:
-  def test_interrupt_is_an_exception_as_ever(self):
-    def work():
-      with interruption.handled():
-        signal.raise_signal(signal.SIGINT)
-        time.sleep(10)
-
-    with pytest.raises(KeyboardInterrupt):
-      work()
-
-  def test_everything_is_put_back(self, capfd):
-    before = signal.getsignal(signal.SIGTERM), threading.active_count()
-    for _ in range(2):
-      with interruption.handled():
-        assert not interruption.stop_requested()
-        signal.raise_signal(signal.SIGTERM)
-        deadline = time.monotonic() + 10
-        while not interruption.stop_requested():
-          assert time.monotonic() < deadline
-          time.sleep(0.001)
-      assert not interruption.stop_requested()
-    after = signal.getsignal(signal.SIGTERM), threading.active_count()
-    assert after == before
-    assert signal.set_wakeup_fd(-1) == -1
-    assert capfd.readouterr().err.count("stopping as soon as") == 2
-
-  def test_other_threads_may_run_it(self):
-    seen = []
-
-    def work():
-      with interruption.handled():
-        seen.append(signal.getsignal(signal.SIGTERM))
-
-    before = signal.getsignal(signal.SIGTERM)
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert seen == [before]
-
-  def test_a_request_of_another_process_and_its_signal(self, capfd):
-    """Each of several processes is signalled, and hears of the others'."""
+def test_interrupt_is_an_exception_as_ever():
+  def work():
     with interruption.handled():
-      interruption.request()
-      assert interruption.stop_requested()
+      signal.raise_signal(signal.SIGINT)
+      time.sleep(10)
+
+  with pytest.raises(KeyboardInterrupt):
+    work()
+
+
+def test_everything_is_put_back(capfd):
+  before = signal.getsignal(signal.SIGTERM), threading.active_count()
+  for _ in range(2):
+    with interruption.handled():
+      assert not interruption.stop_requested()
       signal.raise_signal(signal.SIGTERM)
-      # Ended at once, this process would not come so far.
-      time.sleep(0.2)
-      assert interruption.stop_requested()
+      deadline = time.monotonic() + 10
+      while not interruption.stop_requested():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
     assert not interruption.stop_requested()
-    assert capfd.readouterr().err == ""
+  after = signal.getsignal(signal.SIGTERM), threading.active_count()
+  assert after == before
+  assert signal.set_wakeup_fd(-1) == -1
+  assert capfd.readouterr().err.count("stopping as soon as") == 2
+
+
+def test_other_threads_may_run_it():
+  seen = []
+
+  def work():
+    with interruption.handled():
+      seen.append(signal.getsignal(signal.SIGTERM))
+
+  before = signal.getsignal(signal.SIGTERM)
+  thread = threading.Thread(target=work)
+  thread.start()
+  thread.join()
+  assert seen == [before]
+
+
+def test_a_request_of_another_process_and_its_signal(capfd):
+  """Each of several processes is signalled, and hears of the others'."""
+  with interruption.handled():
+    interruption.request()
+    signal.raise_signal(signal.SIGTERM)
+    # Ended at once, this process would not come so far.
+    time.sleep(0.2)
+    assert interruption.stop_requested()
+  assert not interruption.stop_requested()
+  assert capfd.readouterr().err == ""
 
 
 @pytest.mark.skipif(not shutil.which("timeout"), reason="needs GNU timeout")

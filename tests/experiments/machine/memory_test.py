@@ -4,7 +4,6 @@ import types
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from experiments.architectures import networks
@@ -19,70 +18,61 @@ MATRIX = jax.ShapeDtypeStruct((100, 100), jnp.float32)
 SIZE = 40_000
 
 
-class TestPeakBytes:
-  @pytest.mark.parametrize(
-    "function,expected",
-    (
-      (lambda x: x, 1),
-      (lambda x: x @ x, 2),
-      # The first product is gone when the third is made.
-      (lambda x: ((x @ x) @ x) @ x, 3),
-      (lambda x: (x @ x) + (x @ x.T), 4),
-      (lambda x: jnp.sum(x @ x + jnp.ones((100, 100))), 3),
-      (jax.jit(lambda x: jax.jit(jnp.sin)(x @ x)), 3),
-      (lambda x: jax.lax.scan(lambda c, _: (c @ x, None), x, None, 9)[0], 3),
-      # Eight matrices that are stacked up.
-      (lambda x: jax.lax.map(lambda row: row[0] * x, x[:8]), 11),
-      (jax.grad(lambda x: jnp.sum(jnp.sin(x) @ x)), 5),
-    ),
-  )
-  def test_what_is_alive_at_once(self, function, expected):
-    got = memory.peak_bytes(function, MATRIX)
-    assert got == pytest.approx(expected * SIZE, rel=0.25)
-
-  def test_keys(self):
-    keys = jax.eval_shape(jax.vmap(jax.random.key), jnp.arange(5))
-    assert memory.peak_bytes(lambda keys: keys, keys) == 40
+@pytest.mark.parametrize(
+  "function,expected",
+  (
+    (lambda x: x, 1),
+    (lambda x: x @ x, 2),
+    # The first product is gone when the third is made.
+    (lambda x: ((x @ x) @ x) @ x, 3),
+    (lambda x: (x @ x) + (x @ x.T), 4),
+    (lambda x: jnp.sum(x @ x + jnp.ones((100, 100))), 3),
+    (jax.jit(lambda x: jax.jit(jnp.sin)(x @ x)), 3),
+    (lambda x: jax.lax.scan(lambda c, _: (c @ x, None), x, None, 9)[0], 3),
+    # Eight matrices that are stacked up.
+    (lambda x: jax.lax.map(lambda row: row[0] * x, x[:8]), 11),
+    (jax.grad(lambda x: jnp.sum(jnp.sin(x) @ x)), 5),
+  ),
+)
+def test_what_is_alive_at_once(function, expected):
+  got = memory.peak_bytes(function, MATRIX)
+  assert got == pytest.approx(expected * SIZE, rel=0.25)
 
 
-class TestWidth:
-  @pytest.mark.parametrize(
-    "limit,expected",
-    ((10**6, 50), (300, 20), (299, 19), (110, 1), (0, 1)),
-  )
-  def test_width(self, limit, expected):
-    got = memory.width(lambda n: 100 + 10 * n, wanted=50, limit=limit)
-    assert got == expected
-
-  def test_nothing_is_estimated_for_one(self):
-    assert memory.width(None, wanted=1, limit=0) == 1
+def test_bytes_of_keys():
+  keys = jax.eval_shape(jax.vmap(jax.random.key), jnp.arange(5))
+  assert memory.peak_bytes(lambda keys: keys, keys) == 40
 
 
-class TestDeviceBytes:
-  def fake(self, monkeypatch, platform, stats):
-    device = types.SimpleNamespace(
-      platform=platform, memory_stats=lambda: stats
-    )
-    monkeypatch.setattr(jax, "local_devices", lambda: [device] * 2)
+@pytest.mark.parametrize(
+  "limit,expected", ((10**6, 50), (300, 20), (299, 19), (110, 1), (0, 1))
+)
+def test_width(limit, expected):
+  got = memory.width(lambda n: 100 + 10 * n, wanted=50, limit=limit)
+  assert got == expected
+  # Nothing is estimated for one.
+  assert memory.width(None, wanted=1, limit=limit) == 1
 
-  def test_a_gpu_says_what_it_has(self, monkeypatch):
-    self.fake(monkeypatch, "gpu", {"bytes_limit": 1000})
-    assert memory.device_bytes() == 800
 
-  def test_devices_of_a_cpu_share_the_memory(self, monkeypatch):
-    self.fake(monkeypatch, "cpu", None)
-    monkeypatch.setattr(memory, "_host_bytes", lambda: 1000)
-    assert memory.device_bytes() == 250
+@pytest.mark.parametrize(
+  "platform,stats,expected",
+  # A GPU says what it has, devices of a CPU share the memory of the machine.
+  (("gpu", {"bytes_limit": 1000}, 800), ("cpu", None, 250)),
+)
+def test_device_bytes(platform, stats, expected, monkeypatch):
+  assert 2**26 < memory.device_bytes() < 2**44
+  device = types.SimpleNamespace(platform=platform, memory_stats=lambda: stats)
+  monkeypatch.setattr(jax, "local_devices", lambda: [device] * 2)
+  monkeypatch.setattr(memory, "_host_bytes", lambda: 1000)
+  assert memory.device_bytes() == expected
 
-  @pytest.mark.parametrize("text,expected", (("123\n", 123), ("max\n", None)))
-  def test_containers(self, text, expected, monkeypatch):
-    whole = memory._host_bytes()
-    monkeypatch.setattr(memory.pathlib.Path, "read_text", lambda _: text)
-    got = memory._host_bytes()
-    assert got == expected if expected else got >= whole
 
-  def test_here(self):
-    assert 2**26 < memory.device_bytes() < 2**44
+@pytest.mark.parametrize("text,expected", (("123\n", 123), ("max\n", None)))
+def test_memory_of_a_container(text, expected, monkeypatch):
+  whole = memory._host_bytes()
+  monkeypatch.setattr(memory.pathlib.Path, "read_text", lambda _: text)
+  got = memory._host_bytes()
+  assert got == expected if expected else got >= whole
 
 
 def measured(function, *args):
@@ -169,7 +159,3 @@ def test_chunks_are_as_wide_as_memory_allows(network, stream, monkeypatch):
   leaves = jax.tree.leaves(variables)
   one = 4 * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
   assert widths[1] < 10**7 / one
-
-
-def test_example_is_true():
-  assert memory.peak_bytes(lambda x: x @ x, np.zeros((9, 9), "f4")) == 648

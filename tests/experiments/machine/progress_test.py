@@ -42,16 +42,11 @@ def test_failed_simulations_are_named(capsys):
   with progress.bar(total=100, skipped=0) as bar:
     bar.cell_done(CELL, make_metrics((-1, 17, -1)), 12.4, SEEDS)
     bar.cell_done(CELL, make_metrics((0, 1, 2)), 12.4, SEEDS)
-  lines = capsys.readouterr().out.splitlines()
-  assert lines == [
-    "5-shot BEAN-1 alpha=0.5: test 27.50 %, 2 of 3 simulations, "
-    "30 epochs, 12 s",
-    "  seed 4 met a non-finite loss in step 17: left out",
-    "5-shot BEAN-1 alpha=0.5: test none, 0 of 3 simulations, 30 epochs, 12 s",
-    "  seed 3 met a non-finite loss in step 0: left out",
-    "  seed 4 met a non-finite loss in step 1: left out",
-    "  seed 9 met a non-finite loss in step 2: left out",
-  ]
+  one, reason, none, *reasons = capsys.readouterr().out.splitlines()
+  assert one.endswith(": test 27.50 %, 2 of 3 simulations, 30 epochs, 12 s")
+  assert reason == "  seed 4 met a non-finite loss in step 17: left out"
+  assert none.endswith(": test none, 0 of 3 simulations, 30 epochs, 12 s")
+  assert [line[:8] for line in reasons] == ["  seed 3", "  seed 4", "  seed 9"]
 
 
 @pytest.mark.parametrize("total", (0, 100))
@@ -70,15 +65,8 @@ def test_bar_on_a_terminal(terminal, capsys):
     bar.tick("5-shot Vanilla", 150, 0.5)
     assert task.finished
   out = capsys.readouterr().out
-  for text in (
-    "compiling",
-    "5-shot BEAN-1 alpha=0.5",
-    "25%",
-    "validation 45.7 %",
-    "5-shot Vanilla",
-    "100%",
-  ):
-    assert text in out
+  shown = ("compiling", CELL, "25%", "validation 45.7 %", "Vanilla", "100%")
+  assert all(text in out for text in shown)
 
 
 def test_the_cursor_is_shown_again_after_an_interrupt(terminal, capsys):
