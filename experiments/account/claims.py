@@ -39,6 +39,8 @@ POINTS = 0.5
 SILHOUETTE_RISE = 0.4
 
 NETWORKS = {"mnist-lenet5": "LeNet-5", "mnist-mlp500": "perceptron"}
+# BEAN-1 with another A than that of the wiring.
+CONTROLS = "mnist-lenet5-controls"
 REGULARIZERS = ("weight_decay", "l1", "group_lasso")
 CIFAR = {
   "cifar10-resnet18": "ResNet-18",
@@ -143,7 +145,7 @@ def against_regularizers(found: Found) -> Finding:
     ahead = sum(c.direction > 0 for c in own)
     counts.append(f"{_title(rival)} in {ahead} of {len(own)}")
   return _finding(
-    f"BEAN is ahead of {', '.join(counts)} comparisons; {_range(compared)}.",
+    f"BEAN is ahead of {', '.join(counts)} comparisons: {_range(compared)}.",
     compared,
   )
 
@@ -189,12 +191,37 @@ def rise(
   usual = _of_networks(found, networks, metric, assemblies.chosen)
   compared = (*strong, *usual)
   return _finding(
-    f"{quantity}, BEAN less vanilla: with the strength that clusters most "
-    f"within a point of accuracy {_range(strong, 1)}; with that of best "
-    f"accuracy {_range(usual, 1)}.",
+    f"{quantity}, BEAN less vanilla: {_range(strong, 1)} with the strength "
+    "that clusters most within a point of accuracy, "
+    f"{_range(usual, 1)} with that of best accuracy.",
     compared,
     judged=strong,
     whole=all(c.interval.low > least for c in compared),
+  )
+
+
+def _silhouettes(cell: assemblies.Cell) -> np.ndarray:
+  return cell.at_classes("trained_silhouettes")
+
+
+def clusters_by_wiring(found: Found) -> Finding:
+  """Judges BEAN-1's clusters against those of penalties without its wiring."""
+  wired, others = (
+    found.networks.get(folder, ()) for folder in ("mnist-lenet5", CONTROLS)
+  )
+  by_strength = {c.strength: c for c in wired if c.method == "bean1"}
+  compared = []
+  for cell in others:
+    if cell.strength in by_strength:
+      gains = stats.differences(
+        *(_by_seed(c, _silhouettes) for c in (by_strength[cell.strength], cell))
+      )
+      label = f"less {cell.title.replace('=', ' ')}"
+      compared.append(Comparison("LeNet-5", label, stats.mean_interval(gains)))
+  return _finding(
+    "Silhouette, BEAN-1 less BEAN-1 with a constant or random A of the same "
+    f"strength and mean: {_range(compared, 1)}.",
+    compared,
   )
 
 
@@ -206,9 +233,9 @@ def no_loss(found: Found) -> Finding:
   )
   compared = (*strong, *usual)
   finding = _finding(
-    "Test accuracy in points, BEAN less vanilla: with the strength that "
-    f"clusters most {_range(strong)}; with that of best validation accuracy "
-    f"{_range(usual)}.",
+    f"Test accuracy in points, BEAN less vanilla: {_range(strong)} with the "
+    f"strength that clusters most, {_range(usual)} with that of best "
+    "validation accuracy.",
     compared,
   )
   if not compared:
@@ -235,8 +262,8 @@ def fewer_parameters(
   others = [c for way in ways for c in _saved(*way, rivals=REGULARIZERS)]
   return _finding(
     "Share of the dense layers' parameters that BEAN saves, in points: "
-    f"against vanilla {_range(plain)}; against the best regularizer "
-    f"{_range(others)}.",
+    f"{_range(plain)} against vanilla, {_range(others)} against the best "
+    "regularizer.",
     (*plain, *others),
     judged=plain,
   )
@@ -357,25 +384,11 @@ def _range(compared: Sequence[Comparison], factor: float = 100) -> str:
   """Says which comparisons are least and greatest, and how many count."""
   if not compared:
     return "not run"
-  least, greatest = (
-    f"{_points(c, factor)} ({_where(c)})"
-    for c in (f(compared, key=lambda c: c.interval.mean) for f in (min, max))
-  )
+  ends = [f(compared, key=lambda c: c.interval.mean) for f in (min, max)]
+  between = " to ".join(dict.fromkeys(_points(c, factor) for c in ends))
   ahead = sum(c.direction > 0 for c in compared)
   behind = sum(c.direction < 0 for c in compared)
-  corrected = ", corrected by Holm," * (compared[0].adjusted is not None)
-  return (
-    f"from {least} to {greatest}; {ahead} of {len(compared)} are above 0"
-    f"{corrected} and {behind} below"
-  )
-
-
-def _where(compared: Comparison) -> str:
-  """Names a comparison within its claim, without what a sentence has said."""
-  label = compared.label.partition(" against ")[0]
-  if label.startswith(compared.group):
-    return label
-  return f"{compared.group}, {label}"
+  return f"{between} ({ahead} of {len(compared)} above 0, {behind} below)"
 
 
 def _points(compared: Comparison, factor: float = 100) -> str:
@@ -399,7 +412,7 @@ _EFFICIENCY = (
 _rise_of_silhouettes = partial(
   rise,
   quantity="Silhouette",
-  metric=lambda cell: cell.at_classes("trained_silhouettes"),
+  metric=_silhouettes,
   least=SILHOUETTE_RISE,
 )
 
@@ -466,6 +479,14 @@ CLAIMS = (
     "Silhouettes of 2 to 20 clusters of the neurons before the last layer of "
     "LeNet-5: highest with ten clusters and BEAN-2, low for every number "
     "without BEAN.",
+  ),
+  Claim(
+    "The wiring makes the clusters",
+    "Neurons that wire together should fire together: A is made of the "
+    "weights (Eq. 5). The paper shows no clusters of another A.",
+    clusters_by_wiring,
+    "python -m experiments.interpret --checkpoint_dir=outputs/controls "
+    f"--output_dir=results/interpret/{CONTROLS}",
   ),
   Claim(
     "Clusters prefer one class each",

@@ -89,7 +89,7 @@ def test_many_comparisons_are_corrected():
     first = finding.comparisons[0]
     assert first.adjusted == pytest.approx(factor * p_value)
     assert (first.direction, finding.verdict) == (direction, verdict)
-    assert f"{direction} of {len(rivals)} are above 0, corrected by Holm" in (
+    assert f"({direction} of {len(rivals)} above 0, 0 below)" in (
       finding.sentence
     )
 
@@ -143,6 +143,25 @@ def test_rise_of_strong_and_of_usual_networks():
   assert silhouette(found, 0.1).verdict == claims.HOLDS
   assert silhouette(network([("bean2", 1.0, -0.1)]), 0.4).verdict == (
     claims.FAILS
+  )
+
+
+def test_clusters_are_the_wirings_where_controls_of_its_strength_have_fewer():
+  controls = [("bean1_constant", 30.0, 0.2), ("bean1_random", 7.0, 0.9)]
+  networks = {
+    "mnist-lenet5": network([("bean1", 30.0, 0.6)]),
+    claims.CONTROLS: network(controls),
+  }
+  found = claims.Found(
+    {}, {k: v.networks["mnist-lenet5"] for k, v in networks.items()}, ()
+  )
+  finding = claims.clusters_by_wiring(found)
+  (compared,) = finding.comparisons
+  assert compared.label == "less BEAN-1, A constant alpha 30"
+  np.testing.assert_allclose(compared.interval, 0.4)
+  assert finding.verdict == claims.HOLDS
+  assert finding.sentence.endswith(
+    ": +0.40 [+0.40, +0.40] (1 of 1 above 0, 0 below)."
   )
 
 
