@@ -181,9 +181,9 @@ def draw(directory: pathlib.Path, findings: Findings) -> None:
         labels = groups.setdefault(compared.group, {})
         labels[compared.label] = compared.interval
       with canvas.attempt(path):
-        figures.differences(
-          path, list(groups.items()), title=f"{claim.title}: {finding.verdict}"
-        )
+        title = f"{claim.title}: {finding.verdict}"
+        series = list(groups.items())
+        figures.differences(path, series, title=title, unit=claim.unit)
 
 
 def figure(claim: claims.Claim) -> str:

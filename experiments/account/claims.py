@@ -409,6 +409,7 @@ _EFFICIENCY = (
   "python -m experiments.efficiency --checkpoint_dir=outputs/lenet5 "
   "--output_dir=results/efficiency/mnist-lenet5"
 )
+_HUNDREDTHS = "hundredths of a silhouette"
 _rise_of_silhouettes = partial(
   rise,
   quantity="Silhouette",
@@ -432,6 +433,7 @@ class Claim(NamedTuple):
     "Differences with their 95 % intervals; those to the right of 0 are for "
     "the claim."
   )
+  unit: str = "points"  # Of the comparisons that are drawn.
 
 
 CLAIMS = (
@@ -487,6 +489,7 @@ CLAIMS = (
     clusters_by_wiring,
     "python -m experiments.interpret --checkpoint_dir=outputs/controls "
     f"--output_dir=results/interpret/{CONTROLS}",
+    unit=_HUNDREDTHS,
   ),
   Claim(
     "Clusters prefer one class each",
@@ -521,6 +524,7 @@ CLAIMS = (
     partial(_rise_of_silhouettes, networks=CIFAR),
     "python -m experiments.full_data --dataset=cifar10 --model=resnet18 "
     "--output_dir=outputs/resnet18",
+    unit=_HUNDREDTHS,
   ),
   Claim(
     "No loss of accuracy",

@@ -128,10 +128,11 @@ def differences(
   series: Sequence[tuple[str, Mapping[str, stats.Interval]]],
   *,
   title: str,
+  unit: str = "points",
 ) -> figure.Figure:
-  """Draws differences of accuracy by name, one line of the figure a name."""
+  """Draws differences, in hundredths, by name: one line of the figure each."""
   names = list(dict.fromkeys(name for _, by_name in series for name in by_name))
-  drawing, plot = _blank(title, "difference (points)", len(names))
+  drawing, plot = _blank(title, f"difference ({unit})", len(names))
   drawing.set_figheight(1.8 + max(0.42, 0.15 * len(series)) * len(names))
   plot.set_ylabel("")
   plot.axvline(0, color="0.4", linewidth=1.2, zorder=1)
