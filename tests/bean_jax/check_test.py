@@ -15,7 +15,7 @@ from bean_jax import check
 
 pytestmark = pytest.mark.optimized
 
-NUM_CHECKS = 11
+NUM_CHECKS = 12
 
 
 def _run_python(*arguments, **environment):
@@ -92,8 +92,14 @@ BROKEN = {
   "coarse": (_coarse, PENALTIES),
   "unmasked": (_unmasked, check._masked),
   "over_devices": (_own_share, check._over_devices),
-  "compiled_samples": (_scaled_if_compiled, check._many_samples),
-  "compiled_members": (_scaled_if_compiled, check._many_members),
+  "compiled_samples": (
+    _scaled_if_compiled,
+    functools.partial(check._many, False),
+  ),
+  "compiled_members": (
+    _scaled_if_compiled,
+    functools.partial(check._many, True),
+  ),
 }
 
 
