@@ -53,20 +53,6 @@ def test_perceptron():
   _check(_loss_of_batch, model, INPUTS, by_hand=by_hand, raw=raw)
 
 
-def test_parameters_that_are_partitioned():
-  model = eqx.nn.MLP(DIM, 3, 6, depth=1, key=jax.random.key(0))
-  params, static = eqx.partition(model, eqx.is_inexact_array)
-
-  def loss_fn(params, inputs):
-    return _loss_of_batch(eqx.combine(params, static), inputs)
-
-  def by_hand(params, inputs):
-    hidden = jax.nn.relu(_linear(params.layers[0], inputs))
-    return {"layers/1/weight": (hidden, params.layers[1].weight.T)}
-
-  check(loss_fn, params, INPUTS, by_hand=by_hand, raw=["layers/0/weight"])
-
-
 class Attention(eqx.Module):
   """Attention after a layer, over samples as a sequence."""
 
