@@ -1,6 +1,5 @@
 """What every public function asks of its arguments, checked at trace time."""
 
-from collections.abc import Iterator
 import math
 import operator
 from typing import Any
@@ -149,40 +148,23 @@ def same_shape(name: str, array: jax.Array, *shapes: tuple[int, ...]) -> None:
 
 def same_structure(expected: Any, got: Any, *, names: tuple[str, str]) -> None:
   """Raises unless two trees have the same layers, naming those that differ."""
-  structures: tuple[Any, Any] = (
-    jax.tree.structure(expected),
-    jax.tree.structure(got),
-  )
+  structures: list[Any] = [jax.tree.structure(tree) for tree in (expected, got)]
   if structures[0] == structures[1]:
     return
   wanted, found = (
-    {jax.tree_util.keystr(path) for path, _ in leaves}
-    for leaves in map(jax.tree.leaves_with_path, (expected, got))
+    {jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(tree)}
+    for tree in (expected, got)
   )
-  kinds = zip(*map(_containers, structures), strict=False)
-  unequal = [(one, other) for one, other in kinds if one != other]
-  if wanted == found and unequal:
-    raise ValueError(
-      f"{names[0]} and {names[1]} must be trees of the same structure; their "
-      f"layers have the same names, but where {names[0]} has a "
-      f"{unequal[0][0]}, {names[1]} has a {unequal[0][1]}: make one like the "
-      "other"
-    )
+  differ = (
+    f"only in {names[0]}: {sorted(wanted - found)}, only in {names[1]}: "
+    f"{sorted(found - wanted)}"
+    if wanted != found
+    else "their layers have the same names, but lie in other containers"
+  )
   raise ValueError(
-    f"{names[0]} and {names[1]} must be trees of the same structure; only in "
-    f"{names[0]}: {sorted(wanted - found)}, only in {names[1]}: "
-    f"{sorted(found - wanted)} (structures {structures[0]} and "
-    f"{structures[1]})"
+    f"{names[0]} and {names[1]} must be trees of the same structure; {differ} "
+    f"(structures {structures[0]} and {structures[1]})"
   )
-
-
-def _containers(structure: Any) -> Iterator[str]:
-  """Yields the type of each container of a tree, from the root on."""
-  node = structure.node_data()
-  if node is not None:
-    yield node[0].__name__
-  for child in structure.children():
-    yield from _containers(child)
 
 
 def _as_array(name: str, value: ArrayLike) -> jax.Array:

@@ -108,14 +108,16 @@ def run() -> list[Line]:
     for distance in ("squared", "absolute")
     for order in (1, 2)
   }
+  of_dtype = functools.partial(_errors, _draw(20, 12, 5))
   checks |= {
-    "bfloat16, float16": (2e-2, _low_precision),
-    "float64": (1e-7, _high_precision),
+    "bfloat16": (2e-2, lambda: of_dtype(dtype=jnp.bfloat16)),
+    "float16": (2e-2, lambda: of_dtype(dtype=jnp.float16)),
+    "float64": (1e-7, lambda: of_dtype(dtype=np.float64, order=2)),
     "mask of real samples": (1e-5, _masked),
     "layers that are found": (1e-4, _found),
     "jax.shard_map over two devices": (1e-4, _over_devices),
-    f"{_NUM_ROWS} samples": (1e-4, _many_samples),
-    f"{_NUM_ROWS} members": (1e-4, _many_members),
+    f"{_NUM_ROWS} samples": (1e-4, lambda: _many(False)),
+    f"{_NUM_ROWS} members": (1e-4, lambda: _many(True)),
   }
   # NumPy's numbers are handed to JAX here, and JAX's to NumPy.
   with jax.transfer_guard("allow"):
@@ -272,12 +274,16 @@ def _penalties(order: int, distance: str) -> list[float]:
     if size == _SIZES[1]:
       # Where training leads, and where TensorFloat-32 would be 11 % off.
       activations = 1 + 0.01 * activations
-    errors += _errors((activations, kernel), order, distance, np.float32)
+    errors += _errors((activations, kernel), order=order, distance=distance)
   return errors
 
 
 def _errors(
-  layer: Layer, order: int, distance: str, dtype: DTypeLike
+  layer: Layer,
+  *,
+  order: int = 1,
+  distance: str = "squared",
+  dtype: DTypeLike = np.float32,
 ) -> list[float]:
   """Returns the errors of the value and of both gradients, compiled.
 
@@ -289,8 +295,9 @@ def _errors(
   penalty_fn = functools.partial(
     bean_jax.layer_penalty, order=order, distance=distance
   )
-  value_and_grad = jax.jit(jax.value_and_grad(penalty_fn, argnums=(0, 1)))
-  value, gradients = value_and_grad(*arrays)
+  with jax.enable_x64(dtype == np.float64):
+    value_and_grad = jax.jit(jax.value_and_grad(penalty_fn, argnums=(0, 1)))
+    value, gradients = value_and_grad(*arrays)
   errors = [_relative(value, _definition(exact, order, distance))]
   rng = np.random.default_rng(0)
   for place, gradient in enumerate(gradients):
@@ -304,16 +311,6 @@ def _errors(
     slope = (ends[0] - ends[1]) / 2e-6
     errors.append(_relative(np.sum(gradient * direction), slope))
   return errors
-
-
-def _low_precision() -> list[float]:
-  layer, dtypes = _draw(20, 12, 5), (jnp.bfloat16, jnp.float16)
-  return [error for d in dtypes for error in _errors(layer, 1, "squared", d)]
-
-
-def _high_precision() -> list[float]:
-  with jax.enable_x64(True):
-    return _errors(_draw(20, 12, 5), 2, "squared", np.float64)
 
 
 def _masked() -> list[float]:
@@ -388,20 +385,14 @@ def _two_devices() -> list[jax.Device]:
   return []
 
 
-def _many_samples() -> list[float]:
-  """Compares one penalty of so many samples."""
-  layer = _draw(_NUM_ROWS, 4, 3)
-  ours = jax.jit(bean_jax.layer_penalty)(*_as(np.float32, layer))
-  return [_relative(ours, _definition(layer))]
-
-
-def _many_members() -> list[float]:
-  """Compares as many penalties of one sample each."""
-  rows, kernel = _draw(_NUM_ROWS, 3, 3)
-  layer = rows[:, None, :], kernel
-  of_members = jax.vmap(bean_jax.layer_penalty, in_axes=(0, None))
-  ours = jax.jit(of_members)(*_as(np.float32, layer))
-  return [_relative(ours, _definition(layer))]
+def _many(of_members: bool) -> list[float]:
+  """Compares a penalty of many samples, or as many of one sample each."""
+  rows, kernel = _draw(_NUM_ROWS, 4, 3)
+  penalty_fn = bean_jax.layer_penalty
+  if of_members:
+    rows, penalty_fn = rows[:, None], jax.vmap(penalty_fn, in_axes=(0, None))
+  ours = jax.jit(penalty_fn)(*_as(np.float32, (rows, kernel)))
+  return [_relative(ours, _definition((rows, kernel)))]
 
 
 if __name__ == "__main__":

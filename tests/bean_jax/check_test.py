@@ -15,7 +15,7 @@ from bean_jax import check
 
 pytestmark = pytest.mark.optimized
 
-NUM_CHECKS = 13
+NUM_CHECKS = 12
 
 
 def _run_python(*arguments, **environment):
@@ -60,13 +60,13 @@ def _no_slope_of(place):
 def _coarse(penalty):
   # As TensorFloat-32 is, with 10 bits of mantissa.
   def wrong(*layer, **kwargs):
-    return penalty(*(_to_tensor_float(array) for array in layer), **kwargs)
+    coarse = (
+      jax.lax.reduce_precision(array, exponent_bits=8, mantissa_bits=10)
+      for array in layer
+    )
+    return penalty(*coarse, **kwargs)
 
   return wrong
-
-
-def _to_tensor_float(array):
-  return jax.lax.reduce_precision(array, exponent_bits=8, mantissa_bits=10)
 
 
 def _unmasked(penalty):
@@ -92,8 +92,14 @@ BROKEN = {
   "coarse": (_coarse, PENALTIES),
   "unmasked": (_unmasked, check._masked),
   "over_devices": (_own_share, check._over_devices),
-  "compiled_samples": (_scaled_if_compiled, check._many_samples),
-  "compiled_members": (_scaled_if_compiled, check._many_members),
+  "compiled_samples": (
+    _scaled_if_compiled,
+    functools.partial(check._many, False),
+  ),
+  "compiled_members": (
+    _scaled_if_compiled,
+    functools.partial(check._many, True),
+  ),
 }
 
 
@@ -139,6 +145,10 @@ H200 = types.SimpleNamespace(platform="gpu", device_kind="NVIDIA H200")
   (
     ("0.10.2", CPU, ("0.10.2", "39103", "pip install 'jax>=0.10,!=0.10.2'")),
     ("0.11.0", A6000, ("0.11.0", "40633", "another release")),
+    ("0.10.1", CPU, ()),
+    ("0.10.2", H200, ()),
+    ("0.11.0", CPU, ()),
+    ("0.11.0", H200, ()),
   ),
 )
 def test_wrong_releases_are_named_with_the_cure(
@@ -147,19 +157,9 @@ def test_wrong_releases_are_named_with_the_cure(
   monkeypatch.delenv("XLA_FLAGS", raising=False)
   _pretend(monkeypatch, version, device)
   line = check.release()
-  assert not line.passed
+  assert line.passed == (not words)
   for word in words:
     assert word in line.text
-
-
-@pytest.mark.parametrize(
-  "version, device",
-  (("0.10.1", CPU), ("0.10.2", H200), ("0.11.0", CPU), ("0.11.0", H200)),
-)
-def test_other_releases_pass(monkeypatch, version, device):
-  monkeypatch.delenv("XLA_FLAGS", raising=False)
-  _pretend(monkeypatch, version, device)
-  assert check.release().passed
 
 
 def test_the_flag_that_cures_a_release_is_noticed(monkeypatch):
@@ -215,17 +215,6 @@ def test_a_device_that_is_not_there_is_one_line(platforms):
   assert finished.stdout == ""
 
 
-def test_imports_nothing_but_jax_and_numpy():
-  finished = _run_python(
-    "-c",
-    "import sys, jax; before = set(sys.modules); import bean_jax.check; "
-    "new = {name.partition('.')[0] for name in set(sys.modules) - before}; "
-    "print(*sorted(new - sys.stdlib_module_names))",
-  )
-  assert finished.returncode == 0, finished.stderr
-  assert set(finished.stdout.split()) - {"jax"} == {"bean_jax"}
-
-
 @pytest.mark.slow
 def test_here_all_is_well_in_ten_seconds():
   finished = _run_python(
@@ -255,9 +244,7 @@ def test_a_wrong_library_fails_as_a_program():
   # itself.
   assert [line[6:].partition("  ")[0] for line in passed] == [
     "release",
-    "regularize",
     "jax.shard_map over two devices",
-    f"{check._NUM_ROWS} rows, jax alone",
   ]
 
 

@@ -20,61 +20,39 @@ pytestmark = pytest.mark.parametrize("options", OPTIONS, ids=name_of)
 RTOL = 1e-5
 
 
-def test_shift_of_each_sample(options):
-  activations, kernel = draw_layer(30, 20, 6)
+RNG = np.random.default_rng(0)
+NEURONS, FOLLOWING = RNG.permutation(20), RNG.permutation(6)
+SHIFTS = np.linspace(-50, 50, 30, dtype=np.float32)[:, None]
+SIGNS = RNG.choice(np.float32([-1, 1]), size=(20, 6))
+# What is done to activations and kernel, and by what the penalty is scaled,
+# for the powers 2 and 1 of the distance.
+CHANGES = {
+  "shift of each sample": (lambda h, w: (h + SHIFTS, w), 1),
+  "permutation of neurons": (lambda h, w: (h[:, NEURONS], w[NEURONS]), 1),
+  "permutation of next neurons": (lambda h, w: (h, w[:, FOLLOWING]), 1),
+  "permutation of samples": (lambda h, w: (h[::-1], w), 1),
+  "repetition of samples": (lambda h, w: (np.concatenate([h, h]), w), 1),
+  "sign of weights": (lambda h, w: (h, w * SIGNS), 1),
+  "scale of activations": (lambda h, w: (-8 * h, w), 8),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_changes(options, name):
+  change, scale = CHANGES[name]
+  layer = draw_layer(30, 20, 6)
   penalty = jitted_penalty(**options)
-  shifts = np.linspace(-50, 50, 30, dtype=np.float32)[:, None]
+  power = 2 if options["distance"] == "squared" else 1
   np.testing.assert_allclose(
-    penalty(activations + shifts, kernel),
-    penalty(activations, kernel),
-    rtol=RTOL,
+    penalty(*change(*layer)), scale**power * penalty(*layer), rtol=RTOL
   )
 
 
-def test_permutation_of_neurons(options):
+def test_neurons_on_one_side_only_make_another_network(options):
   activations, kernel = draw_layer(30, 20, 6)
   penalty = jitted_penalty(**options)
-  rng = np.random.default_rng(0)
-  neurons, following = rng.permutation(20), rng.permutation(6)
-  expected = penalty(activations, kernel)
-  np.testing.assert_allclose(
-    penalty(activations[:, neurons], kernel[neurons]), expected, rtol=RTOL
-  )
-  np.testing.assert_allclose(
-    penalty(activations, kernel[:, following]), expected, rtol=RTOL
-  )
-  # Neurons on one side only make another network, and another penalty.
-  crossed = penalty(activations[:, neurons], kernel)
-  assert abs(crossed / expected - 1) > 10 * RTOL
-
-
-def test_permutation_and_repetition_of_samples(options):
-  activations, kernel = draw_layer(30, 20, 6)
-  penalty = jitted_penalty(**options)
-  shuffled = np.random.default_rng(0).permutation(activations)
-  for samples in (shuffled, np.concatenate([activations, shuffled])):
-    np.testing.assert_allclose(
-      penalty(samples, kernel), penalty(activations, kernel), rtol=RTOL
-    )
-
-
-def test_sign_of_weights(options):
-  activations, kernel = draw_layer(30, 20, 6)
-  penalty = jitted_penalty(**options)
-  signs = np.random.default_rng(0).choice([-1, 1], size=kernel.shape)
-  np.testing.assert_array_equal(
-    penalty(activations, kernel * signs.astype(np.float32)),
-    penalty(activations, kernel),
-  )
-
-
-def test_mean_of_halves(options):
-  activations, kernel = draw_layer(30, 20, 6)
-  penalty = jitted_penalty(**options)
-  halves = [penalty(half, kernel) for half in np.split(activations, 2)]
-  np.testing.assert_allclose(
-    np.mean(halves), penalty(activations, kernel), rtol=RTOL
-  )
+  crossed = penalty(activations[:, NEURONS], kernel)
+  assert abs(crossed / penalty(activations, kernel) - 1) > 10 * RTOL
 
 
 def test_mean_of_masked_parts(options):
@@ -98,17 +76,6 @@ def test_identical_neurons_cost_nothing(options, level):
   )
   power = 2 if options["distance"] == "squared" else 1
   np.testing.assert_allclose(penalty, 0, atol=(1e-6 * level) ** power)
-
-
-def test_scale_of_activations(options):
-  activations, kernel = draw_layer(30, 20, 6)
-  penalty = jitted_penalty(**options)
-  power = 2 if options["distance"] == "squared" else 1
-  np.testing.assert_allclose(
-    penalty(-8 * activations, kernel),
-    8**power * penalty(activations, kernel),
-    rtol=RTOL,
-  )
 
 
 def _gradients_of(options):

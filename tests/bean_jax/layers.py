@@ -1,11 +1,12 @@
 """Dense layers with drawn numbers, and the options they are tested under."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import functools
 import itertools
 from typing import Any
 
 import jax
+from jax.extend import core
 import numpy as np
 
 import bean_jax
@@ -42,6 +43,14 @@ def draw_layer(
   kernel = rng.uniform(0.01, 1.0, size=(num_neurons, num_next))
   kernel *= rng.choice([-1.0, 1.0], size=kernel.shape)
   return activations.astype(dtype), kernel.astype(dtype)
+
+
+def equations(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
+  """Yields all equations, also those of inner programs."""
+  for equation in jaxpr.eqns:
+    yield equation
+    for inner in core.jaxprs_in_params(equation.params):
+      yield from equations(getattr(inner, "jaxpr", inner))
 
 
 def name_of(options: dict) -> str:

@@ -1,18 +1,22 @@
 """No tensor of pairwise differences, on any path, and sizes beyond 2^31."""
 
-from collections.abc import Iterator
 import functools
 import math
 
 import jax
-from jax.extend import core
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import bean_jax
 from tests import reference
-from tests.bean_jax.layers import DISTANCES, OPTIONS, draw_layer, name_of
+from tests.bean_jax.layers import (
+  DISTANCES,
+  OPTIONS,
+  draw_layer,
+  equations,
+  name_of,
+)
 
 pytestmark = pytest.mark.optimized
 
@@ -24,26 +28,15 @@ SMALL = ((37, 53, 11), (7, 211, 307), (307, 89, 17), (3, 401, 2))
 LARGE = ((64, 1024, 40), (1031, 409, 400), (31, 2039, 2053), (512, 4096, 4096))
 
 
-def _intermediates(jaxpr: core.Jaxpr) -> Iterator[tuple[int, ...]]:
-  """Yields the shape of all that is computed, also inside of inner programs."""
-  for equation in jaxpr.eqns:
-    for variable in equation.outvars:
-      yield tuple(variable.aval.shape)
-    for inner in jax.tree.leaves(
-      list(equation.params.values()),
-      is_leaf=lambda x: isinstance(x, (core.Jaxpr, core.ClosedJaxpr)),
-    ):
-      if isinstance(inner, core.ClosedJaxpr):
-        inner = inner.jaxpr
-      if isinstance(inner, core.Jaxpr):
-        yield from _intermediates(inner)
-
-
 def _largest(function, *shapes) -> int:
   arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
   jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
   # Python integers, because these products are the ones which overflow.
-  return max(math.prod(shape) for shape in _intermediates(jaxpr))
+  return max(
+    math.prod(variable.aval.shape)
+    for equation in equations(jaxpr)
+    for variable in equation.outvars
+  )
 
 
 def _programs(options):

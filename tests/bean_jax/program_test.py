@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import bean_jax
+from tests.bean_jax.models.checks import assert_close
 
 NAMES = ("first", "middle", "last")
 SPLIT, WHOLE = PartitionSpec("device"), PartitionSpec()
@@ -63,13 +64,7 @@ def _by_hand(params, inputs, *, alpha=2.0, layer=_layer):
   )
 
 
-def _assert_trees_close(ours, expected):
-  assert jax.tree.structure(ours) == jax.tree.structure(expected)
-  for one, other in zip(
-    jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True
-  ):
-    largest = np.max(np.abs(other))
-    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6 * largest)
+_assert_trees_close = functools.partial(assert_close, tolerance=1e-5)
 
 
 def _over_devices(fn, in_specs, out_specs):
@@ -302,15 +297,6 @@ TRANSFORMATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", TRANSFORMATIONS)
-def test_transformed_as_by_hand(name):
-  call = _init(), _draw_inputs()
-  ours, expected = (
-    jax.jit(TRANSFORMATIONS[name](fn))(*call) for fn in (_found, _by_hand)
-  )
-  _assert_trees_close(ours, expected)
-
-
 @jax.custom_jvp
 def _bent(inputs):
   return jnp.tanh(inputs)
@@ -329,14 +315,22 @@ INSIDE = {
 }
 
 
-@pytest.mark.parametrize("name", INSIDE)
-def test_transformed_inside_as_by_hand(name):
+def _with_layers(layer):
+  return lambda loss_fn: jax.value_and_grad(
+    functools.partial(loss_fn, layer=layer)
+  )
+
+
+TRANSFORMATIONS |= {
+  f"{name} inside": _with_layers(layer) for name, layer in INSIDE.items()
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMATIONS)
+def test_transformed_as_by_hand(name):
   call = _init(), _draw_inputs()
   ours, expected = (
-    jax.jit(jax.value_and_grad(functools.partial(fn, layer=INSIDE[name])))(
-      *call
-    )
-    for fn in (_found, _by_hand)
+    jax.jit(TRANSFORMATIONS[name](fn))(*call) for fn in (_found, _by_hand)
   )
   _assert_trees_close(ours, expected)
 

@@ -4,7 +4,6 @@ A number that differs between devices, but is typed as equal on all of them,
 makes gradients wrong without a word: they are not summed over devices.
 """
 
-from collections.abc import Iterator
 import functools
 
 import jax
@@ -22,6 +21,7 @@ from tests.bean_jax.layers import (
   OPTIONS,
   SHAPES,
   draw_layer,
+  equations,
   name_of,
 )
 
@@ -161,20 +161,6 @@ FUNCTIONS = ANALYSES | {
 }
 
 
-def _equations(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
-  """Yields all equations, also those of inner programs."""
-  for equation in jaxpr.eqns:
-    yield equation
-    for inner in jax.tree.leaves(
-      list(equation.params.values()),
-      is_leaf=lambda x: isinstance(x, (core.Jaxpr, core.ClosedJaxpr)),
-    ):
-      if isinstance(inner, core.ClosedJaxpr):
-        inner = inner.jaxpr
-      if isinstance(inner, core.Jaxpr):
-        yield from _equations(inner)
-
-
 def _varies(variable) -> bool:
   # As printed, "float32[5]{V:device}": attributes differ between releases.
   return "{V:" in str(variable.aval)
@@ -190,7 +176,7 @@ def _typed_as_equal(function, arguments) -> list[str]:
   )
   return [
     str(equation.primitive)
-    for equation in _equations(traced.jaxpr)
+    for equation in equations(traced.jaxpr)
     if any(map(_varies, equation.invars))
     and not all(map(_varies, equation.outvars))
     and not any(

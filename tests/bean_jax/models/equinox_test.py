@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bean_jax
-from tests.bean_jax.models.checks import check
+from tests.bean_jax.models.checks import check, loss_of
 
 DIM = 4
 INPUTS = jax.random.normal(jax.random.key(1), (5, DIM))
@@ -24,14 +24,10 @@ _check = functools.partial(
 )
 
 
-def _loss(outputs):
-  return jnp.mean(jnp.tanh(outputs - 0.3) ** 2)
-
-
 def _loss_of_batch(model, inputs):
   """Returns the loss of a whole model, functions among its leaves included."""
   outputs = jax.vmap(model)(inputs)
-  return _loss(outputs), outputs
+  return loss_of(outputs), outputs
 
 
 def _linear(layer, inputs):
@@ -55,20 +51,6 @@ def test_perceptron():
 
   raw = ["layers/0/weight"]
   _check(_loss_of_batch, model, INPUTS, by_hand=by_hand, raw=raw)
-
-
-def test_parameters_that_are_partitioned():
-  model = eqx.nn.MLP(DIM, 3, 6, depth=1, key=jax.random.key(0))
-  params, static = eqx.partition(model, eqx.is_inexact_array)
-
-  def loss_fn(params, inputs):
-    return _loss_of_batch(eqx.combine(params, static), inputs)
-
-  def by_hand(params, inputs):
-    hidden = jax.nn.relu(_linear(params.layers[0], inputs))
-    return {"layers/1/weight": (hidden, params.layers[1].weight.T)}
-
-  check(loss_fn, params, INPUTS, by_hand=by_hand, raw=["layers/0/weight"])
 
 
 class Attention(eqx.Module):
@@ -144,7 +126,7 @@ def test_cells_within_a_scan(cell):
 
   def loss_fn(model, sequences):
     outputs, (last, before) = jax.vmap(model)(sequences)
-    return _loss(outputs), {
+    return loss_of(outputs), {
       "cell/weight_hh": (before, model.cell.weight_hh.T),
       "head/weight": (last, model.head.weight.T),
     }
@@ -179,7 +161,7 @@ def test_attributes_and_shared_weights():
   def loss_fn(model, tokens):
     outputs, (embedded, hidden) = jax.vmap(model)(tokens)
     embedding, _ = model.shared()
-    return _loss(outputs), {
+    return loss_of(outputs), {
       "fc/weight": (embedded, model.fc.weight.T),
       "shared/pytree/0/weight": (hidden, embedding.weight.T),
     }
@@ -204,7 +186,7 @@ def test_stacked_layers_by_filter_vmap():
       return jnp.tanh(jax.vmap(layer)(hidden)), hidden
 
     outputs, before = jax.lax.scan(step, hidden, dynamic)
-    return _loss(outputs), {
+    return loss_of(outputs), {
       f"deep/weight[{i}]": (before[i], dynamic.weight[i].T) for i in range(3)
     }
 
@@ -237,7 +219,7 @@ def test_norms_and_dropout_with_state():
     outputs, hidden, state = jax.vmap(
       model, axis_name="batch", in_axes=(0, None, 0), out_axes=(0, 0, None)
     )(inputs, state, keys)
-    return _loss(outputs), (state, hidden)
+    return loss_of(outputs), (state, hidden)
 
   def by_hand(model, inputs, state, bits):
     _, (_, hidden) = loss_fn(model, inputs, state, bits)

@@ -6,16 +6,12 @@ import jax.numpy as jnp
 import pytest
 
 import bean_jax
-from tests.bean_jax.models.checks import check
+from tests.bean_jax.models.checks import check, loss_of
 
 DIM = 4
 INPUTS = jax.random.normal(jax.random.key(1), (5, DIM))
 BITS = jax.random.key_data(jax.random.key(2))
 START = hk.initializers.RandomNormal(0.5)
-
-
-def _loss(outputs):
-  return jnp.mean(jnp.tanh(outputs - 0.3) ** 2)
 
 
 def _check(network, by_hand, *inputs, raw=()):
@@ -25,7 +21,7 @@ def _check(network, by_hand, *inputs, raw=()):
 
   def loss_fn(params, *inputs):
     outputs = model.apply(params, *inputs)
-    return _loss(outputs), outputs
+    return loss_of(outputs), outputs
 
   check(loss_fn, params, *inputs, by_hand=by_hand, raw=raw)
 
@@ -67,7 +63,7 @@ def test_state_and_draws():
   def loss_fn(params, inputs, state, bits):
     key = jax.random.wrap_key_data(bits)
     (outputs, hidden), state = model.apply(params, state, key, inputs)
-    return _loss(outputs), (hidden, state)
+    return loss_of(outputs), (hidden, state)
 
   def by_hand(params, *args):
     _, (hidden, _) = loss_fn(params, *args)

@@ -285,33 +285,6 @@ def test_layers(name):
   _check_after(make(rngs=nnx.Rngs(0)), layers_of, TOKENS)
 
 
-@pytest.mark.parametrize(
-  "cell, paths",
-  (
-    (nnx.GRUCell, ["dense_h/kernel", "dense_i/kernel"]),
-    (nnx.OptimizedLSTMCell, ["dense_h/kernel", "dense_i/kernel"]),
-    (
-      nnx.LSTMCell,
-      [f"h{x}/kernel" for x in "fgio"]
-      + [f"i{x}/kernel" for x in ("f_", "g", "i", "o")],
-    ),
-  ),
-)
-def test_gated_cells(cell, paths):
-  model = After(nnx.RNN(cell(DIM, 3, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0)))
-  outputs, activations, kernels = bean_jax.capture(nnx.jit(_call))(
-    model, TOKENS
-  )
-  assert sorted(activations) == [f"layer/cell/{path}" for path in paths]
-  before = jnp.moveaxis(outputs, 1, 0)[:-1]
-  for path, rows in activations.items():
-    name, _ = path.removeprefix("layer/cell/").split("/")
-    expected = getattr(model.layer.cell, name).kernel[...]
-    np.testing.assert_array_equal(kernels[path], expected)
-    if name.startswith(("h", "dense_h")):
-      np.testing.assert_array_equal(rows[1:], before)
-
-
 @pytest.mark.parametrize("make", (nnx.WeightNorm, nnx.SpectralNorm))
 def test_kernels_are_those_that_a_normalization_computes_with(make):
   layer = nnx.Linear(DIM, 3, use_bias=False, rngs=nnx.Rngs(0))
@@ -324,69 +297,6 @@ def test_kernels_are_those_that_a_normalization_computes_with(make):
   np.testing.assert_array_equal(output, expected)
   assert np.any(kernel != original)
   np.testing.assert_allclose(rows @ kernel, output, rtol=1e-5, atol=1e-6)
-
-
-class Encoder(nnx.Module):
-  """A block of a transformer, with dropout."""
-
-  def __init__(self, rngs):
-    self.attention = nnx.MultiHeadAttention(
-      2, DIM, dropout_rate=0.5, deterministic=False, decode=False, rngs=rngs
-    )
-    self.dropout = nnx.Dropout(0.5, rngs=rngs)
-    self.ff1 = nnx.Linear(DIM, 6, rngs=rngs)
-    self.ff2 = nnx.Linear(6, DIM, rngs=rngs)
-
-  def __call__(self, tokens):
-    tokens += self.dropout(self.attention(tokens))
-    hidden = nnx.gelu(self.ff1(tokens))
-    return tokens + self.ff2(hidden), hidden
-
-
-class Encoders(nnx.Module):
-  """Blocks in a scan, each with a kernel and a mask of its own."""
-
-  def __init__(self):
-    make = nnx.split_rngs(splits=2)(nnx.vmap(Encoder))
-    self.blocks = make(nnx.Rngs(0))
-
-  def __call__(self, tokens):
-    lifted = nnx.scan(
-      nnx.remat(_call), in_axes=(0, nnx.Carry), out_axes=(nnx.Carry, 0)
-    )
-    return lifted(self.blocks, tokens)
-
-
-def test_scanned_transformer_with_dropout():
-  model, plain = Encoders(), Encoders()
-
-  @nnx.jit
-  def steps(model, plain, tokens):
-    for _ in range(2):
-      captured = bean_jax.capture(model)(tokens)
-      expected = plain(tokens)
-    return captured, expected
-
-  ((output, hidden), activations, kernels), expected = steps(
-    model, plain, TOKENS
-  )
-  np.testing.assert_allclose(output, expected[0], rtol=1e-5, atol=1e-6)
-  names = ("query", "key", "value", "out")
-  assert set(activations) == {
-    f"blocks/{name}/kernel[{step}]"
-    for name in ("ff1", "ff2", *(f"attention/{name}" for name in names))
-    for step in range(2)
-  }
-  for step in range(2):
-    path = f"blocks/ff2/kernel[{step}]"
-    np.testing.assert_array_equal(activations[path], hidden[step])
-    expected = model.blocks.ff2.kernel[...][step]
-    np.testing.assert_array_equal(kernels[path], expected)
-  counts, expected_counts = (
-    nnx.to_pure_dict(nnx.state(m, nnx.RngCount)) for m in (model, plain)
-  )
-  assert_equal(counts, expected_counts)
-  assert all(np.all(count == 2) for count in jax.tree.leaves(counts))
 
 
 class Training(nnx.Module):
