@@ -28,24 +28,20 @@ def golden():
   return json.loads(path.read_text())
 
 
+# `python -m tests.golden.make` with other versions shows how far they differ.
+RELATIVE = 1e-4
+IMAGES = 2
+
+
 def assert_close(numbers, expected):
   """Compares within what versions of jax and kinds of CPUs differ by."""
   assert numbers.keys() == expected.keys()
   for name, values in numbers.items():
     ours, theirs = np.array(values, float), np.array(expected[name], float)
-    is_accuracy = "accuracy" in name
-    np.testing.assert_allclose(
-      ours,
-      theirs,
-      rtol=0 if is_accuracy else RELATIVE,
-      atol=IMAGES / 500 if is_accuracy else 0,
-      err_msg=name,
-    )
-
-
-# `python -m tests.golden.make` with other versions shows how far they differ.
-RELATIVE = 1e-4
-IMAGES = 2
+    within = {"rtol": RELATIVE}
+    if "accuracy" in name:
+      within = {"rtol": 0, "atol": IMAGES / 500}
+    np.testing.assert_allclose(ours, theirs, err_msg=name, **within)
 
 
 def test_penalties(golden):

@@ -108,10 +108,8 @@ def test_everything_comes_back(path, tmp_path):
 
 def test_numpy_alone_can_read_it(path):
   with np.load(path, allow_pickle=False) as archive:
-    np.testing.assert_array_equal(
-      archive["best/params/fc1/kernel"],
-      make_variables(1).params["fc1"]["kernel"],
-    )
+    kernel = archive["best/params/fc1/kernel"]
+  assert_same(kernel, make_variables(1).params["fc1"]["kernel"])
 
 
 def test_altered_and_truncated_files_are_refused(path):
@@ -206,10 +204,9 @@ def test_find_refuses_what_was_made_otherwise(environment, message, path):
 
 def test_files_that_cannot_be_read_are_one_line(tmp_path):
   for path in (tmp_path / "none.npz", tmp_path):
-    with pytest.raises(results.ResultError, match="cannot be read") as caught:
+    with pytest.raises(checkpoints.CheckpointError) as caught:
       checkpoints.load(path)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: cannot be read (")
   with pytest.raises(checkpoints.CheckpointError, match="cannot be read"):
     checkpoints.find(tmp_path, CONFIG)
 

@@ -50,7 +50,7 @@ def test_sizes_of_imitation_networks_are_said():
   assert comparison.imitation_note([made.record()]) == ""
 
 
-def test_baselines_that_are_not_vanilla_are_named():
+def test_gain_of_large_batches_is_over_vanilla_with_the_same():
   names = ["vanilla10", "decov"]
   chosen = [
     made.record("vanilla", test=0.4),
@@ -62,3 +62,5 @@ def test_baselines_that_are_not_vanilla_are_named():
   assert batches[5] == "+10.00 [+10.00, +10.00]"
   title = "(to Vanilla, batches of 10)"
   assert decov[5] == f"+20.00 [+20.00, +20.00] {title}"
+  alone = protocols.Records([], [], [chosen[0], chosen[2]])
+  assert not protocols.entries("paper", alone)["decov", 1].gains.size
