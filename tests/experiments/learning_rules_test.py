@@ -56,28 +56,13 @@ def measured(directory):
   return results.load_all(directory / "networks_measured")
 
 
-def test_grids_of_both_groups_of_seeds(finished):
-  directory, _ = finished
-  for folder, seeds in (("selection", [100, 101]), ("evaluation", [0, 1, 2])):
-    found = results.load_all(directory / folder)
-    assert len(found) == 2 * (1 + len(L1))
-    assert all(record["seeds"] == seeds for record in found.values())
-
-
 def best_of(folder, metric, shots):
   """The strength of l1 of greatest mean."""
-
-  def mean(strength):
-    return np.mean(
-      [
-        record["metrics"][metric]
-        for record in results.load_all(folder).values()
-        if record["config"].get("l1") == strength
-        and record["config"]["shots"] in shots
-      ]
-    )
-
-  return max(L1, key=mean)
+  found = {strength: [] for strength in (None, *L1)}
+  for record in results.load_all(folder).values():
+    if record["config"]["shots"] in shots:
+      found[record["config"].get("l1")].append(record["metrics"][metric])
+  return max(L1, key=lambda strength: np.mean(found[strength]))
 
 
 def test_networks_are_those_that_the_protocols_choose(finished):
@@ -170,12 +155,8 @@ def test_networks_of_a_folder(finished, tmp_path, monkeypatch):
   """Of each method the strength of best validation accuracy."""
   directory, _ = finished
   monkeypatch.setattr(simulations, "run", None)
-  out = run(
-    "--methods=l1,vanilla,bean1",
-    "--epsilons=0.1",
-    f"--checkpoint_dir={directory / 'networks'}",
-    f"--output_dir={tmp_path}",
-  )
+  folders = f"--checkpoint_dir={directory}/networks", f"--output_dir={tmp_path}"
+  out = run("--methods=l1,vanilla,bean1", "--epsilons=0.1", *folders)
   assert "## digits-lenet5-2shot" in out
   found = measured(tmp_path)
   assert len(found) == 2
@@ -191,11 +172,8 @@ def test_the_weights_that_are_looked_at():
   }
   params["fc1"]["kernel"][0] = 0
   found = records.weights_of(tiny.NETWORK, params)
-  likelihoods = {
-    name: found[f"{name}_likelihood"]
-    for name in ("lognormal", "stretched", "compressed")
-  }
-  assert max(likelihoods, key=likelihoods.get) == "lognormal"
+  names = ("lognormal", "stretched", "compressed")
+  assert max(names, key=lambda n: found[f"{n}_likelihood"]) == "lognormal"
   np.testing.assert_allclose(found["below"], 1 / 784)
   assert found["histogram"].sum() == 783 * 6
   assert (found["dale"], found["agreement"]) == (1.0, 1.0)

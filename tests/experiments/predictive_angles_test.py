@@ -31,13 +31,8 @@ def population():
 
 def measure(rule, step_size, num_sweeps):
   """By layer, relative errors and angles [members]."""
-  return predictive_angles.measure(
-    NETWORK,
-    rule,
-    *population(),
-    jnp.float32(step_size),
-    jnp.int32(num_sweeps),
-  )
+  rates = jnp.float32(step_size), jnp.int32(num_sweeps)
+  return predictive_angles.measure(NETWORK, rule, *population(), *rates)
 
 
 def norms():
@@ -104,12 +99,8 @@ def test_small_angles_keep_their_digits():
 
 @pytest.mark.slow
 def test_script_measures_once_and_draws(tmp_path, monkeypatch):
-  less = (
-    "--seeds=2",
-    "--shots=1",
-    "--step_sizes=1",
-    f"--output_dir={tmp_path}",
-  )
+  less = ("--seeds=2", "--shots=1", "--step_sizes=1")
+  less += (f"--output_dir={tmp_path}",)
   args = (*less, "--sweeps=4,1")
   out = in_process.done(predictive_angles, *args)
   row = next(line for line in out.splitlines() if "FixedPred" in line)

@@ -80,24 +80,16 @@ def test_chosen_values_are_validated_after_every_epoch(finished):
     assert len(record["metrics"]["validation_accuracy_curve"][0]) == 4
 
 
-def test_tables(finished):
-  directory, out = finished
-  text = (directory / "table.md").read_text()
-  assert out.endswith(text + "\n")
-  for protocol in ("paper", "strict"):
-    assert f"## digits, protocol {protocol}" in text
-  assert "not run" not in text
-  assert r"\toprule" in (directory / "table.tex").read_text()
-
-
 def test_second_run_trains_nothing(finished, monkeypatch):
-  directory, _ = finished
-  before = (directory / "table.md").read_bytes()
+  directory, out = finished
+  before = (directory / "table.md").read_text()
+  assert out.endswith(before + "\n")
+  assert "not run" not in before
   monkeypatch.setattr(table1.runs.simulations, "run", None)
   out = run(*SMALL, f"--output_dir={directory}")
   done = 2 * (1 + len(L1))
   assert out.startswith(f"cells done already: {done}\n")
-  assert (directory / "table.md").read_bytes() == before
+  assert (directory / "table.md").read_text() == before
 
 
 @pytest.mark.parametrize(

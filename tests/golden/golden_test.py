@@ -65,12 +65,12 @@ def test_files_say_what_made_them():
     assert fields.keys() > {"penalties", *make.ARGS}
 
 
-@pytest.mark.parametrize("name", ("order 1, squared: x", "test_accuracy"))
-def test_a_difference_is_seen(name):
-  numbers = {name: [[0.5, 0.25], [None, 1.0]]}
-  assert_close(numbers, numbers)
-  for other in ([[0.51, 0.25], [None, 1.0]], [[0.5, 0.25], [0.5, 1.0]]):
-    with pytest.raises(AssertionError):
-      assert_close({name: other}, numbers)
+def test_a_difference_is_seen():
+  for name in ("order 1, squared: x", "test_accuracy"):
+    numbers = {name: [[0.5, 0.25], [None, 1.0]]}
+    assert_close(numbers, numbers)
+    for other in ([[0.51, 0.25], [None, 1.0]], [[0.5, 0.25], [0.5, 1.0]]):
+      with pytest.raises(AssertionError):
+        assert_close({name: other}, numbers)
   with pytest.raises(AssertionError):
     assert_close({}, numbers)

@@ -18,14 +18,11 @@ CONFIG = {"model": "tiny", "alpha": 0.1, "seed": 3, "sizes": [1, 2]}
 
 
 def make_variables(seed):
-  generator = np.random.default_rng(seed)
-  return Variables(
-    params={
-      "fc1": {"kernel": generator.normal(size=(3, 2)).astype(np.float32)},
-      "fc2": {"bias": generator.normal(size=2).astype(np.float32)},
-    },
-    batch_stats={"norm": {"mean": np.arange(2, dtype=np.float32)}},
+  kernel, bias = np.split(
+    np.random.default_rng(seed).normal(size=(4, 2)).astype(np.float32), [3]
   )
+  params = {"fc1": {"kernel": kernel}, "fc2": {"bias": bias[0]}}
+  return Variables(params, {"norm": {"mean": np.arange(2, dtype=np.float32)}})
 
 
 def make_checkpoint(**changes):
@@ -139,17 +136,12 @@ def header(text):
 @pytest.mark.parametrize(
   "content,message",
   (
-    (b"", "foreign"),
     (b"PK", "foreign"),
     (archive(kernel=np.ones(3)), "foreign"),
     (archive(header=np.array([{"schema": 1}], dtype=object)), "foreign"),
     (header(b"nonsense"), "foreign"),
-    (header(b"[1]"), "foreign"),
     (header(b'{"schema": 1}'), "foreign"),
-    (
-      header(b'{"schema": 2, "config": {}, "environment": {}}'),
-      "schema 1, got 2",
-    ),
+    (header(b'{"schema":2,"config":{},"environment":{}}'), "schema 1, got 2"),
   ),
 )
 def test_foreign_files_are_refused(content, message, path):
@@ -188,7 +180,6 @@ NOW = results.environment()
   (
     ({"versions": {"bean_jax": "0.0.1"}}, "made by bean_jax 0.0.1, this is"),
     ({"versions": 3}, "made by bean_jax None, this is"),
-    ({}, "made by bean_jax None, this is"),
     (
       NOW | {"settings": {"jax_threefry_partitionable": False}},
       "made with jax_threefry_partitionable=False, this is True",

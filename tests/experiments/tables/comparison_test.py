@@ -36,20 +36,6 @@ def test_files(tmp_path, capsys):
     assert f"## MNIST, protocol {protocol}: " in text
 
 
-def test_sizes_of_imitation_networks_are_said():
-  record = made.record("imitation", 0.002)
-  record["config"] |= {
-    "first_pseudo": 62,
-    "last_pseudo": 500,
-    "pseudo_periods": 8,
-    "pseudo_epochs": 25,
-  }
-  note = comparison.imitation_note([record] * 2)
-  assert note.count("62 pseudo examples at first, 500 at last") == 1
-  assert "1,250 to 10,000" in note
-  assert comparison.imitation_note([made.record()]) == ""
-
-
 def test_gain_of_large_batches_is_over_vanilla_with_the_same():
   names = ["vanilla10", "decov"]
   chosen = [
