@@ -70,11 +70,8 @@ def _spread(
     own, plain = (
       summary.kept(r, f"{split}_accuracy_last") for r in (record, vanilla)
     )
-    values.append(
-      list(plain.values())
-      if record is vanilla
-      else stats.differences(own, plain)
-    )
+    is_gain = record is not vanilla
+    values.append(stats.differences(own, plain) if is_gain else plain)
   evaluated, selecting = map(stats.mean_interval, values)
   return split, evaluated, selecting, stats.difference_interval(*values)
 

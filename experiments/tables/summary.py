@@ -156,12 +156,10 @@ def draw(records: Sequence[Record], directory: pathlib.Path) -> None:
   shots if there are, and then `accuracy_against_shots.png` too.
   """
   dataset = paper.title(records[0]["config"]["dataset"])
-  accuracies = {
-    (record["config"]["method"], record["config"].get("shots")): kept(
-      record, "test_accuracy"
-    )
-    for record in chosen(records)
-  }
+  accuracies = {}
+  for record in chosen(records):
+    place = record["config"]["method"], record["config"].get("shots")
+    accuracies[place] = kept(record, "test_accuracy")
   numbers = {shots for _, shots in accuracies}
   if numbers - {None}:
     draw_shots(

@@ -69,6 +69,13 @@ def run(script: types.ModuleType, *args: object) -> tuple[int | None, str, str]:
   return status, out.getvalue(), err.getvalue()
 
 
+def done(script: types.ModuleType, *args: object) -> str:
+  """Runs a script that has nothing to complain of; its standard output."""
+  status, out, err = run(script, *args)
+  assert (status, err) == (0, "")
+  return out
+
+
 def refused(script: types.ModuleType, *args: object) -> str:
   """Runs a script with what it refuses; the line that says why."""
   status, out, err = run(script, *args)

@@ -31,13 +31,8 @@ def population():
 
 def measure(rule, step_size, num_sweeps):
   """By layer, relative errors and angles [members]."""
-  return predictive_angles.measure(
-    NETWORK,
-    rule,
-    *population(),
-    jnp.float32(step_size),
-    jnp.int32(num_sweeps),
-  )
+  rates = jnp.float32(step_size), jnp.int32(num_sweeps)
+  return predictive_angles.measure(NETWORK, rule, *population(), *rates)
 
 
 def norms():
@@ -104,15 +99,10 @@ def test_small_angles_keep_their_digits():
 
 @pytest.mark.slow
 def test_script_measures_once_and_draws(tmp_path, monkeypatch):
-  less = (
-    "--seeds=2",
-    "--shots=1",
-    "--step_sizes=1",
-    f"--output_dir={tmp_path}",
-  )
+  less = ("--seeds=2", "--shots=1", "--step_sizes=1")
+  less += (f"--output_dir={tmp_path}",)
   args = (*less, "--sweeps=4,1")
-  status, out, err = in_process.run(predictive_angles, *args)
-  assert (status, err) == (0, "")
+  out = in_process.done(predictive_angles, *args)
   row = next(line for line in out.splitlines() if "FixedPred" in line)
   # After one sweep only the last layer learns; after four all do, exactly.
   assert row.split("|")[4].strip() == "0.00 [0.00, 0.00]"
@@ -127,15 +117,3 @@ def test_script_measures_once_and_draws(tmp_path, monkeypatch):
   assert in_process.run(predictive_angles, *args)[:2] == (0, out)
   message = in_process.refused(predictive_angles, *less)
   assert "sweeps: expected [1, 2, 3" in message
-
-
-@pytest.mark.parametrize(
-  "flag",
-  (
-    *("--step_sizes=0", "--step_sizes=nan", "--step_sizes=2.1"),
-    *("--sweeps=0", "--sweeps=1,1", "--shots=0", "--seeds=x"),
-  ),
-)
-def test_flags_that_cannot_be_used_are_one_line(flag):
-  name = flag.removeprefix("--").partition("=")[0]
-  assert f"--{name}: expected" in in_process.refused(predictive_angles, flag)

@@ -8,6 +8,8 @@ gradients of the penalty, and what short runs of the scripts record.
 the commit then says.
 """
 
+import functools
+import itertools
 import json
 import pathlib
 import sys
@@ -24,37 +26,16 @@ from tests.faults import here
 FOLDER = pathlib.Path(__file__).parent
 COMMAND = "python -m tests.golden.make"
 ARGS = {
-  "few_shot_mlp500": (
-    "few_shot",
-    "--model=mlp500",
-    "--methods=vanilla,bean1,bean2",
-    "--alphas=10",
-    "--shots=1",
-    "--seeds=2",
-    "--epochs=2",
-  ),
-  "full_data_mlp500": (
-    "full_data",
-    "--model=mlp500",
-    "--methods=vanilla,bean1",
-    "--alphas=10",
-    "--seeds=1",
-    "--epochs=2",
-  ),
-  "few_shot_lenet5": (
-    "few_shot",
-    "--methods=vanilla,bean1,bean2,dropout,l1",
-    "--alphas=0.5",
-    "--shots=1",
-    "--seeds=1",
-    "--epochs=2",
-  ),
+  "few_shot_mlp500": "few_shot --model=mlp500 --methods=vanilla,bean1,bean2"
+  " --alphas=10 --shots=1 --seeds=2 --epochs=2",
+  "full_data_mlp500": "full_data --model=mlp500 --methods=vanilla,bean1"
+  " --alphas=10 --seeds=1 --epochs=2",
+  "few_shot_lenet5": "few_shot --methods=vanilla,bean1,bean2,dropout,l1"
+  " --alphas=0.5 --shots=1 --seeds=1 --epochs=2",
 }
 METRICS = (
-  "train_loss_curve",
-  "validation_accuracy_curve",
-  "test_accuracy",
-  "test_accuracy_last",
+  *("train_loss_curve", "validation_accuracy_curve"),
+  *("test_accuracy", "test_accuracy_last"),
 )
 
 Numbers = dict[str, list]
@@ -71,32 +52,20 @@ def penalties() -> Numbers:
   activations = jnp.asarray(rng.normal(size=(20, 12)), jnp.float32)
   kernel = jnp.asarray(rng.normal(size=(12, 7)), jnp.float32)
   numbers = {}
-  for order in (1, 2):
-    for distance in ("squared", "absolute"):
-
-      def penalty(h, w, order=order, distance=distance):
-        return bean_jax.layer_penalty(h, w, order=order, distance=distance)
-
-      value, gradients = jax.jit(jax.value_and_grad(penalty, (0, 1)))(
-        activations, kernel
-      )
-      numbers[f"order {order}, {distance}"] = [
-        float(value),
-        *(float(jnp.linalg.norm(gradient)) for gradient in gradients),
-      ]
+  for order, distance in itertools.product((1, 2), ("squared", "absolute")):
+    penalty = functools.partial(
+      bean_jax.layer_penalty, order=order, distance=distance
+    )
+    gradient = jax.jit(jax.value_and_grad(penalty, (0, 1)))
+    value, gradients = gradient(activations, kernel)
+    norms = [float(jnp.linalg.norm(gradient)) for gradient in gradients]
+    numbers[f"order {order}, {distance}"] = [float(value), *norms]
   return numbers
 
 
 def run(name: str) -> Numbers:
-  """Runs a script; returns what it recorded.
-
-  Args:
-    name: Of `ARGS`.
-
-  Returns:
-    {"cell: metric": numbers}.
-  """
-  script, *args = ARGS[name]
+  """Runs a script of `ARGS`; returns {"cell: metric": numbers}."""
+  script, *args = ARGS[name].split()
   numbers = {}
   with tempfile.TemporaryDirectory() as folder:
     status, _, err = here.run(script, *args, f"--output_dir={folder}")

@@ -34,9 +34,7 @@ def test_difference_of_the_groups(split):
   np.testing.assert_allclose(gain.selecting.mean, 0.03)
   np.testing.assert_allclose(gain.difference.mean, 0.02)
   assert gain.difference.low < 0.02 < gain.difference.high
-  text = spread.table([vanilla, gain])
-  assert "-3.0 [-3.0, -3.0]" in text
-  assert f"| {split} " in text
+  assert "-3.0 [-3.0, -3.0]" in spread.table([vanilla, gain])
 
 
 def test_nothing_is_said_without_records():

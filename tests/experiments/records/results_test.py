@@ -1,7 +1,7 @@
-"""Tests of experiments.records.results."""
+"""Tests of experiments.records.results; tests/faults has kinds of damage."""
 
-import concurrent.futures
-import errno
+import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -113,90 +113,52 @@ def test_refuses_a_record_without(path, name):
 
 def test_every_flipped_bit_and_every_cut_is_noticed(path):
   results.write(path, make_record(metrics={"loss": [1e-9, 2.0]}))
-  record = results.read(path)
-  data = path.read_bytes()
-  cuts = [data[:length] for length in range(len(data))]
-  flips = [
-    data[:i] + bytes([data[i] ^ (1 << bit)]) + data[i + 1 :]
-    for i in range(len(data))
-    for bit in range(8)
-  ]
-  messages, harmless = [], []
+  record, data = results.read(path), path.read_bytes()
+  altered = [data[:length] for length in range(len(data))]
+  for place, bit in itertools.product(range(len(data)), range(8)):
+    flipped = bytes([data[place] ^ 1 << bit])
+    altered.append(data[:place] + flipped + data[place + 1 :])
+  harmless = []
   with mock.patch.object(pathlib.Path, "read_bytes") as read_bytes:
-    for read_bytes.return_value in cuts + flips:
-      try:
+    for read_bytes.return_value in altered:
+      with contextlib.suppress(results.DamagedError):
         harmless.append(results.read(path))
-      except results.ResultError as error:
-        messages.append(str(error))
   # The last line break cut off, and E instead of e in 1e-09.
   assert harmless == [record, record]
-  assert len(messages) == len(cuts) + len(flips) - 2
-  for message in messages:
-    assert message.startswith(f"{path}: ")
-    assert "move this file away" in message
-    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
   "data",
   (
-    *(b"", b"null", b"[]", b"7", b"{}", b'{"checksum": "0"}', b'{"loss": NaN}'),
-    *(b'{"loss": 1e999}', b"\xff\xfe\x00", b"\x89PNG\r\n\x1a\n"),
-    *(b"[" * 100_000, b'{"a":' * 100_000, b"9" * 10_000),
+    *(b"", b"null", b"[]", b"{}", b'{"checksum": "0"}', b'{"loss": NaN}'),
+    *(b"\xff\xfe\x00", b"[" * 100_000, b'{"a":' * 100_000, b"9" * 10_000),
   ),
 )
 def test_refuses_foreign_files(path, data):
   path.write_bytes(data)
-  with pytest.raises(results.ResultError, match="move this file away"):
+  with pytest.raises(results.DamagedError, match="move this file away"):
     results.read(path)
   assert path.read_bytes() == data
 
 
-def test_refuses_another_schema(path):
-  with mock.patch.object(results, "SCHEMA", 2):
-    results.write(path, make_record())
-  with pytest.raises(results.ResultError, match="expected schema 1, got 2"):
-    results.read(path)
-
-
 @pytest.mark.parametrize("function", ["fsync", "replace"])
 @pytest.mark.parametrize(
-  "error,expected",
+  "error,expected,message",
   (
-    (OSError(errno.ENOSPC, "No space left"), results.ResultError),
-    (KeyboardInterrupt(), KeyboardInterrupt),
+    (OSError(28, "No space"), results.ResultError, "No space.*make room"),
+    (KeyboardInterrupt(), KeyboardInterrupt, None),
   ),
 )
-def test_failure_leaves_the_old_file_alone(path, function, error, expected):
+def test_failure_leaves_the_old_file_alone(
+  path, function, error, expected, message
+):
   results.write(path, make_record(seconds=1))
   with (
     mock.patch.object(os, function, side_effect=error),
-    pytest.raises(expected) as caught,
+    pytest.raises(expected, match=message),
   ):
     results.write(path, make_record(seconds=2))
-  if expected is results.ResultError:
-    assert "(No space left); make room" in str(caught.value)
   assert results.read(path)["seconds"] == 1
-  assert os.listdir(path.parent) == [path.name]
-
-
-def test_names_may_be_long_and_others_can_read_the_file(path):
-  longest = path.with_name("a" * 250 + ".json")
-  results.write(longest, make_record())
-  path.touch()
-  assert longest.stat().st_mode == path.stat().st_mode
-
-
-def test_readers_see_whole_files_while_writers_compete(path):
-  results.write(path, make_record(seconds=0))
-
-  def write(seconds):
-    results.write(path, make_record(seconds=seconds))
-    return results.read(path)["seconds"]
-
-  with concurrent.futures.ThreadPoolExecutor(4) as executor:
-    seen = list(executor.map(write, range(40)))
-  assert set(seen) <= set(range(40))
   assert os.listdir(path.parent) == [path.name]
 
 
@@ -250,19 +212,7 @@ def test_what_was_made_otherwise_is_refused_and_stays(
 def test_what_settings_do_not_say_is_no_difference(path):
   for settings in ({}, {"jax_enable_x64": False}, {"XLA_FLAGS": "--a", "b": 1}):
     results.write(path, make_record(settings=settings))
-    assert results.find(path, CONFIG)["settings"] == settings
-
-
-def test_damaged_files_are_set_aside(path, capsys):
-  """tests/faults has every kind of damage."""
-  path.write_text("{")
-  assert results.find(path, CONFIG) is None
-  assert not path.exists()
-  assert path.with_name("cell.json.damaged").read_text() == "{"
-  assert capsys.readouterr().err == (
-    f"warning: {path}: expected a JSON object, cut off or foreign; renamed to"
-    " cell.json.damaged, not used\n"
-  )
+    assert results.find(path, CONFIG)
 
 
 def test_digest_sees_values_and_names_but_no_order():
@@ -273,13 +223,12 @@ def test_digest_sees_values_and_names_but_no_order():
 
 
 def test_every_record_of_a_folder_is_read_by_name(tmp_path):
-  for name, seconds in (("b.json", 2), ("a.json", 1)):
-    results.write(tmp_path / name, make_record(seconds=seconds))
+  for name in ("b.json", "a.json"):
+    results.write(tmp_path / name, make_record(experiment=name))
   (tmp_path / "curves.png").write_bytes(b"")
-  (tmp_path / ".0123.tmp").write_bytes(b"half")
   records = results.load_all(tmp_path)
-  found = [(name, record["seconds"]) for name, record in records.items()]
-  assert found == [("a.json", 1), ("b.json", 2)]
+  assert [*records] == ["a.json", "b.json"]
+  assert records["b.json"]["experiment"] == "b.json"
   # One that is damaged is not passed over.
   (tmp_path / "b.json").write_text("{")
   with pytest.raises(results.ResultError, match=r"b\.json"):
@@ -307,23 +256,18 @@ def test_names_of_cells(hparams, end):
 
 
 def test_several_versions_are_counted():
-  jax_of = {"a": "0.10.1", "b": "0.10.1", "c": "0.11.2"}
-  jax_of |= {"d": "0.11.2", "e": "0.10.1"}
-  records = [
-    make_record(
-      git={"commit": name * 10, "dirty": name == "b"},
-      versions={"python": "3.11.7", "jax": jax_of[name]},
-    )
-    for name in "abbcde"
-  ]
-  records.append(make_record(versions={"jax": "0.10.1"}))
+  releases = {"a": "0.10.1", "b": "0.10.1", "c": "0.11.2", "d": "0.11.2"}
+  records = [make_record(versions={"jax": "0.10.1"})]
+  for name in "abbcd":
+    git = {"commit": name * 10, "dirty": name == "b"}
+    versions = {"python": "3.11.7", "jax": releases[name]}
+    records.append(make_record(git=git, versions=versions))
   assert results.mixed_versions(records) == (
     "Made by different versions: commit bbbbbbb with changes (2 cells),"
-    " aaaaaaa (1), ccccccc (1), 3 more; python 3.11.7 (6 cells), none (1);"
-    " jax 0.10.1 (5 cells), 0.11.2 (2)."
+    " unknown (1), aaaaaaa (1), 2 more; jax 0.10.1 (4 cells), 0.11.2 (2);"
+    " python 3.11.7 (5 cells), none (1)."
   )
   assert results.mixed_versions(records[:1] * 3) == ""
-  assert results.mixed_versions([]) == ""
 
 
 def test_other_versions_are_named_in_a_line(capsys, monkeypatch):
@@ -360,17 +304,14 @@ def test_git_commit_and_changes(tmp_path):
     command = ["git", *names, *arguments]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
 
-  assert results._git(tmp_path) is None
   git("init")
   assert results._git(tmp_path) is None
-  file = tmp_path / "file"
-  file.write_text("1")
+  (tmp_path / "file").write_text("1")
   git("add", "file")
   git("commit", "--message=first")
-  clean = results._git(tmp_path)
-  assert len(clean["commit"]) == 40
-  assert clean["dirty"] is False
   (tmp_path / "untracked").touch()
-  assert results._git(tmp_path) == clean
-  file.write_text("2")
+  clean = results._git(tmp_path)
+  assert (len(clean["commit"]), clean["dirty"]) == (40, False)
+  (tmp_path / "file").write_text("2")
   assert results._git(tmp_path) == {**clean, "dirty": True}
+  assert results._git(tmp_path.parent) is None

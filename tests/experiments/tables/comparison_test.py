@@ -36,21 +36,7 @@ def test_files(tmp_path, capsys):
     assert f"## MNIST, protocol {protocol}: " in text
 
 
-def test_sizes_of_imitation_networks_are_said():
-  record = made.record("imitation", 0.002)
-  record["config"] |= {
-    "first_pseudo": 62,
-    "last_pseudo": 500,
-    "pseudo_periods": 8,
-    "pseudo_epochs": 25,
-  }
-  note = comparison.imitation_note([record] * 2)
-  assert note.count("62 pseudo examples at first, 500 at last") == 1
-  assert "1,250 to 10,000" in note
-  assert comparison.imitation_note([made.record()]) == ""
-
-
-def test_baselines_that_are_not_vanilla_are_named():
+def test_gain_of_large_batches_is_over_vanilla_with_the_same():
   names = ["vanilla10", "decov"]
   chosen = [
     made.record("vanilla", test=0.4),
@@ -62,3 +48,5 @@ def test_baselines_that_are_not_vanilla_are_named():
   assert batches[5] == "+10.00 [+10.00, +10.00]"
   title = "(to Vanilla, batches of 10)"
   assert decov[5] == f"+20.00 [+20.00, +20.00] {title}"
+  alone = protocols.Records([], [], [chosen[0], chosen[2]])
+  assert not protocols.entries("paper", alone)["decov", 1].gains.size

@@ -1,8 +1,6 @@
 """Tests of experiments.tables.figures."""
 
 import os
-import subprocess
-import sys
 
 from matplotlib import collections, colors
 import numpy as np
@@ -26,25 +24,15 @@ def make_curves(num_seeds=4):
 
 
 def make_series(num_series=2, points=(1, 5, 20)):
-  return [
-    (
-      f"method {index}",
-      points,
-      [stats.Interval(0.3 + 0.1 * k, 0.25, 0.9) for k in range(len(points))],
-    )
-    for index in range(num_series)
-  ]
+  means = 0.3 + 0.1 * np.arange(len(points))
+  intervals = [stats.Interval(mean, 0.25, 0.9) for mean in means]
+  return [(f"method {i}", points, intervals) for i in range(num_series)]
 
 
 def lines(drawing):
-  return {
-    text.get_text(): handle
-    for text, handle in zip(
-      drawing.legends[0].get_texts(),
-      drawing.axes[0].get_legend_handles_labels()[0],
-      strict=True,
-    )
-  }
+  texts = [text.get_text() for text in drawing.legends[0].get_texts()]
+  handles, _ = drawing.axes[0].get_legend_handles_labels()
+  return dict(zip(texts, handles, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -69,29 +57,11 @@ def test_file_is_a_picture_of_150_dots_per_inch(draw, series, options, path):
   with Image.open(path) as image:
     assert (image.format, image.width) == ("PNG", 7 * 150)
     np.testing.assert_allclose(image.info["dpi"], 150, rtol=1e-3)
-    # Something was drawn: not all pixels are alike.
-    assert len(np.unique(np.asarray(image.convert("L")))) > 2
   assert os.listdir(path.parent) == [path.name]
   # Equal data make equal bytes.
   first = path.read_bytes()
   draw(path, series, title="t", **options)
   assert path.read_bytes() == first
-
-
-def test_pyplot_and_the_settings_are_left_alone(path):
-  program = """if True:
-    import sys
-    import matplotlib
-    import numpy as np
-    before = matplotlib.rcParams.copy()
-    from experiments.tables import figures
-    curves = [("a", np.ones(1), np.full((1, 1), 0.5))]
-    figures.learning_curves(sys.argv[1], curves, title="t")
-    assert "matplotlib.pyplot" not in sys.modules
-    assert matplotlib.rcParams.copy() == before
-  """
-  subprocess.run([sys.executable, "-c", program, path], check=True)
-  assert path.exists()
 
 
 def test_learning_curves_are_means_with_bands_in_percent(path):
@@ -105,11 +75,10 @@ def test_learning_curves_are_means_with_bands_in_percent(path):
     np.testing.assert_array_equal(line.get_xdata(), EPOCHS)
     np.testing.assert_allclose(line.get_ydata(), 100 * values.mean(axis=0))
     expected = stats.mean_interval(values[:, 2])
-    at_third = band.get_paths()[0].vertices
-    heights = at_third[at_third[:, 0] == EPOCHS[2], 1]
+    x, y = band.get_paths()[0].vertices.T
+    heights = np.unique(y[x == EPOCHS[2]])
     # Another number of draws, so the bounds agree to a point or so.
-    np.testing.assert_allclose(heights.min(), 100 * expected.low, atol=1.5)
-    np.testing.assert_allclose(heights.max(), 100 * expected.high, atol=1.5)
+    np.testing.assert_allclose(heights, 100 * np.array(expected[1:]), atol=1.5)
 
 
 def test_learning_curves_leave_out_who_failed_and_say_so(path):
@@ -130,33 +99,22 @@ def test_learning_curves_leave_out_who_failed_and_say_so(path):
 
 
 @pytest.mark.parametrize(
-  "draw,xlabel,places",
+  "draw,places",
   (
-    (
-      figures.accuracy_against_shots,
-      "training images per class (shots)",
-      [0, 1, 2],
-    ),
-    (figures.accuracy_against_hparam, "alpha", [1, 5, 20]),
+    (figures.accuracy_against_shots, [0, 1, 2]),
+    (figures.accuracy_against_hparam, [1, 5, 20]),
   ),
 )
-def test_points_bars_and_ticks(path, draw, xlabel, places):
+def test_points_bars_and_ticks(path, draw, places):
   drawing = draw(path, make_series(1), title="Digits")
   plot = drawing.axes[0]
-  assert (plot.get_xlabel(), plot.get_ylabel()) == (xlabel, "accuracy (%)")
+  assert plot.get_ylabel() == "accuracy (%)"
   assert [t.get_text() for t in plot.get_xticklabels()] == ["1", "5", "20"]
   line, _, (bars,) = lines(drawing)["method 0"]
   np.testing.assert_allclose(line.get_xdata(), places, rtol=1e-12)
   np.testing.assert_allclose(line.get_ydata(), [30, 40, 50], rtol=1e-12)
   for segment in bars.get_segments():
     np.testing.assert_allclose(segment[:, 1], [25, 90], rtol=1e-12)
-
-
-def test_ticks_are_at_the_points_of_all_series(path):
-  series = make_series(1, points=(0.1, 30)) + make_series(1, points=(30, 4))
-  drawing = figures.accuracy_against_hparam(path, series, title="t")
-  ticks = [t.get_text() for t in drawing.axes[0].get_xticklabels()]
-  assert ticks == ["0.1", "4", "30"]
 
 
 @pytest.mark.parametrize("others", [(), (0.01, 1.0)])
@@ -192,22 +150,13 @@ def test_lines_against_a_hyper_parameter_have_bands_of_their_colours(path):
   plot = drawing.axes[0]
   assert plot.get_xscale() == "log"
   drawn = [line for line, *_ in lines(drawing).values()]
-  bands = [
-    artist
-    for artist in plot.collections
-    if isinstance(artist, collections.PolyCollection)
-  ]
+  bands = plot.findobj(collections.PolyCollection)
   for band, line in zip(bands, drawn, strict=True):
     np.testing.assert_allclose(line.get_xdata(), [1, 5, 20], rtol=1e-12)
     heights = band.get_paths()[0].vertices[:, 1]
     np.testing.assert_allclose([heights.min(), heights.max()], [25, 90])
     color = colors.to_rgb(line.get_color())
     np.testing.assert_allclose(band.get_facecolor()[0, :3], color)
-
-
-def test_styles_differ_without_colour():
-  styles = [figures.style("", index) for index in range(40)]
-  assert len({(one["linestyle"], one["marker"]) for one in styles}) == 40
 
 
 def test_a_method_has_one_colour_wherever_it_is():
@@ -217,6 +166,9 @@ def test_a_method_has_one_colour_wherever_it_is():
   assert again["marker"] != own["marker"]
   for other in ("BEAN-1, A frozen", "BEAN-2", "Vanilla", "of no method"):
     assert figures.style(other, 0)["color"] != own["color"]
+  # And series differ without colour.
+  styles = [figures.style("", index) for index in range(40)]
+  assert len({(one["linestyle"], one["marker"]) for one in styles}) == 40
 
 
 @pytest.mark.parametrize(
@@ -262,12 +214,9 @@ def test_looks_are_those_that_were_asked_for(path):
   assert second.get_markerfacecolor() == "white"
 
 
-@pytest.mark.parametrize("num_series", [1, 11])
-def test_legend_and_axes_do_not_overlap(path, num_series):
-  series = [
-    (f"{label}, with rather a long name of its own", x, intervals)
-    for label, x, intervals in make_series(num_series)
-  ]
+def test_legend_and_axes_do_not_overlap(path):
+  long = ", with rather a long name of its own"
+  series = [(label + long, *points) for label, *points in make_series(11)]
   drawing = figures.accuracy_against_shots(path, series, title="t")
   legend = drawing.legends[0].get_window_extent()
   plot = drawing.axes[0].get_tightbbox()
@@ -300,13 +249,9 @@ def test_differences_have_a_line_of_the_figure_for_each_name(path):
   assert other.get_ydata()[0] > line.get_ydata()[1]
 
 
-@pytest.mark.parametrize("num_series", [2, 8])
-def test_markers_of_a_name_do_not_touch(path, num_series):
-  drawing = figures.differences(
-    path,
-    [(f"{i}", {"a": INTERVAL, "b": INTERVAL}) for i in range(num_series)],
-    title="t",
-  )
+def test_markers_of_a_name_do_not_touch(path):
+  series = [(f"{i}", {"a": INTERVAL, "b": INTERVAL}) for i in range(8)]
+  drawing = figures.differences(path, series, title="t")
   drawn = [line.get_ydata() for line, *_ in lines(drawing).values()]
   rows = np.sort(np.concatenate(drawn))
   transform = drawing.axes[0].transData.transform

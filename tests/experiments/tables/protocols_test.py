@@ -78,15 +78,3 @@ def test_failed_simulations_are_left_out_and_counted(records):
   entry = protocols.entries("paper", records)["bean1", 1]
   assert entry.accuracies == {0: 0.5, 2: 0.4}
   assert (entry.num_failed, entry.gains.size) == (1, 2)
-
-
-def test_gain_of_large_batches_is_over_vanilla_with_the_same():
-  chosen = [
-    made.record("vanilla", test=0.4),
-    made.record("vanilla10", test=0.5),
-    made.record("decov", 1.0, test=0.7),
-  ]
-  found = protocols.entries("paper", protocols.Records([], [], chosen))
-  np.testing.assert_allclose(found["decov", 1].gains, 0.2)
-  alone = protocols.Records([], [], [chosen[0], chosen[2]])
-  assert not protocols.entries("paper", alone)["decov", 1].gains.size

@@ -24,9 +24,7 @@ def test_interval_matches_scipy(num_seeds):
   ours = stats.mean_interval(values)
   np.testing.assert_allclose(ours, expected, rtol=1e-9)
   assert stats.mean_interval(dict(enumerate(values))) == ours
-
-
-def test_float32_is_averaged_in_float64():
+  # In float64, whatever comes.
   values = np.array([1e8, 1.0, -1e8, 1.0], np.float32)
   assert stats.mean_interval(values).mean == 0.5
 
