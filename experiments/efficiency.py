@@ -180,7 +180,7 @@ def _find() -> list[sources.Source]:
   there = {source.config["method"] for source in found}
   if missing := set(names or ()) - there:
     raise parsing.ConfigError(
-      f"--methods: expected methods of which there are checkpoints, such as "
+      "--methods: expected methods of which there are checkpoints, such as "
       f"{', '.join(sorted(there))}, got {', '.join(sorted(missing))}"
     )
   return found

@@ -8,6 +8,7 @@ import pytest
 
 from experiments import datasets
 from experiments.attacks import curves, gradient_sign
+from experiments.population import groups
 from tests.experiments import tiny
 
 IMAGES = datasets.Split(*(a[:30] for a in tiny.load_few_digits().test))
@@ -23,9 +24,12 @@ def members():
 
 @pytest.fixture(scope="module")
 def found(members):
-  return curves.measure(
-    tiny.NETWORK, members, IMAGES, epsilons=EPSILONS, seeds=SEEDS
-  )
+  with pytest.MonkeyPatch.context() as patch:
+    # More than one chunk.
+    patch.setattr(groups, "fast_width", lambda size: 1)
+    return curves.measure(
+      tiny.NETWORK, members, IMAGES, epsilons=EPSILONS, seeds=SEEDS
+    )
 
 
 @pytest.mark.parametrize("name", ("fgsm", "pgd_random"))

@@ -147,6 +147,10 @@ def test_members_blocks_and_keys(members, monkeypatch):
   np.testing.assert_allclose(fgsm(one).accuracy, whole[1:], atol=1e-6)
   monkeypatch.setattr(gradient_sign, "BLOCK", 33)
   np.testing.assert_allclose(fgsm(members).accuracy, whole, atol=1e-6)
+  # Of images that fill the last block none counts.
+  sure = {**members, "bias": np.float32([[1e3] + [0] * 9] * 2)}
+  expected = np.mean(LABELS == 0)
+  np.testing.assert_allclose(fgsm(sure).accuracy, expected, atol=1e-6)
   keys = jax.random.split(jax.random.key(0))
   random, still = (
     robustness(members, gradient_sign.pgd, each, epsilon=0.3, num_steps=0)

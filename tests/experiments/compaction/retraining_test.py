@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 from experiments.compaction import heads, retraining, schemes
 from experiments.learning import learner
@@ -14,11 +13,6 @@ from tests.experiments.compaction import tiny_head
 OPTIONS = {"seed": 3, "epochs": 2, "batch_size": 8, "learning_rate": 0.01}
 TRAIN = tiny_head.make_samples()
 HEAD = tiny_head.make_head()
-
-
-@pytest.fixture(scope="module")
-def placed():
-  return devices.place(TRAIN, devices.SHARED)
 
 
 def train_by_hand(params, masks, inputs):
@@ -48,7 +42,7 @@ def train_by_hand(params, masks, inputs):
   return params
 
 
-def test_padded_versions_are_trained_as_the_smaller_arrays(placed):
+def test_padded_versions_are_trained_as_the_smaller_arrays():
   # Three, which do not fill two devices evenly.
   activity = tiny_head.measure(HEAD)
   compacts = [
@@ -57,6 +51,7 @@ def test_padded_versions_are_trained_as_the_smaller_arrays(placed):
     schemes.remove_units(HEAD, activity, 0.5),
   ]
   padded = [schemes.pad(each, HEAD) for each in compacts]
+  placed = devices.place(TRAIN, devices.SHARED)
   trained = retraining.retrain(padded, placed, **OPTIONS)
   for compact, params in zip(compacts, trained, strict=True):
     masks = {
@@ -77,9 +72,9 @@ def test_padded_versions_are_trained_as_the_smaller_arrays(placed):
     )
 
 
-def test_accuracies_are_fractions_of_correct_samples(placed):
+def test_accuracies_are_fractions_of_correct_samples():
   versions = [tiny_head.make_head(seed=seed).params for seed in range(5)]
-  values = retraining.accuracies(versions, placed)
+  values = retraining.accuracies(versions, devices.place(TRAIN, devices.SHARED))
   expected = [
     np.mean(tiny_head.run(each, TRAIN.inputs).argmax(axis=1) == TRAIN.labels)
     for each in versions

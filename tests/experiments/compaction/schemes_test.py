@@ -141,8 +141,7 @@ class TestMergeAssemblies:
     assert_same_function(compact, head)
 
   def test_features_stay(self):
-    head = tiny_head.make_head(units=WITH_FEATURES)
-    compact = make("merge", head, 0.5)
+    compact = make("merge", tiny_head.make_head(units=WITH_FEATURES), 0.5)
     np.testing.assert_array_equal(compact.inputs, np.arange(7))
 
 
