@@ -15,14 +15,7 @@ class DisagreementError(Exception):
 
 
 def check(name: str, got: PyTree, expected: PyTree, *, rtol: float = RTOL):
-  """Checks that two trees are equal up to rounding.
-
-  Args:
-    name: Of the contender, for the error.
-    got: What it computed.
-    expected: What it should have computed.
-    rtol: Greatest difference in an array, as a fraction of its greatest
-      absolute value.
+  """Checks that trees are equal up to `rtol` of each array's greatest entry.
 
   Raises:
     DisagreementError: If they are not.

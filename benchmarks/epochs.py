@@ -22,22 +22,14 @@ BATCH_SIZE = 100
 
 
 def lenet5(num_images: int, options: cases.Settings) -> cases.Case:
-  """Times an epoch of so many gray images, of one network and of more.
-
-  Raises:
-    agreement.DisagreementError: If PyTorch computes something else.
-  """
+  """Times an epoch of so many gray images, of one network and of more."""
   counts = (1, 2) if options.quick else (1, 5, 20)
   shape = (200 if options.quick else num_images, 28, 28, 1)
   return _case("lenet5", shape, counts, ("vanilla", "bean1", "bean2"), options)
 
 
 def resnet18(options: cases.Settings) -> cases.Case:
-  """Times an epoch of 50,000 color images with and without BEAN.
-
-  Raises:
-    agreement.DisagreementError: If PyTorch computes something else.
-  """
+  """Times an epoch of 50,000 color images with and without BEAN."""
   shape = (4 if options.quick else 50_000, 32, 32, 3)
   return _case("resnet18", shape, (1,), ("vanilla", "bean1"), options)
 

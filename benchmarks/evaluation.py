@@ -13,11 +13,7 @@ PEER_BATCHES = (500, 100)
 
 
 def run(options: cases.Settings) -> cases.Case:
-  """Times the classification of shared images by all members.
-
-  Raises:
-    agreement.DisagreementError: If the classes differ.
-  """
+  """Times the classification of shared images by all members."""
   num_members, num_images = (2, 100) if options.quick else (20, 10_000)
   params = problems.draw(num_members, 1).params
   images = problems.draw_images(num_images)

@@ -29,11 +29,7 @@ def members(options: cases.Settings) -> cases.Case:
 def members_beside_peers(
   batch_size: int, options: cases.Settings
 ) -> cases.Case:
-  """Times a BEAN-1 step of more and more members, beside PyTorch's.
-
-  Raises:
-    agreement.DisagreementError: If PyTorch computes something else.
-  """
+  """Times a BEAN-1 step of more and more members, beside PyTorch's."""
   counts = (1, 20, 200, 2000) if batch_size == 1 else (1, 20, 200)
   num_steps = 50 if batch_size == 1 else 5
   if options.quick:

@@ -23,11 +23,7 @@ RATE = 0.04
 
 
 def predictive_coding(options: cases.Settings) -> cases.Case:
-  """Times an optimizer step of a population by FixedPred, of 20 sweeps.
-
-  Raises:
-    agreement.DisagreementError: If PyTorch learns something else.
-  """
+  """Times an optimizer step of a population by FixedPred, of 20 sweeps."""
   num_members, num_steps, batch_size, widths = 20, 5, 100, (10, 2, 1)
   if options.quick:
     num_members, num_steps, batch_size, widths = 2, 2, 4, (2,)
@@ -117,11 +113,7 @@ def _predictive_peers(
 
 
 def competition(options: cases.Settings) -> cases.Case:
-  """Times an epoch of Krotov and Hopfield's 2,000 competing hidden units.
-
-  Raises:
-    agreement.DisagreementError: If PyTorch learns something else.
-  """
+  """Times an epoch of Krotov and Hopfield's 2,000 competing hidden units."""
   num_units, num_images, batch_size, counts = 2000, 10_000, 100, (1, 20)
   if options.quick:
     num_units, num_images, batch_size, counts = 16, 40, 10, (1, 2)
@@ -173,14 +165,13 @@ def draw_units(
 def make_epoch(
   weights: np.ndarray, batches: np.ndarray
 ) -> Callable[[], jax.Array]:
-  """Makes what trains all members for an epoch; the next call goes on.
+  """Makes what trains all members for an epoch and returns their weights.
+
+  The next call goes on.
 
   Args:
     weights: To begin with [members, units, pixels].
     batches: Images of all members, [batches, batch, pixels] from 0 to 1.
-
-  Returns:
-    A function that returns the weights.
   """
 
   def step(weights: jax.Array, batch: jax.Array) -> tuple[jax.Array, None]:

@@ -24,11 +24,7 @@ def shape(width: int, options: cases.Settings) -> tuple[int, int, int]:
 
 
 def run(width: int, options: cases.Settings) -> cases.Case:
-  """Times value and gradient of the penalty with the squared distance, N = M.
-
-  Raises:
-    agreement.DisagreementError: If PyTorch computes something else.
-  """
+  """Times the penalty with the squared distance and its gradients, N = M."""
   layer = shape(width, options)
   arguments = draw(*layer)
   programs = [(DENSE, dense, 0, floors.dense(*layer))]

@@ -32,11 +32,7 @@ _LINES = (
 
 
 def draw(path: pathlib.Path, case: cases.Case) -> figure.Figure:
-  """Writes a case as a PNG file: lines if its rows are points, else bars.
-
-  Raises:
-    results.ResultError: If the file cannot be written.
-  """
+  """Writes a case as a PNG file: lines if its rows are points, else bars."""
   drawing = _lines(case) if case.x_label is not None else _bars(case)
   buffer = io.BytesIO()
   # Without the version of matplotlib, so that equal data make equal bytes.

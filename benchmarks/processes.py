@@ -31,11 +31,7 @@ processes.train(sys.argv[2:])
 
 
 def run(options: cases.Settings) -> cases.Case:
-  """Times simulations by one process and by two.
-
-  Raises:
-    RuntimeError: If this process may use one core only.
-  """
+  """Times simulations by one process and by two."""
   cores = sorted(os.sched_getaffinity(0))[:2]
   if len(cores) < 2:
     raise RuntimeError(f"expected two cores, got {cores}: nothing to compare")

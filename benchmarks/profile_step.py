@@ -65,11 +65,7 @@ def operations(run: Callable[[], object]) -> dict[str, float]:
 
 
 def profile() -> None:
-  """Trains for some steps and prints what they took.
-
-  Raises:
-    parsing.ConfigError: If a flag has a value that cannot be used.
-  """
+  """Trains for some steps and prints what they took."""
   for flag in (_BATCH_SIZE, _MEMBERS, _STEPS, _TOP):
     parsing.number(flag.name, flag.value, low=1)
   num_members, num_steps = _MEMBERS.value, _STEPS.value

@@ -16,13 +16,7 @@ SCHEMA = 1
 def describe(
   case: cases.Case, options: cases.Settings, load_average: float
 ) -> dict[str, Any]:
-  """Turns a case into what JSON can hold, with the machine it was measured on.
-
-  Args:
-    case: The case.
-    options: Of the run.
-    load_average: Of the machine, just before it.
-  """
+  """Turns a case into what JSON can hold, with what it was measured on."""
   environment = results.environment()
   if options.torch:
     environment["versions"]["torch"] = importlib.metadata.version("torch")
@@ -41,11 +35,7 @@ def describe(
 def merge(
   path: pathlib.Path, suite: str, name: str, record: dict[str, Any]
 ) -> None:
-  """Puts a case into the file of its suite; other cases stay as they were.
-
-  Raises:
-    results.ResultError: If the file is foreign or cannot be written.
-  """
+  """Puts a case into the file of its suite; other cases stay as they were."""
   stored = {"schema": SCHEMA, "suite": suite, "cases": {}}
   if path.exists():
     stored = read(path)
@@ -55,11 +45,7 @@ def merge(
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-  """Reads the file of a suite.
-
-  Raises:
-    results.ResultError: If it is not one of this schema.
-  """
+  """Reads the file of a suite."""
   try:
     stored = json.loads(path.read_bytes())
     fits = stored["schema"] == SCHEMA and isinstance(stored["cases"], dict)

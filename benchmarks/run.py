@@ -65,14 +65,7 @@ _OUTPUT_DIR = flag_groups.define_path(
 
 
 def run() -> None:
-  """Times the cases and writes results and figures.
-
-  Raises:
-    parsing.ConfigError: If a flag has a value that cannot be used.
-    agreement.DisagreementError: If contenders compute different things.
-    results.ResultError: If the folder holds foreign files or cannot be
-      written.
-  """
+  """Times the cases and writes results and figures."""
   names, options = _parse()
   folder = pathlib.Path(_OUTPUT_DIR.value)
   results.prepare_directory(folder)

@@ -166,13 +166,7 @@ def table(
 
 
 def compare() -> None:
-  """Trains every method twice and prints its table.
-
-  Raises:
-    parsing.ConfigError: If a flag has a value that cannot be used, or PyTorch
-      is not installed.
-    datasets.DatasetError: If the data cannot be had or has too few images.
-  """
+  """Trains every method twice and prints its table."""
   for flag in (_SHOTS, _EPOCHS):
     parsing.number(flag.name, flag.value, low=1)
   names = parsing.names("methods", FLAGS.methods, list(problems.ORDERS))

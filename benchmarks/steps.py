@@ -49,11 +49,7 @@ def ours(name: str, num_steps: int, width: int) -> Route:
 
 
 def run(batch_size: int, options: cases.Settings) -> cases.Case:
-  """Times a step of all members by every route and method.
-
-  Raises:
-    agreement.DisagreementError: If a route computes something else.
-  """
+  """Times a step of all members by every route and method."""
   # As many at once as fit, and narrower chunks, which stay in cache.
   num_members, names = 20, ALL
   num_steps, widths = (200, (10, 5)) if batch_size == 1 else (5, (10, 2, 1))
@@ -139,11 +135,7 @@ def checked_contenders(
   problem: problems.Problem,
   batch_size: int,
 ) -> list[timing.Contender]:
-  """Makes contenders of routes that are seen to compute the same.
-
-  Raises:
-    agreement.DisagreementError: If one does not.
-  """
+  """Makes contenders of routes that are seen to compute the same."""
   made = []
   for method in names:
     for route in routes:

@@ -45,14 +45,9 @@ def by_sweeps(
   """Leaves the gradients of FixedPred, in sweeps; returns the loss twice.
 
   Every product with a Jacobian passes forward anew, by
-  `torch.autograd.functional.vjp`.
-
-  Args:
-    network: The network.
-    images: The batch.
-    labels: Its classes.
-    lowest: The least layer whose inputs have beliefs. Torch2PC moves those of
-      the images too, from which nothing is learned; 1 leaves them out.
+  `torch.autograd.functional.vjp`. Inputs of layers from `lowest` on have
+  beliefs: Torch2PC moves those of the images too, from which nothing is
+  learned; 1 leaves them out.
   """
   chain = to_chain(network)
   predictions = [images]

@@ -72,16 +72,7 @@ def names(name: str, words: Sequence[str], known: Sequence[str]) -> list[str]:
 def by_method(
   name: str, text: str, known: Sequence[str]
 ) -> dict[str, list[float]]:
-  """Reads numbers that may differ from method to method.
-
-  Args:
-    name: The flag.
-    text: Such as "1,10" for all methods, or "bean1:1,10 dropout:0.5 3", where 3
-      is for those that are not named.
-    known: The methods of the run.
-
-  Returns:
-    Numbers from 0 by method; "" has those for all others.
+  """Reads numbers by method, known ones; "" has those for all others.
 
   Raises:
     ConfigError: If one cannot be used, or a method is unknown or comes twice.
@@ -105,15 +96,7 @@ def by_method(
 
 
 def seeds(name: str, text: str) -> tuple[int, ...]:
-  """Reads a number of seeds, or which ones.
-
-  Args:
-    name: The flag.
-    text: Such as "20" for seeds 0 to 19, "5-9" for a range, or "0,5,7-9" for a
-      list of seeds and ranges.
-
-  Returns:
-    The seeds, in ascending order.
+  """Reads a number of seeds, or which ones, in ascending order.
 
   Raises:
     ConfigError: If the text is none of these, or names none, too many, or one

@@ -88,14 +88,8 @@ def spread(
 
   Devices never wait for each other: no member depends on another, unless the
   function itself reduces over the axis. The number of members must be a
-  multiple of the number of devices.
-
-  Args:
-    function: What to compile, any function that treats members alike.
-    takes: How each argument lies, such as `MEMBERS` or `SHARED`.
-    gives: How the result lies, a tree prefix of it.
-    donate: Arguments that are consumed.
-    axis: The axis of devices.
+  multiple of the number of devices. `takes` and `gives` say how arguments and
+  the result lie; arguments in `donate` are consumed.
   """
   mapped = jax.shard_map(
     function, mesh=mesh(axis), in_specs=takes, out_specs=gives, check_vma=False

@@ -20,12 +20,10 @@ WIDE = penalties.shape(
 
 @pytest.mark.parametrize(
   "order,distance,megabytes",
-  [
-    (1, "squared", 200),
-    (2, "squared", 600),
-    (1, "absolute", 600),
-    (2, "absolute", 1200),
-  ],
+  (
+    *((1, "squared", 200), (2, "squared", 600)),
+    *((1, "absolute", 600), (2, "absolute", 1200)),
+  ),
 )
 def test_temporaries_of_a_wide_penalty(order, distance, megabytes):
   num_samples, num_neurons, num_next = WIDE
@@ -36,18 +34,6 @@ def test_temporaries_of_a_wide_penalty(order, distance, megabytes):
     (num_neurons, num_next),
   )
   assert temp_bytes < megabytes * 1e6
-
-
-def test_temporaries_would_be_seen():
-  def by_definition(activations, kernel):
-    pairs = (activations[:, :, None] - activations[:, None, :]) ** 2
-    return jnp.sum(pairs @ (kernel @ kernel.T) @ pairs)
-
-  # Its value alone is one fused loop for jax 0.11.
-  temp_bytes = penalties.temp_bytes(
-    jax.value_and_grad(by_definition), (8, 100), (100, 10)
-  )
-  assert temp_bytes >= floors.FLOAT * 8 * 100**2
 
 
 def _arguments(batch_size, num_members=2):

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import (
   agreement,
   cases,
+  epochs,
   evaluation,
   learning_rules,
   penalties,
@@ -183,25 +184,19 @@ def test_number_of_threads_is_chosen_and_set(monkeypatch):
 
 
 @pytest.mark.slow
-def test_evaluation_is_checked_and_has_ratios():
-  rows = evaluation.run(OPTIONS).rows
-  assert [row["name"].split(",")[0] for row in rows] == [
-    "bean_jax",
-    "PyTorch",
-    "PyTorch",
-  ]
-  peer = min(rows[1:], key=lambda row: row["median"])
-  assert peer["faster_than_peer"] == 1.0
-  expected = peer["median"] / rows[0]["median"]
-  assert rows[0]["faster_than_peer"] == pytest.approx(expected)
-
-
-@pytest.mark.slow
-def test_penalty_has_ratios():
-  rows = {row["name"]: row for row in penalties.run(4096, OPTIONS).rows}
-  assert rows[penalties.DENSE]["times_dense"] == 1.0
-  for order in (1, 2):
-    ours = rows[penalties.name_of(order, "squared")]
-    peer = rows[f"PyTorch, {ours['name']}"]
-    expected = peer["median"] / ours["median"]
-    assert ours["faster_than_peer"] == pytest.approx(expected)
+@pytest.mark.parametrize(
+  "case",
+  (
+    evaluation.run,
+    functools.partial(penalties.run, 4096),
+    functools.partial(epochs.lenet5, 200),
+    epochs.resnet18,
+    learning_rules.predictive_coding,
+    learning_rules.competition,
+  ),
+)
+def test_cases_are_checked_and_have_ratios(case):
+  rows = case(OPTIONS).rows
+  assert any("PyTorch" in row["name"] for row in rows)
+  for row in rows:
+    assert {"faster_than_peer", "times_own_plain_step"} & row.keys()

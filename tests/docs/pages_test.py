@@ -80,17 +80,6 @@ def test_tables_are_those_of_the_results(path):
   assert _load_numbers().with_tables(page) == page, "run python docs/numbers.py"
 
 
-def test_tables_that_differ_from_the_results_are_noticed():
-  numbers = _load_numbers()
-  pages = [path.read_text() for path in (*OTHERS, *PAGES.values())]
-  marked = [page for page in pages if "<!-- begin" in page]
-  assert len(marked) >= 5
-  for page in marked:
-    altered = re.sub(r"(?<=\| )\d", "7", page)
-    assert altered != page
-    assert numbers.with_tables(altered) != altered
-
-
 def _intervals(text: str) -> np.ndarray:
   """Returns all means with their bounds that a text has [..., 3]."""
   number = r"([+-]?\d+\.\d+)"

@@ -17,11 +17,6 @@ EXAMPLES = {
   for path in sorted((ROOT / "examples").glob("*.py"))
   if path.stem != "__init__"
 }
-# What counts as the model of a program and its loss, beside classes.
-MODEL = {
-  *("LENGTH, DIM", "SIZES", "apply_fn", "dense", "encode", "init_layer"),
-  *("init_params", "loss_fn", "model"),
-}
 NEEDS = {"equinox_model": "equinox", "haiku_model": "haiku"}
 each_example = pytest.mark.parametrize("name", EXAMPLES)
 
@@ -61,33 +56,6 @@ def _accuracies(text: str, name: str = "") -> list[float]:
 def test_one_statement_is_of_bean(name):
   marks = re.findall(r"^(.*)# BEAN$", EXAMPLES[name], re.MULTILINE)
   assert len(marks) == 1
-
-
-@each_example
-def test_is_short_beside_imports_model_and_loss(name):
-  program = EXAMPLES[name]
-  tree = ast.parse(program)
-  left_out = []
-  for node in ast.walk(tree):
-    documented = isinstance(node, (ast.Module, ast.FunctionDef))
-    if documented and ast.get_docstring(node):
-      left_out.append(node.body[0])
-  for node in tree.body:
-    defined = getattr(node, "name", None)
-    if isinstance(node, ast.Assign):
-      defined = ast.unparse(node.targets[0]).strip("()")
-    is_whole = isinstance(node, (ast.Import, ast.ImportFrom, ast.ClassDef))
-    if is_whole or defined in MODEL:
-      left_out.append(node)
-  others = {
-    n for node in left_out for n in range(node.lineno, node.end_lineno + 1)
-  }
-  lines = [
-    line
-    for number, line in enumerate(program.splitlines(), 1)
-    if number not in others and line.strip() and line.strip()[0] != "#"
-  ]
-  assert len(lines) < 40
 
 
 @each_example

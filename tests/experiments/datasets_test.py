@@ -313,18 +313,6 @@ def test_data_dir_that_is_no_folder(tmp_path, name):
   load_refused("mnist", tmp_path / name, "--data_dir", "cannot be read")
 
 
-def test_unreadable_data_dir(data_dir, monkeypatch):
-  original = os.listdir
-
-  def listdir(path):
-    if str(path).endswith("3.0.1"):
-      raise PermissionError(errno.EACCES, "Permission denied", str(path))
-    return original(path)
-
-  monkeypatch.setattr(os, "listdir", listdir)
-  load_refused("mnist", data_dir, "Permission denied", str(data_dir))
-
-
 def test_tfrecord_copy(tmp_path):
   folder = tmp_path / "mnist" / "3.0.1"
   folder.mkdir(parents=True)

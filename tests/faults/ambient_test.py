@@ -21,12 +21,8 @@ from tests.faults import here
 pytestmark = pytest.mark.optimized
 
 ARGS = (
-  "--model=mlp500",
-  "--methods=vanilla,bean1,dropout",
-  "--alphas=0.5",
-  "--shots=1",
-  "--seeds=2",
-  "--epochs=2",
+  *here.SMALL["few_shot"],
+  *("--methods=vanilla,bean1,dropout", "--alphas=0.5"),
 )
 # By name of the option, a value that is not that of `PINNED`.
 UNUSUAL = {

@@ -31,22 +31,13 @@ from tests.experiments import in_process
 
 SMALL = {
   "few_shot": (
-    "--model=mlp500",
-    "--methods=vanilla,bean1",
-    "--alphas=1,10,100",
-    "--shots=1",
-    "--seeds=2",
-    "--epochs=4",
-    "--members_per_chunk=1",
+    *("--model=mlp500", "--methods=vanilla,bean1", "--alphas=1,10,100"),
+    *("--shots=1", "--seeds=2", "--epochs=4", "--members_per_chunk=1"),
     "--checkpoint_seconds=0",
   ),
   "full_data": (
-    "--model=mlp500",
-    "--methods=vanilla,bean1",
-    "--alphas=1,10",
-    "--seeds=2",
-    "--epochs=4",
-    "--checkpoint_seconds=0",
+    *("--model=mlp500", "--methods=vanilla,bean1", "--alphas=1,10"),
+    *("--seeds=2", "--epochs=4", "--checkpoint_seconds=0"),
   ),
 }
 

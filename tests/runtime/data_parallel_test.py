@@ -137,21 +137,6 @@ def test_a_step_of_resnet18_equals_that_of_one_device():
   )
 
 
-def test_networks_know_the_axis():
-  plain = networks.make(networks.Spec("resnet18"), (32, 32, 3))
-  shared = networks.make(
-    networks.Spec("resnet18"), (32, 32, 3), axis_name=devices.BATCH_AXIS
-  )
-  variables = jax.eval_shape(plain.init, jax.random.key(0))
-  images = jax.ShapeDtypeStruct((4, 32, 32, 3), jnp.uint8)
-  jax.eval_shape(plain.apply, variables, images, None)
-  # Both are evaluated, and initialized, wherever that is.
-  jax.eval_shape(shared.evaluate, variables, images)
-  assert jax.eval_shape(shared.init, jax.random.key(0)) == variables
-  with pytest.raises(NameError, match=devices.BATCH_AXIS):
-    jax.eval_shape(shared.apply, variables, images, None)
-
-
 @pytest.mark.slow
 class TestRun:
   """Whole simulations, from their checkpoints on."""
@@ -218,10 +203,3 @@ class TestFlags:
     own = {n for n, m in methods.METHODS.items() if m.network}
     assert needing - own == {"decov", "pc_fixed", "pc_strict"}
     assert own <= needing
-    assert set(methods.OF_ANY_SIZE) - needing <= {
-      *("vanilla", "vanilla10", "dropout", "weight_decay", "l1"),
-      *("group_lasso", "bean1", "bean2", "bean1_frozen", "bean2_frozen"),
-      *("bean1_random", "bean1_constant", "mean_square", "bean1_dropout"),
-      *("bean2_dropout", "bean1_constant_dropout", "nonnegative"),
-      *("nonnegative_bean1", "nonnegative_bean2"),
-    }, methods.OF_ANY_SIZE

@@ -49,9 +49,8 @@ def test_failed_simulations_are_named(capsys):
   assert [line[:8] for line in reasons] == ["  seed 3", "  seed 4", "  seed 9"]
 
 
-@pytest.mark.parametrize("total", (0, 100))
-def test_cells_that_were_done_before(total, capsys):
-  with progress.bar(total=total, skipped=3):
+def test_cells_that_were_done_before(capsys):
+  with progress.bar(total=0, skipped=3):
     pass
   assert capsys.readouterr().out == "cells done already: 3\n"
 
