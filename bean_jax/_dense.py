@@ -57,37 +57,24 @@ class Group(NamedTuple):
     }
 
 
-class Choice(NamedTuple):
-  """The layers of a function, and those that were chosen.
-
-  Attributes:
-    layers: All layers.
-    groups: Those of which a layer was chosen.
-    unreachable: What was asked for and cannot be had, and why, by path.
-    unknown: What was asked for and is not there.
-  """
-
-  layers: list[Layer]
-  groups: list[Group]
-  unreachable: dict[str, str]
-  unknown: list[str]
-
-  @property
-  def paths(self) -> list[str]:
-    """Paths of the chosen layers."""
-    return [layer.path for layer in self.layers if not layer.left_out]
-
-
 def choose(
   traced: _tracing.Traced,
   layers: Layers,
   *,
   of_loss: bool = False,
   convolutions: bool = False,
-) -> Choice:
+  required: bool = True,
+) -> tuple[list[Layer], list[Group]]:
   """Finds the layers of a function, or of its loss, and chooses among them.
 
   Only the path of a layer takes it if its inputs are raw data.
+
+  Returns:
+    All layers, and the groups of which a layer is chosen.
+
+  Raises:
+    ValueError: If `required`, and no layer is chosen, or one that is asked for
+      is not there or cannot be had.
   """
   patterns = _patterns(layers)
   without = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
@@ -129,30 +116,28 @@ def choose(
       groups.append(group._replace(calls=of_neurons or group.calls))
   there = [name for group in every for name in (group.name, *group.paths)]
   unknown = [p for p in patterns if not matches(p.removeprefix("!"), *there)]
-  return Choice(found, groups, unreachable, unknown)
+  if required:
+    _require(found, unreachable, unknown)
+  return found, groups
 
 
-def require(choice: Choice) -> None:
-  """Raises unless all that was asked for is there and can be had."""
-  paths = [layer.path for layer in choice.layers]
-  if choice.unreachable:
-    reasons = "; ".join(
-      f"{path!r}: {reason}" for path, reason in choice.unreachable.items()
-    )
+def _require(
+  layers: list[Layer], unreachable: dict[str, str], unknown: list[str]
+) -> None:
+  if unreachable:
+    reasons = "; ".join(f"{path!r}: {why}" for path, why in unreachable.items())
     raise ValueError(
       f"dense layers that cannot be had: {reasons}. Leave them out by layers="
-      f"{[f'!{path}' for path in choice.unreachable]}, beside what else you "
-      "ask for, or call them outside of what they are in"
+      f"{[f'!{path}' for path in unreachable]}, beside what else you ask for, "
+      "or call them outside of what they are in"
     )
-  if choice.unknown:
+  if unknown:
     raise ValueError(
-      f"layers asks for {choice.unknown}, which are no dense layers of this "
-      f"function; there are {paths}"
+      f"layers asks for {unknown}, which are no dense layers of this function; "
+      f"there are {[layer.path for layer in layers]}"
     )
-  if not choice.groups:
-    reasons = ", ".join(
-      f"{layer.path!r} ({layer.left_out})" for layer in choice.layers
-    )
+  if all(layer.left_out for layer in layers):
+    reasons = ", ".join(f"{x.path!r} ({x.left_out})" for x in layers)
     raise ValueError(
       "the function must have a dense layer to choose: a matrix product of "
       "what depends on data and on parameters with a parameter. It has "

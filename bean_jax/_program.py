@@ -29,7 +29,6 @@ _NAMES_OF_CONTAINERS = {
   "shard_map": "jax.shard_map",
   "while": "jax.lax.while_loop",
 }
-_REPEATED = "its kernel is repeated in a way that cannot be followed"
 _SUM = "it is written as a sum of products, and not as a matrix product"
 _UNCLEAR = (
   "both of its factors are made of parameters and of data, so that neither is "
@@ -308,8 +307,7 @@ class Program:
   ) -> Kind:
     """Returns the kind of a matrix product, and notes it if it is a layer."""
     (result,) = self._operation(eqn, operands)
-    options = eqn.params
-    axes = options["dimension_numbers"]
+    axes = eqn.params["dimension_numbers"]
     convolution = eqn.primitive.name == "conv_general_dilated"
     ranks = [(_kinds.excess(kind), not kind.parameter) for kind in operands]
     kernel = int(convolution or ranks[0] >= ranks[1])
@@ -325,48 +323,23 @@ class Program:
       summed, batch = ((axes.lhs_spec[1],), (axes.rhs_spec[1],)), ((), ())
     else:
       summed, batch = ((pair[1 - kernel], pair[kernel]) for pair in axes)
-      if kind.is_sum and (
-        inputs.is_sum or not (kind.repeated or {-1}) <= set(batch[1])
-      ):
-        return (
-          result  # A kernel that samples change meets each sample's inputs.
-        )
-    groups = [
-      options.get(f"{name}_group_count", 1) for name in ("feature", "batch")
-    ]
-    dtypes = [dtype_of(atom) for atom in eqn.invars]
-    troubles = {
-      context.trouble: context.trouble,
-      _UNCLEAR: ranks[0] == ranks[1],
-      "its channels are grouped": max(groups) > 1,
-      "data chooses its kernel from among several": kind.looked_up,
-      _REPEATED: batch[1] and kind.repeated is None,
-      "it is complex": any(
-        jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes
-      ),
-      "its kernel is of integers": jnp.issubdtype(dtypes[kernel], jnp.integer),
-    }
+    # A kernel that samples change meets each sample's inputs.
+    meets_own = not inputs.is_sum and (kind.repeated or {-1}) <= set(batch[1])
+    if kind.is_sum and not (convolution or meets_own):
+      return result
     if context.is_derivative or _is_tangent(eqn, kernel, context):
       self._derivatives[context.place] = kind.number
     else:
       shape = shape_of(eqn.invars[kernel])
       layout = _layout.layout_of(kernel, kind, shape, summed, batch)
-      scans, stacked = (
-        context.scans,
-        enumerate(layout.stack[1], len(context.scans)),
-      )
+      unclear = _UNCLEAR if ranks[0] == ranks[1] else ""
       self.products[context.place] = Product(
         kind,
         inputs.depends,
-        next((why for why, is_so in troubles.items() if is_so), ""),
+        context.trouble or unclear or _trouble_of(eqn, layout, kind),
         (_size(shape, layout.summed[1]), _size(shape, layout.others)),
         layout,
-        (
-          *((i, n) for i, (scan, n) in enumerate(scans) if scan in kind.steps),
-          *(
-            (i, shape[k]) for i, k in stacked if k not in (kind.repeated or ())
-          ),
-        ),
+        _stack_of(context.scans, layout, kind, shape),
         convolution,
         context.is_inside,
       )
@@ -433,6 +406,41 @@ class Program:
         kind = kind._replace(parameter=part)
       results.append(kind._replace(number=self._number((key, index))))
     return results
+
+
+def _trouble_of(eqn: core.JaxprEqn, layout: Layout, kind: Kind) -> str:
+  """Returns why the operands of a product cannot be had, or ""."""
+  groups = [eqn.params.get(f"{x}_group_count", 1) for x in ("feature", "batch")]
+  dtypes = [dtype_of(atom) for atom in eqn.invars]
+  if max(groups) > 1:
+    return "its channels are grouped"
+  if kind.looked_up:
+    return "data chooses its kernel from among several"
+  if layout.stack[1] and kind.repeated is None:
+    return "its kernel is repeated in a way that cannot be followed"
+  if any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes):
+    return "it is complex"
+  if not jnp.issubdtype(dtypes[layout.kernel], jnp.floating):
+    return "its kernel is of integers"
+  return ""
+
+
+def _stack_of(
+  scans: tuple[tuple[Place, int], ...],
+  layout: Layout,
+  kind: Kind,
+  shape: tuple[int, ...],
+) -> tuple[tuple[int, int], ...]:
+  """Returns the axes of layers in what is observed, and their sizes."""
+  repeats = kind.repeated or ()
+  return (
+    *((i, num) for i, (scan, num) in enumerate(scans) if scan in kind.steps),
+    *(
+      (i, shape[axis])
+      for i, axis in enumerate(layout.stack[1], len(scans))
+      if axis not in repeats
+    ),
+  )
 
 
 def _size(shape: tuple[int, ...], axes: Iterable[int]) -> int:

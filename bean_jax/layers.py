@@ -72,7 +72,7 @@ def find_layers(
     fc2   4  3      1
   """
   traced = _tracing.trace(*_tracing.of_params(fn, args), kwargs)
-  return FoundLayers(_dense.choose(traced, None).layers)
+  return FoundLayers(_dense.choose(traced, None, required=False)[0])
 
 
 def capture(
@@ -120,12 +120,11 @@ def capture(
     *args: Any, **kwargs: Any
   ) -> tuple[Any, dict[str, jax.Array], dict[str, jax.Array]]:
     traced = _tracing.trace(*_tracing.of_params(fn, args), kwargs)
-    choice = _dense.choose(traced, layers)
-    _dense.require(choice)
-    output, calls = _dense.measured(traced, choice.groups, _operands)
-    chosen = set(choice.paths)
+    found, groups = _dense.choose(traced, layers)
+    output, calls = _dense.measured(traced, groups, _operands)
+    chosen = {layer.path for layer in found if not layer.left_out}
     activations, kernels = {}, {}
-    for group in choice.groups:
+    for group in groups:
       varies = any(call.kind.varies for call in group.calls.values())
       for path in filter(chosen.__contains__, group.paths):
         inputs, (kernel, *_) = zip(*calls[path], strict=True)

@@ -269,12 +269,12 @@ def _penalties(
   samples = _checks.count_or_none("samples", options.samples)
   fn, args = _tracing.of_params(loss_fn, args)
   traced = _tracing.trace(lambda *a, **k: _checked(fn(*a, **k)), args, kwargs)
-  choice = _dense.choose(
+  found, groups = _dense.choose(
     traced, options.layers, of_loss=True, convolutions=options.convolutions
   )
-  _dense.require(choice)
-  alphas = _alphas(alpha, choice.paths)
-  groups = [g for g in choice.groups if not alphas.keys().isdisjoint(g.paths)]
+  paths = [layer.path for layer in found if not layer.left_out]
+  alphas = _alphas(alpha, paths)
+  groups = [g for g in groups if not alphas.keys().isdisjoint(g.paths)]
   where = None
   if options.where_fn is not None:
     where = options.where_fn(*args, **kwargs)

@@ -15,7 +15,7 @@ from bean_jax import check
 
 pytestmark = pytest.mark.optimized
 
-NUM_CHECKS = 12
+NUM_CHECKS = 13
 
 
 def _run_python(*arguments, **environment):
@@ -125,7 +125,7 @@ def test_a_check_that_raises_fails_by_the_name_of_the_error():
 
 
 def test_one_device_is_not_checked_against_another(monkeypatch):
-  monkeypatch.setattr(check, "_two_devices", lambda: [])
+  monkeypatch.setattr(check, "_devices", lambda: jax.devices()[:1])
   line = check._line("two", 1.0, check._over_devices)
   assert line == (True, "two", "not checked: there is one device only")
 
@@ -244,6 +244,7 @@ def test_a_wrong_library_fails_as_a_program():
   # itself.
   assert [line[6:].partition("  ")[0] for line in passed] == [
     "release",
+    "layers that are found",
     "jax.shard_map over two devices",
   ]
 

@@ -487,7 +487,7 @@ def recurrent(params, inputs):
 
   sequence = jnp.stack([inputs, inputs**2, -inputs])
   start = jnp.zeros((NUM_SAMPLES, 3))
-  last, before = lax.scan(step, start, sequence)
+  last, before = lax.scan(step, start, sequence, reverse=True)
   return loss_of(last @ params["head"]), {
     "recurrent": (before, params["recurrent"]),
     "head": (last, params["head"]),
