@@ -80,10 +80,11 @@ class TestRemoveUnits:
       head.params["fc1"]["kernel"][:, [0, 2, 3, 5]],
     )
 
-  def test_the_least_important_of_all_layers_go(self):
+  @pytest.mark.parametrize("scale", (100, 0.01))
+  def test_the_least_important_of_all_layers_go(self, scale):
     head = tiny_head.make_head()
     # What counts is the share of the units' own layer.
-    head.params["fc3"]["kernel"] *= 100
+    head.params["fc3"]["kernel"] *= scale
     importance = tiny_head.measure(head).importance
     first, second = (
       importance[layer] / np.linalg.norm(importance[layer])
