@@ -7,7 +7,6 @@ import pathlib
 import shutil
 import signal
 
-import jax
 import numpy as np
 import pytest
 
@@ -18,7 +17,7 @@ from experiments.learning.streams import Shots
 from experiments.machine import progress
 from experiments.population import cells, simulations
 from experiments.population.cells import Cell
-from experiments.records import checkpoints, results
+from experiments.records import results
 from tests.experiments import in_process, tiny
 
 _REAL_DATA_DIR = os.environ.get("TFDS_DATA_DIR")
@@ -135,17 +134,6 @@ class TestRun:
     for name in FIGURES:
       assert after[name].startswith(b"\x89PNG")
 
-  def test_more_cells_in_the_same_folder(self, copy, trained):
-    before = in_process.contents(copy)
-    status, out, _ = run(*SMALL, "--alphas=5,1", f"--output_dir={copy}")
-    assert status == 0
-    assert trained == [BEAN._replace(strength=5.0)]
-    after = in_process.contents(copy)
-    assert all(after[name] == before[name] for name in NAMES)
-    # In the order of the flags, not of the training.
-    rows = [line for line in out.splitlines() if "| BEAN-1" in line]
-    assert ["alpha 5" in row for row in rows] == [True, False]
-
   def test_interrupt_loses_nothing_that_is_done(
     self, finished, tmp_path, monkeypatch
   ):
@@ -182,24 +170,6 @@ class TestRun:
     assert step > 0
     assert f"seed 1 met a non-finite loss in step {step}: left out" in out
     assert "none" in (tmp_path / "table.md").read_text()
-
-  def test_networks_are_kept_and_made_again(self, copy, trained, tmp_path):
-    folder = tmp_path / "outer" / "networks"
-    args = (*SMALL, f"--output_dir={copy}", f"--checkpoint_dir={folder}")
-    expected = in_process.numbers(copy)
-    assert run(*args)[0] == 0
-    assert trained == [VANILLA, BEAN]
-    assert in_process.numbers(copy) == expected
-    path = folder / "digits-1shot-vanilla-seed1.npz"
-    network = checkpoints.load(path).last
-    assert len(names(folder)) == 4
-    path.unlink()
-    status, out, _ = run(*args)
-    assert status == 0
-    assert trained[2:] == [VANILLA]
-    assert "cells done already: 1\n" in out
-    again = checkpoints.load(path).last
-    jax.tree.map(np.testing.assert_array_equal, again, network)
 
 
 @pytest.mark.parametrize(
