@@ -65,21 +65,15 @@ def run(batch_size: int, options: cases.Settings) -> cases.Case:
     title=f"One optimizer step of {num_members} LeNet-5, batch {batch_size}",
     unit="s per step of all members",
   )
-  for field, name_of_other, faster in (
-    (
-      "faster_than_penalized_peer",
-      lambda r: (r["method"], PENALIZED_PEER),
-      True,
-    ),
-    ("faster_than_plain_peer", lambda r: ("vanilla", PLAIN_PEER), True),
-    ("times_own_plain_step", lambda r: ("vanilla", r["route"]), False),
-  ):
-    timing.add_ratios(
-      case.rows,
-      field,
-      lambda row, other=name_of_other: name_of(*other(row)),
-      faster=faster,
-    )
+  add = functools.partial(timing.add_ratios, case.rows)
+  add(
+    "faster_than_penalized_peer",
+    lambda row: name_of(row["method"], PENALIZED_PEER),
+    faster=True,
+  )
+  plain_peer = name_of("vanilla", PLAIN_PEER)
+  add("faster_than_plain_peer", lambda row: plain_peer, faster=True)
+  add("times_own_plain_step", lambda row: name_of("vanilla", row["route"]))
   return case
 
 

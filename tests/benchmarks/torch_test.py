@@ -199,4 +199,5 @@ def test_cases_are_checked_and_have_ratios(case):
   rows = case(OPTIONS).rows
   assert any("PyTorch" in row["name"] for row in rows)
   for row in rows:
-    assert {"faster_than_peer", "times_own_plain_step"} & row.keys()
+    if "PyTorch" not in row["name"]:
+      assert {"faster_than_peer", "times_own_plain_step"} & row.keys()

@@ -17,6 +17,7 @@ OTHERS = [
   ROOT / "BUILD.md",
   *sorted((ROOT / "results").glob("*.md")),
 ]
+FOLDERS = ("bean_jax", "benchmarks", "examples", "experiments", "tests")
 PAGES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
 each_page = pytest.mark.parametrize(
   "name",
@@ -109,15 +110,17 @@ def test_intervals_are_those_of_the_results(path):
     assert distance < 0.051, interval
 
 
-@each_page
-def test_commands_name_what_there_is(name):
-  page = PAGES[name].read_text()
+@pytest.mark.parametrize(
+  "path", [*OTHERS, *PAGES.values()], ids=lambda path: path.stem
+)
+def test_commands_name_what_there_is(path):
+  page = path.read_text()
   for module in re.findall(r"python -m ([\w.]+)", page):
-    if module.partition(".")[0] in ("bean_jax", "benchmarks", "examples"):
-      path = ROOT / module.replace(".", "/")
-      assert path.with_suffix(".py").exists(), module
-  for path in re.findall(r"python (\S+\.py)", page):
-    assert (ROOT / path).exists(), path
+    if module.partition(".")[0] in FOLDERS:
+      file = ROOT / module.replace(".", "/")
+      assert file.with_suffix(".py").exists(), module
+  for name in re.findall(r"python (\S+\.py)", page):
+    assert (ROOT / name).exists(), name
 
 
 def test_every_example_is_on_its_page():

@@ -17,6 +17,14 @@ import numpy as np
 from PIL import Image
 import pytest
 from sklearn.datasets import load_digits
+import tensorflow_datasets as tfds
+from tensorflow_datasets.proto.tf_example_generated_pb2 import Example
+from tensorflow_datasets.proto.tf_feature_generated_pb2 import (
+  BytesList,
+  Feature,
+  Features,
+  Int64List,
+)
 
 from experiments import datasets
 from experiments.datasets import cache, copies, digits, prepared
@@ -60,44 +68,15 @@ def load_refused(name, data_dir, *parts):
 # A prepared dataset, written as TFDS writes it.
 
 
-def delimited(number, payload):
-  """Encode a length-delimited protocol buffer field of fewer than 2**14."""
-  size = len(payload)
-  length = [size] if size < 128 else [size % 128 + 128, size // 128]
-  return bytes([number << 3 | 2, *length]) + payload
-
-
 def example(image, label):
-  """Encode a tf.train.Example of a PNG image and a label below 128."""
+  """Encodes an image as PNG and its label."""
   png = io.BytesIO()
   Image.fromarray(image[..., 0]).save(png, format="PNG")
   features = {
-    b"image": delimited(1, delimited(1, png.getvalue())),
-    b"label": delimited(3, delimited(1, bytes([label]))),
+    "image": Feature(bytes_list=BytesList(value=[png.getvalue()])),
+    "label": Feature(int64_list=Int64List(value=[label])),
   }
-  entries = [
-    delimited(1, delimited(1, name) + delimited(2, feature))
-    for name, feature in features.items()
-  ]
-  return delimited(1, b"".join(entries))
-
-
-_CORE = "tensorflow_datasets.core.features."
-FEATURES = {
-  "pythonClassName": _CORE + "features_dict.FeaturesDict",
-  "featuresDict": {
-    "features": {
-      "image": {
-        "pythonClassName": _CORE + "image_feature.Image",
-        "image": {"dtype": "uint8", "shape": {"dimensions": ["6", "5", "1"]}},
-      },
-      "label": {
-        "pythonClassName": _CORE + "class_label_feature.ClassLabel",
-        "classLabel": {"numClasses": "10"},
-      },
-    }
-  },
-}
+  return Example(features=Features(feature=features)).SerializeToString()
 
 
 def write_prepared(root, *, num_train=11, num_test=4, seed=0, version="3.0.1"):
@@ -133,7 +112,10 @@ def write_prepared(root, *, num_train=11, num_test=4, seed=0, version="3.0.1"):
     "splits": splits,
   }
   (folder / "dataset_info.json").write_text(json.dumps(info))
-  (folder / "features.json").write_text(json.dumps(FEATURES))
+  image = tfds.features.Image(shape=_LAYOUT.image_shape)
+  label = tfds.features.ClassLabel(num_classes=10)
+  features = tfds.features.FeaturesDict({"image": image, "label": label})
+  features.save_config(folder)
   return folder, arrays
 
 
