@@ -4,6 +4,9 @@ import os
 import pathlib
 import random
 import resource
+import shutil
+import subprocess
+import sys
 import time
 
 import pytest
@@ -189,6 +192,70 @@ USER = (
   "--seeds=1",
   "--epochs=1",
 )
+
+
+# The scripts as a user starts them, on file systems of their own.
+
+USER = (
+  "--model=mlp500",
+  "--methods=vanilla,bean1",
+  "--alphas=0.1,1,10,100",
+  "--shots=1",
+  "--seeds=1",
+  "--epochs=1",
+)
+
+
+def start_on(mount, tmp_path, *args):
+  """Runs few_shot where a file system of its own is mounted."""
+  folder = tmp_path / "mounted"
+  folder.mkdir()
+  command = f"""
+    mount -t tmpfs {mount} tmpfs {folder} || exit 77
+    {sys.executable} -m experiments.few_shot "$@" --output_dir={folder}/out
+    status=$?
+    cp -a {folder}/. {tmp_path}/copy
+    exit $status
+  """
+  if shutil.which("unshare") is None:
+    pytest.skip("needs unshare")
+  process = subprocess.run(
+    ["unshare", "--mount", "--map-root-user", "sh", "-c", command, "sh", *args],
+    cwd=_ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=600,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+  )
+  if process.returncode == 77 or "unshare" in process.stderr:
+    pytest.skip("needs the right to mount a file system")
+  return process
+
+
+@pytest.mark.slow
+class TestMounted:
+  def test_disk_that_gets_full(self, tmp_path):
+    process = start_on("-o size=16k", tmp_path, *USER)
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: ")
+    assert process.stderr.count("\n") == 1
+    assert "No space left on device" in process.stderr
+    out = tmp_path / "copy" / "out"
+    records = results.load_all(out)
+    # Some cells, not all, and nothing else.
+    assert 0 < len(records) < 5
+    assert len(os.listdir(out)) == len(records)
+    assert process.stdout.count(": test ") == len(records)
+
+  def test_read_only(self, tmp_path):
+    process = start_on("-o ro", tmp_path, *USER)
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: ")
+    assert process.stderr.count("\n") == 1
+    assert "Read-only file system" in process.stderr
+    assert "choose another folder" in process.stderr
+    assert process.stdout == ""
 
 
 @pytest.mark.slow

@@ -277,3 +277,32 @@ class TestFaults:
       assert (status, out) == (2, "")
       assert err.startswith("error: --noresume: several processes ")
       assert err.count("\n") == 1
+
+  @pytest.mark.parametrize("seed", range(2))
+  def test_random_faults(self, seed, whole, tmp_path):
+    """Signals to random processes of runs by random numbers of them."""
+    generator = np.random.default_rng(seed)
+    deaths = 0
+    while not (tmp_path / "table.md").exists():
+      number = int(generator.integers(1, 4))
+      args = (*FEW_SHOT, f"--output_dir={tmp_path}")
+      started = processes.start_all(
+        "few_shot", *args, num_processes=number, pause=0.5
+      )
+      victim = started[int(generator.integers(number))]
+      kind = generator.choice([signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+      # Before anything is done (where Python itself answers Ctrl-C), in the
+      # midst, or when all is over.
+      before = len(list(tmp_path.rglob("*.json")))
+      more = int(generator.integers(kind == signal.SIGINT, 4))
+      deadline = time.monotonic() + 120
+      while len(list(tmp_path.rglob("*.json"))) < before + more:
+        if time.monotonic() > deadline or victim.poll() is not None:
+          break
+        time.sleep(0.01)
+      victim.send_signal(kind)
+      for status, _, err in processes.finish(started, seconds=120):
+        deaths += status != 0
+        assert "Traceback" not in err, err
+    assert deaths
+    self.check_resumed("few_shot", FEW_SHOT, tmp_path, whole)
