@@ -231,6 +231,21 @@ def test_a_loss_of_zero_leaves_the_penalty_alone(
   chex.assert_trees_all_close(aux, _loss_fn(params, batch)[1], rtol=1e-5)
 
 
+def test_vmap_over_alphas_and_seeds_equals_loop(regularize, batch):
+  def gradient_of(alpha, seed):
+    gradients = jax.grad(regularize(_loss_fn, alpha=alpha), has_aux=True)
+    return gradients(_init(jax.random.key(seed)), batch)[0]
+
+  alphas, seeds = jnp.float32([0.0, 0.5, 20.0]), jnp.arange(2)
+  over_seeds = jax.vmap(gradient_of, in_axes=(None, 0))
+  members = jax.jit(jax.vmap(over_seeds, in_axes=(0, None)))(alphas, seeds)
+  one = jax.jit(gradient_of)
+  for i, j in np.ndindex(3, 2):
+    member = jax.tree.map(lambda leaf, at=(i, j): leaf[at], members)
+    expected = one(alphas[i], seeds[j])
+    chex.assert_trees_all_close(member, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_scheduled_alpha_is_traced_once(regularize, params, batch):
   schedule = optax.schedules.linear_schedule(0.0, 10.0, transition_steps=8)
   tx = optax.sgd(0.1)
