@@ -14,6 +14,8 @@ from experiments.records import results
 from experiments.rules import drawing, records, tables
 from tests.experiments import in_process, tiny
 
+pytestmark = pytest.mark.slow
+
 L1 = (1e-5, 1e-2)
 SMALL = (
   *("--methods=vanilla,l1", "--shots=1,2", "--epochs=4", "--validate_every=2"),

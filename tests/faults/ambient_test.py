@@ -89,10 +89,8 @@ def test_every_pinned_option_is_tried():
   assert UNUSUAL.keys() == jax_options.PINNED.keys()
 
 
-@pytest.mark.parametrize(
-  "name,value",
-  UNUSUAL.items(),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name,value", UNUSUAL.items())
 def test_options_of_jax(name, value, plain, tmp_path):
   with in_process.kept_settings():
     jax.config.update(name, value)
@@ -128,6 +126,7 @@ def test_environment_of_a_process(tmp_path):
   assert first == second
 
 
+@pytest.mark.slow
 def test_flags_of_xla_are_named(tmp_path, plain, monkeypatch):
   for record in plain.values():
     assert record["settings"] == jax_options.PINNED
