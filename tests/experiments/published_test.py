@@ -89,17 +89,21 @@ def test_learning_rules():
   )
   chosen = summary.chosen(protocols.with_whole_grid(evaluation))
   records = protocols.Records(selection, evaluation, chosen)
-  networks = {r["config"]["cell"]["method"]: r for r in measured}
-  names = [name for name in methods.METHODS if name in networks]
+  networks = {}
+  for record in measured:
+    cell = record["config"]["cell"]
+    networks.setdefault(cell["shots"], {})[cell["method"]] = record
+  names = [name for name in methods.METHODS if name in networks[1]]
   paper, strict = (
     protocols.entries(name, records) for name in protocols.PROTOCOLS
   )
   parts = [
     ("MNIST, protocol paper", paper, {}),
-    ("MNIST, 1-shot, protocol strict", strict, networks),
+    ("MNIST, 5-shot, protocol strict", strict, networks[5]),
+    ("MNIST, 1-shot, protocol strict", {}, networks[1]),
   ]
   used = [*selection, *evaluation, *measured]
-  text = rules.text(parts, names, [1], used)
+  text = rules.text(parts, names, [1, 5], used)
   assert f"{text}\n" == (folder / "table.md").read_text()
 
 
