@@ -135,7 +135,7 @@ def test_dtypes_that_differ_need_no_promotion(promotion, dtypes):
   "dtype, promotion, odd",
   (
     pytest.param("bfloat16", "strict", 0, marks=pytest.mark.slow),
-    ("bfloat16", "strict", 1),
+    pytest.param("bfloat16", "strict", 1, marks=pytest.mark.slow),
     pytest.param("float8_e4m3fn", "standard", 0, marks=pytest.mark.slow),
     ("float4_e2m1fn", "strict", 1),
   ),

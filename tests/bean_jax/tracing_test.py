@@ -5,6 +5,7 @@ import sys
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import pytest
 
 import bean_jax
 
@@ -46,6 +47,7 @@ def _calls_to_trace(num_blocks, with_bean):
   return num_calls
 
 
+@pytest.mark.slow
 def test_bean_adds_about_half_of_what_tracing_a_layer_takes():
   # Of each further block, as calls of equal layouts are traced once. A penalty
   # that was traced by itself would add twice of what the model takes.

@@ -58,6 +58,7 @@ def folders(trained, tmp_path):
   return f"--checkpoint_dir={trained}", f"--output_dir={tmp_path}/out"
 
 
+@pytest.mark.slow
 def test_run_and_resume(folders, tmp_path, monkeypatch):
   status, out, err = run(*SMALL, *folders)
   assert (status, err) == (0, "")

@@ -53,5 +53,6 @@ def test_it_learns_and_stands_in_the_table(tmp_path):
   curves = [results.metric(r, "train_loss_curve") for r in (still, moving)]
   np.testing.assert_allclose(curves[0], curves[0][:, :1].repeat(20, 1), 1e-6)
   # What lowers the loss of all images is kept, and nothing else.
-  assert np.all(np.diff(curves[1]) <= 1e-6)
+  # Records have six digits after the point.
+  assert np.all(np.diff(curves[1]) <= 2e-6)
   assert np.all(curves[1][:, -1] < 0.99 * curves[1][:, 0])
