@@ -13,8 +13,8 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(name="site", scope="module")
-def _site(tmp_path_factory):
+@pytest.fixture(name="folder", scope="module")
+def _folder(tmp_path_factory):
   """Builds the documentation with warnings as errors."""
   for module in ("sphinx", "furo", "latex2mathml", "myst_parser"):
     pytest.importorskip(module)
@@ -28,9 +28,12 @@ def _site(tmp_path_factory):
     timeout=300,
   )
   assert finished.returncode == 0, finished.stderr
-  return {
-    path.stem: path.read_text() for path in (folder / "html").glob("*.html")
-  }
+  return folder / "html"
+
+
+@pytest.fixture(name="site", scope="module")
+def _site(folder):
+  return {path.stem: path.read_text() for path in folder.glob("*.html")}
 
 
 def test_every_page_is_there(site):
@@ -49,7 +52,7 @@ def test_the_api_has_all_that_is_public(site):
     assert f'id="{name}"' in site["api"], name
 
 
-def test_the_tutorial_has_its_picture(site):
+def test_the_tutorial_has_its_picture(folder, site):
   assert "_static/tutorial.png" in site["tutorial"]
-  picture = (ROOT / "docs" / "_static" / "tutorial.png").read_bytes()
+  picture = (folder / "_static" / "tutorial.png").read_bytes()
   assert picture.startswith(b"\x89PNG")
