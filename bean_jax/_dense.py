@@ -78,7 +78,9 @@ def choose(
   """
   patterns = _patterns(layers)
   without = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
-  among = [p for p in patterns if not p.startswith("!")] or ["*"]
+  among = [p for p in patterns if not p.startswith("!")]
+  if layers is None or without:
+    among = among or ["*"]
   found: list[Layer] = []
   groups: list[Group] = []
   unreachable: dict[str, str] = {}

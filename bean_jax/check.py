@@ -295,7 +295,7 @@ def _errors(
   penalty_fn = functools.partial(
     bean_jax.layer_penalty, order=order, distance=distance
   )
-  with jax.enable_x64(dtype == np.float64):
+  with jax.enable_x64(jax.config.read("jax_enable_x64") or dtype == np.float64):
     value_and_grad = jax.jit(jax.value_and_grad(penalty_fn, argnums=(0, 1)))
     value, gradients = value_and_grad(*arrays)
   errors = [_relative(value, _definition(exact, order, distance))]

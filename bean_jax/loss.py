@@ -191,6 +191,17 @@ class _Options(NamedTuple):
   samples: int | None
   convolutions: bool
 
+  def mask(self, *args: Any, **kwargs: Any) -> ArrayLike | None:
+    """Returns which samples of a call are real; None if all are."""
+    if self.where_fn is None:
+      return None
+    where = self.where_fn(*args, **kwargs)
+    if where is None:
+      raise TypeError(
+        "where_fn must return a boolean mask of the real samples, got None"
+      )
+    return where
+
 
 def _regularized_by_hand(
   loss_fn: Callable[..., Any],
@@ -199,8 +210,7 @@ def _regularized_by_hand(
   options: _Options,
 ) -> Callable[..., Any]:
   """Makes the regularized loss of layers that the user names."""
-  layers, order, gamma, distance, where_fn, samples, convolutions = options
-  if layers is not None or samples is not None or convolutions:
+  if (options.layers, options.samples) != (None, None) or options.convolutions:
     raise TypeError(
       "layers, samples and convolutions are about layers that are found; with "
       "layers_fn, choose layers and rows there"
@@ -217,10 +227,10 @@ def _regularized_by_hand(
     term = penalty.bean_penalty(
       *layers_fn(params, result[1]),
       alpha=alpha,
-      order=order,
-      gamma=gamma,
-      distance=distance,
-      where=None if where_fn is None else where_fn(params, *args, **kwargs),
+      order=options.order,
+      gamma=options.gamma,
+      distance=options.distance,
+      where=options.mask(params, *args, **kwargs),
     )
     return _with_penalty(result, term)
 
@@ -275,9 +285,7 @@ def _penalties(
   paths = [layer.path for layer in found if not layer.left_out]
   alphas = _alphas(alpha, paths)
   groups = [g for g in groups if not alphas.keys().isdisjoint(g.paths)]
-  where = None
-  if options.where_fn is not None:
-    where = options.where_fn(*args, **kwargs)
+  where = options.mask(*args, **kwargs)
 
   def measure(name: str, layout: Layout, *operands: jax.Array) -> Any:
     mask = where

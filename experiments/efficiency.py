@@ -23,9 +23,10 @@ Finished checkpoints are kept in --output_dir, one JSON each; the same command
 goes on where it was stopped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 import pathlib
+from typing import Any
 
 from absl import flags
 
@@ -35,7 +36,7 @@ from experiments.command import flag_groups, parsing, scripts
 from experiments.compaction import drawing, measures, needed, schemes, tables
 from experiments.learning import methods
 from experiments.machine import interruption
-from experiments.records import results
+from experiments.records import checkpoints, results
 from experiments.tables import canvas, markdown
 
 _WEIGHT_PERCENTS = (30, 50, 60, 70, 75, 80, 85, 90, 93, 95, 97, 98, 99)
@@ -126,20 +127,16 @@ def run() -> None:
   for source in found:
     if interruption.stop_requested():
       raise interruption.Stopped
-    dataset = load(source.config["dataset"])
-    network, variables = sources.load(source, dataset)
+    checkpoint = checkpoints.load(source.path, config=source.config)
     record, is_new = records.find_or_make(
       directory / f"{source.path.stem}.json",
       "efficiency",
       {
         "checkpoint": source.config,
-        "checkpoint_sha256": measures.digest(variables),
+        "checkpoint_sha256": measures.digest(checkpoint.best),
         **settings._asdict(),
       },
-      dataset,
-      functools.partial(
-        measures.measure, network, variables, dataset, source.config, settings
-      ),
+      functools.partial(_measure, source, load, settings),
       resume=_RESUME.value,
     )
     made.append(record)
@@ -164,6 +161,19 @@ def run() -> None:
         with canvas.attempt(path):
           function(path, group, choice)
   print(f"all tables and figures in {directory}")
+
+
+def _measure(
+  source: sources.Source,
+  load: Callable[[str], datasets.Dataset],
+  settings: measures.Settings,
+) -> tuple[datasets.Dataset, dict[str, Any]]:
+  """Returns the images of a checkpoint, and what is measured of it."""
+  dataset = load(source.config["dataset"])
+  network, variables = sources.load(source, dataset)
+  return dataset, measures.measure(
+    network, variables, dataset, source.config, settings
+  )
 
 
 def _find() -> list[sources.Source]:

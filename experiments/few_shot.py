@@ -85,7 +85,7 @@ def run(config: cells.Config) -> None:
     results.ResultError: If a folder holds a file of another configuration or
       cannot be written. Nothing has been trained then.
   """
-  records = runs.train_all(config)
+  (records,) = runs.train_all([config])
   if not processes.is_first():
     return
   results.tell_versions(records)

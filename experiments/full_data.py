@@ -119,7 +119,7 @@ def run(config: cells.Config) -> None:
     results.ResultError: If a folder holds a file of another configuration or
       cannot be written. Nothing has been trained then.
   """
-  runs.train_all(config)
+  runs.train_all([config])
   if not processes.is_first():
     return
   records = runs.comparable_records(config)

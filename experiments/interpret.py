@@ -177,7 +177,6 @@ def _measure(
           "checkpoint": source.config,
           "checkpoint_sha256": source.digest,
         },
-        dataset,
         functools.partial(
           records.measure, source, dataset, layer, epoch, settings
         ),

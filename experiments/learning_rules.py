@@ -230,7 +230,7 @@ def _train(job: Job) -> tuple[dict[str, Entries], list[Record]]:
   """Trains what is missing; returns the entries of protocols, all records."""
   planned = [run for stage in job.stages for run in stage]
   while planned:
-    stages.train(planned)
+    runs.train_all(planned)
     found = stages.records(
       job.stages, lambda stage: stages.best_of_grid(stage.evaluation)
     )
@@ -297,7 +297,6 @@ def _measure(parts: Sequence[Part], settings: records.Settings) -> None:
   """Measures the networks of all parts."""
   directory = pathlib.Path(FLAGS.output_dir) / "networks_measured"
   results.prepare_directory(directory)
-  environment = results.environment()
   load = functools.cache(
     functools.partial(datasets.load, data_dir=FLAGS.data_dir)
   )
@@ -308,9 +307,7 @@ def _measure(parts: Sequence[Part], settings: records.Settings) -> None:
         if interruption.stop_requested():
           raise interruption.Stopped
         dataset = load(chosen.config["dataset"])
-        record, is_new = records.evaluate(
-          chosen, dataset, settings, directory, environment
-        )
+        record, is_new = records.evaluate(chosen, dataset, settings, directory)
         part.found[name] = record
         bar.display.update(
           bar.task, advance=1, description=chosen.title, accuracy=""

@@ -275,11 +275,10 @@ def run() -> None:
   fields = {
     "experiment": "predictive_angles",
     "config": config,
-    **results.environment(),
     "seeds": config["seeds"],
   }
   record, _ = results.made(
-    path, fields, lambda: measure_all(config, FLAGS.data_dir)
+    path, fields, lambda: {"metrics": measure_all(config, FLAGS.data_dir)}
   )
   text = table(record)
   results.write_bytes(

@@ -25,7 +25,7 @@ from experiments.architectures import networks
 from experiments.command import distributed, flag_groups, parsing, scripts
 from experiments.learning import methods
 from experiments.machine import processes
-from experiments.population import cells
+from experiments.population import cells, runs
 from experiments.records import results
 from experiments.tables import (
   canvas,
@@ -409,7 +409,7 @@ def draw(records: ByVariant, directory: pathlib.Path) -> None:
 def run() -> None:
   """Trains what is missing and writes table and figures."""
   variants = make_runs()
-  trained = stages.train(list(variants.values()))
+  trained = runs.train_all(list(variants.values()))
   if not processes.is_first():
     return
   records = dict(zip(variants, trained, strict=True))

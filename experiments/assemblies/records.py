@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 import pathlib
-import time
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,7 @@ def find_or_make(
   path: pathlib.Path,
   experiment: str,
   config: Mapping[str, Any],
-  dataset: datasets.Dataset,
-  measure: Callable[[], Mapping[str, Any]],
+  measure: Callable[[], tuple[datasets.Dataset, Mapping[str, Any]]],
   *,
   resume: bool,
 ) -> tuple[Record, bool]:
@@ -30,32 +28,23 @@ def find_or_make(
     path: Its file.
     experiment: The script.
     config: Everything that its numbers depend on, `checkpoint` among it.
-    dataset: The images that the network was trained on.
-    measure: Returns metrics by name, a number or an array each.
+    measure: Returns the images that the network was trained on, and metrics by
+      name, a number or an array each.
     resume: Whether a record that is there is used.
 
   Raises:
     results.ResultError: If a record is of another configuration, or cannot be
       written.
   """
-  record = results.find(path, config) if resume else None
-  if record is not None:
-    return record, False
-  started = time.monotonic()
-  metrics = {name: [value] for name, value in measure().items()}
-  results.write(
-    path,
-    {
-      "experiment": experiment,
-      "config": config,
-      "source": dataset.source,
-      **results.environment(),
-      "seconds": round(time.monotonic() - started, 1),
-      "seeds": [config["checkpoint"]["seed"]],
-      "metrics": metrics,
-    },
-  )
-  return results.read(path), True
+
+  def measured() -> dict[str, Any]:
+    dataset, metrics = measure()
+    values = {name: [value] for name, value in metrics.items()}
+    return {"source": dataset.source, "metrics": values}
+
+  seeds = [config["checkpoint"]["seed"]]
+  fields = {"experiment": experiment, "config": config, "seeds": seeds}
+  return results.made(path, fields, measured, resume=resume)
 
 
 def measure(
@@ -64,8 +53,11 @@ def measure(
   layer: str,
   epoch: str,
   settings: measures.Settings,
-) -> dict[str, Any]:
+) -> tuple[datasets.Dataset, dict[str, Any]]:
   """Measures a layer of a checkpoint after its "best" or "last" epoch.
+
+  Returns:
+    The images that were given, and metrics by name.
 
   Raises:
     checkpoints.CheckpointError: If the checkpoint cannot be used.
@@ -90,7 +82,7 @@ def measure(
       seed=seed,
     ),
   }
-  return {name: _rounded(value) for name, value in metrics.items()}
+  return dataset, {name: _rounded(value) for name, value in metrics.items()}
 
 
 def _rounded(value: float | np.ndarray) -> Any:

@@ -13,7 +13,7 @@ from experiments import datasets
 from experiments.architectures import networks
 from experiments.command import parsing
 from experiments.learning import learner, methods
-from experiments.records import checkpoints, trained
+from experiments.records import checkpoints, results, trained
 
 # Images that a network is evaluated on at once.
 _BLOCK = 500
@@ -136,7 +136,10 @@ def find(
 def _check_config(path: pathlib.Path, config: Mapping[str, Any]) -> None:
   method = methods.METHODS.get(config.get("method", ""))
   hparam = [method.hparam] if method and method.hparam else []
-  fields = ("dataset", "method", "seed", *hparam)
+  fields = (
+    *("dataset", "method", "seed", "batch_size", "learning_rate"),
+    *hparam,
+  )
   missing = [field for field in fields if field not in config]
   name = trained.name_of(config)
   if missing:
@@ -149,9 +152,7 @@ def _check_config(path: pathlib.Path, config: Mapping[str, Any]) -> None:
     problem = f"expected a model of {networks.NAMES}, got {name!r}"
   else:
     return
-  raise checkpoints.CheckpointError(
-    f"{path}: {problem}; move this file away or choose another folder"
-  )
+  raise checkpoints.CheckpointError(results.advice(path, problem))
 
 
 def layer_name(

@@ -118,8 +118,6 @@ SCHEMES = {
 
 TITLES = {
   "weights": "weights pruned",
-  # Of records of earlier releases.
-  "weights_by_layer": "weights pruned, layer by layer",
   "units": "units removed",
   "merge": "assemblies merged",
 }

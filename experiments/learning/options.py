@@ -38,8 +38,14 @@ class Options(NamedTuple):
   readout_epochs: int = 300
 
 
-IMITATION_OPTIONS = Options._fields[6:10]
-COMPETING_OPTIONS = Options._fields[10:]
+IMITATION_OPTIONS = (
+  *("first_pseudo", "last_pseudo", "pseudo_periods", "pseudo_epochs"),
+)
+COMPETING_OPTIONS = ("competing_epochs", "readout_epochs")
 # Options that every record of a method that depends on them names, though they
 # have their usual values.
-ALWAYS_NAMED = (*Options._fields[:3], *IMITATION_OPTIONS, *COMPETING_OPTIONS)
+ALWAYS_NAMED = (
+  *("gamma", "distance", "alpha_units"),
+  *IMITATION_OPTIONS,
+  *COMPETING_OPTIONS,
+)

@@ -4,6 +4,7 @@ Records that are there are never trained again, nor are the members of cells
 that a run left unfinished.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import functools
 
@@ -91,12 +92,13 @@ def comparable_records(config: Config) -> list[dict]:
   return [found[key] for key in sorted(found)]
 
 
-def train_all(config: Config) -> list[dict]:
-  """Trains a run under a progress bar of its own, as `train` does."""
-  left = missing(config)
-  skipped = len(config.cells) - len(left.cells)
-  with progress.bar(total=work(left), skipped=skipped) as bar:
-    return train(config, bar)
+def train_all(planned: Sequence[Config]) -> list[list[dict]]:
+  """Trains what is missing of runs, with a bar; returns the records of each."""
+  left = [missing(config) for config in planned]
+  skipped = sum(len(config.cells) for config in planned)
+  skipped -= sum(len(config.cells) for config in left)
+  with progress.bar(total=sum(map(work, left)), skipped=skipped) as bar:
+    return [train(config, bar) for config in planned]
 
 
 def train(

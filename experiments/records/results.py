@@ -204,19 +204,21 @@ def made(
   path: Path,
   fields: Mapping[str, Any],
   measure: Callable[[], Mapping[str, Any]],
+  *,
+  resume: bool = True,
 ) -> tuple[dict[str, Any], bool]:
-  """Finds a record, or measures its metrics, takes the time and writes it.
+  """Finds a record, or measures what it needs, takes the time and writes it.
 
-  Of the fields `seconds` and `metrics` are added here. Also returns whether it
-  was measured just now.
+  What `measure` returns, `metrics` among it, is added to the fields, with the
+  environment and the seconds. Also returns whether it was measured just now.
   """
-  record = find(path, fields["config"])
+  record = find(path, fields["config"]) if resume else None
   if record is not None:
     return record, False
   started = time.monotonic()
-  metrics = measure()
+  measured = measure()
   seconds = round(time.monotonic() - started, 1)
-  write(path, {**fields, "seconds": seconds, "metrics": metrics})
+  write(path, {**fields, **environment(), "seconds": seconds, **measured})
   return read(path), True
 
 

@@ -9,7 +9,7 @@ neurons enter `dale`, `dale_chance`, `agreement` and `agreement_chance`; and of
 the last of them `silhouette` and `selectivity`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import hashlib
 import pathlib
 from typing import Any, NamedTuple
@@ -74,7 +74,6 @@ def evaluate(
   dataset: datasets.Dataset,
   settings: Settings,
   directory: pathlib.Path,
-  environment: Mapping[str, Any],
 ) -> tuple[Record, bool]:
   """Measures networks, unless there is a record of them.
 
@@ -96,16 +95,16 @@ def evaluate(
       "networks_sha256": _digest(members),
     },
     "source": dataset.source,
-    **environment,
     "seeds": seeds,
   }
 
-  def metrics() -> dict[str, np.ndarray]:
-    return measure(
+  def measured() -> dict[str, Any]:
+    metrics = measure(
       network, members, dataset, settings.epsilons, attacked, seeds
     )
+    return {"metrics": metrics}
 
-  return results.made(directory / f"{chosen.title}.json", fields, metrics)
+  return results.made(directory / f"{chosen.title}.json", fields, measured)
 
 
 def _load(

@@ -5,7 +5,6 @@ import dataclasses
 from typing import NamedTuple
 
 from experiments.learning.streams import Shots
-from experiments.machine import progress
 from experiments.population import cells, runs
 from experiments.tables import protocols, summary
 
@@ -47,15 +46,6 @@ def make(base: cells.Config, selection_seeds: tuple[int, ...]) -> Stage:
     ),
     dataclasses.replace(base, output_dir=base.output_dir / "evaluation"),
   )
-
-
-def train(planned: Sequence[cells.Config]) -> list[list[summary.Record]]:
-  """Trains what is missing of runs; returns the records of each."""
-  missing = [runs.missing(config) for config in planned]
-  done = sum(len(config.cells) for config in planned)
-  done -= sum(len(config.cells) for config in missing)
-  with progress.bar(total=sum(map(runs.work, missing)), skipped=done) as bar:
-    return [runs.train(config, bar) for config in planned]
 
 
 def best_of_grid(config: cells.Config) -> list[summary.Record]:

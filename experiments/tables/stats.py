@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 
 BySeed = Mapping[int, float]
 
-# Of the sum of values' signs: 2^24 sums take 128 MB.
+# Differences whose 2^n sums are all formed: 2^24 of them take 128 MB.
 _MOST_SIGNS = 24
 
 
@@ -94,14 +95,19 @@ def sign_flip_p_value(differences: ArrayLike) -> float:
   other sign as probably. The p-value is the share of all 2^n choices of signs
   whose sum is as far from 0 as the one that was found, or farther: two-sided,
   exact, and at least 2 / 2^n, so five seeds never give less than 0.0625
-  (Fisher, The Design of Experiments, 1935, section 21).
+  (Fisher, The Design of Experiments, 1935, section 21). Of more than 24
+  differences, 2^17 choices at random stand for all.
   """
   values = _finite(differences)
   if values.size > _MOST_SIGNS:
-    raise ValueError(
-      f"differences: expected at most {_MOST_SIGNS}, got {values.size}; all"
-      " choices of their signs would not fit into memory"
-    )
+    return stats.permutation_test(
+      (values,),
+      np.mean,
+      permutation_type="samples",
+      n_resamples=2**17,
+      batch=2**12,
+      rng=np.random.default_rng(0),
+    ).pvalue
   sums = np.zeros(1)
   for value in values:
     sums = np.concatenate([sums + value, sums - value])

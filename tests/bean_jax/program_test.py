@@ -175,6 +175,7 @@ WRONG = (
   ({"loss_fn": _with_kernels_that_differ}, "'middle': .* kernels that differ"),
   ({"layers": "a*"}, r"for \['a\*'\], .* there are \['first', 'middle', 'la"),
   ({"layers": ["last", "a", "!b"]}, r"asks for \['a', '!b'\], which are no "),
+  ({"layers": []}, r"must have .* 'last' \(not asked for\)"),
   *[({"layers": each}, WRONG_LAYERS) for each in (3, [3], b"a", np.ones(2))],
   ({"alpha": {"middle": 1.0}}, r"without one are \['last'\]"),
   ({"alpha": {"*": 1.0, "first": 1.0}}, r"without a layer \['first'\]"),

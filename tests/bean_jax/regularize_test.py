@@ -201,6 +201,12 @@ def test_mask_of_real_samples(regularize, params, batch):
   np.testing.assert_allclose(loss, plain + 4 * penalty, rtol=1e-5)
 
 
+def test_mask_of_none_is_an_error(regularize, params, batch):
+  regularized_fn = regularize(_loss_fn, alpha=4.0, where_fn=lambda *_: None)
+  with pytest.raises(TypeError, match="where_fn must return a boolean mask"):
+    regularized_fn(params, batch)
+
+
 @pytest.mark.parametrize("dtype", (jnp.bfloat16, jnp.float32))
 def test_loss_keeps_its_dtype(regularize, params, batch, dtype):
   def loss_fn(params, batch):

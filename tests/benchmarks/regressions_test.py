@@ -33,7 +33,7 @@ def test_temporaries_of_a_wide_penalty(order, distance, megabytes):
     (num_samples, num_neurons),
     (num_neurons, num_next),
   )
-  assert temp_bytes < megabytes * 1e6
+  assert megabytes / 10 < temp_bytes / 1e6 < megabytes
 
 
 def _arguments(batch_size, num_members=2):

@@ -61,7 +61,7 @@ def test_one_statement_is_of_bean(name):
 @each_example
 def test_can_be_copied(name):
   program = EXAMPLES[name]
-  modules = re.findall(r"^(?:import|from) (\w+)", program, re.MULTILINE)
+  modules = re.findall(r"^\s*(?:import|from) (\w+)", program, re.MULTILINE)
   assert not {*modules} & {"experiments", "benchmarks", "examples", "tests"}
   assert f"python -m examples.{name}" in ast.get_docstring(ast.parse(program))
 

@@ -74,6 +74,7 @@ def test_run_and_resume(folders, tmp_path, monkeypatch):
   assert "nan" not in text
 
   monkeypatch.setattr(heads, "split_network", None)
+  monkeypatch.setattr(datasets, "load", pytest.fail)
   status, again, _ = run(*SMALL, *folders)
   assert status == 0
   assert (tmp_path / "out" / "table.md").read_text() == text

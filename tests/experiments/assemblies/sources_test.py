@@ -16,7 +16,7 @@ DIGITS = tiny.load_few_digits()
 def write(folder, name, *, metrics=None, params=None, **changes):
   """Writes a checkpoint of initial parameters, plus 1."""
   config = {"dataset": "digits", "model": "lenet5", "method": "vanilla"}
-  config |= {"seed": 0, **changes}
+  config |= {"seed": 0, "batch_size": 10, "learning_rate": 5e-4, **changes}
   config = {key: value for key, value in config.items() if value is not None}
   seed = config.get("seed", 0)
   if params is None:
@@ -70,6 +70,7 @@ def test_find(tmp_path, capsys):
   "files, error, text",
   (
     ([{"seed": None}], checkpoints.CheckpointError, "expected seed in its"),
+    ([{"batch_size": None}], checkpoints.CheckpointError, "expected batch_si"),
     ([{"method": "bean1"}], checkpoints.CheckpointError, "expected alpha in"),
     ([{"method": "x"}], checkpoints.CheckpointError, "unknown method 'x'"),
     ([{"model": "x"}], checkpoints.CheckpointError, "expected a model.*'x'"),

@@ -1,4 +1,4 @@
-"""Records with numbers made up, as `compaction.records` makes them."""
+"""Records with numbers made up, as `compaction.measures` makes them."""
 
 import numpy as np
 

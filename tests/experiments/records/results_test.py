@@ -165,13 +165,16 @@ def test_failure_leaves_the_old_file_alone(
 def test_finds_what_the_same_configuration_made_or_makes_it(path):
   assert results.find(path, CONFIG) is None
   fields = make_record()
-  metrics = fields.pop("metrics")
-  record, is_new = results.made(path, fields, lambda: metrics)
+  measured = {"metrics": fields.pop("metrics")}
+  record, is_new = results.made(path, fields, lambda: measured)
   assert is_new
-  assert record["metrics"] == metrics
+  assert record["metrics"] == measured["metrics"]
   reordered = dict(reversed(CONFIG.items()))
   assert results.find(path, reordered) == record
   assert results.made(path, fields, pytest.fail) == (record, False)
+  again, is_new = results.made(path, fields, lambda: measured, resume=False)
+  assert is_new
+  assert again["metrics"] == measured["metrics"]
 
 
 # Settings as of a record of other keys, or one from before they were pinned.

@@ -92,8 +92,17 @@ def test_sign_flip_by_hand():
   # are 0.7 or more.
   for order in itertools.permutations([0.1, 0.2, -0.3, 0.7]):
     assert stats.sign_flip_p_value(order) == 10 / 16
-  with pytest.raises(ValueError, match="at most 24, got 25"):
-    stats.sign_flip_p_value(np.ones(25))
+
+
+def test_sign_flip_of_many_differences_draws_signs(monkeypatch):
+  values = np.random.default_rng(1).normal(0.4, size=20)
+  exact = stats.sign_flip_p_value(values)
+  assert 0.001 < exact < 0.1
+  monkeypatch.setattr(stats, "_MOST_SIGNS", 19)
+  drawn = stats.sign_flip_p_value(values)
+  # Four standard deviations of a share of 2^17 draws.
+  assert 0 < abs(drawn - exact) < 4 * np.sqrt(exact / 2**17)
+  assert stats.sign_flip_p_value(values) == drawn
 
 
 @pytest.mark.parametrize("num_seeds", (2, 12))
