@@ -82,7 +82,7 @@ def refused(script: types.ModuleType, *args: object) -> str:
   assert (status, out) == (2, "")
   assert err.startswith("error: ")
   assert err.endswith("\n")
-  assert err.count("\n") == 1
+  assert len(err.splitlines()) == 1
   return err
 
 

@@ -10,9 +10,11 @@ import pytest
 
 import bean_jax
 from experiments.population import store as stores
-from experiments.records import checkpoints, files, results
+from experiments.records import archives, checkpoints, files, results
 from tests.experiments import in_process
 from tests.faults import here
+
+pytestmark = pytest.mark.usefixtures("tiny_networks")
 
 RECORDS = {
   "few_shot": "digits-1shot-bean1-alpha1.json",
@@ -20,12 +22,6 @@ RECORDS = {
   "full_data": "digits-lenet5-bean1-alpha1.json",
 }
 CHECKPOINT = "checkpoints/digits-lenet5-bean1-alpha1-seed1.npz"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _tiny_networks():
-  with here.tiny_networks():
-    yield
 
 
 def flipped(data):
@@ -61,7 +57,7 @@ def test_set_aside_and_made_again(name, place, damage, copy):
   if path.suffix == ".npz":
     # Without its record, the cell is taken from its checkpoints.
     (folder / RECORDS[name]).unlink()
-  status, _, err = here.run(name, *here.SMALL[name], f"--output_dir={folder}")
+  status, _, err = here.run(name, folder)
   assert status == 0
   assert err.startswith(f"warning: {path}: ")
   assert err.endswith(f"; renamed to {path.name}.damaged, not used\n")
@@ -80,17 +76,15 @@ def test_set_aside_and_made_again(name, place, damage, copy):
   for other in same:
     assert after[other] == before[other]
   # The next time there is nothing to say.
-  status, _, err = here.run(name, *here.SMALL[name], f"--output_dir={folder}")
-  assert (status, err) == (0, "")
+  here.done(name, folder)
 
 
 def test_each_damaged_file_has_a_name_of_its_own(copy):
   folder = copy("few_shot")
   path = folder / RECORDS["few_shot"]
-  args = (*here.SMALL["few_shot"], f"--output_dir={folder}")
   for text in ("first", "second", "third"):
     path.write_text(text)
-    status, _, err = here.run("few_shot", *args)
+    status, _, err = here.run("few_shot", folder)
     assert status == 0
     assert err.count("\n") == 1
   for end, text in (("", "first"), (".2", "second"), (".3", "third")):
@@ -109,11 +103,7 @@ def test_what_was_made_otherwise_stays_where_it_is(
   before = in_process.contents(folder)
 
   def refused(*args):
-    status, out, err = here.run(
-      name, *here.SMALL[name], *args, f"--output_dir={folder}"
-    )
-    assert (status, out) == (2, "")
-    assert err.count("\n") == 1
+    err = here.refused(name, folder, *args)
     assert in_process.contents(folder) == before
     return err
 
@@ -138,12 +128,9 @@ def test_folder_that_refuses_the_renaming(copy, monkeypatch):
     raise OSError(30, "Read-only file system", str(path))
 
   monkeypatch.setattr(files, "set_aside", refuse)
-  args = (*here.SMALL["few_shot"], f"--output_dir={folder}")
-  status, out, err = here.run("few_shot", *args)
-  assert (status, out) == (2, "")
+  err = here.refused("few_shot", folder)
   assert str(path) in err
   assert "could not be renamed: Read-only file system" in err
-  assert err.count("\n") == 1
   assert in_process.contents(folder) == before
 
 
@@ -165,16 +152,10 @@ def test_two_processes_that_find_the_same_damage(tmp_path, capsys):
 
 
 def test_members_of_a_cell_that_is_not_whole_yet(tmp_path, monkeypatch):
-  args = (
-    *here.SMALL["few_shot"],
-    "--methods=vanilla",
-    "--seeds=6",
-    "--members_per_chunk=1",
-    f"--output_dir={tmp_path}",
-  )
+  args = ("--methods=vanilla", "--seeds=6", "--members_per_chunk=1")
   with monkeypatch.context() as patch:
     patch.setattr(stores, "discard", lambda *_: None)
-    assert here.run("few_shot", *args)[0] == 0
+    here.done("few_shot", tmp_path, *args)
   (record,) = tmp_path.glob("*.json")
   expected = in_process.numbers_of(record)
   record.unlink()
@@ -182,7 +163,7 @@ def test_members_of_a_cell_that_is_not_whole_yet(tmp_path, monkeypatch):
   assert others
   bad = flipped(first.read_bytes())
   first.write_bytes(bad)
-  status, _, err = here.run("few_shot", *args)
+  status, _, err = here.run("few_shot", tmp_path, *args)
   assert status == 0
   assert err.startswith(f"warning: {first}: ")
   assert err.count("\n") == 1
@@ -207,8 +188,7 @@ def test_foreign_checkpoints_with_a_checksum(finished, data):
   original = (finished("full_data") / CHECKPOINT).read_bytes()[:-64]
   place = data.draw(st.integers(0, len(original) - 1))
   new = data.draw(st.binary(min_size=1, max_size=8))
-  content = original[:place] + new + original[place + len(new) :]
-  content += checkpoints._digest(content)
+  content = archives.sign(original[:place] + new + original[place + len(new) :])
   message, kinds = "network.npz: ", set()
   try:
     metrics = checkpoints._parse("network.npz", content).metrics

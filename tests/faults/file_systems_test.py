@@ -17,7 +17,7 @@ from experiments.records import checkpoints, results
 from tests.experiments import in_process
 from tests.faults import here
 
-_ROOT = pathlib.Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("tiny_networks")
 # One script is quick.
 NAMES = (
   "few_shot",
@@ -30,12 +30,6 @@ MORE = {
   "table1": "--methods=vanilla,dropout",
   "full_data": "--methods=vanilla,bean2",
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _tiny_networks():
-  with here.tiny_networks():
-    yield
 
 
 def assert_one_line(status, out, err):
@@ -52,18 +46,16 @@ def test_disk_full(name, copy):
   folder = copy(name)
   before = in_process.contents(folder)
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-  args = (*here.SMALL[name], MORE[name], f"--output_dir={folder}")
   try:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    status, out, err = here.run(name, *args)
+    status, out, err = here.run(name, folder, MORE[name])
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
   assert_one_line(status, out, err)
   assert "could not be written (File too large); make room" in err
   # Nothing is lost, and no half file is left.
   assert in_process.contents(folder) == before
-  status, _, err = here.run(name, *args)
-  assert (status, err) == (0, "")
+  here.done(name, folder, MORE[name])
   after = in_process.contents(folder)
   assert len(after) > len(before)
   for place in before:
@@ -86,8 +78,7 @@ SLOW = pytest.mark.slow
 )
 def test_folder_in_the_place_of_a_file(name, place, tmp_path):
   (tmp_path / place).mkdir(parents=True)
-  args = (*here.SMALL[name], f"--output_dir={tmp_path}")
-  status, out, err = here.run(name, *args)
+  status, out, err = here.run(name, tmp_path)
   assert_one_line(status, out, err)
   assert str(tmp_path / place) in err
   # A table is written after all records.
@@ -112,8 +103,7 @@ def test_record_that_vanishes_while_it_is_read(name, copy, monkeypatch):
     return read_bytes(path)
 
   monkeypatch.setattr(pathlib.Path, "read_bytes", vanishing)
-  status, _, err = here.run(name, *here.SMALL[name], f"--output_dir={folder}")
-  assert (status, err) == (0, "")
+  here.done(name, folder)
   assert len(vanished) == 1
   assert in_process.contents(folder).keys() == before.keys()
 
@@ -121,7 +111,6 @@ def test_record_that_vanishes_while_it_is_read(name, copy, monkeypatch):
 @pytest.mark.slow
 def test_checkpoint_that_vanishes_after_it_was_read(copy, monkeypatch):
   folder = copy("full_data")
-  args = (*here.SMALL["full_data"], f"--output_dir={folder}")
   (folder / "digits-lenet5-vanilla.json").unlink()
   path = folder / "checkpoints" / "digits-lenet5-vanilla-seed0.npz"
   checkpoint = checkpoints.load(path)
@@ -141,13 +130,13 @@ def test_checkpoint_that_vanishes_after_it_was_read(copy, monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(stores, "find", vanishing)
     before = in_process.contents(folder)
-    status, out, err = here.run("full_data", *args)
+    status, out, err = here.run("full_data", folder)
   assert_one_line(status, out, err)
   assert f"{path}: cannot be read (No such file" in err
   after = in_process.contents(folder)
   for place in after:
     assert after[place] == before[place]
-  assert here.run("full_data", *args)[0] == 0
+  here.done("full_data", folder)
 
 
 # Clocks.
@@ -163,15 +152,13 @@ def jumping():
 
 @pytest.mark.parametrize("name", (NAMES[0], NAMES[2]))
 def test_wall_clock_that_jumps(name, finished, tmp_path, monkeypatch):
-
   monkeypatch.setattr(time, "time", jumping)
   # So that the time left is shown, too.
   monkeypatch.setenv("TTY_COMPATIBLE", "1")
   monkeypatch.setenv("TERM", "xterm")
   started = time.monotonic()
-  status, _, err = here.run(name, *here.SMALL[name], f"--output_dir={tmp_path}")
+  here.done(name, tmp_path)
   elapsed = time.monotonic() - started
-  assert (status, err) == (0, "")
   for path in tmp_path.glob("*.json"):
     record = results.read(path)
     expected = results.read(finished(name) / path.name)
@@ -181,17 +168,7 @@ def test_wall_clock_that_jumps(name, finished, tmp_path, monkeypatch):
     assert 0 <= checkpoints.load(path).metrics["seconds"] <= elapsed
   # Temporary files of any age are safe while they are written.
   (tmp_path / ".0123456789abcdef.tmp").touch()
-  status, _, err = here.run(name, *here.SMALL[name], f"--output_dir={tmp_path}")
-  assert (status, err) == (0, "")
-
-
-USER = (
-  "--model=mlp500",
-  "--methods=vanilla",
-  "--shots=1",
-  "--seeds=1",
-  "--epochs=1",
-)
+  here.done(name, tmp_path)
 
 
 # The scripts as a user starts them, on file systems of their own.
@@ -221,7 +198,7 @@ def start_on(mount, tmp_path, *args):
     pytest.skip("needs unshare")
   process = subprocess.run(
     ["unshare", "--mount", "--map-root-user", "sh", "-c", command, "sh", *args],
-    cwd=_ROOT,
+    cwd=in_process.ROOT,
     capture_output=True,
     text=True,
     check=False,

@@ -1,11 +1,6 @@
-"""Scripts run in this process, with networks that train in no time."""
-
-import contextlib
-
-import pytest
+"""Small runs of scripts in this process."""
 
 from experiments import (
-  datasets,
   efficiency,
   few_shot,
   full_data,
@@ -13,11 +8,7 @@ from experiments import (
   study,
   table1,
 )
-from experiments.architectures import networks
-from experiments.population import runs
-from experiments.records import results
-from experiments.tables import figures
-from tests.experiments import in_process, tiny
+from tests.experiments import in_process
 
 SCRIPTS = {"few_shot": few_shot, "table1": table1, "full_data": full_data}
 # Those that share their machinery too, to be refused with their flags.
@@ -50,36 +41,20 @@ SMALL = {
 }
 
 
-@contextlib.contextmanager
-def tiny_networks():
-  """Puts tiny networks, fewer digits and no drawing in the place of the real.
-
-  Figures are written, for what may happen to files, but drawing takes longer
-  than all the rest.
-  """
-  load, digits = datasets.load, tiny.load_few_digits()
-
-  def load_few(name, **kwargs):
-    return digits if name == "digits" else load(name, **kwargs)
-
-  with pytest.MonkeyPatch.context() as patch:
-    # That of few_shot has dropout, that of full_data batch statistics.
-    for name, network in (("mlp500", tiny.NETWORK), ("lenet5", tiny.NORMED)):
-      patch.setitem(networks._MAKERS, name, lambda *_, n=network: n)
-    networks.make.cache_clear()
-    patch.setattr(datasets, "load", load_few)
-    patch.setattr(
-      figures,
-      "_finish",
-      lambda drawing, path: results.write_bytes(path, b"figure"),
-    )
-    # Datasets are kept from run to run.
-    runs._load_from.cache_clear()
-    yield
-  runs._load_from.cache_clear()
-  networks.make.cache_clear()
+def run(name, folder, *args):
+  """Makes a small run; its exit status, standard output and error."""
+  output = f"--output_dir={folder}"
+  return in_process.run(ALL[name], *SMALL[name], *args, output)
 
 
-def run(name, *args):
-  """Runs a script; its exit status, standard output and error."""
-  return in_process.run(ALL[name], *args)
+def done(name, folder, *args):
+  """Makes a small run that has nothing to complain of; what it prints."""
+  status, out, err = run(name, folder, *args)
+  assert (status, err) == (0, "")
+  return out
+
+
+def refused(name, folder, *args):
+  """Makes a small run that is refused; the line that says why."""
+  output = f"--output_dir={folder}"
+  return in_process.refused(ALL[name], *SMALL[name], *args, output)

@@ -23,6 +23,8 @@ from experiments.population.cells import Cell, Member, Protocol
 from experiments.records import results
 from tests.faults import here
 
+pytestmark = pytest.mark.usefixtures("tiny_networks")
+
 SETTINGS = {"deadline": None, "derandomize": True, "database": None}
 # Hypothesis thinks of none of these by itself.
 JUNK = (
@@ -31,12 +33,6 @@ JUNK = (
   *("../../etc/passwd", "/etc/passwd", "a/b", "a\\b", "..", "~", "$(ls)"),
 )
 TEXT = st.sampled_from(JUNK) | st.text(max_size=20)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _tiny_networks():
-  with here.tiny_networks():
-    yield
 
 
 def is_number(kind, text):
@@ -82,6 +78,7 @@ def malformed(script, name):
     "shots": some_of(st.just("2"), BAD_INTEGER),
     "epochs": some_of(st.just("2"), BAD_INTEGER),
     "alphas": some_of(st.just("2"), BAD_NUMBER),
+    "learning_rate": BAD_NUMBER,
     "seeds": NO_INTEGER | st.sampled_from(("0", "-3", "9-5", "1-2-3", "1e3")),
     "selection_seeds": NO_INTEGER | st.sampled_from(("0", "2-1", "0-1")),
     "coordinator_address": TEXT.filter(bool),
@@ -108,13 +105,9 @@ FLAGS = [
 ]
 
 
-def refused(script, args, directory):
-  """Runs a script with what it refuses; the line that says why."""
-  status, out, err = here.run(script, *here.SMALL[script], *args)
-  assert (status, out) == (2, "")
-  assert err.startswith("error: ")
-  assert err.endswith("\n")
-  assert len(err.splitlines()) == 1
+def refused(directory, script, *args, output_dir="new"):
+  """Refuses a small run, in a folder where nothing is written then."""
+  err = here.refused(script, output_dir, *args)
   assert "\x1b" not in err
   assert "\0" not in err
   assert os.listdir(directory) == []
@@ -138,7 +131,7 @@ def test_flag(script, name, empty):
   @hypothesis.given(malformed(script, name))
   def check(value):
     seen.add(value)
-    line = refused(script, ("--output_dir=new", f"--{name}={value}"), empty)
+    line = refused(empty, script, f"--{name}={value}")
     assert f"--{name}" in line or name.removesuffix("s") in line
 
   check()
@@ -157,7 +150,7 @@ def test_flag_that_there_is_not_and_other_arguments(script, form, empty, text):
   argument = form.format(text)
   is_flag = argument.startswith("-")
   hypothesis.assume(is_flag == ("such" in form))
-  line = refused(script, ("--output_dir=new", argument), empty)
+  line = refused(empty, script, argument)
   assert is_flag or "unexpected argument" in line
 
 
@@ -167,7 +160,7 @@ BAD_PATHS = ("\0", "a\0b", "a" * 5000, "a" * 300, "a\n" * 150)
 @pytest.mark.parametrize("script", here.SCRIPTS)
 @pytest.mark.parametrize("path", BAD_PATHS)
 def test_output_dir(script, path, empty):
-  line = refused(script, (f"--output_dir={path}",), empty)
+  line = refused(empty, script, output_dir=path)
   assert "choose another folder" in line
 
 
@@ -175,23 +168,15 @@ def test_output_dir(script, path, empty):
 @pytest.mark.parametrize("path", BAD_PATHS)
 def test_checkpoint_dir(script, path, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  status, out, err = here.run(
-    script,
-    *here.SMALL[script],
-    "--output_dir=new",
-    f"--checkpoint_dir={path}",
-  )
-  assert (status, out) == (2, "")
-  assert err.startswith("error: ")
-  assert len(err.splitlines()) == 1
+  here.refused(script, "new", f"--checkpoint_dir={path}")
   assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("path", ("\0", "a" * 5000, "no/such", "a\nb"))
 def test_data_dir(path, empty, monkeypatch):
   monkeypatch.setenv("BEAN_JAX_CACHE", str(empty))
-  args = ("--dataset=mnist", "--output_dir=new", f"--data_dir={path}")
-  assert "--data_dir" in refused("few_shot", args, empty)
+  args = ("--dataset=mnist", f"--data_dir={path}")
+  assert "--data_dir" in refused(empty, "few_shot", *args)
 
 
 # Names that lead elsewhere.

@@ -1,7 +1,6 @@
 """Several processes at one file: the cache of decoded data, and locks."""
 
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -13,8 +12,8 @@ import pytest
 
 from experiments.datasets import cache
 from experiments.records import files
+from tests.experiments import in_process
 
-_ROOT = pathlib.Path(__file__).parents[2]
 IDENTITY = {"dataset": "mnist", "version": "1.0.0", "fingerprint": "f" * 64}
 
 # Loads MNIST through the cache in the folder argv[1]. Decoding takes argv[2]
@@ -49,7 +48,7 @@ def load(tmp_path):
   def load(seconds):
     process = subprocess.Popen(
       [sys.executable, "-c", LOAD, str(tmp_path), str(seconds)],
-      cwd=_ROOT,
+      cwd=in_process.ROOT,
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
@@ -158,6 +157,7 @@ def test_where_there_are_no_locks(fcntl, tmp_path, monkeypatch):
 WRITE = """
 import os, pathlib, sys, time
 from experiments.records import files
+from tests.experiments import in_process
 os.fsync = lambda _: (print("ready", flush=True), time.sleep(1000))
 files.replace(pathlib.Path(sys.argv[1]), b"12345")
 """
@@ -175,7 +175,7 @@ def test_what_a_killed_writer_left_is_removed(tmp_path):
   path.write_bytes(b"old")
   process = subprocess.Popen(
     [sys.executable, "-c", WRITE, str(path)],
-    cwd=_ROOT,
+    cwd=in_process.ROOT,
     stdout=subprocess.PIPE,
     text=True,
   )

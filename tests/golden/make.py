@@ -21,6 +21,7 @@ import numpy as np
 
 import bean_jax
 from experiments.records import results
+from tests.experiments import in_process
 from tests.faults import here
 
 FOLDER = pathlib.Path(__file__).parent
@@ -68,7 +69,9 @@ def run(name: str) -> Numbers:
   script, *args = ARGS[name].split()
   numbers = {}
   with tempfile.TemporaryDirectory() as folder:
-    status, _, err = here.run(script, *args, f"--output_dir={folder}")
+    status, _, err = in_process.run(
+      here.ALL[script], *args, f"--output_dir={folder}"
+    )
     if status:
       raise RuntimeError(err)
     for cell, record in results.load_all(folder).items():

@@ -12,9 +12,10 @@ import pytest
 
 from experiments import few_shot, full_data, study, table1
 from experiments.records import results
+from tests.experiments import in_process
 from tests.runtime import processes
 
-LAUNCH = processes.ROOT / "launch"
+LAUNCH = in_process.ROOT / "launch"
 # Says how it was started, and ends as it is told.
 FAKE_PYTHON = """#!/bin/bash
 if [[ $1 == -c ]]; then exec {python} "$@"; fi
@@ -45,7 +46,7 @@ def launch(tmp_path):
       # Tests that run in the background of a shell ignore Ctrl-C, and would
       # hand that on.
       ["env", "--default-signal=INT", "bash", LAUNCH / name, *args],
-      cwd=processes.ROOT,
+      cwd=in_process.ROOT,
       env=environment,
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
@@ -144,7 +145,7 @@ class TestLocalGpus:
     ),
   )
   def test_signals(self, number, end, expected, launch, tmp_path):
-    process = launch("local_gpus.sh", "3", "few_shot", end=f"{end}")
+    process = launch("local_gpus.sh", "3", "few_shot", end=end)
     processes.wait_for(tmp_path, "gpu?", [process], number=3, seconds=60)
     process.send_signal(number)
     process.communicate(timeout=30)

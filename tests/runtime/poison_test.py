@@ -21,7 +21,7 @@ def test_poison(kind, method, tmp_path):
   def train(strength):
     planned = simulations.make_cells(kind, 1.0, strength, 10.0, method=method)
     folder = tmp_path / f"{strength}"
-    outcomes = simulations.run(folder, kind, planned, width=6)
+    outcomes = simulations.run(folder, kind, planned, members_per_chunk=6)
     return [outcomes[cell].metrics for cell in planned]
 
   healthy = train(5.0)

@@ -1,13 +1,12 @@
 """Starts scripts with small networks in processes of their own."""
 
 import os
-import pathlib
 import socket
 import subprocess
 import sys
 import time
 
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.experiments import in_process
 
 _PROGRAM = """
 import sys, time
@@ -43,7 +42,7 @@ def start(name, *args, num_cores=2, pause=0.0):
   }
   return subprocess.Popen(
     [*command, name, str(num_cores), str(pause), *map(str, args)],
-    cwd=ROOT,
+    cwd=in_process.ROOT,
     env={**environment, "JAX_PLATFORMS": "cpu"},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
