@@ -7,6 +7,7 @@ TensorFlow Datasets folder, decoded once and kept in a checksummed cache.
 """
 
 import difflib
+import functools
 import os
 
 from experiments.datasets import digits, prepared
@@ -16,15 +17,18 @@ from experiments.datasets.structure import Dataset, DatasetError, Split
 __all__ = ("NAMES", "Dataset", "DatasetError", "Split", "draw_shots", "load")
 
 NAMES = ("digits", *prepared.LAYOUTS)
+# Images of 28 x 28 pixels with one channel.
+GRAY = ("digits", "mnist", "fashion_mnist")
 
 
+@functools.cache
 def load(
   name: str,
   *,
   data_dir: str | os.PathLike[str] | None = None,
   cache_dir: str | os.PathLike[str] | None = None,
 ) -> Dataset:
-  """Load a dataset by name.
+  """Load a dataset by name, once for equal arguments.
 
   The splits are functions of the stored data alone: no seed, no shuffle.
   `digits` has 797 / 500 / 500 images in train / validation / test, `mnist` and
@@ -38,7 +42,7 @@ def load(
       environment, else `bean_jax` in the user's cache folder.
 
   Returns:
-    The dataset with its three splits.
+    The dataset with its three splits, whose arrays cannot be changed.
 
   Raises:
     DatasetError: the name is unknown, or the data cannot be found, prepared or
@@ -56,5 +60,10 @@ def load(
       f"Unknown dataset {name!r}: choose one of {', '.join(NAMES)}.{hint}"
     )
   if name == "digits":
-    return digits.load()
-  return prepared.load(name, data_dir=data_dir, cache_dir=cache_dir)
+    dataset = digits.load()
+  else:
+    dataset = prepared.load(name, data_dir=data_dir, cache_dir=cache_dir)
+  for split in (dataset.train, dataset.validation, dataset.test):
+    for array in split:
+      array.flags.writeable = False
+  return dataset

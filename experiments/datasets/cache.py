@@ -1,7 +1,6 @@
 """A checksummed cache of arrays, a file for each dataset.
 
-The file is an archive of NumPy's, without pickle, and after it the SHA-256 of
-that; one of the arrays says what the others are. A file that does not fit is
+One of the arrays says what the others are. A file that does not fit is
 reported, never used and never deleted.
 
 Of processes that need the same arrays at once, one makes them while the others
@@ -11,20 +10,15 @@ all write it whole.
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
-import hashlib
-import io
 import json
 import os
 import pathlib
-import zipfile
 
 import numpy as np
 
 from experiments.datasets.structure import DatasetError
 from experiments.machine import notices
-from experiments.records import files
-
-_DIGEST = 64  # Bytes of a SHA-256, written in hexadecimal.
+from experiments.records import archives, files
 
 
 def folder(cache_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
@@ -32,9 +26,6 @@ def folder(cache_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
 
   It is the argument, else `BEAN_JAX_CACHE` of the environment, else `bean_jax`
   in `XDG_CACHE_HOME`, else `~/.cache/bean_jax`.
-
-  Raises:
-    DatasetError: there is no home folder.
   """
   chosen = cache_dir or os.environ.get("BEAN_JAX_CACHE")
   if not chosen:
@@ -65,12 +56,7 @@ def locked(path: pathlib.Path) -> Iterator[None]:
 def read(
   path: pathlib.Path, identity: Mapping[str, str]
 ) -> list[np.ndarray] | None:
-  """Read cached arrays after checking every byte, None where there is no file.
-
-  Raises:
-    DatasetError: the file cannot be read, was altered, or has other data than
-      those of this identity.
-  """
+  """Read cached arrays after checking every byte, None without a file."""
   try:
     content = path.read_bytes()
   except (FileNotFoundError, NotADirectoryError):
@@ -80,17 +66,16 @@ def read(
       f"The cached data {str(path)!r} cannot be read ({error}): make it"
       " readable, or set BEAN_JAX_CACHE to another folder."
     ) from error
-  archive, digest = content[:-_DIGEST], content[-_DIGEST:]
-  if digest != _digest(archive):
-    raise _altered(path, "it does not match its checksum")
   try:
-    with np.load(io.BytesIO(archive), allow_pickle=False) as arrays:
-      found, *rest = arrays.values()
-  except (ValueError, OSError, zipfile.BadZipFile) as error:
-    raise _altered(path, "it does not hold arrays") from error
-  if str(found) != json.dumps(identity):
-    raise _altered(path, "it has other data")
-  return rest
+    arrays = archives.unpack(content)
+    if bytes(arrays.pop("identity", b"")) != _header(identity):
+      raise ValueError("has other data")
+  except ValueError as error:
+    raise DatasetError(
+      f"The cached data {path} cannot be used (it {error}): delete it and run"
+      " again."
+    ) from error
+  return list(arrays.values())
 
 
 def write(
@@ -103,13 +88,12 @@ def write(
   A folder that cannot be written costs the next run some time, but not this run
   its result: a line says so.
   """
-  buffer = io.BytesIO()
   named = {f"array{place}": array for place, array in enumerate(arrays)}
-  np.savez(buffer, identity=json.dumps(identity), **named)
-  archive = buffer.getvalue()
+  named["identity"] = np.frombuffer(_header(identity), np.uint8)
+  packed = archives.pack(named)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.replace(path, archive + _digest(archive))
+    files.replace(path, packed)
   except OSError as error:
     notices.warn(
       f"{path}: cannot be written ({error.strerror or error}): the data will "
@@ -118,13 +102,5 @@ def write(
     )
 
 
-def _altered(path: pathlib.Path, reason: str) -> DatasetError:
-  """Return the error for a cache which must not be used."""
-  return DatasetError(
-    f"The cached data {path} was truncated or altered ({reason}): delete it"
-    " and run again."
-  )
-
-
-def _digest(content: bytes) -> bytes:
-  return hashlib.sha256(content).hexdigest().encode()
+def _header(identity: Mapping[str, str]) -> bytes:
+  return json.dumps(identity).encode()

@@ -17,7 +17,7 @@ from experiments.machine import notices
 from experiments.records import files
 
 # To be raised when decoding changes, so that older caches are not used.
-_CACHE_FORMAT = 2
+_CACHE_FORMAT = 3
 _RECORDS = ".array_record"  # In the names of files of records.
 
 
@@ -129,9 +129,6 @@ def fingerprint(copy: Copy) -> str:
 
   Names and contents of its descriptions and record files: sizes would not do,
   as record files are padded to whole blocks.
-
-  Raises:
-    DatasetError: a file cannot be read.
   """
   names = [
     name

@@ -17,9 +17,6 @@ def load() -> Dataset:
   images are for validation and 50 for test, drawn with a fixed seed; the other
   74 to 83 are for training. All writers occur in all three splits.
 
-  Raises:
-    DatasetError: scikit-learn is not installed.
-
   References:
     Alpaydin, Kaynak, 1998, Optical Recognition of Handwritten Digits,
     https://doi.org/10.24432/C50P49 (the test part, as scikit-learn has it).

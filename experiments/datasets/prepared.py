@@ -49,10 +49,6 @@ def load(
   validation images the last 10,000. TFDS stores examples in a fixed
   pseudo-random order, not in that of the original files, so both parts hold
   all classes.
-
-  Raises:
-    DatasetError: the dataset cannot be found, prepared or read, or its cache
-      was altered.
   """
   copy = copies.find_or_prepare(name, data_dir)
   identity = {
@@ -85,12 +81,7 @@ def load(
 
 
 def decode(name: str, copy: copies.Copy) -> list[np.ndarray]:
-  """Decode images and labels of TFDS's training split, then of its test split.
-
-  Raises:
-    DatasetError: TFDS is not installed, or the files are damaged or hold other
-      data than `LAYOUTS` says.
-  """
+  """Decode images and labels of TFDS's training split, then of its test."""
   tfds = copies.import_tfds()
   arrays = []
   # A damaged file shows as one of many exceptions, from Riegeli's RuntimeError

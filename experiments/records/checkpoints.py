@@ -11,35 +11,31 @@ pickle. Its arrays:
     memory/...               what else the learner carries, such as the state of
                              an optimizer, until training is over
 
-The file ends with the SHA-256 of all bytes before, as the comment of the zip
-archive that an .npz is. It is written whole or not at all. A file that is cut
-off, altered or foreign is never used and never deleted: `load` raises
-`DamagedError`, and `find` renames it to NAME.damaged, as if there were none.
-One of another schema or configuration raises `CheckpointError`.
+The file ends with the SHA-256 of all bytes before (`archives`). It is written
+whole or not at all. A file that is cut off, altered or foreign is never used
+and never deleted: `load` raises `DamagedError`, and `find` renames it to
+NAME.damaged, as if there were none. One of another schema or configuration
+raises `CheckpointError`.
 """
 
 from collections.abc import Mapping
-import hashlib
-import io
 import json
 import os
 import pathlib
 import types
 from typing import Any, NamedTuple
-import zipfile
 
 import jax
 import numpy as np
 
 from experiments.architectures.networks import Variables
-from experiments.records import results
+from experiments.records import archives, results
 
 PyTree = Any
 Path = str | os.PathLike[str]
 
 SCHEMA = 1
 
-_DIGEST_SIZE = 64  # SHA-256 in hexadecimal.
 _PARTS = ("last", "best", "metrics", "memory")
 
 
@@ -81,7 +77,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
   text = json.dumps(header, sort_keys=True, allow_nan=False)
   arrays = {"header": np.frombuffer(text.encode(), np.uint8)}
   arrays |= _flatten({name: getattr(checkpoint, name) for name in _PARTS})
-  results.write_bytes(path, _pack(arrays))
+  results.write_bytes(path, archives.pack(arrays))
 
 
 def load(
@@ -169,35 +165,13 @@ def _form(array: Any) -> str:
   return f"{np.dtype(array.dtype)} {list(array.shape)}"
 
 
-def _pack(arrays: Mapping[str, np.ndarray]) -> bytes:
-  """Returns a zip archive of arrays that ends with its own digest."""
-  buffer = io.BytesIO()
-  with zipfile.ZipFile(buffer, "w") as archive:
-    for name, array in arrays.items():
-      if array.dtype.kind not in "biuf":
-        raise ValueError(f"{name}: expected numbers, got {array.dtype}")
-      # Its date is constant, so that equal checkpoints are equal files.
-      entry = zipfile.ZipInfo(f"{name}.npy")
-      with archive.open(entry, "w", force_zip64=True) as file:
-        np.lib.format.write_array(file, array, allow_pickle=False)
-    archive.comment = b"0" * _DIGEST_SIZE
-  content = buffer.getvalue()[:-_DIGEST_SIZE]
-  return content + _digest(content)
-
-
-def _digest(content: bytes) -> bytes:
-  return hashlib.sha256(content).hexdigest().encode()
-
-
 def _parse(path: Path, data: bytes) -> Checkpoint:
-  if _digest(data[:-_DIGEST_SIZE]) != data[-_DIGEST_SIZE:]:
-    raise DamagedError(
-      path, "does not end with its SHA-256: cut off, altered or no checkpoint"
-    )
-  # A foreign archive shows as one of many exceptions, from zipfile's to zlib's.
   try:
-    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-      arrays = {name: archive[name] for name in archive.files}
+    arrays = archives.unpack(data)
+  except ValueError as error:
+    raise DamagedError(path, f"{error}, or no checkpoint") from error
+  # What was made by others may have anything there.
+  try:
     header = json.loads(arrays.pop("header").tobytes())
     parts: dict[str, dict] = {name: {} for name in _PARTS}
     for name, array in arrays.items():

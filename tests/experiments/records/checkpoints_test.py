@@ -1,6 +1,5 @@
 """Tests of experiments.records.checkpoints; results_test has failed writes."""
 
-import hashlib
 import io
 
 import jax
@@ -11,7 +10,7 @@ import pytest
 
 import bean_jax
 from experiments.architectures.networks import Variables
-from experiments.records import checkpoints, results
+from experiments.records import archives, checkpoints, results
 
 VERSIONS = {"jax": "0.10.1", "bean_jax": bean_jax.__version__}
 CONFIG = {"model": "tiny", "alpha": 0.1, "seed": 3, "sizes": [1, 2]}
@@ -77,11 +76,6 @@ def refused(path, read=checkpoints.load, **kwargs):
   return message
 
 
-def sign(content):
-  """Content with its digest, so that only what it says can be wrong."""
-  return content + hashlib.sha256(content).hexdigest().encode()
-
-
 def test_everything_comes_back(path, tmp_path):
   loaded, saved = checkpoints.load(path), make_checkpoint()
   assert loaded[:2] == saved[:2]
@@ -120,7 +114,7 @@ def test_altered_and_truncated_files_are_refused(path):
     bad.append(altered)
   for data in bad:
     path.write_bytes(data)
-    assert "cut off, altered or no checkpoint" in refused(path)
+    assert "cut off or altered, or no checkpoint" in refused(path)
 
 
 def archive(**arrays):
@@ -147,7 +141,8 @@ def header(text):
 def test_foreign_files_are_refused(content, message, path):
   path.write_bytes(content)
   assert "no checkpoint" in refused(path)
-  path.write_bytes(sign(content))
+  # With its digest, so that only what it says can be wrong.
+  path.write_bytes(archives.sign(content))
   assert message in refused(path)
 
 
