@@ -43,7 +43,7 @@ flag_groups.define_data_dir(FLAGS)
 flag_groups.define_methods(
   FLAGS, known=list(problems.ORDERS), default=list(problems.ORDERS)
 )
-flag_groups.define_seeds(FLAGS, default="20")
+flag_groups.define(FLAGS, seeds="20")
 _SHOTS = flags.DEFINE_integer(
   "shots", 1, "training images of each class", flag_values=FLAGS
 )

@@ -23,7 +23,7 @@ Finished checkpoints are kept in --output_dir, one JSON each; the same command
 goes on where it was stopped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import functools
 import pathlib
 from typing import Any
@@ -118,9 +118,6 @@ def run() -> None:
   settings = parse_settings()
   points = parsing.number("points", _POINTS.value, low=0, below=100)
   found = _find()
-  load = functools.cache(
-    functools.partial(datasets.load, data_dir=FLAGS.data_dir)
-  )
   directory = pathlib.Path(FLAGS.output_dir)
   results.prepare_directory(directory)
   made = []
@@ -136,7 +133,7 @@ def run() -> None:
         "checkpoint_sha256": measures.digest(checkpoint.best),
         **settings._asdict(),
       },
-      functools.partial(_measure, source, load, settings),
+      functools.partial(_measure, source, settings),
       resume=_RESUME.value,
     )
     made.append(record)
@@ -164,12 +161,10 @@ def run() -> None:
 
 
 def _measure(
-  source: sources.Source,
-  load: Callable[[str], datasets.Dataset],
-  settings: measures.Settings,
+  source: sources.Source, settings: measures.Settings
 ) -> tuple[datasets.Dataset, dict[str, Any]]:
   """Returns the images of a checkpoint, and what is measured of it."""
-  dataset = load(source.config["dataset"])
+  dataset = datasets.load(source.config["dataset"], data_dir=FLAGS.data_dir)
   network, variables = sources.load(source, dataset)
   return dataset, measures.measure(
     network, variables, dataset, source.config, settings

@@ -40,18 +40,12 @@ from experiments.tables import markdown, summary
 FLAGS = flags.FlagValues()
 
 _DATASET = flags.DEFINE_enum(
-  "dataset", "digits", datasets.NAMES, "images to learn from", flag_values=FLAGS
+  "dataset", "digits", datasets.GRAY, "images to learn from", flag_values=FLAGS
 )
 _MODEL = flags.DEFINE_enum(
-  "model",
-  "lenet5",
-  networks.GRAY,
-  "network to train",
-  flag_values=FLAGS,
+  "model", "lenet5", networks.GRAY, "network to train", flag_values=FLAGS
 )
-flag_groups.define_schedule(
-  FLAGS, shots=("1", "5"), epochs="50", validate_every=1
-)
+flag_groups.define(FLAGS, shots=["1", "5"], epochs=["50"], validate_every=1)
 flag_groups.define_methods(
   FLAGS, known=list(methods.METHODS), default=["vanilla", "bean1", "bean2"]
 )
@@ -67,47 +61,27 @@ _INITIALIZER = flags.DEFINE_enum(
   "initial parameters",
   flag_values=FLAGS,
 )
-flag_groups.define_seeds(FLAGS, default="20")
-_BATCH_SIZE = flags.DEFINE_integer(
-  "batch_size", 1, "images in a step; 0 takes all at once", flag_values=FLAGS
-)
-flag_groups.define_learning_rate(FLAGS)
+flag_groups.define(FLAGS, seeds="20", batch_size=1, learning_rate="5e-4")
 flag_groups.define_run(FLAGS, output_dir="outputs/few_shot")
 distributed.define_flags(FLAGS)
 flag_groups.define_checkpoints(FLAGS, default="none are")
 
 
 def run(config: cells.Config) -> None:
-  """Trains the missing cells and writes records, table and figures.
-
-  Raises:
-    datasets.DatasetError: If the data cannot be had or has too few images.
-    results.ResultError: If a folder holds a file of another configuration or
-      cannot be written. Nothing has been trained then.
-  """
+  """Trains the missing cells and writes records, table and figures."""
   (records,) = runs.train_all([config])
   if not processes.is_first():
     return
   results.tell_versions(records)
-  summary.write(records, config.output_dir)
   # Before the figures, which are worth less than the numbers.
-  markdown.show(summary.table(records))
+  markdown.show(summary.write(records, config.output_dir))
   summary.draw(records, config.output_dir)
   print(f"* chosen on validation images; files in {config.output_dir}")
 
 
 def parse_config() -> cells.Config:
-  """Builds the configuration from flags.
-
-  Raises:
-    parsing.ConfigError: If a flag has a value that cannot be used.
-  """
+  """Builds the configuration from flags."""
   schedule = flag_groups.schedule(FLAGS)
-  if _DATASET.value == "cifar10":
-    raise parsing.ConfigError(
-      f"--dataset=cifar10: {_MODEL.value} takes gray images of 28 x 28; "
-      "choose digits, mnist or fashion_mnist"
-    )
   names = parsing.names("methods", FLAGS.methods, list(methods.METHODS))
   tried = flag_groups.strengths(FLAGS, names)
   rates = flag_groups.learning_rates(FLAGS, names)
@@ -123,7 +97,7 @@ def parse_config() -> cells.Config:
       spec,
       parsing.seeds("seeds", FLAGS.seeds),
       flag_groups.options(FLAGS, networks.make(spec)),
-      parsing.number("batch_size", _BATCH_SIZE.value, low=0),
+      parsing.number("batch_size", FLAGS.batch_size, low=0),
       FLAGS.validate_every,
       flag_groups.members_per_chunk(FLAGS),
     ),

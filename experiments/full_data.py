@@ -63,7 +63,6 @@ flag_groups.define_methods(
 flag_groups.define_alphas(FLAGS, known=methods.OF_ANY_SIZE)
 flag_groups.define_bean(FLAGS)
 flag_groups.define_competing(FLAGS)
-flag_groups.define_seeds(FLAGS, default="5")
 _EPOCHS = flags.DEFINE_integer(
   "epochs", 50, "passes over the training images, at most", flag_values=FLAGS
 )
@@ -80,10 +79,7 @@ _TOLERANCE = flags.DEFINE_float(
   "least relative decrease of what is descended that counts as a new low",
   flag_values=FLAGS,
 )
-_BATCH_SIZE = flags.DEFINE_integer(
-  "batch_size", 100, "images in a step; 0 takes all at once", flag_values=FLAGS
-)
-flag_groups.define_learning_rate(FLAGS)
+flag_groups.define(FLAGS, seeds="5", batch_size=100, learning_rate="5e-4")
 _BFLOAT16 = flags.DEFINE_bool(
   "bfloat16",
   False,
@@ -113,11 +109,6 @@ def run(config: cells.Config) -> None:
   """Trains what is missing and writes checkpoints, records and a table.
 
   The table has all cells of the folder that were trained in the same way.
-
-  Raises:
-    datasets.DatasetError: If the data cannot be had or has too few images.
-    results.ResultError: If a folder holds a file of another configuration or
-      cannot be written. Nothing has been trained then.
   """
   runs.train_all([config])
   if not processes.is_first():
@@ -128,9 +119,8 @@ def run(config: cells.Config) -> None:
   models = ", ".join(dict.fromkeys(fields["model"] for fields in made))
   epochs = max(fields["epochs"] for fields in made)
   title = f"## {config.dataset}, {models}, at most {epochs} epochs"
-  summary.write(records, config.output_dir, title=title)
   # Before the figures, which are worth less than the numbers.
-  markdown.show(summary.table(records))
+  markdown.show(summary.write(records, config.output_dir, title=title))
   summary.draw(records, config.output_dir)
   print(
     f"* chosen on validation images; files in {config.output_dir}, networks in "
@@ -139,11 +129,7 @@ def run(config: cells.Config) -> None:
 
 
 def parse_config() -> cells.Config:
-  """Builds the configuration from flags.
-
-  Raises:
-    parsing.ConfigError: If a flag has a value that cannot be used.
-  """
+  """Builds the configuration from flags."""
   if _MODEL.value in networks.GRAY and _DATASET.value == "cifar10":
     raise parsing.ConfigError(
       f"--dataset=cifar10: {_MODEL.value} takes gray images of 28 x 28; "
@@ -157,20 +143,22 @@ def parse_config() -> cells.Config:
   folder = FLAGS.checkpoint_dir
   names = parsing.names("methods", FLAGS.methods, methods.OF_ANY_SIZE)
   for name in names:
-    model = methods.METHODS[name].network or _MODEL.value
-    if methods.METHODS[name].nonnegative and model in networks.STANDARDIZED:
+    method = methods.METHODS[name]
+    model = method.network or _MODEL.value
+    if method.nonnegative and model in networks.STANDARDIZED:
       raise parsing.ConfigError(
         f"--model={model}: {name} needs pixels of 0 or above, and this network "
         "standardizes them; choose another model or method"
       )
-  batch_size = parsing.number("batch_size", _BATCH_SIZE.value, low=0)
-  num_shards = 1
-  if _DATA_PARALLEL.value:
-    num_shards = _parse_num_shards(names, batch_size)
+    if _DATA_PARALLEL.value and method.whole_batch:
+      raise parsing.ConfigError(
+        f"--data_parallel: {name} needs a whole batch, which no device has; "
+        "leave one of them out"
+      )
   stream = Whole(
     # A mirrored digit is no digit.
     Augmentation(flip=_DATASET.value == "cifar10", crop=_CROP.value),
-    num_shards,
+    jax.local_device_count() if _DATA_PARALLEL.value else 1,
     parsing.number("patience", _PATIENCE.value, low=0),
     parsing.number("tolerance", _TOLERANCE.value, low=0, below=1),
   )
@@ -187,7 +175,7 @@ def parse_config() -> cells.Config:
       networks.Spec(_MODEL.value, bfloat16=_BFLOAT16.value),
       parsing.seeds("seeds", FLAGS.seeds),
       flag_groups.options(FLAGS),
-      batch_size,
+      parsing.number("batch_size", FLAGS.batch_size, low=0),
       members_per_chunk=flag_groups.members_per_chunk(FLAGS),
     ),
     checkpoint_dir=pathlib.Path(folder or output_dir / "checkpoints"),
@@ -201,23 +189,6 @@ def parse_config() -> cells.Config:
       for strength in tried[name]
     ),
   )
-
-
-def _parse_num_shards(names: Sequence[str], batch_size: int) -> int:
-  """Returns how many devices share a batch."""
-  number = jax.local_device_count()
-  if batch_size == 0 or batch_size % number:
-    raise parsing.ConfigError(
-      f"--batch_size: expected a multiple of the {number} devices that share "
-      f"a batch by --data_parallel, got {batch_size}"
-    )
-  for name in names:
-    if methods.METHODS[name].whole_batch:
-      raise parsing.ConfigError(
-        f"--data_parallel: {name} needs a whole batch, which no device has; "
-        "leave one of them out"
-      )
-  return number
 
 
 def main(argv: Sequence[str]) -> int | None:

@@ -135,10 +135,10 @@ def run() -> None:
   )
   margin = parsing.number("margin", _MARGIN.value, low=0) / 100
   found = sources.find(pathlib.Path(_CHECKPOINT_DIR.value), names)
-  load = functools.cache(
-    functools.partial(datasets.load, data_dir=FLAGS.data_dir)
-  )
-  planned = [(source, load(source.config["dataset"])) for source in found]
+  planned = [
+    (s, datasets.load(s.config["dataset"], data_dir=FLAGS.data_dir))
+    for s in found
+  ]
   groups = summary.groups(_measure(planned, settings))
   text = summary.text(groups, margin=margin)
   parts = [_LAYER.value, "last" if _EPOCH.value == "last" else None]
@@ -183,15 +183,12 @@ def _measure(
         resume=_RESUME.value,
       )
       measured.append(record)
-      bar.display.update(
-        bar.task, advance=1, description=source.path.stem, accuracy=""
-      )
+      bar.tick(source.path.stem, 1)
       if is_new:
         agreement = results.metric(record, "trained_agreement")[0]
-        bar.display.console.print(
+        bar.print(
           f"{source.path.stem}: AMI of clusters and classes {agreement:.2f}, "
-          f"{record['seconds']:.0f} s",
-          highlight=False,
+          f"{record['seconds']:.0f} s"
         )
   return measured
 

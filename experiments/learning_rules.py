@@ -30,7 +30,6 @@ the same command goes on where it was stopped.
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
-import functools
 import pathlib
 from typing import NamedTuple
 
@@ -73,7 +72,7 @@ FLAGS = flags.FlagValues()
 _DATASET = flags.DEFINE_enum(
   "dataset",
   "digits",
-  ["digits", "mnist", "fashion_mnist"],
+  datasets.GRAY,
   "images to learn from",
   flag_values=FLAGS,
 )
@@ -84,11 +83,10 @@ _MODEL = flags.DEFINE_enum(
   "network to train, but for rules that have one of their own",
   flag_values=FLAGS,
 )
-flag_groups.define_schedule(FLAGS, shots=("5",), epochs="10", validate_every=5)
+flag_groups.define(FLAGS, shots=["5"], epochs=["10"], validate_every=5)
 flag_groups.define_methods(FLAGS, known=list(methods.METHODS), default=RULES)
 flag_groups.define_competing(FLAGS)
-flag_groups.define_seeds(FLAGS, default="4")
-flag_groups.define_selection_seeds(FLAGS, default="100-103")
+flag_groups.define(FLAGS, seeds="4", selection_seeds="100-103")
 _EVALUATED_SHOTS = flags.DEFINE_list(
   "evaluated_shots",
   None,
@@ -297,26 +295,22 @@ def _measure(parts: Sequence[Part], settings: records.Settings) -> None:
   """Measures the networks of all parts."""
   directory = pathlib.Path(FLAGS.output_dir) / "networks_measured"
   results.prepare_directory(directory)
-  load = functools.cache(
-    functools.partial(datasets.load, data_dir=FLAGS.data_dir)
-  )
   total = sum(len(part.chosen) for part in parts)
   with progress.bar(total=total, skipped=0) as bar:
     for part in parts:
       for name, chosen in part.chosen.items():
         if interruption.stop_requested():
           raise interruption.Stopped
-        dataset = load(chosen.config["dataset"])
+        dataset = datasets.load(
+          chosen.config["dataset"], data_dir=FLAGS.data_dir
+        )
         record, is_new = records.evaluate(chosen, dataset, settings, directory)
         part.found[name] = record
-        bar.display.update(
-          bar.task, advance=1, description=chosen.title, accuracy=""
-        )
+        bar.tick(chosen.title, 1)
         if is_new:
-          bar.display.console.print(
+          bar.print(
             f"{chosen.title}: {tables.summary_line(record)}, "
-            f"{record['seconds']:.0f} s",
-            highlight=False,
+            f"{record['seconds']:.0f} s"
           )
 
 

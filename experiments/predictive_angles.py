@@ -60,14 +60,14 @@ FLAGS = flags.FlagValues()
 _DATASET = flags.DEFINE_enum(
   "dataset",
   "digits",
-  ["digits", "mnist", "fashion_mnist"],
+  datasets.GRAY,
   "images of the batch",
   flag_values=FLAGS,
 )
 _SHOTS = flags.DEFINE_integer(
   "shots", 10, "images of each class in the batch", flag_values=FLAGS
 )
-flag_groups.define_seeds(FLAGS, default="20")
+flag_groups.define(FLAGS, seeds="20")
 _STEP_SIZES = flags.DEFINE_list(
   "step_sizes",
   ["0.1", "0.2", "0.5", "1"],

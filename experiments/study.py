@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from absl import flags
 import numpy as np
 
-from experiments import table1
+from experiments import datasets, table1
 from experiments.architectures import networks
 from experiments.command import distributed, flag_groups, parsing, scripts
 from experiments.learning import methods
@@ -44,7 +44,7 @@ FLAGS = flags.FlagValues()
 _DATASET = flags.DEFINE_enum(
   "dataset",
   "mnist",
-  ["digits", *table1.DATASETS],
+  datasets.GRAY,
   "images to learn from",
   flag_values=FLAGS,
 )
@@ -63,7 +63,7 @@ _EPOCHS = flags.DEFINE_integer(
   "epochs of the usual protocol, instead of the paper's",
   flag_values=FLAGS,
 )
-flag_groups.define_seeds(FLAGS, default="100-109")
+flag_groups.define(FLAGS, seeds="100-109")
 flag_groups.define_run(FLAGS, output_dir="outputs/study")
 distributed.define_flags(FLAGS)
 

@@ -57,8 +57,7 @@ flag_groups.define_methods(
   FLAGS, known=list(methods.METHODS), default=methods.TABLE1
 )
 flag_groups.define_imitation(FLAGS)
-flag_groups.define_seeds(FLAGS, default="20")
-flag_groups.define_selection_seeds(FLAGS, default="100-119")
+flag_groups.define(FLAGS, seeds="20", selection_seeds="100-119")
 _VALIDATE_EVERY = flags.DEFINE_integer(
   "validate_every",
   5,

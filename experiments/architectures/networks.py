@@ -156,27 +156,15 @@ def _in_blocks(
 
 
 def _lenet5(*_: Any) -> Network:
-  def apply(
-    variables: Variables, windows: jax.Array, dropout: Dropout | None = None
-  ) -> tuple[Output, PyTree]:
-    return unfolded_lenet5.apply(variables.params, windows, dropout), {}
-
-  def evaluate(variables: Variables, images: jax.Array) -> Output:
-    return apply(variables, unfolded_lenet5.prepare(images))[0]
-
-  def predict(
-    variables: Variables, images: jax.Array, dropout: Dropout | None = None
-  ) -> jax.Array:
-    return unfolded_lenet5.predict(variables.params, images, dropout)
-
+  prepare, apply = unfolded_lenet5.prepare, unfolded_lenet5.apply
   return from_linen(
     models.LeNet5(),
     _GRAY_SHAPE,
     ("fc1", "fc2", "fc3"),
-    prepare=unfolded_lenet5.prepare,
-    apply=apply,
-    evaluate=evaluate,
-    predict=predict,
+    prepare=prepare,
+    apply=lambda v, x, dropout=None: (apply(v.params, x, dropout), {}),
+    evaluate=lambda v, images: apply(v.params, prepare(images)),
+    predict=lambda v, *args: unfolded_lenet5.predict(v.params, *args),
   )
 
 

@@ -1,7 +1,8 @@
 """Flags that several scripts have in common, defined and read in one place.
 
 Every script has flags of its own (`absl.flags.FlagValues`), so that scripts can
-be imported together; these functions add to them.
+be imported together; these functions add to them. Values that cannot be used
+are a `parsing.ConfigError`.
 """
 
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ _TEXTS = {
     "use the results and checkpoints that are there; --noresume trains all "
     "cells again and replaces their files"
   ),
+  "batch_size": "images in a step; 0 takes all at once",
   "seeds": (
     "simulations: a number n (seeds 0 to n-1), a range like 5-9 or a list like "
     "0,5,9"
@@ -86,8 +88,8 @@ _DEFINE = {
 }
 
 
-def _define(values: flags.FlagValues, **defaults: Any) -> None:
-  """Defines flags of `_TEXTS`, each of the type of its default."""
+def define(values: flags.FlagValues, **defaults: Any) -> None:
+  """Defines flags that several scripts have, each of its default's type."""
   for name, default in defaults.items():
     define = _DEFINE[type(default)]
     if name in _CHOICES:
@@ -98,7 +100,7 @@ def _define(values: flags.FlagValues, **defaults: Any) -> None:
 def _define_options(values: flags.FlagValues, *, names: Sequence[str]) -> None:
   """Defines flags of the names and defaults of fields of `methods.Options`."""
   usual = methods.Options()._asdict()
-  _define(values, **{name: usual[name] for name in names})
+  define(values, **{name: usual[name] for name in names})
 
 
 class _PathParser(flags.ArgumentParser):
@@ -154,11 +156,7 @@ def define_alphas(values: flags.FlagValues, *, known: Sequence[str]) -> None:
 def strengths(
   values: flags.FlagValues, names: Sequence[str]
 ) -> dict[str, Sequence[float]]:
-  """Returns the values of each method's hyper-parameter that are tried.
-
-  Raises:
-    parsing.ConfigError: If --alphas has a value that cannot be used.
-  """
+  """Returns the values of each method's hyper-parameter that are tried."""
   given = {}
   if values.alphas is not None:
     given = parsing.by_method("alphas", values.alphas, names)
@@ -175,20 +173,10 @@ def strengths(
   return tried
 
 
-def define_learning_rate(values: flags.FlagValues) -> None:
-  """Defines --learning_rate."""
-  _define(values, learning_rate="5e-4")
-
-
 def learning_rates(
   values: flags.FlagValues, names: Sequence[str]
 ) -> dict[str, float]:
-  """Returns the learning rate of each method.
-
-  Raises:
-    parsing.ConfigError: If --learning_rate has a value that cannot be used, or
-      none for a method.
-  """
+  """Returns the learning rate of each method."""
   given = parsing.by_method("learning_rate", values.learning_rate, names)
   rates = {}
   for name in names:
@@ -220,10 +208,8 @@ def options(
 
   Args:
     values: The script's flags.
-    network: The network whose layers --layers may name.
-
-  Raises:
-    parsing.ConfigError: If a flag has a value that cannot be used.
+    network: The network whose layers --layers may name, where there is that
+      flag.
   """
   chosen = {
     name: values[name].value
@@ -236,12 +222,9 @@ def options(
     if name in chosen:
       parsing.number(name, chosen[name], low=1)
   if "layers" in chosen:
-    named = chosen["layers"]
-    if named and network is not None:
-      named = parsing.names("layers", named, network.layers)
-      chosen["layers"] = tuple(n for n in network.layers if n in named)
-    else:
-      chosen["layers"] = ()
+    if named := chosen["layers"]:
+      parsing.names("layers", named, network.layers)
+    chosen["layers"] = tuple(n for n in network.layers if n in named)
   found = methods.Options(**chosen)
   if found.last_pseudo < found.first_pseudo:
     raise parsing.ConfigError(
@@ -253,7 +236,7 @@ def options(
 
 def define_run(values: flags.FlagValues, *, output_dir: str) -> None:
   """Defines --members_per_chunk, --data_dir, --output_dir."""
-  _define(values, members_per_chunk=0)
+  define(values, members_per_chunk=0)
   define_folders(values, output_dir=output_dir)
 
 
@@ -276,7 +259,7 @@ def define_checkpoints(values: flags.FlagValues, *, default: str) -> None:
     None,
     f"folder where the trained networks are kept; by default {default}",
   )
-  _define(values, checkpoint_seconds=30.0, resume=True)
+  define(values, checkpoint_seconds=30.0, resume=True)
 
 
 def define_data_dir(values: flags.FlagValues) -> None:
@@ -296,24 +279,10 @@ def define_folders(values: flags.FlagValues, *, output_dir: str) -> None:
   define_path(values, "output_dir", output_dir, "folder of the results")
 
 
-def define_seeds(values: flags.FlagValues, *, default: str) -> None:
-  """Defines --seeds, for `parsing.seeds`."""
-  _define(values, seeds=default)
-
-
-def define_selection_seeds(values: flags.FlagValues, *, default: str) -> None:
-  """Defines --selection_seeds, for `both_seeds`."""
-  _define(values, selection_seeds=default)
-
-
 def both_seeds(
   values: flags.FlagValues,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-  """Returns the seeds that are reported, and those that choose.
-
-  Raises:
-    parsing.ConfigError: If they make no sense, or a seed is in both.
-  """
+  """Returns the seeds that are reported, and --selection_seeds, that choose."""
   seeds = parsing.seeds("seeds", values.seeds)
   choosing = parsing.seeds("selection_seeds", values.selection_seeds)
   if both := set(seeds) & set(choosing):
@@ -321,19 +290,6 @@ def both_seeds(
       f"--selection_seeds: expected none of --seeds, got {min(both)} in both"
     )
   return seeds, choosing
-
-
-def define_schedule(
-  values: flags.FlagValues,
-  *,
-  shots: Sequence[str],
-  epochs: str,
-  validate_every: int,
-) -> None:
-  """Defines how many shots are learned from, and how long, with defaults."""
-  _define(
-    values, shots=list(shots), epochs=[epochs], validate_every=validate_every
-  )
 
 
 def schedule(
@@ -344,9 +300,6 @@ def schedule(
   Args:
     values: The script's flags.
     least_every: The least --validate_every that makes sense.
-
-  Raises:
-    parsing.ConfigError: If they do not fit each other, or --validate_every.
   """
   shots = parsing.numbers("shots", values.shots, int, low=1)
   epochs = parsing.numbers("epochs", values.epochs, int, low=1, distinct=False)

@@ -1,4 +1,4 @@
-"""Numbers out of the text of flags, with errors that name the flag."""
+"""Numbers out of the text of flags; a `ConfigError` names the flag."""
 
 from collections.abc import Sequence
 import itertools
@@ -13,11 +13,7 @@ class ConfigError(Exception):
 def number(
   name: str, value: float, *, low: float, below: float = math.inf
 ) -> float:
-  """Checks a number; an integer is something to count, at most a million.
-
-  Raises:
-    ConfigError: If it is out of range or not finite.
-  """
+  """Checks a number; an integer is something to count, at most a million."""
   # Numbers are used in float32, of which 1e38 is the largest power of ten. With
   # more epochs than a million, steps could not be counted in int32.
   most, name_of_most = (1e6, "1e6") if type(value) is int else (1e38, "1e38")
@@ -37,11 +33,7 @@ def numbers(
   low: float,
   distinct: bool = True,
 ) -> list:
-  """Reads the numbers of a list, of type int or float.
-
-  Raises:
-    ConfigError: If there are none, or one cannot be used.
-  """
+  """Reads the numbers of a list, of type int or float."""
   try:
     values = [kind(word) for word in words]
   except ValueError:
@@ -56,11 +48,7 @@ def numbers(
 
 
 def names(name: str, words: Sequence[str], known: Sequence[str]) -> list[str]:
-  """Checks a list of names.
-
-  Raises:
-    ConfigError: If there are none, one is unknown, or one comes twice.
-  """
+  """Checks a list of names."""
   if not words or len(set(words)) < len(words) or set(words) - set(known):
     raise ConfigError(
       f"--{name}: expected different ones of {', '.join(known)}, "
@@ -73,9 +61,6 @@ def by_method(
   name: str, text: str, known: Sequence[str]
 ) -> dict[str, list[float]]:
   """Reads numbers by method, known ones; "" has those for all others.
-
-  Raises:
-    ConfigError: If one cannot be used, or a method is unknown or comes twice.
 
   Example:
     >>> by_method("alphas", "bean1:1,10 0.5", ["vanilla", "bean1"])
@@ -97,10 +82,6 @@ def by_method(
 
 def seeds(name: str, text: str) -> tuple[int, ...]:
   """Reads a number of seeds, or which ones, in ascending order.
-
-  Raises:
-    ConfigError: If the text is none of these, or names none, too many, or one
-      twice.
 
   Example:
     >>> seeds("seeds", "3"), seeds("seeds", "5-6"), seeds("seeds", "7,0")

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from experiments.compaction import heads
-from experiments.learning import learner, streams
+from experiments.learning import descent, learner, streams
 from experiments.learning.learner import Samples
 from experiments.machine import devices
 
@@ -63,10 +63,7 @@ def _make_fit(epochs: int, batch_size: int, learning_rate: float) -> Callable:
     params: PyTree, samples: Samples, mask: jax.Array | None
   ) -> jax.Array:
     logits = heads.apply(params, samples.inputs)[-1]
-    losses = optax.softmax_cross_entropy_with_integer_labels(
-      logits, samples.labels
-    )
-    return jnp.mean(losses, where=mask)
+    return descent.cross_entropy(logits, samples.labels, mask)
 
   def fit(
     versions: tuple[PyTree, PyTree], key: jax.Array, train: Samples

@@ -60,7 +60,7 @@ from experiments.architectures.networks import Network, Variables
 from experiments.learning import (
   descent,
   learner,
-  nonnegative as excitatory,
+  nonnegative,
   streams,
 )
 from experiments.learning.learner import Hparams, Samples, Schedule, State
@@ -191,7 +191,7 @@ class _Training(NamedTuple):
   network: Network
   rule: Rule
   schedule: Schedule
-  num_epochs: int
+  competing_epochs: int
   key: jax.Array
   hparams: Hparams
   data: Samples
@@ -222,7 +222,7 @@ def make_learner(
   every = schedule.epochs_per_lap
   num_competing = options.competing_epochs // every
   if rule.nonnegative:
-    network = excitatory.network(network)
+    network = nonnegative.network(network)
 
   def init(key: jax.Array, hparams: Hparams, _data: Samples) -> State:
     variables = network.init(jax.random.fold_in(key, learner.INIT))
@@ -275,7 +275,7 @@ def _compete(
   params, batch_stats = state.variables
   # What follows is in passes over the images.
   passes = _passes(training.schedule, len(data.labels))
-  num_passes = training.num_epochs * passes
+  num_passes = training.competing_epochs * passes
   numbers = epochs[0] * passes + jnp.arange(len(epochs) * passes)
   # The inputs of the network are images.
   inputs = data.inputs.reshape(len(data.inputs), -1).astype(jnp.float32) / 255

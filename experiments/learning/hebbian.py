@@ -66,7 +66,7 @@ from experiments.architectures.networks import Network, Variables
 from experiments.learning import (
   descent,
   learner,
-  nonnegative as excitatory,
+  nonnegative,
   steps,
   streams,
 )
@@ -145,8 +145,8 @@ def make_learner(
   """
   optimizer = descent.adam
   if rule.nonnegative:
-    network = excitatory.network(network)
-    optimizer = excitatory.optimizer(optimizer)
+    network = nonnegative.network(network)
+    optimizer = nonnegative.optimizer(optimizer)
 
   def init(key: jax.Array, hparams: Hparams, _data: Samples) -> State:
     params = network.init(jax.random.fold_in(key, learner.INIT)).params

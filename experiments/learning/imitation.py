@@ -48,6 +48,7 @@ References:
   <https://arxiv.org/abs/1802.03039>`_, 2018.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -64,7 +65,7 @@ from experiments.learning import (
 )
 from experiments.learning.learner import Hparams, Samples, Schedule, State
 from experiments.learning.options import Options
-from experiments.learning.pseudo_examples import BATCH_SIZE, Period, periods
+from experiments.learning.pseudo_examples import BATCH_SIZE, periods
 from experiments.learning.streams import Stream
 
 PyTree = Any
@@ -115,8 +116,7 @@ def make_learner(
   Its loops are as long as the period asks for: one compiled program serves all
   periods. The network has no batch statistics.
   """
-  planned = periods(options)
-  capacity = BATCH_SIZE * int(planned.num_steps[-1])
+  capacity = BATCH_SIZE * int(periods(options).num_steps[-1])
 
   def init(key: jax.Array, hparams: Hparams, data: Samples) -> State:
     variables = network.init(jax.random.fold_in(key, learner.INIT))
@@ -126,23 +126,9 @@ def make_learner(
     opt_state = optax.nadam(hparams.learning_rate).init(variables.params)
     return State(variables, Memory(opt_state, pseudo))
 
-  def lap(
-    state: State,
-    number: jax.Array,
-    key: jax.Array,
-    hparams: Hparams,
-    data: Samples,
-  ) -> tuple[State, learner.Report]:
-    period = jax.tree.map(
-      lambda column: jnp.asarray(column, jnp.int32)[number], planned
-    )
-    return _run_period(
-      network, options.pseudo_epochs, period, state, key, hparams, data
-    )
-
   return learner.Learner(
     init=init,
-    lap=lap,
+    lap=functools.partial(_lap, network, options),
     predict=learner.plain_predict(network),
     num_laps=options.pseudo_periods,
     epochs=options.pseudo_epochs,
@@ -171,32 +157,25 @@ def _fit(train: Samples) -> gaussian_process.Posterior:
   )
 
 
-class _Carry(NamedTuple):
-  """What a member carries from step to step.
-
-  Attributes:
-    params: Parameters.
-    opt_state: State of Nadam.
-    losses: Sums over an epoch of the cross-entropy and the divergence [2].
-    failed_step: Of the first loss that was not finite, -1 before.
-  """
-
-  params: PyTree
-  opt_state: optax.OptState
-  losses: jax.Array
-  failed_step: jax.Array
+# Parameters, state of Nadam, sums over an epoch of the cross-entropy and the
+# divergence [2], step of the first loss that was not finite (-1 before).
+_Carry = tuple[PyTree, optax.OptState, jax.Array, jax.Array]
 
 
-def _run_period(
+def _lap(
   network: Network,
-  num_epochs: int,
-  period: Period,
+  options: Options,
   state: State,
+  number: jax.Array,
   key: jax.Array,
   hparams: Hparams,
   data: Samples,
 ) -> tuple[State, learner.Report]:
   """Trains one member for a period; reports the losses of its last epoch."""
+  period = jax.tree.map(
+    lambda column: jnp.asarray(column, jnp.int32)[number], periods(options)
+  )
+  num_epochs = options.pseudo_epochs
   (params, _), (opt_state, pseudo) = state
   posterior = _fit(data)
   pseudo = pseudo_examples.move(
@@ -235,41 +214,43 @@ def _run_period(
     first_step = period.first_step + epoch * period.num_steps
 
     def take_step(step: jax.Array, carry: _Carry) -> _Carry:
+      params, opt_state, losses, failed_step = carry
       start = step * BATCH_SIZE
       rows = jax.lax.dynamic_slice_in_dim(order, start, BATCH_SIZE)
       mask = start + jnp.arange(BATCH_SIZE) < period.num_examples
       labelled = jax.random.permutation(
         jax.random.fold_in(shots_key, step), len(data.labels)
       )[:SHOTS_PER_STEP]
-      (loss, losses), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-        carry.params, rows, mask, labelled
+      (loss, both), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+        params, rows, mask, labelled
       )
-      updates, opt_state = optimizer.update(
-        grads, carry.opt_state, carry.params
-      )
-      failed = ~jnp.isfinite(loss) & (carry.failed_step < 0)
-      return _Carry(
-        optax.apply_updates(carry.params, updates),
+      updates, opt_state = optimizer.update(grads, opt_state, params)
+      failed = ~jnp.isfinite(loss) & (failed_step < 0)
+      return (
+        optax.apply_updates(params, updates),
         opt_state,
-        carry.losses + losses,
-        jnp.where(failed, first_step + step, carry.failed_step),
+        losses + both,
+        jnp.where(failed, first_step + step, failed_step),
       )
 
-    carry = carry._replace(losses=jnp.zeros(2))
+    params, opt_state, _, failed_step = carry
+    carry = params, opt_state, jnp.zeros(2), failed_step
     return jax.lax.fori_loop(0, period.num_steps, take_step, carry)
 
-  begin = _Carry(params, opt_state, jnp.zeros(2), jnp.int32(-1))
-  carry = jax.lax.fori_loop(0, num_epochs, run_epoch, begin)
-  variables = Variables(carry.params, {})
+  begin = params, opt_state, jnp.zeros(2), jnp.int32(-1)
+  params, opt_state, losses, failed_step = jax.lax.fori_loop(
+    0, num_epochs, run_epoch, begin
+  )
+  variables = Variables(params, {})
   last_step = period.first_step + num_epochs * period.num_steps - 1
   # What was met in a step, else what the last one left.
   late = learner.first_failure(jnp.zeros(1), variables, last_step[None])
-  failed_step = jnp.where(carry.failed_step >= 0, carry.failed_step, late)
-  cross_entropy, imitation = carry.losses / period.num_steps
+  failed_step = jnp.where(failed_step >= 0, failed_step, late)
+  cross_entropy, imitation = losses / period.num_steps
   metrics = {
     "objective": cross_entropy + imitation,
     "train_loss": cross_entropy,
     "imitation_loss": imitation,
   }
-  state = State(variables, Memory(carry.opt_state, pseudo))
+  state = State(variables, Memory(opt_state, pseudo))
   return state, learner.Report(metrics, failed_step)

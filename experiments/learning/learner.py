@@ -106,22 +106,24 @@ class Schedule(NamedTuple):
     batch_size: Images in a step; 0, or more than there are, means all.
     validate_every: Epochs from one validation to the next, a divisor of all; 0
       for one after the last alone.
-    unroll: Steps in a turn of the loop, which a GPU starts from the host.
   """
 
   epochs: int
   batch_size: int = 1
   validate_every: int = 1
-  unroll: int = 1
 
   @property
   def epochs_per_lap(self) -> int:
     """Epochs from one validation to the next."""
     return self.validate_every or self.epochs
 
+  def size(self, num_samples: int) -> int:
+    """Returns how many of so many images a step takes."""
+    return min(self.batch_size or num_samples, num_samples)
+
   def steps(self, num_samples: int) -> int:
     """Returns how many steps an epoch of so many images has."""
-    return -(-num_samples // (self.batch_size or num_samples))
+    return -(-num_samples // self.size(num_samples))
 
 
 def first_failure(

@@ -64,6 +64,5 @@ def cost(
   method = METHODS[name]
   if method.cost is not None:
     return method.cost(options, num_samples)
-  size = min(planned.batch_size or num_samples, num_samples)
   num_steps = planned.epochs * planned.steps(num_samples)
-  return num_steps * (3 * size + method.step_cost)
+  return num_steps * (3 * planned.size(num_samples) + method.step_cost)

@@ -67,8 +67,6 @@ PyTree = Any
 # parameters of all.
 Layer = Callable[[PyTree, PyTree], PyTree]
 
-RULES = ("exact", "fixed", "strict")
-
 
 def value_and_grad(
   layers: Sequence[Layer],
@@ -82,8 +80,9 @@ def value_and_grad(
 
   Layers are functions of (params, inputs), from the first to the last. Each
   returns the inputs of the next, and all are given the same parameters; the
-  loss is a function of (outputs of the last layer, *args). The rate of the
-  beliefs, eta, and the sweeps, 1 at least, may be traced; `exact` has none.
+  loss is a function of (outputs of the last layer, *args). The rule is "exact",
+  "fixed" or "strict". The rate of the beliefs, eta, and the sweeps, 1 at least,
+  may be traced; "exact" has none.
 
   Returns:
     A function of (params, inputs, *args) that returns the loss of the forward
@@ -130,13 +129,15 @@ def value_and_grad(
     )
     return loss, grads
 
-  if rule == "exact":
-    return jax.value_and_grad(
+  return {
+    "exact": jax.value_and_grad(
       lambda params, *rest: loss_of_copies([params] * len(layers), *rest)
-    )
-  if rule == "fixed":
-    return fixed
-  return functools.partial(_strict, layers, loss_fn, step_size, num_sweeps)
+    ),
+    "fixed": fixed,
+    "strict": functools.partial(
+      _strict, layers, loss_fn, step_size, num_sweeps
+    ),
+  }[rule]
 
 
 def _shares(

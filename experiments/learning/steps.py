@@ -59,9 +59,7 @@ def make_learner(
         jax.random.fold_in(order_key, epoch), num_samples, schedule.batch_size
       )
       indices = epoch * rows.shape[0] + jnp.arange(rows.shape[0])
-      state, metrics = jax.lax.scan(
-        take_step, state, (indices, rows, masks), unroll=schedule.unroll
-      )
+      state, metrics = jax.lax.scan(take_step, state, (indices, rows, masks))
       return state, (indices, metrics)
 
     epochs = number * every + jnp.arange(every)

@@ -38,9 +38,8 @@ class Batch(NamedTuple):
 
 
 class Layout(NamedTuple):
-  """How members, their data and held-out images lie on an axis of devices."""
+  """How members, their data and held-out images lie on the devices."""
 
-  axis: str
   members: PartitionSpec
   data: PartitionSpec
   held_out: PartitionSpec
@@ -69,10 +68,9 @@ class Shots:
 
   num_shots: int
 
-  layout = Layout(
-    devices.MEMBERS_AXIS, devices.MEMBERS, devices.MEMBERS, devices.SHARED
-  )
+  layout = Layout(devices.MEMBERS, devices.MEMBERS, devices.SHARED)
   data_axis = 0  # Every member has its own.
+  num_shards = 1
   # Between two looks of the host: often enough for a progress bar, seldom
   # enough to cost nothing.
   most_laps = 5
@@ -160,10 +158,10 @@ class Whole:
   @property
   def layout(self) -> Layout:
     """Where each device has members of its own, or a part of every batch."""
-    shared, axis = devices.SHARED, devices.BATCH_AXIS
+    shared = devices.SHARED
     if self.num_shards > 1:
-      return Layout(axis, shared, shared, PartitionSpec(axis))
-    return Layout(devices.MEMBERS_AXIS, devices.MEMBERS, shared, shared)
+      return Layout(shared, shared, PartitionSpec(devices.AXIS))
+    return Layout(devices.MEMBERS, shared, shared)
 
   @property
   def fields(self) -> dict[str, Any]:
@@ -214,7 +212,7 @@ class Whole:
     """Sums over the devices that share a batch."""
     if self.num_shards == 1:
       return tree
-    return jax.lax.psum(tree, devices.BATCH_AXIS)
+    return jax.lax.psum(tree, devices.AXIS)
 
   def has_converged(self, objectives: Sequence[float]) -> bool:
     """Tells whether a learning curve falls no more.
@@ -283,7 +281,7 @@ def _own_shard(num_shards: int, batch: Batch) -> Batch:
   The weights, the shares of real samples, make the sum over devices of means
   over samples the mean over all samples.
   """
-  place = jax.lax.axis_index(devices.BATCH_AXIS)
+  place = jax.lax.axis_index(devices.AXIS)
 
   def own(leaf: jax.Array) -> jax.Array:
     # Dealt out in turn, so that also of an epoch's last batch, which is filled

@@ -6,12 +6,11 @@ Most are a penalty of `penalties`; all are trained by descent.
 import functools
 from typing import Any
 
-import jax
 import optax
 
 from experiments.architectures.networks import Network
 from experiments.learning import descent, imitation, penalties
-from experiments.learning.learner import Hparams, Learner, Schedule
+from experiments.learning.learner import Learner, Schedule
 from experiments.learning.method import Maker, Method
 from experiments.learning.options import IMITATION_OPTIONS, Options
 from experiments.learning.streams import Stream
@@ -22,22 +21,11 @@ BEAN1_ALPHAS = (0.1, 1.0, 10.0, 30.0, 100.0)
 BEAN2_ALPHAS = (1.0, 10.0, 100.0, 1e3, 1e4)
 _LOWER_ALPHAS1 = (0.01, 0.1, 1.0, 10.0, 100.0)
 _LOWER_ALPHAS2 = (0.1, 1.0, 10.0, 100.0, 1e3)
-# Of constant A, whose distance is the squared one.
-_CONSTANT_OPTIONS = ("gamma", "alpha_units", "layers")
 
 
 def of_loss(**terms: Any) -> Maker:
   """Returns what makes learners of a loss, as `descent.make_learner` does."""
   return functools.partial(descent.make_learner, **terms)
-
-
-def _strength(hparams: Hparams) -> jax.Array:
-  return hparams.strength
-
-
-def _half(_hparams: Hparams) -> float:
-  """The rate beside a penalty, which dropout alone chooses for most shots."""
-  return 0.5
 
 
 def _weight_decay(
@@ -74,17 +62,23 @@ def _bean(
 
 
 def _with_dropout(method: Method) -> Method:
-  """Returns a method whose outputs of hidden dense layers are dropped too."""
+  """Returns a method whose outputs of hidden dense layers are dropped too.
+
+  At the rate that dropout alone chooses for most shots.
+  """
   return method._replace(
     options=method.options + _EVALUATION,
-    make=functools.partial(method.make, dropout_rate=_half),
+    make=functools.partial(method.make, dropout_rate=lambda hparams: 0.5),
   )
 
 
-_RANDOM_A = penalties.bean_without_wiring(penalties.random_divergence)
-_CONSTANT_A = penalties.bean_without_wiring(penalties.constant_divergence)
 _CONSTANT = _penalized(
-  "BEAN-1, A constant", "alpha", _LOWER_ALPHAS1, _CONSTANT_A, _CONSTANT_OPTIONS
+  "BEAN-1, A constant",
+  "alpha",
+  _LOWER_ALPHAS1,
+  penalties.bean_without_wiring(penalties.constant_divergence),
+  # Its distance is the squared one.
+  ("gamma", "alpha_units", "layers"),
 )
 
 ROWS = {
@@ -94,7 +88,7 @@ ROWS = {
     "rate",
     (0.1, 0.25, 0.5, 0.75, 0.9),
     _EVALUATION,
-    of_loss(dropout_rate=_strength),
+    of_loss(dropout_rate=lambda hparams: hparams.strength),
     limit=1.0,
   ),
   "weight_decay": Method(
@@ -140,7 +134,7 @@ ROWS = {
     "BEAN-1, A random",
     "alpha",
     BEAN1_ALPHAS,
-    _RANDOM_A,
+    penalties.bean_without_wiring(penalties.random_divergence),
     BEAN_OPTIONS,
     step_cost=30,
   ),

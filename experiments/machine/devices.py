@@ -10,11 +10,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 PyTree = Any
 
-# Axes of devices: each has members of its own, or a part of every batch.
-MEMBERS_AXIS = "members"
-BATCH_AXIS = "batch"
+# Over all devices: each has members of its own, or a part of every batch.
+AXIS = "devices"
 # How an argument or result lies: an axis of members in front, or none.
-MEMBERS = PartitionSpec(MEMBERS_AXIS)
+MEMBERS = PartitionSpec(AXIS)
 SHARED = PartitionSpec()
 
 
@@ -66,11 +65,11 @@ def refuse_missing() -> None:
 
 
 @functools.cache
-def mesh(axis: str = MEMBERS_AXIS) -> jax.sharding.Mesh:
-  """Returns an axis over all devices of this process."""
+def mesh() -> jax.sharding.Mesh:
+  """Returns the axis over all devices of this process."""
   return jax.make_mesh(
     (jax.local_device_count(),),
-    (axis,),
+    (AXIS,),
     axis_types=(jax.sharding.AxisType.Auto,),
     devices=jax.local_devices(),
   )
@@ -82,7 +81,6 @@ def spread(
   takes: tuple[PartitionSpec, ...],
   gives: Any,
   donate: tuple[int, ...] = (),
-  axis: str = MEMBERS_AXIS,
 ) -> Callable:
   """Compiles a function of a population so that each device runs a part of it.
 
@@ -92,13 +90,11 @@ def spread(
   the result lie; arguments in `donate` are consumed.
   """
   mapped = jax.shard_map(
-    function, mesh=mesh(axis), in_specs=takes, out_specs=gives, check_vma=False
+    function, mesh=mesh(), in_specs=takes, out_specs=gives, check_vma=False
   )
   return jax.jit(mapped, donate_argnums=donate)
 
 
-def place(
-  tree: PyTree, spec: PartitionSpec, *, axis: str = MEMBERS_AXIS
-) -> PyTree:
+def place(tree: PyTree, spec: PartitionSpec) -> PyTree:
   """Moves arrays to where they are used, once instead of at every call."""
-  return jax.device_put(tree, NamedSharding(mesh(axis), spec))
+  return jax.device_put(tree, NamedSharding(mesh(), spec))

@@ -17,13 +17,11 @@ class Bar:
   display: rich_progress.Progress
   task: rich_progress.TaskID
 
-  def tick(self, cell: str, work: float, accuracy: float) -> None:
-    """Moves the bar on and shows the validation accuracy now."""
+  def tick(self, cell: str, work: float, accuracy: float | None = None) -> None:
+    """Moves the bar on and shows the validation accuracy now, if any."""
+    text = "" if accuracy is None else f"validation {100 * accuracy:.1f} %"
     self.display.update(
-      self.task,
-      advance=work,
-      description=cell,
-      accuracy=f"validation {100 * accuracy:.1f} %",
+      self.task, advance=work, description=cell, accuracy=text
     )
 
   def cell_done(
@@ -37,17 +35,18 @@ class Bar:
     accuracy, failed_step = metrics["test_accuracy"], metrics["failed_step"]
     kept = 100 * accuracy[failed_step < 0]
     mean = f"{kept.mean():.2f} %" if kept.size else "none"
-    self._print(
+    self.print(
       f"{cell}: test {mean}, {kept.size} of {accuracy.size} simulations, "
       f"{metrics['epochs'].mean():.0f} epochs, {seconds:.0f} s"
     )
     for seed, step in zip(seeds, failed_step, strict=True):
       if step >= 0:
-        self._print(
+        self.print(
           f"  seed {seed} met a non-finite loss in step {step}: left out"
         )
 
-  def _print(self, line: str) -> None:
+  def print(self, line: str) -> None:
+    """Prints a line above the bar."""
     self.display.console.print(line, highlight=False)
 
 

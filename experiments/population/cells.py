@@ -127,14 +127,9 @@ def cell_config(config: Config, cell: Cell) -> dict:
   method = methods.METHODS[cell.method]
   protocol = config.protocol
   planned = schedule(cell, protocol)
-  spec, usual = network(cell, protocol), networks.Spec()
-  unusual = {}
-  if planned.epochs_per_lap > 1:
-    unusual["validate_every"] = planned.epochs_per_lap
-  if spec.initializer != usual.initializer:
-    unusual["initializer"] = spec.initializer
-  if spec.bfloat16:
-    unusual["bfloat16"] = True
+  spec = network(cell, protocol)
+  usual = {"validate_every": 1, **networks.Spec(spec.name)._asdict()}
+  chosen = {"validate_every": planned.epochs_per_lap, **spec._asdict()}
   return {
     "dataset": config.dataset,
     "model": spec.name,
@@ -151,7 +146,7 @@ def cell_config(config: Config, cell: Cell) -> dict:
     "batch_size": planned.batch_size,
     "optimizer": method.optimizer,
     "learning_rate": cell.learning_rate,
-    **unusual,
+    **{name: v for name, v in chosen.items() if v != usual[name]},
     "seeds": list(protocol.seeds),
   }
 

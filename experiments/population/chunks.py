@@ -30,7 +30,6 @@ def train(
   found: Mapping[Member, Metrics],
   kept: Collection[Member],
   tick: Callable[[Member, int, Metrics], None],
-  stop_requested: Callable[[], bool],
 ) -> dict[Member, Metrics]:
   """Trains members to their end.
 
@@ -42,14 +41,9 @@ def train(
     kept: Members that are kept when they are done, too.
     tick: Told after each call of a member, by how many laps fewer it is still
       to be trained, and its metrics.
-    stop_requested: Asked before each call.
 
   Returns:
     What they gave.
-
-  Raises:
-    interruption.Stopped: If a stop was requested; what there is was kept.
-    results.ResultError: If the store cannot be read or written.
   """
   keys, hparams, raw, data = _arguments(chunk, group)
   carry, progress = _begin(
@@ -64,7 +58,7 @@ def train(
 
   saved, changed = time.monotonic(), set()
   while any(left := [_laps_left(group, metrics) for metrics in progress]):
-    if stop_requested():
+    if interruption.stop_requested():
       save(changed)
       raise interruption.Stopped
     started = time.monotonic()

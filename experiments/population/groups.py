@@ -51,15 +51,13 @@ class Group(NamedTuple):
     """Returns training samples on the devices, as they were and prepared."""
     if self.shared is not None:
       return self.shared, self.shared
-    layout = self.stream.layout
     own = self.stream.load(self.dataset, seeds)
-    own = devices.place(own, layout.data, axis=layout.axis)
+    own = devices.place(own, self.stream.layout.data)
     return own, self.programs.prepare(own)
 
   def place(self, tree: PyTree) -> PyTree:
     """Moves arrays of members to the devices."""
-    layout = self.stream.layout
-    return devices.place(tree, layout.members, axis=layout.axis)
+    return devices.place(tree, self.stream.layout.members)
 
 
 def make(
@@ -71,14 +69,13 @@ def make(
   """Makes what trains cells that are equal but for their hyper-parameters."""
   cell, stream = planned[0], planned[0].stream
   schedule = cells.schedule(cell, protocol)
-  axis, _, data_spec, held_out = stream.layout
   # Whether each device has members of its own.
-  alone = axis == devices.MEMBERS_AXIS
+  alone = stream.num_shards == 1
   image_shape = dataset.train.images.shape[1:]
   network = networks.make(
     cells.network(cell, protocol),
     image_shape,
-    axis_name=None if alone else axis,
+    axis_name=None if alone else devices.AXIS,
   )
   learner = methods.learner(
     cell.method, network, stream, schedule, protocol.options
@@ -104,14 +101,14 @@ def make(
 
   def place_held_out(split: datasets.Split) -> Samples:
     # Devices that have a part each: filled up with labels that are no class.
-    fill = 0 if alone else -len(split.labels) % devices.mesh().size
+    fill = -len(split.labels) % stream.num_shards
     images = np.pad(split.images, ((0, fill), (0, 0), (0, 0), (0, 0)))
     labels = np.pad(split.labels, (0, fill), constant_values=-1)
-    return devices.place(Samples(images, labels), held_out, axis=axis)
+    return devices.place(Samples(images, labels), stream.layout.held_out)
 
   shared = None
   if stream.data_axis is None:
-    shared = devices.place(stream.load(dataset, ()), data_spec, axis=axis)
+    shared = devices.place(stream.load(dataset, ()), stream.layout.data)
   laps_per_call = next(
     n for n in range(stream.most_laps, 0, -1) if learner.num_laps % n == 0
   )

@@ -70,7 +70,7 @@ def make(learner: Learner, stream: Stream, num_laps: int) -> Program:
   A call of `run` has so many laps. They compile at their first call, once for
   each number of members.
   """
-  axis, many, data, held_out = stream.layout
+  many, data, held_out = stream.layout
   shared, laps = devices.SHARED, jax.sharding.PartitionSpec(None, *many)
 
   def count_rivals(data: Samples, samples: Samples) -> dict[str, jax.Array]:
@@ -80,8 +80,7 @@ def make(learner: Learner, stream: Stream, num_laps: int) -> Program:
     }
 
   def spread(function: Callable, *takes: Any, **choices: Any) -> Callable:
-    choices = {"gives": many, "axis": axis} | choices
-    return devices.spread(function, takes=takes, **choices)
+    return devices.spread(function, takes=takes, **{"gives": many, **choices})
 
   return Program(
     prepare=spread(_over_members(learner.prepare, stream), data, gives=data),

@@ -6,38 +6,36 @@ that a run left unfinished.
 
 from collections.abc import Sequence
 import dataclasses
-import functools
 
 from experiments import datasets
 from experiments.learning import methods
-from experiments.machine import interruption, processes, progress
+from experiments.machine import processes, progress
 from experiments.population import cells, simulations, store as stores
 from experiments.population.cells import Cell, Config
 from experiments.records import results
 
 
 def work(config: Config) -> int:
-  """Sums up the work of a run, done or not, in units of `cells.cost`.
-
-  Raises:
-    datasets.DatasetError: If the data cannot be had or has too few images.
-  """
+  """Sums up the work of a run, done or not, in units of `cells.cost`."""
   if not config.cells:
     return 0
-  dataset = _load(config)
+  dataset = datasets.load(config.dataset, data_dir=config.data_dir)
   for cell in config.cells:
     cell.stream.load(dataset, [0])
+    planned = cells.schedule(cell, config.protocol)
+    size = planned.size(cell.stream.num_samples(dataset))
+    if size % cell.stream.num_shards:
+      raise datasets.DatasetError(
+        f"{cells.describe(cell)}: a batch of {size} images cannot be shared by "
+        f"{cell.stream.num_shards} devices; choose another --batch_size"
+      )
   return len(config.protocol.seeds) * sum(
     cells.cost(cell, dataset, config.protocol) for cell in config.cells
   )
 
 
 def finished(config: Config) -> dict[Cell, dict]:
-  """Reads the records of the cells that were trained before.
-
-  Raises:
-    results.ResultError: If one is of another configuration or cannot be read.
-  """
+  """Reads the records of the cells that were trained before."""
   done = {}
   for cell in config.cells:
     fields = cells.cell_config(config, cell)
@@ -48,12 +46,7 @@ def finished(config: Config) -> dict[Cell, dict]:
 
 
 def missing(config: Config) -> Config:
-  """Returns a run of the cells without a record alone.
-
-  Raises:
-    results.ResultError: If a record is of another configuration or cannot be
-      read.
-  """
+  """Returns a run of the cells without a record alone."""
   done = finished(config) if config.resume else {}
   left = tuple(cell for cell in config.cells if cell not in done)
   return dataclasses.replace(config, cells=left)
@@ -106,13 +99,8 @@ def train(
 ) -> list[dict]:
   """Trains the cells that are missing; returns the records of all.
 
-  They are trained in the order of the run, or of their cost.
-
-  Raises:
-    datasets.DatasetError: If the data cannot be had or has too few images.
-    results.ResultError: If the folder holds a record of another configuration
-      or cannot be written. Nothing has been trained then.
-    interruption.Stopped: If a stop was requested before all was done.
+  They are trained in the order of the run, or of their cost; none is where
+  data or files make the run impossible.
   """
   records = finished(config) if config.resume else {}
   if len(records) < len(config.cells):
@@ -120,44 +108,32 @@ def train(
     results.prepare_directory(config.output_dir)
     if config.checkpoint_dir is not None:
       results.prepare_directory(config.checkpoint_dir)
-    _train(_cheapest_first(config) if cheapest_first else config, records, bar)
+    _train(config, records, bar, cheapest_first=cheapest_first)
   return [records[cell] for cell in config.cells]
 
 
-@functools.cache
-def _load_from(name: str, data_dir: str | None) -> datasets.Dataset:
-  return datasets.load(name, data_dir=data_dir)
-
-
-def _load(config: Config) -> datasets.Dataset:
-  return _load_from(config.dataset, config.data_dir)
-
-
-def _cheapest_first(config: Config) -> Config:
-  dataset = _load(config)
-  ordered = sorted(
-    config.cells,
-    key=lambda cell: cells.cost(cell, dataset, config.protocol),
-  )
-  return dataclasses.replace(config, cells=tuple(ordered))
-
-
 def _train(
-  config: Config, records: dict[Cell, dict], bar: progress.Bar
+  config: Config,
+  records: dict[Cell, dict],
+  bar: progress.Bar,
+  *,
+  cheapest_first: bool,
 ) -> None:
-  dataset = _load(config)
+  dataset = datasets.load(config.dataset, data_dir=config.data_dir)
+  planned = list(config.cells)
+  if cheapest_first:
+    planned.sort(key=lambda cell: cells.cost(cell, dataset, config.protocol))
   # Once: the checkout may change while this code runs on.
   environment = processes.agreed("environment", results.environment)
   store = stores.Store(config, environment)
   seeds = config.protocol.seeds
   for cell, outcome in simulations.run(
-    config.cells,
+    planned,
     dataset,
     store,
     done=frozenset(records),
     tick=lambda member, *args: bar.tick(cells.describe(member.cell), *args),
     share=processes.share(),
-    stop_requested=interruption.stop_requested,
   ):
     record = {
       "experiment": config.experiment,

@@ -8,20 +8,16 @@ members are trained together changes nothing but the last bits.
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 import functools
 import itertools
-import time
 from typing import NamedTuple
 
 import numpy as np
 
 from experiments import datasets
-from experiments.machine import interruption
+from experiments.machine import processes
 from experiments.population import chunks, groups, store as stores
 from experiments.population.cells import Cell, Member
 from experiments.population.groups import Group
 from experiments.population.store import Metrics, Store
-
-# Between two looks for the members of other processes.
-POLL_SECONDS = 0.5
 
 
 class Outcome(NamedTuple):
@@ -58,7 +54,6 @@ def run(
   done: Collection[Cell] = (),
   tick: Tick,
   share: tuple[int, int] = (0, 1),
-  stop_requested: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[Cell, Outcome]]:
   """Trains cells and yields each as soon as all its members are done.
 
@@ -73,17 +68,8 @@ def run(
     share: Number of this process and of all. The first yields all cells, in
       their order unless members were in the store, and waits for the others'
       members there; the others yield none.
-    stop_requested: Asked before every call of a program whether to stop, after
-      keeping what there is.
-
-  Raises:
-    datasets.DatasetError: If a class has fewer images than shots.
-    interruption.Stopped: If a stop is requested before all is done.
-    results.ResultError: If the store cannot be read or written.
   """
-  pool = _Pool(
-    store, tick, stop_requested, *share, {}, {}, stores.make_look(store)
-  )
+  pool = _Pool(store, tick, *share, {}, {}, stores.make_look(store))
   turn = 0
   for _, similar in itertools.groupby(
     planned, lambda cell: cell._replace(strength=0.0, learning_rate=0.0)
@@ -92,12 +78,13 @@ def run(
     blocks = _blocks(pool.members(group.cells), group.width)
     yield from _train(pool, group, done, list(enumerate(blocks, turn)))
     turn += len(blocks)
-  while not pool.process and pool.left:
-    if stop_requested():
-      raise interruption.Stopped
-    time.sleep(POLL_SECONDS)
+  if pool.process:
+    return
+  for _ in processes.waiting("members of the other processes"):
     _look_again(pool)
     yield from _whole(pool)
+    if not pool.left:
+      break
 
 
 class _Pool(NamedTuple):
@@ -106,7 +93,6 @@ class _Pool(NamedTuple):
   Attributes:
     store: Where members are kept.
     tick: As in `run`.
-    stop_requested: As in `run`.
     process: Number of this process; the first, 0, yields cells.
     num_processes: How many there are.
     finished: What the members gave that are done.
@@ -116,7 +102,6 @@ class _Pool(NamedTuple):
 
   store: Store
   tick: Tick
-  stop_requested: Callable[[], bool]
   process: int
   num_processes: int
   finished: dict[Member, Metrics]
@@ -164,7 +149,6 @@ def _train(
       found=found,
       kept=_kept(pool, chunk),
       tick=functools.partial(_tick, pool),
-      stop_requested=pool.stop_requested,
     )
     pool.finished.update(trained)
     _look_again(pool)

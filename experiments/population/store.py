@@ -73,11 +73,7 @@ def _file_name(config: Config, member: Member) -> str:
 
 
 def find(store: Store, member: Member, width: int) -> Metrics | None:
-  """Reads the metrics of a member, None if it has no checkpoint.
-
-  Raises:
-    checkpoints.CheckpointError: If its checkpoint cannot be used.
-  """
+  """Reads the metrics of a member, None if it has no checkpoint."""
   checkpoint = checkpoints.find(
     path(store, member, width), cells.member_config(store.config, member)
   )
@@ -107,9 +103,6 @@ def prepare(store: Store, cell: Cell, width: int) -> None:
 
   Members that are there are removed if the run does not resume; those that were
   made otherwise are told of.
-
-  Raises:
-    results.ResultError: If the file system refuses.
   """
   if store.config.checkpoint_dir is not None:
     return
@@ -132,9 +125,6 @@ def save(
 
   Of a member that is done only its networks are kept, and those only where they
   are wanted.
-
-  Raises:
-    results.ResultError: If the file system refuses.
   """
   is_wanted = store.config.checkpoint_dir is not None
   done = is_done(metrics)
@@ -160,11 +150,7 @@ def save(
 def restore(
   store: Store, member: Member, width: int, template: Carry
 ) -> tuple[Carry, Metrics]:
-  """Reads what a member in training carries, as the template, and its metrics.
-
-  Raises:
-    checkpoints.CheckpointError: If it cannot be used.
-  """
+  """Reads what a member in training carries, like a template, and metrics."""
   file = path(store, member, width)
   checkpoint = checkpoints.load(file)
   metrics = checkpoint.metrics

@@ -141,12 +141,14 @@ def _course(record: Record) -> dict[str, str]:
 
 def write(
   records: Sequence[Record], directory: pathlib.Path, *, title: str = ""
-) -> None:
-  """Writes `table.md` into a folder that exists, with a title above it."""
-  text = f"{title}\n\n" * bool(title) + f"{table(records)}\n"
+) -> str:
+  """Writes `table.md` into a folder, with a title; returns the table alone."""
+  made = table(records)
+  text = f"{title}\n\n" * bool(title) + f"{made}\n"
   if note := results.mixed_versions(records):
     text += f"\n{note}\n"
   results.write_bytes(directory / "table.md", text.encode())
+  return made
 
 
 def draw(records: Sequence[Record], directory: pathlib.Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from experiments import datasets, learning_rules
 from experiments.architectures import networks
 from experiments.learning import methods
-from experiments.population import runs, simulations
+from experiments.population import simulations
 from experiments.records import results
 from experiments.rules import drawing, records, tables
 from tests.experiments import in_process, tiny
@@ -33,9 +33,7 @@ def _small():
     patch.setattr(datasets, "load", lambda name, **_: digits)
     fewer = methods.METHODS["l1"]._replace(grid=L1)
     patch.setitem(methods.METHODS, "l1", fewer)
-    runs._load_from.cache_clear()
     yield
-  runs._load_from.cache_clear()
 
 
 run = functools.partial(in_process.done, learning_rules)

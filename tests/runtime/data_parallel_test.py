@@ -18,7 +18,7 @@ from tests.experiments.population import simulations_test as tests
 STRENGTHS = (0.5, 10.0)
 DIGITS = datasets.load("digits")
 TINY_SHARED = networks.from_linen(
-  tiny.NormedModule(axis_name=devices.BATCH_AXIS),
+  tiny.NormedModule(axis_name=devices.AXIS),
   (28, 28, 1),
   ("fc2",),
   has_stats=True,
@@ -125,7 +125,7 @@ def test_a_step_of_resnet18_equals_that_of_one_device():
       ("head",),
       has_stats=True,
     )
-    for axis_name in (None, devices.BATCH_AXIS)
+    for axis_name in (None, devices.AXIS)
   ]
   check(
     both,
@@ -135,6 +135,17 @@ def test_a_step_of_resnet18_equals_that_of_one_device():
     shape=(16, 16, 3),
     num_epochs=1,
   )
+
+
+def test_networks_know_the_axis():
+  """BatchNorm of the real one asks for it, wherever it is traced."""
+  shared = networks.make(
+    networks.Spec("resnet18"), (32, 32, 3), axis_name=devices.AXIS
+  )
+  variables = jax.eval_shape(shared.init, jax.random.key(0))
+  images = jax.ShapeDtypeStruct((4, 32, 32, 3), jnp.uint8)
+  with pytest.raises(NameError, match=devices.AXIS):
+    jax.eval_shape(shared.apply, variables, images, None)
 
 
 @pytest.mark.slow
@@ -184,12 +195,19 @@ class TestFlags:
   @pytest.mark.parametrize(
     "args,message",
     (
-      (["--batch_size=51"], "--batch_size: expected a multiple of the 2 "),
-      (["--batch_size=0"], "--batch_size: expected a multiple of the 2 "),
+      (["--batch_size=51"], "Vanilla: a batch of 51 images cannot be shared"),
+      # All 797 training images, as they are fewer; and what a method takes at
+      # least.
+      (["--batch_size=1000"], "a batch of 797 images cannot be shared by 2 "),
+      (["--batch_size=0"], "a batch of 797 images cannot be shared by 2 "),
+      (["--methods=odd"], "Odd: a batch of 101 images cannot be shared by 2"),
       (["--methods=vanilla,decov"], "--data_parallel: decov needs "),
     ),
   )
-  def test_refused(self, args, message, tmp_path):
+  def test_refused(self, args, message, tmp_path, monkeypatch):
+    odd = methods.METHODS["vanilla"]._replace(title="Odd", batch=101)
+    monkeypatch.setitem(methods.METHODS, "odd", odd)
+    monkeypatch.setattr(methods, "OF_ANY_SIZE", (*methods.OF_ANY_SIZE, "odd"))
     err = full_data_test.refused(
       "--data_parallel", *args, f"--output_dir={tmp_path / 'out'}"
     )

@@ -53,15 +53,3 @@ def test_key_and_place_decide():
   for other in (kept(0.5, seed=1), kept(0.5, place=1)):
     # Half of the entries agree, as if by chance.
     np.testing.assert_allclose(np.mean(other == kept(0.5)), 0.5, atol=0.025)
-
-
-def test_mapped_over_members():
-  """A member's rate and key are its own."""
-  keys = jax.vmap(jax.random.key)(jnp.array([0, 1, 2], jnp.uint32))
-  rates = jnp.array([0.0, 0.5, 0.75])
-  together = jax.vmap(lambda dropout: drop(X, dropout, place=2))(
-    Dropout(rates, keys)
-  )
-  for member in range(3):
-    alone = drop(X, Dropout(rates[member], jax.random.key(member)), place=2)
-    np.testing.assert_array_equal(together[member], alone)

@@ -42,14 +42,6 @@ def test_dense_layers_whose_inputs_are_units():
   }
 
 
-def test_dense_kernels_are_in_the_order_of_the_layers():
-  params = tiny.NETWORK.init(jax.random.key(0)).params
-  kernels = networks.dense_kernels(params, ("fc2", "fc1"))
-  assert list(kernels) == ["fc2", "fc1"]
-  for layer, kernel in kernels.items():
-    assert kernel is params[layer]["kernel"]
-
-
 def test_training_and_evaluation_differ_by_the_statistics(population, images):
   variables = members.pick(population, 0)
   (logits, _), batch_stats = tiny.NORMED.apply(variables, images, None)

@@ -53,16 +53,13 @@ def parse(*args):
   """The flags of a script that has all groups."""
   values = flags.FlagValues()
   flag_groups.define_alphas(values, known=list(methods.METHODS))
-  flag_groups.define_learning_rate(values)
   flag_groups.define_bean(values)
   flag_groups.define_few_shot(values)
   flag_groups.define_imitation(values)
   flag_groups.define_competing(values)
-  flag_groups.define_seeds(values, default="3")
-  flag_groups.define_selection_seeds(values, default="100-101")
-  flag_groups.define_schedule(
-    values, shots=("1", "5"), epochs="4", validate_every=2
-  )
+  flag_groups.define(values, learning_rate="5e-4", validate_every=2)
+  flag_groups.define(values, seeds="3", selection_seeds="100-101")
+  flag_groups.define(values, shots=["1", "5"], epochs=["4"])
   values(["script", *args])
   return values
 
@@ -177,6 +174,8 @@ def test_both_seeds():
     (options, "--layers=fc9", "--layers: expected different ones of fc1, fc2"),
     (options, "--first_pseudo=20000", "--last_pseudo: expected at least"),
     (flag_groups.schedule, "--shots=1,1", "--shots: expected different"),
+    (flag_groups.schedule, "--shots=0", "--shots: expected a number from 1"),
+    (flag_groups.schedule, "--epochs=0", "--epochs: expected a number from 1"),
     (flag_groups.schedule, "--epochs=2,2,2", "expected one number or 2, one"),
     (flag_groups.schedule, "--epochs=4,6 --validate_every=4", "got 4 for 6"),
     (flag_groups.both_seeds, "--selection_seeds=2-5", "got 2 in both"),

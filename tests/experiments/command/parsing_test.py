@@ -1,4 +1,4 @@
-"""Tests of experiments.command.parsing; few_shot_test has flags that use it."""
+"""Tests of experiments.command.parsing."""
 
 import math
 

@@ -1,7 +1,5 @@
 """Tests of experiments.learning.chains."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,7 +101,3 @@ def test_exact_gradients_are_those_of_descent(rule):
     )
     found = gradients(rule, network, rate=1.0)(range(4))
     members.assert_close(found, expected)
-
-
-def test_examples_of_docstrings():
-  assert doctest.testmod(chains).failed == 0

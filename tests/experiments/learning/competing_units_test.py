@@ -1,6 +1,5 @@
 """Tests of experiments.learning.competing_units."""
 
-import doctest
 import functools
 
 import jax
@@ -215,7 +214,3 @@ def test_random_changes_of_images_are_seen():
 def test_cost_is_that_of_its_steps():
   # 10 steps of 10 images and 5 more in an epoch, then 2 laps.
   assert competing_units.cost(OPTIONS, 10) == 20 * 10 * 15 + 40 + 2 * 10
-
-
-def test_examples_of_docstrings():
-  assert doctest.testmod(competing_units).failed == 0

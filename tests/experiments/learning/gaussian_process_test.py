@@ -1,7 +1,5 @@
 """Tests of experiments.learning.gaussian_process."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,7 +128,3 @@ def test_blocks_make_a_whole():
     predict(*problem, blocks=True), predict(*problem), strict=True
   ):
     np.testing.assert_allclose(part, whole, rtol=1e-4)
-
-
-def test_examples():
-  assert doctest.testmod(gaussian_process).failed == 0

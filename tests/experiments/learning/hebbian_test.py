@@ -1,7 +1,5 @@
 """Tests of experiments.learning.hebbian and the methods made of it."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,24 +81,6 @@ def test_a_unit_comes_to_its_image_less_the_cost():
   np.testing.assert_allclose(layer["kernel"][:, 0], expected, atol=1e-6)
 
 
-def test_perturbation_is_that_of_the_definition():
-  """Of a linear loss: the mean of xi (xi . g), draw by draw."""
-  slopes, seed = GENERATOR.normal(size=8), 5
-  with jax.enable_x64(True):
-    found = hebbian.perturbation_gradient(
-      lambda params: jnp.sum(params * slopes),
-      np.ones(8),
-      jax.random.key(seed),
-      size=0.01,
-    )
-    bits = np.asarray(jax.random.bits(jax.random.key(seed), (8,), np.uint32))
-  expected = np.zeros(8)
-  for place in range(32):
-    signs = np.array([1.0 if bit >> place & 1 else -1.0 for bit in bits])
-    expected += signs * (signs @ slopes) / 32
-  np.testing.assert_allclose(found, expected, atol=1e-9)
-
-
 def test_perturbation_is_the_gradient_on_average():
   params = {"kernel": GENERATOR.normal(size=(3, 2)), "bias": np.ones(2)}
 
@@ -109,7 +89,8 @@ def test_perturbation_is_the_gradient_on_average():
     losses = optax.softmax_cross_entropy_with_integer_labels(
       logits, jnp.arange(8) % 2
     )
-    return jnp.mean(losses)
+    # Slopes of the cross-entropy alone have the sum 0.
+    return jnp.mean(losses) + 0.3 * jnp.sum(params["bias"])
 
   def estimate(key):
     return hebbian.perturbation_gradient(loss_fn, params, key, size=0.01)
@@ -187,7 +168,3 @@ def test_a_member_that_diverges_is_told():
   _, (report,) = train("hebbian", rates=(np.inf, 5e-3), num_laps=1)
   assert report.failed_step[0] >= 0
   assert report.failed_step[1] == -1
-
-
-def test_examples_of_docstrings():
-  assert doctest.testmod(hebbian).failed == 0

@@ -1,6 +1,5 @@
 """Tests of experiments.learning.imitation and its pseudo examples."""
 
-import doctest
 import functools
 
 import jax
@@ -321,7 +320,3 @@ def test_network_and_reference_learn_digits():
     np.testing.assert_array_equal(
       classes[member], jnp.argmax(probabilities, axis=1)
     )
-
-
-def test_examples():
-  assert doctest.testmod(pseudo_examples).failed == 0

@@ -1,6 +1,5 @@
 """Tests of experiments.learning.methods."""
 
-import doctest
 import re
 
 import jax
@@ -590,7 +589,3 @@ def test_method_trains_a_population(name):
   )
   # The strength is a member's own.
   assert np.array_equal(kernels[0], kernels[2]) == (weak == strong)
-
-
-def test_examples_of_docstrings():
-  assert doctest.testmod(penalties).failed == 0

@@ -1,7 +1,5 @@
 """Tests of experiments.learning.nonnegative and the methods made of it."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,7 +58,3 @@ def test_kernels_of_convolutions_too():
     assert np.min(leaves["kernel"]) == 0
     assert 0.3 < np.mean(leaves["kernel"] == 0) < 0.7
     assert np.min(leaves["bias"]) < 0
-
-
-def test_examples_of_docstrings():
-  assert doctest.testmod(nonnegative).failed == 0

@@ -1,7 +1,5 @@
 """Tests of experiments.learning.predictive_coding."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,6 +123,11 @@ def test_exact_rules_are_backpropagation(rule, settings, dtype, tolerance):
     assert_close(grads, expected, tolerance)
 
 
+def test_a_rule_that_there_is_not():
+  with pytest.raises(KeyError, match="loose"):
+    learn("loose")
+
+
 def test_too_few_sweeps_do_not_reach_the_first_layer():
   """An error goes down one layer a sweep."""
   params, inputs, targets = draw(np.float32)
@@ -205,7 +208,3 @@ def test_a_parameter_of_two_layers_gets_the_sum():
     [tied, tied], squares, rule="fixed", step_size=1.0, num_sweeps=2
   )(params, x, 0.0)
   assert_close(grads, jax.grad(loss_fn)(params), 1e-5)
-
-
-def test_examples_of_docstrings():
-  assert doctest.testmod(predictive_coding).failed == 0

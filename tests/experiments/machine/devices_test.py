@@ -15,7 +15,7 @@ from experiments.machine import devices
 
 _ROOT = pathlib.Path(__file__).parents[3]
 MANY, SHARED = devices.MEMBERS, devices.SHARED
-SECOND = PartitionSpec(None, "members")
+SECOND = PartitionSpec(None, devices.AXIS)
 
 
 def num_devices(code):
@@ -63,13 +63,9 @@ def test_every_core_that_the_process_may_use_is_a_device(code, expected):
 def test_mesh_is_over_all_devices():
   mesh = devices.mesh()
   assert mesh is devices.mesh()
-  assert mesh.axis_names == ("members",)
   assert list(mesh.devices.flat) == jax.local_devices()
   # As tests/conftest.py sets it; otherwise nothing here is spread.
   assert mesh.size == 2
-  other = devices.mesh("batch")
-  assert other.axis_names == ("batch",)
-  assert list(other.devices.flat) == jax.local_devices()
 
 
 class TestSpread:
@@ -105,17 +101,14 @@ class TestSpread:
     with pytest.raises(ValueError, match="evenly divisible"):
       spread(jnp.arange(3))
 
-  def test_another_axis_may_be_reduced_over(self):
-    batch = PartitionSpec("batch")
+  def test_the_axis_may_be_reduced_over(self):
     spread = devices.spread(
-      lambda x, y: jax.lax.psum(jnp.sum(x) * y, "batch"),
-      takes=(batch, SHARED),
+      lambda x, y: jax.lax.psum(jnp.sum(x) * y, devices.AXIS),
+      takes=(MANY, SHARED),
       gives=SHARED,
-      axis="batch",
     )
-    x = devices.place(jnp.arange(4.0), batch, axis="batch")
-    assert x.sharding.spec == batch
-    np.testing.assert_array_equal(spread(x, jnp.ones(3)), [6, 6, 6])
+    sums = spread(jnp.arange(4.0), jnp.ones(3))
+    np.testing.assert_array_equal(sums, [6, 6, 6])
 
   def test_donated_arguments_are_consumed(self):
     spread = devices.spread(

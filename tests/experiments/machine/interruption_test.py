@@ -1,6 +1,5 @@
 """Tests of experiments.machine.interruption."""
 
-import pathlib
 import shutil
 import signal
 import subprocess
@@ -11,13 +10,14 @@ import time
 import pytest
 
 from experiments.machine import interruption
+from tests.experiments import in_process
 
-_ROOT = pathlib.Path(__file__).parents[3]
+UNTIL_ASKED = "while not interruption.stop_requested(): time.sleep(0.01)"
 # Waits in C for minutes and lets other threads run, as a compiled program does.
 BUSY = 'hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)'
 
 
-def start(work):
+def start(work, *before):
   """Starts a process that does some work with its signals handled."""
   program = f"""
 import hashlib, threading, time
@@ -29,8 +29,8 @@ with interruption.handled():
 print("left", flush=True)
 """
   process = subprocess.Popen(
-    [sys.executable, "-c", program],
-    cwd=_ROOT,
+    [*before, sys.executable, "-c", program],
+    cwd=in_process.ROOT,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
@@ -46,7 +46,7 @@ def wait_for_line(process):
 
 
 def test_sigterm_asks():
-  process = start("while not interruption.stop_requested(): time.sleep(0.01)")
+  process = start(UNTIL_ASKED)
   process.send_signal(signal.SIGTERM)
   out, err = process.communicate(timeout=60)
   assert (process.returncode, out) == (0, "left\n")
@@ -134,19 +134,8 @@ def test_a_request_of_another_process_and_its_signal(capfd):
 @pytest.mark.skipif(not shutil.which("timeout"), reason="needs GNU timeout")
 def test_gnu_timeout():
   """It signals the process, and at once its whole group."""
-  program = (
-    "import time; from experiments.machine import interruption\n"
-    "with interruption.handled():\n"
-    "  while not interruption.stop_requested(): time.sleep(0.01)\n"
-    "  time.sleep(0.5)\n"
-    "print('left')"
-  )
-  process = subprocess.run(
-    ["timeout", "--preserve-status", "2.5", sys.executable, "-c", program],
-    cwd=_ROOT,
-    capture_output=True,
-    text=True,
-    timeout=60,
-  )
-  assert (process.returncode, process.stdout) == (0, "left\n")
-  assert process.stderr.count("stopping as soon as ") == 1
+  before = ("timeout", "--preserve-status", "2.5")
+  process = start(f"{UNTIL_ASKED}\n  time.sleep(0.5)", *before)
+  out, err = process.communicate(timeout=60)
+  assert (process.returncode, out) == (0, "left\n")
+  assert err.count("stopping as soon as ") == 1

@@ -229,9 +229,10 @@ def make_whole(folder, *chosen, **changes):
 
 @pytest.fixture(scope="module")
 def _small():
+  digits = tiny.load_few_digits()
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(networks, "make", lambda *_, **__: tiny.NORMED)
-    patch.setattr(runs, "_load", lambda config: tiny.load_few_digits())
+    patch.setattr(datasets, "load", lambda *_, **__: digits)
     with jax.default_matmul_precision("highest"):
       yield
 

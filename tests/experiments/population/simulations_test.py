@@ -13,7 +13,7 @@ from experiments.architectures import models, networks
 from experiments.learning import methods
 from experiments.learning.learner import Hparams, Samples
 from experiments.learning.streams import Shots, Whole
-from experiments.machine import interruption
+from experiments.machine import interruption, processes
 from experiments.population import (
   cells,
   chunks,
@@ -52,7 +52,7 @@ def _tiny_networks():
   made = {spec: network for spec, (_, network, _) in KINDS.items()}
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(networks, "make", lambda spec, *_, **__: made[spec.name])
-    patch.setattr(simulations, "POLL_SECONDS", 0.01)
+    patch.setattr(processes, "POLL_SECONDS", 0.01)
     with jax.default_matmul_precision("highest"):
       yield
 
@@ -95,9 +95,7 @@ def run(folder, kind, planned=None, *, tick=lambda *_: None, **other):
   """Trains cells, going on from what the folder holds; outcomes by cell."""
   planned = make_cells(kind) if planned is None else planned
   options = {
-    name: other.pop(name)
-    for name in ("done", "share", "stop_requested")
-    if name in other
+    name: other.pop(name) for name in ("done", "share") if name in other
   }
   store = make_store(folder, kind, planned, **other)
   return dict(simulations.run(planned, FEW, store, tick=tick, **options))
@@ -286,7 +284,7 @@ def test_killed_and_resumed(moments, kind, finished, tmp_path):
 
 
 @BOTH
-def test_stopped_between_calls(kind, finished, tmp_path):
+def test_stopped_between_calls(kind, finished, tmp_path, monkeypatch):
   """Although no checkpoint is due, nothing is lost; nor are networks wanted."""
   _, expected, _ = finished[kind]
   planned = make_cells(kind)
@@ -294,6 +292,8 @@ def test_stopped_between_calls(kind, finished, tmp_path):
   outcomes, stops, before = {}, 0, 0.0
   while len(outcomes) < 2:
     work = []
+    stop = stop_after(1 if kind == "few_shot" else 5)
+    monkeypatch.setattr(interruption, "stop_requested", stop)
     try:
       for cell, outcome in simulations.run(
         planned,
@@ -301,7 +301,6 @@ def test_stopped_between_calls(kind, finished, tmp_path):
         store,
         done=frozenset(outcomes),
         tick=lambda member, done, _, work=work: work.append(done),
-        stop_requested=stop_after(1 if kind == "few_shot" else 5),
       ):
         outcomes[cell] = outcome
         stores.discard(store, cell, outcome.members_per_chunk)
@@ -378,9 +377,10 @@ def test_processes_share_the_members(num_processes, kind, tmp_path):
 
 
 @BOTH
-def test_first_process_waits_until_it_is_stopped(kind, tmp_path):
+def test_first_process_waits_until_it_is_stopped(kind, tmp_path, monkeypatch):
+  monkeypatch.setattr(interruption, "stop_requested", stop_after(30))
   with pytest.raises(interruption.Stopped):
-    run(tmp_path, kind, share=(0, 2), stop_requested=stop_after(30))
+    run(tmp_path, kind, share=(0, 2))
   assert len(list(tmp_path.rglob("*.npz"))) == 4
 
 
