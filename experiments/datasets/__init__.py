@@ -14,7 +14,15 @@ from experiments.datasets import digits, prepared
 from experiments.datasets.shots import draw_shots
 from experiments.datasets.structure import Dataset, DatasetError, Split
 
-__all__ = ("NAMES", "Dataset", "DatasetError", "Split", "draw_shots", "load")
+__all__ = (
+  "GRAY",
+  "NAMES",
+  "Dataset",
+  "DatasetError",
+  "Split",
+  "draw_shots",
+  "load",
+)
 
 NAMES = ("digits", *prepared.LAYOUTS)
 # Images of 28 x 28 pixels with one channel.
@@ -23,10 +31,7 @@ GRAY = ("digits", "mnist", "fashion_mnist")
 
 @functools.cache
 def load(
-  name: str,
-  *,
-  data_dir: str | os.PathLike[str] | None = None,
-  cache_dir: str | os.PathLike[str] | None = None,
+  name: str, *, data_dir: str | os.PathLike[str] | None = None
 ) -> Dataset:
   """Load a dataset by name, once for equal arguments.
 
@@ -38,8 +43,6 @@ def load(
     name: one of `NAMES`.
     data_dir: folder of TensorFlow Datasets; by default `TFDS_DATA_DIR` of the
       environment, else `~/tensorflow_datasets`. Not used by `digits`.
-    cache_dir: folder for the decoded arrays; by default `BEAN_JAX_CACHE` of the
-      environment, else `bean_jax` in the user's cache folder.
 
   Returns:
     The dataset with its three splits, whose arrays cannot be changed.
@@ -59,10 +62,7 @@ def load(
     raise DatasetError(
       f"Unknown dataset {name!r}: choose one of {', '.join(NAMES)}.{hint}"
     )
-  if name == "digits":
-    dataset = digits.load()
-  else:
-    dataset = prepared.load(name, data_dir=data_dir, cache_dir=cache_dir)
+  dataset = digits.load() if name == "digits" else prepared.load(name, data_dir)
   for split in (dataset.train, dataset.validation, dataset.test):
     for array in split:
       array.flags.writeable = False

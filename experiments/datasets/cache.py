@@ -21,13 +21,13 @@ from experiments.machine import notices
 from experiments.records import archives, files
 
 
-def folder(cache_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
+def folder() -> pathlib.Path:
   """Return the cache folder, which need not exist.
 
-  It is the argument, else `BEAN_JAX_CACHE` of the environment, else `bean_jax`
-  in `XDG_CACHE_HOME`, else `~/.cache/bean_jax`.
+  It is `BEAN_JAX_CACHE` of the environment, else `bean_jax` in
+  `XDG_CACHE_HOME`, else `~/.cache/bean_jax`.
   """
-  chosen = cache_dir or os.environ.get("BEAN_JAX_CACHE")
+  chosen = os.environ.get("BEAN_JAX_CACHE")
   if not chosen:
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     chosen = os.path.join(home, "bean_jax")

@@ -37,12 +37,7 @@ LAYOUTS = {
 }
 
 
-def load(
-  name: str,
-  *,
-  data_dir: str | os.PathLike[str] | None = None,
-  cache_dir: str | os.PathLike[str] | None = None,
-) -> Dataset:
+def load(name: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
   """Load a dataset that TFDS prepared, through the cache.
 
   Training images are the first of TFDS's training split in its stored order,
@@ -56,7 +51,7 @@ def load(
     "version": copy.version,
     "fingerprint": copies.fingerprint(copy),
   }
-  path = cache.folder(cache_dir) / (
+  path = cache.folder() / (
     f"{name}-{copy.version}-{identity['fingerprint'][:16]}.npz"
   )
   arrays = cache.read(path, identity)

@@ -35,7 +35,8 @@ copies.find_or_prepare = lambda *_: copies.Copy(folder, "1.0.0")
 copies.fingerprint = lambda _: "f" * 64
 print("ready", flush=True)
 sys.stdin.readline()
-dataset = datasets.load("mnist", cache_dir=folder / "cache")
+os.environ["BEAN_JAX_CACHE"] = str(folder / "cache")
+dataset = datasets.load("mnist")
 print(int(dataset.test.images.sum()))
 """
 

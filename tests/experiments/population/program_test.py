@@ -8,11 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.architectures import networks
 from experiments.architectures.networks import Variables
 from experiments.learning import descent, learner as learners, methods
 from experiments.learning.learner import Hparams, Samples, Schedule
-from experiments.learning.streams import Augmentation, Batch, Shots, Whole
+from experiments.learning.streams import Batch, Shots, Whole
 from experiments.machine import devices
 from experiments.population import program
 from tests.experiments import members, tiny
@@ -405,26 +404,3 @@ def test_mean_over_real_samples_and_its_gradient():
   assert_close(
     weighted, jax.tree.map(lambda leaf: leaf / 4, expected), rtol=1e-6
   )
-
-
-@pytest.mark.slow
-def test_resnet18_takes_a_step_on_a_cpu():
-  network = networks.make(networks.Spec("resnet18", bfloat16=True))
-  stream = Whole(Augmentation(flip=True, crop=True))
-  (begun, *_, last), metrics = run(
-    make_learner("bean1", stream, network=network),
-    stream,
-    laps=(1, 1),
-    seeds=(0, 1),
-    hparams=make_hparams((3.0, 3.0)),
-  )
-  np.testing.assert_array_equal(last.failed_step, -1)
-  assert np.all(metrics["objective"][1] < metrics["objective"][0])
-  assert np.all(metrics["objective"] > metrics["train_loss"])
-  for before, after in zip(
-    jax.tree.leaves(begun.state.variables),
-    jax.tree.leaves(last.state.variables),
-    strict=True,
-  ):
-    assert after.dtype == np.float32
-    assert np.any(before != after)

@@ -16,7 +16,6 @@ from experiments.learning.streams import Shots, Whole
 from experiments.machine import interruption, processes
 from experiments.population import (
   cells,
-  chunks,
   groups,
   program,
   simulations,
@@ -234,15 +233,6 @@ def test_networks_that_are_kept_are_those_that_were_tested(kind, finished):
     kernels = [variables.params["fc2"]["kernel"] for variables in both]
     differ.append(np.any(kernels[0] != kernels[1]))
   assert any(differ)
-
-
-@BOTH
-def test_nothing_is_trained_twice(kind, finished, monkeypatch):
-  folder, outcomes, _ = finished[kind]
-  before = {path: path.read_bytes() for path in folder.iterdir()}
-  monkeypatch.setattr(chunks, "train", None)
-  assert_same(run(folder, kind, networks_=True), outcomes)
-  assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
 class Killed(Exception):
