@@ -157,6 +157,29 @@ def _fit(train: Samples) -> gaussian_process.Posterior:
   )
 
 
+def _loss(
+  network: Network,
+  params: PyTree,
+  pseudo: tuple[jax.Array, jax.Array, jax.Array],
+  mask: jax.Array,
+  shots: Samples,
+) -> tuple[jax.Array, jax.Array]:
+  """Returns what a step descends, and both of its terms [2].
+
+  Of inputs, targets and weights of pseudo examples, of which the mask tells
+  those that are real, and of labelled examples.
+  """
+  inputs, targets, weights = pseudo
+  inputs = jnp.concatenate([inputs, shots.inputs])
+  (logits, _), _ = network.apply(Variables(params, {}), inputs, None)
+  divergences = optax.losses.kl_divergence(
+    jax.nn.log_softmax(logits[:BATCH_SIZE]), targets
+  )
+  imitation = jnp.mean(weights * divergences, where=mask)
+  cross_entropy = descent.cross_entropy(logits[BATCH_SIZE:], shots.labels)
+  return cross_entropy + imitation, jnp.stack([cross_entropy, imitation])
+
+
 # Parameters, state of Nadam, sums over an epoch of the cross-entropy and the
 # divergence [2], step of the first loss that was not finite (-1 before).
 _Carry = tuple[PyTree, optax.OptState, jax.Array, jax.Array]
@@ -181,26 +204,13 @@ def _lap(
   pseudo = pseudo_examples.move(
     network, period, params, posterior, pseudo, hparams.strength
   )
-  targets, weights = pseudo_examples.targets_and_weights(
-    period, posterior, pseudo
+  examples = (
+    network.prepare(pseudo),
+    *pseudo_examples.targets_and_weights(period, posterior, pseudo),
   )
-  examples, shots = network.prepare(pseudo), network.prepare(data.inputs)
+  shots = data._replace(inputs=network.prepare(data.inputs))
   optimizer = optax.nadam(hparams.learning_rate)
-
-  def loss_fn(
-    params: PyTree, rows: jax.Array, mask: jax.Array, labelled: jax.Array
-  ) -> tuple[jax.Array, jax.Array]:
-    inputs = jnp.concatenate([examples[rows], shots[labelled]])
-    (logits, _), _ = network.apply(Variables(params, {}), inputs, None)
-    divergences = optax.losses.kl_divergence(
-      jax.nn.log_softmax(logits[:BATCH_SIZE]), targets[rows]
-    )
-    imitation = jnp.mean(weights[rows] * divergences, where=mask)
-    cross_entropy = descent.cross_entropy(
-      logits[BATCH_SIZE:], data.labels[labelled]
-    )
-    losses = jnp.stack([cross_entropy, imitation])
-    return cross_entropy + imitation, losses
+  grad_fn = jax.value_and_grad(functools.partial(_loss, network), has_aux=True)
 
   def run_epoch(epoch: jax.Array, carry: _Carry) -> _Carry:
     number = period.number * num_epochs + epoch
@@ -208,8 +218,8 @@ def _lap(
       jax.random.fold_in(jax.random.fold_in(key, purpose), number)
       for purpose in (learner.SHUFFLE, SHOTS)
     )
-    places = jax.random.uniform(order_key, weights.shape)
-    real = jnp.arange(len(weights)) < period.num_examples
+    places = jax.random.uniform(order_key, (len(pseudo),))
+    real = jnp.arange(len(pseudo)) < period.num_examples
     order = jnp.argsort(jnp.where(real, places, 2))
     first_step = period.first_step + epoch * period.num_steps
 
@@ -221,8 +231,11 @@ def _lap(
       labelled = jax.random.permutation(
         jax.random.fold_in(shots_key, step), len(data.labels)
       )[:SHOTS_PER_STEP]
-      (loss, both), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-        params, rows, mask, labelled
+      (loss, both), grads = grad_fn(
+        params,
+        jax.tree.map(lambda leaf: leaf[rows], examples),
+        mask,
+        jax.tree.map(lambda leaf: leaf[labelled], shots),
       )
       updates, opt_state = optimizer.update(grads, opt_state, params)
       failed = ~jnp.isfinite(loss) & (failed_step < 0)

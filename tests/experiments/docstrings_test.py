@@ -2,14 +2,14 @@
 
 import doctest
 import importlib
-import pathlib
 
 import pytest
 
-_ROOT = pathlib.Path(__file__).parents[2]
+from tests.experiments import in_process
+
 MODULES = [
-  ".".join(path.relative_to(_ROOT).with_suffix("").parts)
-  for path in sorted((_ROOT / "experiments").rglob("*.py"))
+  ".".join(path.relative_to(in_process.ROOT).with_suffix("").parts)
+  for path in sorted((in_process.ROOT / "experiments").rglob("*.py"))
   if ">>> " in path.read_text()
 ]
 

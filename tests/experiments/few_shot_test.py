@@ -47,6 +47,7 @@ def _small_network():
 
 parsed = functools.partial(in_process.parsed, few_shot)
 run = functools.partial(in_process.run, few_shot)
+done = functools.partial(in_process.done, few_shot)
 refused = functools.partial(in_process.refused, few_shot)
 
 
@@ -63,9 +64,7 @@ def names(directory):
 def finished(tmp_path_factory):
   """The folder of a small run, and what it printed."""
   directory = tmp_path_factory.mktemp("finished") / "deep" / "folder"
-  status, out, err = run(*SMALL, f"--output_dir={directory}")
-  assert (status, err) == (0, "")
-  return directory, out
+  return directory, done(*SMALL, f"--output_dir={directory}")
 
 
 @pytest.fixture
@@ -108,10 +107,7 @@ class TestRun:
     before = in_process.contents(copy)
     (copy / "table.md").unlink()
     (copy / FIGURES[0]).unlink()
-    status, out, err = run(
-      *SMALL, "--members_per_chunk=1", f"--output_dir={copy}"
-    )
-    assert (status, err) == (0, "")
+    out = done(*SMALL, "--members_per_chunk=1", f"--output_dir={copy}")
     assert out.startswith("cells done already: 2\n")
     after = in_process.contents(copy)
     assert sorted(after) == sorted([*NAMES, *FIGURES, "table.md"])
@@ -138,8 +134,7 @@ class TestRun:
       " there\n"
     )
     assert names(tmp_path) == [NAMES[1]]
-    status, out, _ = run(*SMALL, f"--output_dir={tmp_path}")
-    assert status == 0
+    out = done(*SMALL, f"--output_dir={tmp_path}")
     assert out.startswith("cells done already: 1\n")
     assert in_process.numbers(tmp_path) == in_process.numbers(finished[0])
     assert names(tmp_path) == names(finished[0])

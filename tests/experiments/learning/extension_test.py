@@ -1,6 +1,5 @@
 """The learner that BUILD.md adds as an example, trained by a script."""
 
-import pathlib
 import re
 
 import numpy as np
@@ -12,12 +11,10 @@ from experiments.learning import methods
 from experiments.records import results
 from tests.experiments import in_process, tiny
 
-_ROOT = pathlib.Path(__file__).parents[3]
-
 
 @pytest.fixture
 def _example(monkeypatch):
-  text = (_ROOT / "BUILD.md").read_text()
+  text = (in_process.ROOT / "BUILD.md").read_text()
   (code,) = [
     block
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -32,17 +29,12 @@ def _example(monkeypatch):
 
 @pytest.mark.usefixtures("_example")
 def test_it_learns_and_stands_in_the_table(tmp_path):
-  status, out, err = in_process.run(
+  out = in_process.done(
     few_shot,
-    "--methods=vanilla,perturbation",
-    "--alphas=perturbation:0,0.02",
-    "--shots=1",
-    "--seeds=2",
-    "--epochs=20",
-    "--batch_size=0",
+    *("--methods=vanilla,perturbation", "--alphas=perturbation:0,0.02"),
+    *("--shots=1", "--seeds=2", "--epochs=20", "--batch_size=0"),
     f"--output_dir={tmp_path}",
   )
-  assert (status, err) == (0, "")
   assert "1-shot Weight perturbation size=0.02: test " in out
   assert "| Weight perturbation | size 0.02" in re.sub(" +", " ", out)
   still, moving = (

@@ -265,11 +265,8 @@ def test_cost_is_that_of_its_steps():
 
 
 # The first step's loss is as it should be, whatever the rate.
-@pytest.mark.parametrize(
-  "strange", (pytest.param(jnp.inf, marks=pytest.mark.slow), jnp.nan)
-)
-def test_failed_member_stands_still_and_the_others_go_on(strange):
-  rates = jnp.array([RATE, strange, RATE, RATE])
+def test_failed_member_stands_still_and_the_others_go_on():
+  rates = jnp.array([RATE, jnp.nan, RATE, RATE])
   carry, curves = run(hparams=make_hparams(rates))
   assert 1 <= carry.failed_step[1] < 4
   others = np.array((0, 2, 3))

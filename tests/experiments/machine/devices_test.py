@@ -1,7 +1,6 @@
 """Tests of experiments.machine.devices."""
 
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -12,8 +11,8 @@ import numpy as np
 import pytest
 
 from experiments.machine import devices
+from tests.experiments import in_process
 
-_ROOT = pathlib.Path(__file__).parents[3]
 MANY, SHARED = devices.MEMBERS, devices.SHARED
 SECOND = PartitionSpec(None, devices.AXIS)
 
@@ -29,7 +28,7 @@ print(devices.mesh().size, jax.local_device_count())
 """
   out = subprocess.run(
     [sys.executable, "-W", "error", "-c", program],
-    cwd=_ROOT,
+    cwd=in_process.ROOT,
     env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
     capture_output=True,
     text=True,

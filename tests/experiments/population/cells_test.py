@@ -12,8 +12,8 @@ from experiments.learning.streams import Augmentation, Shots, Whole
 from experiments.population import cells
 from experiments.population.cells import Cell, Member
 from experiments.records import results
+from tests.experiments import in_process
 
-_ROOT = pathlib.Path(__file__).parents[3]
 VANILLA = Cell(Shots(1), "vanilla", 0.0, 6)
 BEAN = Cell(Shots(1), "bean1", 10.0, 6)
 WHOLE = BEAN._replace(stream=Whole())
@@ -147,8 +147,8 @@ def test_members_are_told_apart_by_their_seed():
 RECORDS = sorted(
   path
   for folder in ("few_shot_mnist", "dropout_at_eval", "full_data", "study")
-  for path in (_ROOT / "results" / folder).rglob("*.json")
-) + sorted((_ROOT / "results/table1/chosen").glob("*.json"))
+  for path in (in_process.ROOT / "results" / folder).rglob("*.json")
+) + sorted((in_process.ROOT / "results/table1/chosen").glob("*.json"))
 
 
 def test_records_of_before_are_valid():
