@@ -282,7 +282,7 @@ def define_folders(values: flags.FlagValues, *, output_dir: str) -> None:
 def both_seeds(
   values: flags.FlagValues,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-  """Returns the seeds that are reported, and --selection_seeds, that choose."""
+  """Returns the seeds that are reported, and those that choose."""
   seeds = parsing.seeds("seeds", values.seeds)
   choosing = parsing.seeds("selection_seeds", values.selection_seeds)
   if both := set(seeds) & set(choosing):

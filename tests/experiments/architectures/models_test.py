@@ -125,17 +125,15 @@ def test_hidden_enter_their_layers(name, population, images):
     np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("which", ("module", "apply", "evaluate"))
+# `apply` has unfolded_lenet5_test.
+@pytest.mark.parametrize("which", ("module", "evaluate"))
 def test_lenet5_equals_its_definition(which, population, images):
   params = pick(population["lenet5"], 1)
   variables, network = Variables(params, {}), NETWORKS["lenet5"]
   if which == "module":
     logits, hidden = jax.jit(models.LeNet5().apply)({"params": params}, images)
-  elif which == "evaluate":
-    logits, hidden = jax.jit(network.evaluate)(variables, images)
   else:
-    inputs = network.prepare(images)
-    (logits, hidden), _ = jax.jit(network.apply)(variables, inputs)
+    logits, hidden = jax.jit(network.evaluate)(variables, images)
   expected, expected_hidden = lenet5(params, images)
   np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
   assert list(hidden) == list(expected_hidden)

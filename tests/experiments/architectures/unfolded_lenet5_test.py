@@ -9,17 +9,17 @@ import pytest
 from experiments import datasets
 from experiments.architectures import models, networks, unfolded_lenet5
 from experiments.architectures.dropout import Dropout
+from experiments.architectures.networks import Variables
 
 NUM_MEMBERS = 3
 LAYERS = ("conv1", "conv2", "fc1", "fc2", "fc3")
+LENET5 = networks.make(networks.Spec("lenet5"))
 
 
 @pytest.fixture(scope="module")
 def params():
   """Parameters of some members; drawn by NumPy, which compiles nothing."""
-  shapes = jax.eval_shape(
-    networks.make(networks.Spec("lenet5")).init, jax.random.key(0)
-  ).params
+  shapes = jax.eval_shape(LENET5.init, jax.random.key(0)).params
   generator = np.random.default_rng(0)
 
   def draw(leaf):
@@ -44,8 +44,14 @@ def module_apply(params, images):
   return models.LeNet5().apply({"params": params}, images)
 
 
-def unfolded_apply(params, images):
-  return unfolded_lenet5.apply(params, unfolded_lenet5.prepare(images))
+def unfolded_apply(params, images, dropout=None):
+  inputs = LENET5.prepare(images)
+  return LENET5.apply(Variables(params, {}), inputs, dropout)[0]
+
+
+@jax.jit
+def predict(params, images, dropout=None):
+  return LENET5.predict(Variables(params, {}), images, dropout)
 
 
 def loss_and_grads(apply):
@@ -99,7 +105,7 @@ def test_equals_module_with_gradients(num_images, params, digits):
 def test_predict_takes_the_largest_logit(num_images, params, digits):
   assert unfolded_lenet5.PREDICT_BLOCK == 32
   images = np.concatenate([digits.images, noise(20)])[-num_images:]
-  classes = jax.jit(unfolded_lenet5.predict)(params, images)
+  classes = predict(params, images)
   logits, _ = jax.vmap(module_apply, in_axes=(0, None))(params, images)
   assert classes.shape == (NUM_MEMBERS, num_images)
   np.testing.assert_array_equal(classes, logits.argmax(axis=-1))
@@ -111,10 +117,9 @@ def test_apply_drops_what_the_module_drops(params, digits):
 
   @jax.jit
   def run(params, images, dropout):
-    windows = unfolded_lenet5.prepare(images)
     return (
       models.LeNet5().apply({"params": params}, images, dropout),
-      unfolded_lenet5.apply(params, windows, dropout),
+      unfolded_apply(params, images, dropout),
     )
 
   expected, actual = run(first(params), images, dropout)
@@ -134,7 +139,7 @@ def test_predict_drops_as_often_as_the_module(params, digits):
   keys = jax.vmap(jax.random.key)(jnp.arange(4, dtype=jnp.uint32))
   dropout = Dropout(jnp.array([0.5, 0.5, 0.0]), keys[:3])
   classes = np.asarray(
-    jax.jit(unfolded_lenet5.predict)(
+    predict(
       jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), one), images, dropout
     )
   )
