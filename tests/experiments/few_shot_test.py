@@ -139,18 +139,6 @@ class TestRun:
     assert in_process.numbers(tmp_path) == in_process.numbers(finished[0])
     assert names(tmp_path) == names(finished[0])
 
-  def test_failed_simulations_are_reported(self, tmp_path):
-    args = (*SMALL, "--methods=vanilla", "--learning_rate=1e38")
-    status, out, _ = run(*args, f"--output_dir={tmp_path}")
-    assert status == 0
-    assert "Vanilla: test none, 0 of 2 simulations" in out
-    record = results.read(tmp_path / "digits-1shot-vanilla.json")
-    assert record["metrics"]["test_accuracy"] == [None, None]
-    step = record["metrics"]["failed_step"][1]
-    assert step > 0
-    assert f"seed 1 met a non-finite loss in step {step}: left out" in out
-    assert "none" in (tmp_path / "table.md").read_text()
-
 
 def test_images_of_another_shape_are_refused(tmp_path):
   line = refused("--dataset=cifar10", f"--output_dir={tmp_path / 'new'}")

@@ -49,12 +49,6 @@ def test_failed_simulations_are_named(capsys):
   assert [line[:8] for line in reasons] == ["  seed 3", "  seed 4", "  seed 9"]
 
 
-def test_cells_that_were_done_before(capsys):
-  with progress.bar(total=0, skipped=3):
-    pass
-  assert capsys.readouterr().out == "cells done already: 3\n"
-
-
 def test_bar_on_a_terminal(terminal, capsys):
   with progress.bar(total=200, skipped=0) as bar:
     bar.tick(CELL, 50, 0.4567)
