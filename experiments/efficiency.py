@@ -154,7 +154,7 @@ def run() -> None:
         (drawing.curves, "lost"),
         (drawing.needs, "needed"),
       ):
-        path = directory / f"{name}-{kind}-{choice}"
+        path = directory / f"{name}-{kind}-{choice}.png"
         with canvas.attempt(path):
           function(path, group, choice)
   print(f"all tables and figures in {directory}")

@@ -218,12 +218,11 @@ def draw(path: pathlib.Path, record: Mapping[str, Any], rule: str) -> None:
   """Draws relative errors and angles against n, a column for each eta."""
   config = record["config"]
   rates, sweeps = config["step_sizes"], config["sweeps"]
-  drawing = canvas.figure.Figure(
-    figsize=(2 + 2.3 * len(rates), 5.6), dpi=130, layout="constrained"
-  )
-  drawing.suptitle(
-    f"Predictive coding ({RULES[rule]}) beside backpropagation, LeNet-5",
-    fontsize=13,
+  drawing = canvas.blank(
+    2 + 2.3 * len(rates),
+    5.6,
+    title=f"Predictive coding ({RULES[rule]}) beside backpropagation, LeNet-5",
+    dpi=130,
   )
   grid = drawing.subplots(
     len(_MEASURES), len(rates), sharex=True, sharey="row", squeeze=False
@@ -241,8 +240,7 @@ def draw(path: pathlib.Path, record: Mapping[str, Any], rule: str) -> None:
           figures.style("", index) | look,
         )
       plot.set_xscale("log")
-      plot.grid(color="0.88", linewidth=0.8)
-      plot.spines[["top", "right"]].set_visible(False)
+      figures.frame(plot, "")
     plots[0].set_ylabel(words, fontsize=11)
     plots[0].set_ylim(bottom=0)
     if name == "relative_error":
@@ -255,12 +253,7 @@ def draw(path: pathlib.Path, record: Mapping[str, Any], rule: str) -> None:
     plot.set_title(f"eta {eta:g}", fontsize=11)
   for plot in grid[-1]:
     plot.set_xlabel("sweeps n", fontsize=11)
-  drawing.legend(
-    *grid[0][0].get_legend_handles_labels(),
-    loc="outside lower center",
-    ncols=len(PARTS),
-    frameon=False,
-  )
+  canvas.legend(drawing, grid[0, 0], columns=len(PARTS))
   canvas.save(drawing, path)
 
 

@@ -1,9 +1,9 @@
 """Figures of efficiency records, as PNG and PDF.
 
 Every method has a colour, a line style and a marker of its own, the same in all
-figures, so that they can be read in black and white. Paths are without an
-ending, and every function returns the figure that was written. Strengths are
-chosen as `needed.CHOICES` says.
+figures, so that they can be read in black and white. Paths end in .png, and
+every function returns the figure that was written. Strengths are chosen as
+`needed.CHOICES` says.
 """
 
 import pathlib
@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.assemblies.figures import bands, blank, legend, save
 from experiments.compaction import needed
 from experiments.compaction.needed import Group, Way
 from experiments.learning import methods
-from experiments.tables import figures, paper
+from experiments.tables import canvas, figures, paper
 from experiments.tables.canvas import axes, figure, ticker
 
 # Points lost beyond which curves leave the picture.
@@ -30,11 +29,11 @@ def curves(path: pathlib.Path, group: Group, choice: str) -> figure.Figure:
   """
   rows = 1 + any(retrained for _, retrained in group.ways)
   columns = len(group.ways) // rows
-  drawing = blank((3.7 * columns + 0.6, 3.1 * rows + 1.1), dpi=150)
-  drawing.suptitle(
-    f"{paper.title(group.title)}: points of test accuracy lost when the dense "
-    "layers shrink",
-    fontsize=13,
+  drawing = canvas.blank(
+    3.7 * columns + 0.6,
+    3.1 * rows + 1.1,
+    title=f"{paper.title(group.title)}: points of test accuracy lost when the "
+    "dense layers shrink",
   )
   plots = drawing.subplots(rows, columns, squeeze=False, sharey=True)
   top = -1.0
@@ -52,8 +51,8 @@ def curves(path: pathlib.Path, group: Group, choice: str) -> figure.Figure:
   ticks = [tick for tick in ticks if tick >= top]
   first.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
   first.set_yticks([], minor=True)
-  legend(drawing, first, columns=6 if drawing.get_figwidth() > 9 else 3)
-  return save(drawing, path)
+  canvas.legend(drawing, first, columns=6 if drawing.get_figwidth() > 9 else 3)
+  return canvas.save(drawing, path, with_pdf=True)
 
 
 def _draw_way(plot: axes.Axes, group: Group, choice: str, way: Way) -> float:
@@ -64,12 +63,12 @@ def _draw_way(plot: axes.Axes, group: Group, choice: str, way: Way) -> float:
     losses = 100 * needed.lost(group, cell, way, "test")
     counts = cell.values(f"{scheme}/parameters").mean(axis=0)
     order = np.argsort(counts)
-    mean, low, high = bands(losses.T)[order].T
-    fewest = min(fewest, float(mean.min()))
+    band = figures.bands(losses.T)[:, order]
+    fewest = min(fewest, float(band[0].min()))
     plot.errorbar(
       counts[order],
-      mean,
-      yerr=np.abs([low - mean, high - mean]),
+      band[0],
+      yerr=figures.lengths(*band),
       capsize=2,
       elinewidth=1.0,
       label=methods.METHODS[cell.method].title,
@@ -87,11 +86,11 @@ def needs(path: pathlib.Path, group: Group, choice: str) -> figure.Figure:
   A row for each way to make a head smaller, a marker for each method with its
   95 % bootstrap bar; hollow where not every seed is accurate enough.
   """
-  drawing = blank((8.0, 0.85 * len(group.ways) + 1.9), dpi=150)
-  drawing.suptitle(
-    f"{paper.title(group.title)}: parameters needed for at most "
+  drawing = canvas.blank(
+    8.0,
+    0.85 * len(group.ways) + 1.9,
+    title=f"{paper.title(group.title)}: parameters needed for at most "
     f"{group.points:g} points lost",
-    fontsize=13,
   )
   plot = drawing.add_subplot()
   looks = {
@@ -101,12 +100,12 @@ def needs(path: pathlib.Path, group: Group, choice: str) -> figure.Figure:
     for cell in needed.choose(group, choice, way):
       place = group.methods.index(cell.method) - (len(looks) - 1) / 2
       need = needed.need(group, cell, way)
-      ((mean, low, high),) = bands([need.parameters])
+      band = figures.bands([need.parameters])
       hollow = {} if need.reached.all() else {"markerfacecolor": "white"}
       plot.errorbar(
-        mean,
+        band[0],
         row + 0.12 * place,
-        xerr=np.abs([[low - mean], [high - mean]]),
+        xerr=figures.lengths(*band),
         capsize=2,
         elinewidth=1.2,
         **looks[cell.method] | hollow,
@@ -124,8 +123,8 @@ def needs(path: pathlib.Path, group: Group, choice: str) -> figure.Figure:
     fontsize=11,
   )
   _frame(plot, "")
-  legend(drawing, plot)
-  return save(drawing, path)
+  canvas.legend(drawing, plot)
+  return canvas.save(drawing, path, with_pdf=True)
 
 
 def _look(group: Group, method: str) -> dict[str, Any]:

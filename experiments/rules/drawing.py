@@ -13,7 +13,6 @@ from experiments.learning import methods
 from experiments.records import results
 from experiments.rules.records import EDGES, Record
 from experiments.tables import canvas, figures
-from experiments.tables.canvas import axes, figure
 from experiments.weights import distributions
 
 MOST = 7
@@ -58,8 +57,7 @@ def accuracy_against_epsilon(
   path: pathlib.Path, evaluations: Mapping[str, Record], *, title: str
 ) -> None:
   """Draws accuracy under each attack, with the share of zero gradients."""
-  drawing = figure.Figure(figsize=(11.0, 5.0), dpi=150, layout="constrained")
-  drawing.suptitle(title, fontsize=13)
+  drawing = canvas.blank(11.0, 5.0, title=title)
   plots = drawing.subplots(1, len(_ATTACKS), sharey=True)
   for plot, (attack, name) in zip(plots, _ATTACKS.items(), strict=True):
     figures.frame(plot, name, "epsilon")
@@ -69,12 +67,14 @@ def accuracy_against_epsilon(
       figures.curve(
         plot,
         record["config"]["epsilons"],
-        figures.bands(100 * results.metric(record, attack)),
+        figures.bands(100 * results.metric(record, attack).T),
         figures.style(label, index) | {"label": label},
       )
   plots[0].set_ylabel("accuracy (%)", fontsize=12)
   plots[0].set_ylim(-3, 103)
-  _finish(drawing, plots[0], path, "in brackets: images whose gradient is zero")
+  note = "in brackets: images whose gradient is zero"
+  canvas.legend(drawing, plots[0], title=note, title_fontsize=9, fontsize=9)
+  canvas.save(drawing, path)
 
 
 def weight_histograms(
@@ -83,12 +83,8 @@ def weight_histograms(
   """Draws the strengths of the first seed, and their fits."""
   columns = 2 if len(evaluations) == 4 else min(3, len(evaluations))
   rows = -(-len(evaluations) // columns)
-  drawing = figure.Figure(
-    figsize=(0.6 + 3.5 * columns, 1.2 + 2.5 * rows),
-    dpi=150,
-    layout="constrained",
-  )
-  drawing.suptitle(title, fontsize=13)
+  width, height = 0.6 + 3.5 * columns, 1.2 + 2.5 * rows
+  drawing = canvas.blank(width, height, title=title)
   grid = drawing.subplots(rows, columns, sharex=True, squeeze=False)
   middles = np.sqrt(EDGES[1:] * EDGES[:-1])
   width = np.log(EDGES[1] / EDGES[0])
@@ -130,7 +126,8 @@ def weight_histograms(
     last = (len(evaluations) - 1 - column) // columns
     grid[last, column].set_xlabel("|w| / max |w|", fontsize=10)
     grid[last, column].tick_params(labelbottom=True)
-  _finish(drawing, grid[0, 0], path, "")
+  canvas.legend(drawing, grid[0, 0], fontsize=9)
+  canvas.save(drawing, path)
 
 
 def receptive_fields(
@@ -142,12 +139,8 @@ def receptive_fields(
   positive, blue negative.
   """
   units = min(_UNITS, max(map(len, fields.values())))
-  drawing = figure.Figure(
-    figsize=(2.2 + 0.95 * units, 0.6 + 1.0 * len(fields)),
-    dpi=150,
-    layout="constrained",
-  )
-  drawing.suptitle(title, fontsize=12)
+  width, height = 2.2 + 0.95 * units, 0.6 + 1.0 * len(fields)
+  drawing = canvas.blank(width, height, title=title)
   grid = drawing.subplots(len(fields), units, squeeze=False)
   for row, (method, weights) in zip(grid, fields.items(), strict=True):
     norms = np.linalg.norm(weights.reshape(len(weights), -1), axis=1)
@@ -167,20 +160,4 @@ def receptive_fields(
       va="center",
       fontsize=9,
     )
-  canvas.save(drawing, path)
-
-
-def _finish(
-  drawing: figure.Figure, plot: axes.Axes, path: pathlib.Path, note: str
-) -> None:
-  drawing.legend(
-    *plot.get_legend_handles_labels(),
-    title=note or None,
-    title_fontsize=9,
-    loc="outside lower center",
-    ncols=3,
-    fontsize=9,
-    frameon=False,
-    handlelength=3.5,
-  )
   canvas.save(drawing, path)

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import contextlib
 import io
 import os
+import pathlib
 import sys
+from typing import Any
 
 from experiments.machine import notices
 from experiments.records import results
@@ -57,9 +59,49 @@ def attempt(path: str | os.PathLike[str]) -> Iterator[None]:
     notices.warn(f"{os.fspath(path)}: could not be drawn ({reason})")
 
 
-def save(drawing: figure.Figure, path: str | os.PathLike[str]) -> None:
-  """Writes a PNG file whole or not at all, equal bytes for equal data."""
-  buffer = io.BytesIO()
-  # Without the version of matplotlib.
-  drawing.savefig(buffer, format="png", metadata={"Software": None})
-  results.write_bytes(path, buffer.getvalue())
+def blank(
+  width: float, height: float, *, title: str = "", dpi: int = 150
+) -> figure.Figure:
+  """Makes a figure of so many inches, with a title above all of its axes."""
+  drawing = figure.Figure(
+    figsize=(width, height), dpi=dpi, layout="constrained"
+  )
+  if title:
+    drawing.suptitle(title, fontsize=13)
+  return drawing
+
+
+def legend(
+  drawing: figure.Figure, plot: axes.Axes, *, columns: int = 3, **options: Any
+) -> None:
+  """Names the lines of a plot below all plots, where it covers none."""
+  options = {"fontsize": 10, "frameon": False, "handlelength": 3.5} | options
+  for count in range(columns, 0, -1):
+    drawn = drawing.legend(
+      *plot.get_legend_handles_labels(),
+      loc="outside lower center",
+      ncols=count,
+      **options,
+    )
+    if drawn.get_window_extent().width <= drawing.bbox.width or count == 1:
+      break
+    drawn.remove()
+
+
+# Without versions and dates, so that equal data make equal bytes.
+_METADATA: dict[str, dict[str, None]] = {
+  ".png": {"Software": None},
+  ".pdf": dict.fromkeys(("Creator", "Producer", "CreationDate")),
+}
+
+
+def save(
+  drawing: figure.Figure, path: pathlib.Path, *, with_pdf: bool = False
+) -> figure.Figure:
+  """Writes a PNG file whole or not at all, and a PDF file beside it."""
+  for ending in (".png", ".pdf")[: 1 + with_pdf]:
+    buffer = io.BytesIO()
+    metadata = _METADATA[ending]
+    drawing.savefig(buffer, format=ending[1:], metadata=metadata)
+    results.write_bytes(path.with_suffix(ending), buffer.getvalue())
+  return drawing

@@ -6,8 +6,8 @@ colour (Okabe and Ito's, which colour-blind readers can tell apart), a line
 style and a marker of its own, so a figure can be read in black and white.
 """
 
-from collections.abc import Mapping, Sequence
-import os
+from collections.abc import Iterable, Mapping, Sequence
+import pathlib
 import textwrap
 from typing import Any
 
@@ -18,7 +18,6 @@ from experiments.learning import methods
 from experiments.tables import canvas, stats
 from experiments.tables.canvas import axes, figure
 
-Path = str | os.PathLike[str]
 # For each line its label, places [num_points] and as many means with bounds.
 Series = Sequence[tuple[str, ArrayLike, Sequence[stats.Interval]]]
 
@@ -38,7 +37,7 @@ _LEGEND_COLUMNS = 3
 
 
 def learning_curves(
-  path: Path,
+  path: pathlib.Path,
   curves: Sequence[tuple[str, np.ndarray, np.ndarray]],
   *,
   title: str,
@@ -53,17 +52,16 @@ def learning_curves(
     kept = values[np.isfinite(values).all(axis=1)]
     if len(kept) < len(values):
       label = f"{label} ({len(kept)} of {len(values)} seeds)"
-    epochs = epochs if len(kept) else epochs[:0]
     # Few markers, and not above each other.
     every = max(1, len(epochs) // 8)
     places = index * every // len(curves), every
     look = style(label, index) | {"label": label, "markevery": places}
-    curve(plot, epochs, 100.0 * bands(kept), look)
+    curve(plot, epochs, 100.0 * bands(kept.T), look)
   return _finish(drawing, path)
 
 
 def accuracy_against_shots(
-  path: Path, series: Series, *, title: str
+  path: pathlib.Path, series: Series, *, title: str
 ) -> figure.Figure:
   """Draws accuracy at each number of training images a class.
 
@@ -84,7 +82,7 @@ def accuracy_against_shots(
 
 
 def accuracy_against_hparam(
-  path: Path,
+  path: pathlib.Path,
   series: Series,
   *,
   title: str,
@@ -124,7 +122,7 @@ def accuracy_against_hparam(
 
 
 def differences(
-  path: Path,
+  path: pathlib.Path,
   series: Sequence[tuple[str, Mapping[str, stats.Interval]]],
   *,
   title: str,
@@ -143,7 +141,7 @@ def differences(
     plot.errorbar(
       percent[0],
       rows + offsets[index],
-      xerr=_lengths(*percent),
+      xerr=lengths(*percent),
       label=label,
       capsize=3,
       elinewidth=1.3,
@@ -191,20 +189,30 @@ def _percent(intervals: Sequence[stats.Interval]) -> np.ndarray:
 def _error_bars(
   plot: axes.Axes, x: np.ndarray, percent: np.ndarray, **look: Any
 ) -> None:
-  bars = _lengths(*percent)
+  bars = lengths(*percent)
   plot.errorbar(x, percent[0], yerr=bars, elinewidth=1.3, **look)
 
 
-def _lengths(mean: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def lengths(mean: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+  """Returns how far bounds [n] are below and above means [2, n]."""
   # Equal values may have a mean just outside of their bounds.
   return np.maximum([mean - low, high - mean], 0.0)
 
 
-def bands(values: np.ndarray) -> np.ndarray:
-  """Returns mean, low and high [3, num_points] of [num_seeds, num_points]."""
-  columns = values.T if len(values) else ()
-  intervals = [stats.mean_interval(c, num_resamples=2000) for c in columns]
-  return np.array(intervals, np.float64).reshape(-1, 3).T
+def bands(points: Iterable[np.ndarray]) -> np.ndarray:
+  """Returns mean, low and high [3, num_points] of [num_points][num_seeds].
+
+  Numbers that are not finite are left out. Of one there is no band.
+  """
+  kept = [values[np.isfinite(values)] for values in points]
+  return np.array(
+    [
+      stats.mean_interval(values, num_resamples=2000)
+      if values.size
+      else [np.nan] * 3
+      for values in kept
+    ]
+  ).T
 
 
 def curve(
@@ -254,9 +262,7 @@ def _blank(
   title: str, xlabel: str, num_series: int
 ) -> tuple[figure.Figure, axes.Axes]:
   legend_rows = -(-(num_series + 1) // _LEGEND_COLUMNS)
-  drawing = figure.Figure(
-    figsize=(7.0, 4.6 + 0.2 * legend_rows), dpi=150, layout="constrained"
-  )
+  drawing = canvas.blank(7.0, 4.6 + 0.2 * legend_rows)
   plot = drawing.add_subplot()
   frame(plot, "")
   plot.set_title(title, fontsize=13, wrap=True)
@@ -267,18 +273,6 @@ def _blank(
   return drawing, plot
 
 
-def _finish(drawing: figure.Figure, path: Path) -> figure.Figure:
-  # Below the axes, where it cannot cover a line.
-  for columns in range(_LEGEND_COLUMNS, 0, -1):
-    legend = drawing.legend(
-      loc="outside lower center",
-      ncols=columns,
-      fontsize=10,
-      frameon=False,
-      handlelength=3.5,
-    )
-    if legend.get_window_extent().width <= drawing.bbox.width or columns == 1:
-      break
-    legend.remove()
-  canvas.save(drawing, path)
-  return drawing
+def _finish(drawing: figure.Figure, path: pathlib.Path) -> figure.Figure:
+  canvas.legend(drawing, drawing.axes[0], columns=_LEGEND_COLUMNS)
+  return canvas.save(drawing, path)

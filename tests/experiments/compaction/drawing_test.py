@@ -15,7 +15,7 @@ def group():
 
 @pytest.fixture(scope="module")
 def lost(group, tmp_path_factory):
-  path = tmp_path_factory.mktemp("lost") / "lost"
+  path = tmp_path_factory.mktemp("lost") / "lost.png"
   return drawing.curves(path, group, "best"), path
 
 
@@ -30,7 +30,7 @@ def test_a_panel_for_every_way(lost):
   # Better is higher.
   low, high = figure.axes[0].get_ylim()
   assert low > high
-  with Image.open(f"{path}.png") as image:
+  with Image.open(path) as image:
     assert len(np.unique(np.asarray(image.convert("L")))) > 2
 
 
@@ -51,7 +51,7 @@ def test_points_are_drawn_where_they_are(lost):
 def test_a_method_looks_the_same_whoever_is_beside_it(group, lost, tmp_path):
   # l1 has no match there.
   without = fake_records.without(group, 0.1)
-  figure = drawing.curves(tmp_path / "a", without, "strongest")
+  figure = drawing.curves(tmp_path / "a.png", without, "strongest")
   first, second = (f.axes[0].containers[-1] for f in (lost[0], figure))
   assert first.get_label() == second.get_label() == "BEAN-1"
   assert first.lines[0].get_color() == second.lines[0].get_color()
@@ -59,7 +59,7 @@ def test_a_method_looks_the_same_whoever_is_beside_it(group, lost, tmp_path):
 
 
 def test_hollow_where_a_seed_needs_more_than_all(group, tmp_path):
-  (plot,) = drawing.needs(tmp_path / "a", group, "best").axes
+  (plot,) = drawing.needs(tmp_path / "a.png", group, "best").axes
   lines = [each.lines[0] for each in plot.containers]
   # Retrained, seed 1, every method.
   assert [

@@ -17,4 +17,4 @@ def test_a_single_seed_has_no_interval(tmp_path):
   assert "\n|Vanilla|0.5|0.5|\n" in text
   assert "nan" not in tables.report([group])
   # Nor a bar.
-  assert drawing.needs(tmp_path / "a", group, "best").axes
+  assert drawing.needs(tmp_path / "a.png", group, "best").axes

@@ -1,13 +1,12 @@
-"""Figures of assemblies, each as PNG and PDF, readable in black and white.
+"""Figures of layers, neuron by neuron, as PNG and PDF.
 
 What colour says, a letter, a digit or a line style says too: assemblies are
 letters, classes digits, and grey levels or colours of one direction of
-lightness stand for numbers. A file is written whole or not at all. Paths are
-without an ending, and every function returns the figure that was written.
+lightness stand for numbers. Paths end in .png, and every function returns the
+figure that was written.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-import io
+from collections.abc import Mapping, Sequence
 import pathlib
 import string
 from typing import NamedTuple
@@ -15,11 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 import bean_jax
-from experiments.assemblies import clusters, measures, summary
+from experiments.assemblies import clusters, measures
 from experiments.assemblies.sources import Layer
-from experiments.learning import methods
-from experiments.records import results
-from experiments.tables import figures, stats
+from experiments.tables import canvas
 from experiments.tables.canvas import (
   axes,
   axis,
@@ -35,33 +32,22 @@ _COLORS = (
 )
 # Without those that are thin or look like digits.
 _LETTERS = "ABCDEFGHKLMNPQRSTUVWXYZ"
-Metric = Callable[[summary.Cell], np.ndarray]
-
+_DPI = 120
 _DEAD = {"s": 6, "c": "0.75", "marker": ".", "linewidths": 0}
 
 
 class Portrait(NamedTuple):
-  """A layer of one simulation, to be drawn.
+  """A layer of one simulation, to be drawn."""
 
-  Attributes:
-    title: Its name for people.
-    kernel: Outgoing weights [N, M].
-    correlation: Neuron correlation A [N, N].
-    neurons: What is known of its neurons.
-    places: Their places in the t-SNE plane [N, 2].
-    rescaled_neurons: The same at outgoing weights of norm 1.
-    rescaled_places: The same at outgoing weights of norm 1.
-    metrics: Its numbers, as in a record.
-  """
-
-  title: str
-  kernel: np.ndarray
-  correlation: np.ndarray
+  title: str  # Its name for people.
+  kernel: np.ndarray  # Outgoing weights [N, M].
+  correlation: np.ndarray  # Neuron correlation A [N, N].
   neurons: measures.Neurons
-  places: np.ndarray
+  places: np.ndarray  # Of neurons in the t-SNE plane [N, 2].
+  # Both at outgoing weights of norm 1.
   rescaled_neurons: measures.Neurons
   rescaled_places: np.ndarray
-  metrics: Mapping[str, np.ndarray]
+  metrics: Mapping[str, np.ndarray]  # As in a record.
 
 
 def portray(
@@ -90,102 +76,6 @@ def portray(
   )
 
 
-def silhouettes(
-  path: pathlib.Path,
-  panels: Mapping[str, Mapping[str, np.ndarray]],
-  *,
-  num_classes: int,
-) -> figure.Figure:
-  """Draws the silhouette of K-means against the number of clusters.
-
-  Args:
-    path: File to write.
-    panels: Four by title, each with curves [num_seeds, num_counts] by label,
-      from 2 clusters on; NaN where not defined.
-    num_classes: Marked by a vertical line.
-  """
-  drawing = blank((9.0, 7.0))
-  grid = drawing.subplots(2, 2, sharex=True, sharey=True)
-  for plot, (title, lines) in zip(grid.flat, panels.items(), strict=True):
-    figures.frame(plot, title)
-    for index, (label, curves) in enumerate(lines.items()):
-      style = figures.style(label, index)
-      counts = np.arange(2, 2 + curves.shape[1])
-      means, *bounds = bands(curves.T).T
-      markers = (index % 4, 4)
-      plot.plot(counts, means, label=label, markevery=markers, **style)
-      plot.fill_between(
-        counts, *bounds, color=style["color"], alpha=0.15, linewidth=0
-      )
-    plot.axvline(num_classes, color="0.6", linewidth=0.8, zorder=0)
-    plot.set_ylim(-0.05, 1.05)
-    plot.set_xticks(counts[::2])
-  for plot in grid[-1]:
-    plot.set_xlabel("clusters")
-  for plot in grid[:, 0]:
-    plot.set_ylabel("silhouette")
-  legend(drawing, grid[0, 0])
-  return save(drawing, path)
-
-
-def against_strength(
-  path: pathlib.Path,
-  cells: summary.Group,
-  panels: Mapping[str, tuple[Metric, Metric | None]],
-) -> figure.Figure:
-  """Draws numbers against the strength of methods, one panel above another.
-
-  Each panel has a metric of cells [num_seeds] and perhaps a control, which is
-  thin and without markers. A method without strengths is a horizontal line.
-  """
-  drawing = blank((6.5, 0.6 + 2.3 * len(panels)))
-  grid = drawing.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-  for plot, (label, metrics) in zip(grid, panels.items(), strict=True):
-    figures.frame(plot, "")
-    plot.set_ylabel(label)
-    for index, name in enumerate(dict.fromkeys(cell.method for cell in cells)):
-      own = [cell for cell in cells if cell.method == name]
-      # An axis of logarithms has no place for 0.
-      own = [cell for cell in own if cell.strength] or own
-      _draw_method(plot, index, own, *metrics)
-    plot.set_xscale("log")
-  grid[-1].set_xlabel("strength")
-  legend(drawing, grid[0])
-  return save(drawing, path)
-
-
-def _draw_method(
-  plot: axes.Axes,
-  index: int,
-  cells: Sequence[summary.Cell],
-  metric: Metric,
-  control: Metric | None,
-) -> None:
-  title = methods.METHODS[cells[0].method].title
-  style = figures.style(title, index)
-  plain = {**style, "marker": ""}
-  thin = {**plain, "linewidth": 0.8}
-  strengths = [cell.strength for cell in cells]
-  means, low, high = bands([metric(cell) for cell in cells]).T
-  controls = [] if control is None else bands([control(c) for c in cells])[:, 0]
-  if strengths == [0]:
-    for mean in controls:
-      plot.axhline(mean, **thin)
-    plot.axhline(means[0], label=title, **plain)
-    plot.axhspan(low[0], high[0], color=style["color"], alpha=0.15, linewidth=0)
-    return
-  if control is not None:
-    plot.plot(strengths, controls, **thin)
-  plot.errorbar(
-    strengths,
-    means,
-    yerr=np.abs([low - means, high - means]),
-    label=title,
-    capsize=3,
-    **style,
-  )
-
-
 def maps(path: pathlib.Path, portraits: Sequence[Portrait]) -> figure.Figure:
   """Draws neurons in the t-SNE plane of their outgoing weights.
 
@@ -193,7 +83,7 @@ def maps(path: pathlib.Path, portraits: Sequence[Portrait]) -> figure.Figure:
   classes as digits, the larger the more selective (Figure 4), and these once
   more where all weights have norm 1. Dead neurons are grey dots.
   """
-  drawing = blank((0.6 + 3.3 * len(portraits), 10.6))
+  drawing = canvas.blank(0.6 + 3.3 * len(portraits), 10.6, dpi=_DPI)
   grid = drawing.subplots(3, len(portraits), squeeze=False)
   for column, portrait in zip(grid.T, portraits, strict=True):
     neurons, metrics = portrait.neurons, portrait.metrics
@@ -218,13 +108,13 @@ def maps(path: pathlib.Path, portraits: Sequence[Portrait]) -> figure.Figure:
       string.digits,
       sizes,
     )
-  return save(drawing, path)
+  return canvas.save(drawing, path, with_pdf=True)
 
 
 def coactivation(path: pathlib.Path, portrait: Portrait) -> figure.Figure:
   """Draws the mean activation of every neuron for each class (Figure 3)."""
   profiles = portrait.neurons.profiles
-  drawing = blank((11.5, 5.2))
+  drawing = canvas.blank(11.5, 5.2, title=portrait.title, dpi=_DPI)
   grid = drawing.subplots(2, -(-len(profiles) // 2))
   # A few loud neurons would leave all others white.
   highest = max(float(np.quantile(profiles, 0.995)), 1e-12)
@@ -246,11 +136,10 @@ def coactivation(path: pathlib.Path, portrait: Portrait) -> figure.Figure:
     )
   for plot in grid.flat[len(profiles) :]:
     plot.set_axis_off()
-  drawing.suptitle(portrait.title, fontsize=13)
   drawing.colorbar(
     drawn, ax=grid, label="mean activation", shrink=0.8, extend="max"
   )
-  return save(drawing, path)
+  return canvas.save(drawing, path, with_pdf=True)
 
 
 def ablations(
@@ -270,7 +159,8 @@ def ablations(
   }
   if "targeting_mean" not in portraits[0].metrics:
     columns.popitem()
-  drawing = blank((0.5 + 3.7 * len(columns), 0.5 + 3.9 * len(portraits)))
+  width, height = 0.5 + 3.7 * len(columns), 0.5 + 3.9 * len(portraits)
+  drawing = canvas.blank(width, height, dpi=_DPI)
   grid = drawing.subplots(len(portraits), len(columns), squeeze=False)
   for row, portrait in zip(grid, portraits, strict=True):
     for plot, (title, name) in zip(row, columns.items(), strict=True):
@@ -280,7 +170,7 @@ def ablations(
     row[0].set_ylabel(f"{portrait.title}\nablated population")
   for plot in grid[-1]:
     plot.set_xlabel("class, loss of accuracy in points")
-  return save(drawing, path)
+  return canvas.save(drawing, path, with_pdf=True)
 
 
 def wiring(path: pathlib.Path, portrait: Portrait) -> figure.Figure:
@@ -292,8 +182,7 @@ def wiring(path: pathlib.Path, portrait: Portrait) -> figure.Figure:
   """
   order, groups = _by_assembly(portrait.rescaled_neurons)
   kernel = portrait.kernel[order]
-  drawing = blank((12.5, 4.9))
-  drawing.suptitle(portrait.title, fontsize=13)
+  drawing = canvas.blank(12.5, 4.9, title=portrait.title, dpi=_DPI)
   left, middle, right = drawing.subplots(1, 3, width_ratios=(1.1, 1.25, 0.9))
   similar = portrait.correlation[np.ix_(order, order)]
   highest = max(float(np.quantile(similar, 0.99)), 1e-12)
@@ -318,7 +207,7 @@ def wiring(path: pathlib.Path, portrait: Portrait) -> figure.Figure:
   for labelled in (left.xaxis, left.yaxis, right.yaxis):
     _group_ticks(labelled, groups)
   _connections(middle, kernel, groups)
-  return save(drawing, path)
+  return canvas.save(drawing, path, with_pdf=True)
 
 
 def ordered(neurons: measures.Neurons) -> np.ndarray:
@@ -466,55 +355,3 @@ def _bare(plot: axes.Axes) -> None:
   plot.set_yticks([])
   plot.spines[:].set_color("0.8")
   plot.margins(0.06)
-
-
-def bands(points: Sequence[np.ndarray]) -> np.ndarray:
-  """Returns mean, low and high [num_points, 3] of [num_points][num_seeds].
-
-  Numbers that are not finite are left out. One seed has no band.
-  """
-  result = np.full((len(points), 3), np.nan)
-  for point, column in zip(result, points, strict=True):
-    kept = column[np.isfinite(column)]
-    if kept.size:
-      point[:] = stats.mean_interval(kept, num_resamples=2000)
-  return np.where(np.isnan(result), result[:, :1], result)
-
-
-def blank(size: tuple[float, float], *, dpi: int = 120) -> figure.Figure:
-  """Makes a figure of so many inches."""
-  return figure.Figure(figsize=size, dpi=dpi, layout="constrained")
-
-
-def legend(
-  drawing: figure.Figure, plot: axes.Axes, *, columns: int = 3
-) -> None:
-  """Names the lines of a plot below all plots, where it covers none."""
-  drawing.legend(
-    *plot.get_legend_handles_labels(),
-    loc="outside lower center",
-    ncols=columns,
-    fontsize=10,
-    frameon=False,
-    handlelength=3.5,
-  )
-
-
-def save(drawing: figure.Figure, path: pathlib.Path) -> figure.Figure:
-  """Writes a figure as PNG and PDF.
-
-  Neither has versions and dates, so that equal data make equal bytes.
-
-  Raises:
-    results.ResultError: If a file cannot be written.
-  """
-  for ending, metadata in (
-    ("png", {"Software": None}),
-    ("pdf", {"Creator": None, "Producer": None, "CreationDate": None}),
-  ):
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, format=ending, metadata=metadata)
-    results.write_bytes(
-      path.with_name(f"{path.name}.{ending}"), buffer.getvalue()
-    )
-  return drawing
