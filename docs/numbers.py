@@ -17,7 +17,7 @@ if __name__ == "__main__":
   sys.path[0] = str(pathlib.Path(__file__).parent.parent)
 
 from experiments import report
-from experiments.account import claims, spread
+from experiments.account import claims, findings, spread
 from experiments.tables import summary
 from experiments.tables.paper import TITLES
 
@@ -168,7 +168,7 @@ def gains(dataset: str) -> str:
 @functools.cache
 def _found() -> Any:
   """Reads the records that claims are judged by."""
-  return claims.read(RESULTS)
+  return findings.read(RESULTS)
 
 
 def claim_lines() -> str:

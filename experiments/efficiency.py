@@ -31,10 +31,9 @@ from typing import Any
 from absl import flags
 
 from experiments import datasets
-from experiments.assemblies import records, sources
+from experiments.assemblies import sources
 from experiments.command import flag_groups, parsing, scripts
 from experiments.compaction import drawing, measures, needed, schemes, tables
-from experiments.learning import methods
 from experiments.machine import interruption
 from experiments.records import checkpoints, results
 from experiments.tables import canvas, markdown
@@ -44,19 +43,7 @@ _WEIGHT_PERCENTS = (30, 50, 60, 70, 75, 80, 85, 90, 93, 95, 97, 98, 99)
 # Its own, so that scripts can be imported together.
 FLAGS = flags.FlagValues()
 
-_CHECKPOINT_DIR = flag_groups.define_path(
-  FLAGS,
-  "checkpoint_dir",
-  "outputs/full_data/checkpoints",
-  "folder of the trained networks",
-)
-_METHODS = flags.DEFINE_list(
-  "methods",
-  None,
-  "methods to take, comma-separated, vanilla among them; by default all that "
-  "there are checkpoints of",
-  flag_values=FLAGS,
-)
+sources.define_flags(FLAGS)
 _SCHEMES = flags.DEFINE_list(
   "schemes",
   list(schemes.SCHEMES),
@@ -95,26 +82,10 @@ _TIMING_REPEATS = flags.DEFINE_integer(
   "timing_repeats", 7, "rounds of timing; 0 for none", flag_values=FLAGS
 )
 flag_groups.define_folders(FLAGS, output_dir="outputs/efficiency")
-_RESUME = flags.DEFINE_bool(
-  "resume",
-  True,
-  "use the results that are there; --noresume makes all again and replaces "
-  "their files",
-  flag_values=FLAGS,
-)
 
 
 def run() -> None:
-  """Makes the records that are missing, then tables and figures of all.
-
-  Raises:
-    datasets.DatasetError: If the data cannot be had.
-    parsing.ConfigError: If a flag has a value that cannot be used, or there are
-      no checkpoints.
-    results.ResultError: If a checkpoint cannot be used, or the folder holds a
-      file of another configuration or cannot be written.
-    interruption.Stopped: If a stop was requested before all was done.
-  """
+  """Makes the records that are missing, then tables and figures of all."""
   settings = parse_settings()
   points = parsing.number("points", _POINTS.value, low=0, below=100)
   found = _find()
@@ -125,16 +96,19 @@ def run() -> None:
     if interruption.stop_requested():
       raise interruption.Stopped
     checkpoint = checkpoints.load(source.path, config=source.config)
-    record, is_new = records.find_or_make(
+    record, is_new = results.made(
       directory / f"{source.path.stem}.json",
-      "efficiency",
       {
-        "checkpoint": source.config,
-        "checkpoint_sha256": measures.digest(checkpoint.best),
-        **settings._asdict(),
+        "experiment": "efficiency",
+        "config": {
+          "checkpoint": source.config,
+          "checkpoint_sha256": measures.digest(checkpoint.best),
+          **settings._asdict(),
+        },
+        "seeds": [source.config["seed"]],
       },
       functools.partial(_measure, source, settings),
-      resume=_RESUME.value,
+      resume=FLAGS.resume,
     )
     made.append(record)
     if is_new:
@@ -162,26 +136,28 @@ def run() -> None:
 
 def _measure(
   source: sources.Source, settings: measures.Settings
-) -> tuple[datasets.Dataset, dict[str, Any]]:
-  """Returns the images of a checkpoint, and what is measured of it."""
+) -> dict[str, Any]:
+  """Returns the fields of a record that are measured."""
   dataset = datasets.load(source.config["dataset"], data_dir=FLAGS.data_dir)
   network, variables = sources.load(source, dataset)
-  return dataset, measures.measure(
+  metrics = measures.measure(
     network, variables, dataset, source.config, settings
   )
+  return {
+    "source": dataset.source,
+    "metrics": {name: [value] for name, value in metrics.items()},
+  }
 
 
 def _find() -> list[sources.Source]:
   """Returns the checkpoints of all methods that were asked for."""
-  names = _METHODS.value
-  if names is not None:
-    parsing.names("methods", names, list(methods.METHODS))
-    if "vanilla" not in names:
-      raise parsing.ConfigError(
-        "--methods: expected vanilla among them, which all others are compared "
-        f"with, got {','.join(names)!r}"
-      )
-  found = sources.find(pathlib.Path(_CHECKPOINT_DIR.value), names)
+  names = FLAGS.methods
+  if names is not None and "vanilla" not in names:
+    raise parsing.ConfigError(
+      "--methods: expected vanilla among them, which all others are compared "
+      f"with, got {','.join(names)!r}"
+    )
+  found = sources.find(pathlib.Path(FLAGS.checkpoint_dir), names)
   there = {source.config["method"] for source in found}
   if missing := set(names or ()) - there:
     raise parsing.ConfigError(
@@ -192,11 +168,7 @@ def _find() -> list[sources.Source]:
 
 
 def parse_settings() -> measures.Settings:
-  """Returns how networks are made smaller, from flags.
-
-  Raises:
-    parsing.ConfigError: If a flag has a value that cannot be used.
-  """
+  """Returns how networks are made smaller, from flags."""
   return measures.Settings(
     schemes=tuple(
       parsing.names("schemes", _SCHEMES.value, list(schemes.SCHEMES))

@@ -27,15 +27,17 @@ PNG and PDF. What has a record is not measured again.
 from collections.abc import Sequence
 import functools
 import pathlib
+from typing import Any
 
 from absl import flags
+import numpy as np
 
 from experiments import datasets
-from experiments.assemblies import drawing, measures, records, sources, summary
+from experiments.assemblies import drawing, measures, sources, summary
 from experiments.command import flag_groups, parsing, scripts
-from experiments.learning import methods
 from experiments.machine import progress
-from experiments.records import results
+from experiments.records import checkpoints, results
+from experiments.records.results import Record
 from experiments.tables import canvas, markdown
 
 # Its own, so that scripts can be imported together.
@@ -43,18 +45,7 @@ FLAGS = flags.FlagValues()
 
 _SETTINGS = measures.Settings()
 
-_CHECKPOINT_DIR = flag_groups.define_path(
-  FLAGS,
-  "checkpoint_dir",
-  "outputs/full_data/checkpoints",
-  "folder of the trained networks",
-)
-_METHODS = flags.DEFINE_list(
-  "methods",
-  None,
-  "methods to look at, comma-separated; by default all that are there",
-  flag_values=FLAGS,
-)
+sources.define_flags(FLAGS)
 _LAYER = flags.DEFINE_string(
   "layer",
   None,
@@ -103,28 +94,10 @@ _MARGIN = flags.DEFINE_float(
   flag_values=FLAGS,
 )
 flag_groups.define_folders(FLAGS, output_dir="outputs/interpret")
-_RESUME = flags.DEFINE_bool(
-  "resume",
-  True,
-  "use the records that are there; --noresume measures all networks again and "
-  "replaces their files",
-  flag_values=FLAGS,
-)
 
 
 def run() -> None:
-  """Measures what is missing and writes records, a table and figures.
-
-  Raises:
-    datasets.DatasetError: If the data cannot be had.
-    parsing.ConfigError: If a flag has a value that cannot be used, there is
-      nothing to look at, or a network has no such layer or too few neurons.
-    results.ResultError: If a checkpoint or record cannot be used, or a folder
-      not written to.
-  """
-  names = _METHODS.value
-  if names is not None:
-    names = parsing.names("methods", names, list(methods.METHODS))
+  """Measures what is missing and writes records, a table and figures."""
   drawn = _FIGURES.value
   if drawn != ["none"]:
     parsing.names("figures", drawn, summary.SELECTIONS)
@@ -134,7 +107,7 @@ def run() -> None:
     controls=parsing.number("controls", _CONTROLS.value, low=1),
   )
   margin = parsing.number("margin", _MARGIN.value, low=0) / 100
-  found = sources.find(pathlib.Path(_CHECKPOINT_DIR.value), names)
+  found = sources.find(pathlib.Path(FLAGS.checkpoint_dir), FLAGS.methods)
   planned = [
     (s, datasets.load(s.config["dataset"], data_dir=FLAGS.data_dir))
     for s in found
@@ -157,7 +130,7 @@ def run() -> None:
 def _measure(
   planned: Sequence[tuple[sources.Source, datasets.Dataset]],
   settings: measures.Settings,
-) -> list[records.Record]:
+) -> list[Record]:
   """Returns the records of all checkpoints, with a line for each new one."""
   layers = [sources.layer_name(*each, _LAYER.value) for each in planned]
   directory = pathlib.Path(FLAGS.output_dir)
@@ -167,20 +140,22 @@ def _measure(
   measured = []
   with progress.bar(total=len(planned), skipped=0) as bar:
     for (source, dataset), layer in zip(planned, layers, strict=True):
-      record, is_new = records.find_or_make(
+      record, is_new = results.made(
         directory / f"{source.path.stem}-{layer}{suffix}.json",
-        "interpret",
         {
-          "layer": layer,
-          "epoch": epoch,
-          **settings._asdict(),
-          "checkpoint": source.config,
-          "checkpoint_sha256": source.digest,
+          "experiment": "interpret",
+          "config": {
+            "layer": layer,
+            "epoch": epoch,
+            **settings._asdict(),
+            "checkpoint": source.config,
+            "checkpoint_sha256": source.digest,
+          },
+          "seeds": [source.config["seed"]],
+          "source": dataset.source,
         },
-        functools.partial(
-          records.measure, source, dataset, layer, epoch, settings
-        ),
-        resume=_RESUME.value,
+        functools.partial(_look, source, dataset, layer, settings),
+        resume=FLAGS.resume,
       )
       measured.append(record)
       bar.tick(source.path.stem, 1)
@@ -191,6 +166,36 @@ def _measure(
           f"{record['seconds']:.0f} s"
         )
   return measured
+
+
+def _look(
+  source: sources.Source,
+  dataset: datasets.Dataset,
+  layer: str,
+  settings: measures.Settings,
+) -> dict[str, Any]:
+  """Measures a layer of a checkpoint; the metrics of a record of it."""
+  seed = source.config["seed"]
+  trained, untrained = sources.trained_and_untrained(
+    source, dataset, layer, which=_EPOCH.value
+  )
+  measures.check_sizes(trained, settings)
+  numbers = checkpoints.load(source.path).metrics
+  suffix = "_last" if _EPOCH.value == "last" else ""
+  metrics = {
+    "validation_accuracy": source.validation_accuracy,
+    # Few-shot simulations may keep less than others.
+    "test_accuracy": numbers.get(f"test_accuracy{suffix}", np.nan),
+    "num_neurons": len(trained.kernel),
+    **measures.measure(
+      measures.subjects(trained, untrained, seed=seed),
+      settings,
+      gamma=source.config.get("gamma", 1.0),
+      seed=seed,
+    ),
+  }
+  rounded = np.vectorize(lambda value: float(f"{value:.7g}"))
+  return {"metrics": {name: [rounded(v)] for name, v in metrics.items()}}
 
 
 def main(argv: Sequence[str]) -> int | None:

@@ -44,8 +44,9 @@ from experiments.learning import methods
 from experiments.machine import interruption, processes, progress
 from experiments.population import cells, runs
 from experiments.records import checkpoints, results
+from experiments.records.results import Record
 from experiments.rules import drawing, records, tables
-from experiments.rules.records import Networks, Record
+from experiments.rules.records import Networks
 from experiments.tables import (
   canvas,
   comparison,

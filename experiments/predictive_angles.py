@@ -116,12 +116,9 @@ def measure(
   step_size: jax.Array,
   num_sweeps: jax.Array,
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
-  """Measures the gradients of a population, every member on its own batch.
+  """Measures gradients of members, parameters and samples [members, ...].
 
-  Parameters, images and labels are [members, ...].
-
-  Returns:
-    By layer, and for "all" of them: relative errors and angles [members].
+  Relative errors and angles [members], by layer and for "all" of them.
   """
 
   def of_member(params: PyTree, samples: Samples) -> dict:
@@ -148,11 +145,9 @@ def measure(
 def measure_all(
   config: Mapping[str, Any], data_dir: str | None
 ) -> dict[str, np.ndarray]:
-  """Measures all rules for all rates and numbers of sweeps.
+  """Measures all rules: {"fixed_angle": [seeds, rates, sweeps, parts], ...}.
 
-  Returns:
-    {"fixed_angle": [seeds, rates, sweeps, `PARTS`], ...}, with 5 significant
-    digits.
+  Numbers have 5 significant digits.
   """
   seeds, rates, sweeps = (
     config[name] for name in ("seeds", "step_sizes", "sweeps")

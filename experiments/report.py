@@ -9,16 +9,15 @@ claims/. What was not run is listed as not run.
 """
 
 import base64
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import html
 import pathlib
 import re
-from typing import NamedTuple
 
 from absl import flags
 import markdown_it
 
-from experiments.account import claims, spread
+from experiments.account import claims, findings, spread
 from experiments.command import flag_groups, parsing, scripts
 from experiments.records import results
 from experiments.tables import canvas, figures, markdown, stats
@@ -41,52 +40,34 @@ _OUTPUT = flag_groups.define_path(
 )
 
 
-Findings = Sequence[tuple[claims.Claim, claims.Finding]]
+Judged = Sequence[tuple[claims.Claim, findings.Finding]]
 
 
-class Section(NamedTuple):
-  """What the page shows of one experiment."""
-
-  title: str  # Heading.
-  folder: str  # Of the results, below --results_dir.
-  command: str  # Makes them.
-
-
-SECTIONS = (
-  Section(
-    "Few-shot learning from scratch",
-    "table1",
-    "python -m experiments.table1 --output_dir=results/table1",
+# What makes the results of each experiment, {heading: command}. Its
+# --output_dir is a folder of the results, or below one.
+SECTIONS = {
+  "Few-shot learning from scratch": (
+    "python -m experiments.table1 --output_dir=results/table1"
   ),
-  Section(
-    "What matters for BEAN",
-    "study",
-    "python -m experiments.study --output_dir=results/study",
+  "What matters for BEAN": (
+    "python -m experiments.study --output_dir=results/study"
   ),
-  Section(
-    "Whole datasets",
-    "full_data",
+  "Whole datasets": (
     "python -m experiments.full_data --dataset=mnist --model=mlp500 "
-    "--output_dir=results/full_data/mnist-mlp500",
+    "--output_dir=results/full_data/mnist-mlp500"
   ),
-  Section(
-    "Neuronal assemblies",
-    "interpret",
+  "Neuronal assemblies": (
     "python -m experiments.interpret --checkpoint_dir=outputs/checkpoints "
-    "--output_dir=results/interpret/mnist-mlp500",
+    "--output_dir=results/interpret/mnist-mlp500"
   ),
-  Section(
-    "Efficiency",
-    "efficiency",
+  "Efficiency": (
     "python -m experiments.efficiency --checkpoint_dir=outputs/checkpoints "
-    "--output_dir=results/efficiency/mnist-mlp300_100",
+    "--output_dir=results/efficiency/mnist-mlp300_100"
   ),
-  Section(
-    "Speed",
-    "benchmarks",
-    "python -m benchmarks.run --suite=cpu --output_dir=results/benchmarks",
+  "Speed": (
+    "python -m benchmarks.run --suite=cpu --output_dir=results/benchmarks"
   ),
-)
+}
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -128,9 +109,9 @@ blockquote { border-left: 4px solid #8888; margin-left: 0; padding-left: 1rem; }
 
 def build(
   directory: pathlib.Path,
-  findings: Findings,
+  judged: Judged,
   spreads: Sequence[spread.Spread],
-  sections: Sequence[Section],
+  sections: Mapping[str, str],
 ) -> str:
   """Builds the page, in HTML, with the figures that `draw` drew."""
   lines = [
@@ -142,37 +123,37 @@ def build(
     "",
     '<div class="claims">',
     "",
-    _table(findings),
+    _table(judged),
     "",
     "</div>",
     "",
     "## The claims, one by one",
   ]
-  for claim, finding in findings:
+  for claim, finding in judged:
     lines += _claim(directory, claim, finding)
   lines += ["", "## Other seeds", "", spread.sentence(spreads), ""]
   if spreads:
     lines += _folded("By dataset and number of shots", [spread.table(spreads)])
   lines += ["", "## All tables and figures"]
-  shown = {claim.figure for claim, _ in findings}
-  for section in sections:
-    lines += _section(directory, section, shown)
+  shown = {claim.figure for claim, _ in judged}
+  for title, command in sections.items():
+    lines += _section(directory, title, command, shown)
   return _page("BEAN: results", "\n".join(lines), directory)
 
 
-def _table(findings: Findings) -> str:
+def _table(judged: Judged) -> str:
   """Formats claims and findings as a Markdown table that links to sections."""
   rows = []
-  for claim, (sentence, _, verdict) in findings:
+  for claim, (sentence, _, verdict) in judged:
     link = f"[{claim.title}](#{_anchor(claim.title)})"
     rows.append([link, claim.paper, sentence, verdict])
   head = ["claim, with its figure", "the paper", "found", "verdict"]
   return markdown.table(head, rows)
 
 
-def draw(directory: pathlib.Path, findings: Findings) -> None:
+def draw(directory: pathlib.Path, judged: Judged) -> None:
   """Draws into claims/*.png those claims that no other figure shows."""
-  for claim, finding in findings:
+  for claim, finding in judged:
     if claim.figure is None and finding.comparisons:
       path = directory / figure(claim)
       results.prepare_directory(path.parent)
@@ -192,7 +173,7 @@ def figure(claim: claims.Claim) -> str:
 
 
 def _claim(
-  directory: pathlib.Path, claim: claims.Claim, finding: claims.Finding
+  directory: pathlib.Path, claim: claims.Claim, finding: findings.Finding
 ) -> list[str]:
   lines = ["", f"### {claim.title}", ""]
   if (directory / figure(claim)).exists():
@@ -224,10 +205,14 @@ def _folded(summary: str, lines: Sequence[str]) -> list[str]:
 
 
 def _section(
-  directory: pathlib.Path, section: Section, shown: Collection[str | None]
+  directory: pathlib.Path,
+  title: str,
+  command: str,
+  shown: Collection[str | None],
 ) -> list[str]:
-  folder = directory / section.folder
-  lines = ["", f"### {section.title}", "", "```", section.command, "```", ""]
+  output_dir = pathlib.PurePosixPath(command.partition("--output_dir=")[2])
+  folder = directory / output_dir.parts[1]
+  lines = ["", f"### {title}", "", "```", command, "```", ""]
   tables = sorted(folder.rglob("table.md"))
   pictures = [
     path
@@ -244,7 +229,7 @@ def _section(
   for path in pictures:
     name = path.relative_to(directory).as_posix()
     alt = path.relative_to(folder).with_suffix("").as_posix()
-    inside += ["", f"![{section.title}: {alt}]({name})"]
+    inside += ["", f"![{title}: {alt}]({name})"]
   return lines + _folded(
     f"{len(tables)} tables, {len(pictures)} figures", inside
   )
@@ -285,10 +270,10 @@ def run() -> None:
       f"--results_dir: expected a folder with results, got {str(directory)!r}"
     )
   path = pathlib.Path(_OUTPUT.value or directory / "report.html")
-  found = claims.read(directory)
-  findings = [(claim, claim.find(found)) for claim in claims.CLAIMS]
-  draw(directory, findings)
-  page = build(directory, findings, spread.spreads(found.few_shot), SECTIONS)
+  found = findings.read(directory)
+  judged = [(claim, claim.find(found)) for claim in claims.CLAIMS]
+  draw(directory, judged)
+  page = build(directory, judged, spread.spreads(found.few_shot), SECTIONS)
   results.write_bytes(path, page.encode())
   print(f"wrote {path}")
 

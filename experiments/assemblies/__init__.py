@@ -2,6 +2,6 @@
 
 What `experiments.interpret` uses: `sources` finds checkpoints and reads a dense
 layer from each, `clusters` and `ablation` are the analyses, `measures` does all
-of them for a layer and its controls, `records` keeps the numbers, `summary`
-makes tables of them, `drawing` picks what `figures` draws.
+of them for a layer and its controls, `summary` makes tables of the numbers,
+`drawing` draws them, and `portraits` single layers.
 """

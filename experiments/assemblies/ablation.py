@@ -15,14 +15,10 @@ KINDS = ("zero", "mean")
 def ablate_populations(
   layer: Layer, classes: np.ndarray, *, num_controls: int, seed: int
 ) -> dict[str, float | np.ndarray]:
-  """Ablates, one class after the other, the neurons that belong to it.
+  """Ablates, one class after the other, the neurons of its population.
 
-  Args:
-    layer: The layer.
-    classes: Class that each neuron belongs to [N]; -1 for none.
-    num_controls: Groups of random neurons that belong to any class, as large as
-      each population.
-    seed: Of the groups.
+  These belong to it by their classes [N], -1 for none. Controls are groups of
+  random neurons that belong to any class, as large as each population.
 
   Returns:
     `class_accuracy` [C] before, and of each of `KINDS`, to which activations

@@ -43,11 +43,7 @@ def silhouette(points: np.ndarray, assemblies: np.ndarray) -> float:
   if not 2 <= count < np.count_nonzero(kept):
     return float("nan")
   with threadpoolctl.threadpool_limits(1):
-    return float(
-      metrics.silhouette_score(
-        np.asarray(points[kept], np.float64), assemblies[kept]
-      )
-    )
+    return metrics.silhouette_score(np.float64(points[kept]), assemblies[kept])
 
 
 def silhouettes(
@@ -88,6 +84,4 @@ def agreement(assemblies: np.ndarray, classes: np.ndarray) -> float:
   kept = (assemblies >= 0) & (classes >= 0)
   if not kept.any():
     return float("nan")
-  return float(
-    metrics.adjusted_mutual_info_score(classes[kept], assemblies[kept])
-  )
+  return metrics.adjusted_mutual_info_score(classes[kept], assemblies[kept])

@@ -27,44 +27,29 @@ Metrics = dict[str, float | np.ndarray]
 
 
 class Settings(NamedTuple):
-  """How layers are looked at.
+  """How layers are looked at."""
 
-  Attributes:
-    max_clusters: Silhouettes are taken for 2 clusters to this many.
-    restarts: Initializations of each K-means.
-    tolerance: A neuron is dead if what it sends on, the deviation of its
-      activation times the norm of its weights, is at most this part of what the
-      strongest sends.
-    density: Share of the connections, the strongest, that make the graph of C4
-      and BIG-ADO.
-    controls: Random groups for each ablated population.
-  """
-
-  max_clusters: int = 20
-  restarts: int = 10
+  max_clusters: int = 20  # Silhouettes are taken for 2 clusters to this many.
+  restarts: int = 10  # Initializations of each K-means.
+  # A neuron is dead if what it sends on, the deviation of its activation times
+  # the norm of its weights, is at most this part of what the strongest sends.
   tolerance: float = 0.01
+  # Share of the connections, the strongest, in the graph of C4 and BIG-ADO.
   density: float = 0.2
-  controls: int = 20
+  controls: int = 20  # Random groups for each ablated population.
 
 
 class Neurons(NamedTuple):
-  """What is known of each neuron of a layer.
+  """What is known of each neuron of a layer."""
 
-  Attributes:
-    dead: Boolean [N].
-    profiles: Class-conditional mean activations [C, N].
-    selectivity: Indices [N].
-    preferred: Classes [N]; -1 for none, as for dead neurons.
-    targets: Neurons of the next layer that the strongest connections lead to
-      [N]; -1 for dead neurons.
-    assemblies: Clusters [N], as many as classes; -1 for dead neurons.
-  """
-
-  dead: np.ndarray
-  profiles: np.ndarray
-  selectivity: np.ndarray
-  preferred: np.ndarray
+  dead: np.ndarray  # Boolean [N].
+  profiles: np.ndarray  # Class-conditional mean activations [C, N].
+  selectivity: np.ndarray  # Indices [N].
+  preferred: np.ndarray  # Classes [N]; -1 for none, as for dead neurons.
+  # Neurons of the next layer that the strongest connections lead to [N]; -1 for
+  # dead neurons.
   targets: np.ndarray
+  # Clusters [N], as many as classes; -1 for dead neurons.
   assemblies: np.ndarray
 
 
@@ -127,13 +112,10 @@ def measure(
 ) -> Metrics:
   """Measures a layer and its controls, which `subjects` made.
 
-  Gamma is the slope of the neuron correlation, the seed of everything random.
-
-  Returns:
-    Numbers and arrays by name, NaN where one is not defined: `SUBJECT_...` for
-    each subject; for the trained network `ablation_...`, populations being the
-    neurons that prefer a class, and, where the layer is the last one,
-    `targeting_...`, those whose strongest connection leads to the class.
+  Numbers and arrays by name, NaN where one is not defined: `SUBJECT_...` for
+  each subject; for the trained network `ablation_...`, populations being the
+  neurons that prefer a class, and, where the layer is the last one,
+  `targeting_...`, those whose strongest connection leads to the class.
   """
   metrics: Metrics = {}
   for name, layer in layers.items():

@@ -6,57 +6,74 @@ import hashlib
 import pathlib
 from typing import Any, NamedTuple
 
+from absl import flags
 import jax
 import numpy as np
 
 from experiments import datasets
 from experiments.architectures import networks
-from experiments.command import parsing
+from experiments.command import flag_groups, parsing
 from experiments.learning import learner, methods
-from experiments.records import checkpoints, results, trained
+from experiments.records import checkpoints, results
 
 # Images that a network is evaluated on at once.
 _BLOCK = 500
 
 
 class Source(NamedTuple):
-  """A checkpoint of a finished simulation.
-
-  Attributes:
-    path: The file.
-    digest: SHA-256 of its content.
-    config: What the network was trained with.
-    validation_accuracy: Of the epoch that is kept as best, as a fraction.
-  """
+  """A checkpoint of a finished simulation."""
 
   path: pathlib.Path
-  digest: str
-  config: dict[str, Any]
-  validation_accuracy: float
+  digest: str  # SHA-256 of the file.
+  config: dict[str, Any]  # What the network was trained with.
+  validation_accuracy: float  # After the best epoch, as a fraction.
 
 
 class Layer(NamedTuple):
-  """A dense layer of a network and what enters it.
-
-  Attributes:
-    name: Name of the layer.
-    activations: What enters it for the test images [S, N].
-    labels: Classes of those images [S].
-    num_classes: How many classes there are.
-    dense: Kernel [N, M] and bias [M] of the layer, then of all dense layers
-      after it, with ReLU between them, down to the logits.
-  """
+  """A dense layer of a network and what enters it."""
 
   name: str
-  activations: np.ndarray
-  labels: np.ndarray
+  activations: np.ndarray  # What enters it for the test images [S, N].
+  labels: np.ndarray  # Classes of those images [S].
   num_classes: int
+  # Kernel [N, M] and bias [M] of the layer, then of all dense layers after it,
+  # with ReLU between them, down to the logits.
   dense: tuple[tuple[np.ndarray, np.ndarray], ...]
 
   @property
   def kernel(self) -> np.ndarray:
     """Outgoing weights of the neurons [N, M]."""
     return self.dense[0][0]
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Defines --checkpoint_dir, --methods and --resume of what looks at them."""
+  flag_groups.define_path(
+    values,
+    "checkpoint_dir",
+    "outputs/full_data/checkpoints",
+    "folder of the trained networks",
+  )
+  flags.DEFINE_list(
+    "methods",
+    None,
+    "methods to take, comma-separated; by default all that there are "
+    "checkpoints of",
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    "resume",
+    True,
+    "use the records that are there; --noresume measures all networks again "
+    "and replaces their files",
+    flag_values=values,
+  )
+
+
+def model_of(config: Mapping[str, Any]) -> str:
+  """Returns which network a configuration is of."""
+  # Of older few-shot simulations there was but one.
+  return config.get("model", networks.Spec().name)
 
 
 def strength(config: Mapping[str, Any]) -> float:
@@ -66,12 +83,9 @@ def strength(config: Mapping[str, Any]) -> float:
 
 
 def setting(config: Mapping[str, Any]) -> str:
-  """Returns what simulations must share to be compared, for file names.
-
-  Such as "mnist-mlp500" or "mnist-lenet5-10shot".
-  """
+  """Names what simulations share to be compared, as "mnist-lenet5-10shot"."""
   few = [f"{config['shots']}shot"] if config.get("shots") else []
-  return "-".join([config["dataset"], trained.name_of(config), *few])
+  return "-".join([config["dataset"], model_of(config), *few])
 
 
 def find(
@@ -79,19 +93,11 @@ def find(
 ) -> list[Source]:
   """Lists the finished simulations of a folder, and prints what it leaves out.
 
-  Args:
-    directory: Folder of checkpoints.
-    names: Methods to take; all by default.
-
-  Returns:
-    The simulations by setting, method (in the order of `methods.METHODS`),
-    strength and seed.
-
-  Raises:
-    parsing.ConfigError: If there is no such folder, no simulation in it, or two
-      that differ in other settings than these.
-    checkpoints.CheckpointError: If a file cannot be used.
+  They come by setting, method (all, or those that are named; in the order of
+  `methods.METHODS`), strength and seed, and must not differ in anything else.
   """
+  if names is not None:
+    parsing.names("methods", names, list(methods.METHODS))
   if not directory.is_dir():
     raise parsing.ConfigError(
       f"--checkpoint_dir: {directory} is no folder; experiments.full_data "
@@ -141,7 +147,7 @@ def _check_config(path: pathlib.Path, config: Mapping[str, Any]) -> None:
     *hparam,
   )
   missing = [field for field in fields if field not in config]
-  name = trained.name_of(config)
+  name = model_of(config)
   if missing:
     problem = (
       f"expected {missing[0]} in its configuration, got {sorted(config)}"
@@ -158,15 +164,8 @@ def _check_config(path: pathlib.Path, config: Mapping[str, Any]) -> None:
 def layer_name(
   source: Source, dataset: datasets.Dataset, name: str | None
 ) -> str:
-  """Checks the name of a layer; None is that of the last dense one.
-
-  Raises:
-    checkpoints.CheckpointError: If the network cannot be made.
-    parsing.ConfigError: If it has no such layer.
-  """
-  network = trained.network_of(
-    source.path, source.config, dataset.test.images.shape[1:]
-  )
+  """Checks the name of a layer; None is that of the last dense one."""
+  network = _network(source, dataset)
   if name is None:
     return network.layers[-1]
   if name not in network.layers:
@@ -180,16 +179,25 @@ def layer_name(
 def load(
   source: Source, dataset: datasets.Dataset, *, which: str = "best"
 ) -> tuple[networks.Network, networks.Variables]:
-  """Reads a trained network, after its "best" or "last" epoch.
-
-  Raises:
-    checkpoints.CheckpointError: If the file cannot be used, or holds another
-      network than its configuration says.
-  """
+  """Reads a trained network, after its "best" or "last" epoch."""
+  network = _network(source, dataset)
+  shapes = jax.eval_shape(network.init, jax.random.key(0))
   checkpoint = checkpoints.load(source.path, config=source.config)
-  return trained.load(
-    source.path, checkpoint, dataset.test.images.shape[1:], which=which
+  variables = getattr(checkpoint, which)
+  return network, checkpoints.restore(source.path, variables, shapes)
+
+
+def _network(source: Source, dataset: datasets.Dataset) -> networks.Network:
+  usual, config = networks.Spec(), source.config
+  spec = networks.Spec(
+    model_of(config),
+    config.get("initializer", usual.initializer),
+    config.get("bfloat16", usual.bfloat16),
   )
+  try:
+    return networks.make(spec, dataset.test.images.shape[1:])
+  except ValueError as error:
+    raise checkpoints.CheckpointError(f"{source.path}: {error}") from error
 
 
 def trained_and_untrained(

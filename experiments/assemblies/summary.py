@@ -6,26 +6,20 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.assemblies import sources
-from experiments.assemblies.records import Record
 from experiments.learning import methods
 from experiments.records import results
+from experiments.records.results import Record
 from experiments.tables import markdown, stats
 
 SELECTIONS = ("chosen", "clustered", "all")
 
 
 class Cell(NamedTuple):
-  """Simulations that differ in their seed alone.
+  """Simulations that differ in their seed alone."""
 
-  Attributes:
-    method: Name in `methods.METHODS`.
-    strength: The method's hyper-parameter, 0 where it has none.
-    records: One a seed.
-  """
-
-  method: str
-  strength: float
-  records: tuple[Record, ...]
+  method: str  # Name in `methods.METHODS`.
+  strength: float  # The method's hyper-parameter, 0 where it has none.
+  records: tuple[Record, ...]  # One a seed.
 
   @property
   def title(self) -> str:
@@ -50,11 +44,7 @@ Group = tuple[Cell, ...]
 
 
 def groups(records: Sequence[Record]) -> dict[str, Group]:
-  """Groups records, in their order, by what can be compared.
-
-  Returns:
-    {name such as "mnist-lenet5-fc3": its cells}.
-  """
+  """Groups records, in their order, as {"mnist-lenet5-fc3": cells, ...}."""
   found: dict[str, dict[tuple[str, float], list[Record]]] = {}
   for record in records:
     config = record["config"]
@@ -77,14 +67,9 @@ def chosen(cells: Group) -> list[Cell]:
 def clustered(cells: Group, *, margin: float) -> list[Cell]:
   """Returns each method's most clustered cell that is still accurate.
 
-  Args:
-    cells: Cells of one group.
-    margin: Mean validation accuracy that it may lack, as a fraction, of that of
-      the vanilla networks; of the best where there are none.
-
-  Returns:
-    The cells of highest mean silhouette, of live neurons with weights of equal
-    norm, at as many clusters as classes. No cell for a method without any.
+  Of mean validation accuracy, a fraction, it may lack a margin of that of the
+  vanilla networks, of the best where there are none. What counts is the mean
+  silhouette of live neurons with weights of equal norm.
   """
   vanilla = [cell for cell in cells if cell.method == "vanilla"]
   least = max(map(_accuracy, vanilla or cells)) - margin
@@ -148,17 +133,10 @@ def text(found: Mapping[str, Group], *, margin: float) -> str:
 def interval(
   values: np.ndarray, digits: int = 2, factor: float = 1.0, *, sign: str = ""
 ) -> str:
-  """Formats a mean over seeds with its 95 % bootstrap interval.
+  """Formats values [num_seeds] as "0.41 [0.39, 0.43]", mean and 95 % interval.
 
-  Args:
-    values: One number a seed; those that are not finite are left out, and
-      counted.
-    digits: After the point; -3 for three significant ones.
-    factor: What they are multiplied by.
-    sign: "+" shows that of positive numbers too.
-
-  Returns:
-    Such as "0.41 [0.39, 0.43]".
+  Those that are not finite are left out, and counted. Of digits there are so
+  many after the point, or -3 for three significant ones.
   """
   kept = factor * values[np.isfinite(values)]
   if not kept.size:

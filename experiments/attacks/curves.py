@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -36,62 +37,34 @@ def measure(
   """Attacks the members of a population, spread over all devices.
 
   Epsilons are the largest changes of a pixel, from 0 to 1; seeds, one a member,
-  decide where random attacks begin.
-
-  Returns:
-    Accuracies [members, epsilons] by the name of the attack, and
-    `zero_gradients` [members], the share of images without a gradient.
+  decide where random attacks begin. Returns accuracies [members, epsilons] by
+  attack, and `zero_gradients` [members], shares of images without a gradient.
   """
-  num_devices = devices.mesh().size
+  count, num_devices = len(members), devices.mesh().size
   size = min(gradient_sign.BLOCK, len(images.labels))
   width = num_devices * groups.fast_width(size)
-  # Every device needs as many: the last is repeated.
-  missing = -len(members) % num_devices
-  members = [*members, *[members[-1]] * missing]
-  seeds = [*seeds, *[0] * missing]
-  parts = [
-    _attack(
-      network,
-      members[first : first + width],
-      images,
-      epsilons,
-      seeds[first : first + width],
-    )
-    for first in range(0, len(members), width)
-  ]
-  return {
-    name: np.concatenate([part[name] for part in parts])[
-      : len(members) - missing
-    ]
-    for name in parts[0]
-  }
-
-
-def _attack(
-  network: Network,
-  members: Sequence[Variables],
-  images: datasets.Split,
-  epsilons: Sequence[float],
-  seeds: Sequence[int],
-) -> dict[str, np.ndarray]:
-  variables = jax.tree.map(lambda *leaves: np.stack(leaves), *members)
-  variables, placed_seeds = devices.place(
-    (variables, jnp.array(seeds, jnp.uint32)), devices.MEMBERS
-  )
   shared = devices.place(tuple(images), devices.SHARED)
-  found: dict[str, np.ndarray] = {}
-  for name in ATTACKS:
-    outcomes = [
-      jax.device_get(
-        # Within no change all attacks are the same.
-        _program(network, name if epsilon else "fgsm")(
-          variables, placed_seeds, *shared, np.float32(epsilon)
-        )
-      )
-      for epsilon in epsilons
-    ]
-    found[name] = np.stack([one.accuracy for one in outcomes], axis=1)
-    found["zero_gradients"] = outcomes[0].zero_gradients
+  # Every device needs as many: the last is repeated.
+  order = np.minimum(np.arange(count + -count % num_devices), count - 1)
+  found = {name: np.empty((count, len(epsilons))) for name in ATTACKS}
+  found["zero_gradients"] = np.empty(count)
+  for first in range(0, count, width):
+    rows = order[first : first + width]
+    variables, placed_seeds = devices.place(
+      (
+        jax.tree.map(lambda *x: np.stack(x), *(members[i] for i in rows)),
+        jnp.array([seeds[i] for i in rows], jnp.uint32),
+      ),
+      devices.MEMBERS,
+    )
+    for name, (place, epsilon) in itertools.product(
+      ATTACKS, enumerate(epsilons)
+    ):
+      # Within no change all attacks are the same.
+      attack = _program(network, name if epsilon else "fgsm")
+      outcome = attack(variables, placed_seeds, *shared, np.float32(epsilon))
+      found[name][rows, place] = outcome.accuracy
+      found["zero_gradients"][rows] = outcome.zero_gradients
   return found
 
 

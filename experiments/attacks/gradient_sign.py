@@ -45,15 +45,10 @@ BLOCK = 500
 
 
 class Robustness(NamedTuple):
-  """What an attack did to each member.
+  """What an attack did to each member, as shares of the images [members]."""
 
-  Attributes:
-    accuracy: Share of attacked images that are classified rightly [members].
-    zero_gradients: Share of images whose gradient is 0 in all pixels, before
-      the attack [members].
-  """
-
-  accuracy: jax.Array
+  accuracy: jax.Array  # Attacked images that are classified rightly.
+  # Images whose gradient is 0 in all pixels, before the attack.
   zero_gradients: jax.Array
 
 
@@ -120,16 +115,11 @@ def evaluate(
   attack: Callable[..., jax.Array],
   keys: jax.Array | None = None,
 ) -> Robustness:
-  """Attacks every member of a population on shared images.
+  """Attacks every member, variables [members, ...], on shared images.
 
-  Args:
-    network: The network.
-    variables: Stacked over members.
-    images: Images uint8 [n, height, width, channels].
-    labels: Classes [n].
-    attack: Maps (logits function, images, labels) to attacked images; and
-      takes `key=` where there are keys.
-    keys: A key for each member, or None.
+  These are uint8 [n, height, width, channels], labels [n]. The attack maps
+  (logits function, images, labels) to attacked images, and takes `key=` where
+  there are keys [members].
   """
   num_images = images.shape[0]
   size = min(BLOCK, num_images)

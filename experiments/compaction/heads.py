@@ -23,15 +23,10 @@ Params = dict[str, dict[str, np.ndarray]]
 
 
 class Head(NamedTuple):
-  """Dense layers, in their order.
+  """Dense layers, in their order."""
 
-  Attributes:
-    params: {layer: {"kernel": [n, m], "bias": [m]}}.
-    units: Layers whose inputs are units of the network, which may be removed;
-      pixels may not.
-  """
-
-  params: Params
+  params: Params  # {layer: {"kernel": [n, m], "bias": [m]}}.
+  # Layers whose inputs are units, which may be removed; pixels may not.
   units: tuple[str, ...]
 
 
@@ -44,15 +39,10 @@ class Splits(NamedTuple):
 
 
 class Activity(NamedTuple):
-  """What is known of units from training images, {layer: [n]} each.
+  """What is known of units from training images, {layer: [n]} each."""
 
-  Attributes:
-    means: Mean activations.
-    importance: As `bean_jax.sparsity.unit_importance` has it.
-  """
-
-  means: dict[str, np.ndarray]
-  importance: dict[str, np.ndarray]
+  means: dict[str, np.ndarray]  # Mean activations.
+  importance: dict[str, np.ndarray]  # `bean_jax.sparsity.unit_importance`.
 
 
 def split_network(

@@ -17,11 +17,11 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.assemblies import sources
-from experiments.assemblies.records import Record
 from experiments.assemblies.summary import Cell
 from experiments.compaction import schemes
 from experiments.learning import methods
-from experiments.records import results, trained
+from experiments.records import results
+from experiments.records.results import Record
 
 Way = tuple[str, bool]
 
@@ -37,19 +37,13 @@ CHOICES = {
 
 
 class Group(NamedTuple):
-  """Cells of one dataset and network that can be compared.
+  """Cells of one dataset and network that can be compared."""
 
-  Attributes:
-    title: Such as "mnist, lenet5".
-    cells: By method, then by strength; vanilla first, of the same seeds as all.
-    ways: How all heads were made smaller.
-    points: Of accuracy that may be lost, in percent.
-  """
-
-  title: str
+  title: str  # Such as "mnist, lenet5".
+  # By method, then by strength; vanilla first, of the same seeds as all.
   cells: tuple[Cell, ...]
-  ways: tuple[Way, ...]
-  points: float
+  ways: tuple[Way, ...]  # How all heads were made smaller.
+  points: float  # Of accuracy that may be lost, in percent.
 
   @property
   def methods(self) -> list[str]:
@@ -58,36 +52,23 @@ class Group(NamedTuple):
 
 
 class Need(NamedTuple):
-  """What a cell needs to be as accurate as vanilla is, but for some points.
+  """What a cell needs to be as accurate as vanilla is, but for some points."""
 
-  Attributes:
-    parameters: Of the head [seeds].
-    reached: Whether there is a version that will do [seeds].
-    lost: Test accuracy that it has lost against vanilla as it is [seeds].
-    sizes: Other metrics of it [seeds], by name.
-  """
-
-  parameters: np.ndarray
-  reached: np.ndarray
-  lost: np.ndarray
-  sizes: dict[str, np.ndarray]
+  parameters: np.ndarray  # Of the head [seeds].
+  reached: np.ndarray  # Whether there is a version that will do [seeds].
+  lost: np.ndarray  # Test accuracy lost against vanilla as it is [seeds].
+  sizes: dict[str, np.ndarray]  # Other metrics of it [seeds], by name.
 
 
 def make_groups(records: Sequence[Record], *, points: float) -> list[Group]:
-  """Sorts efficiency records into what can be compared.
+  """Groups efficiency records of equal dataset, network and shots.
 
-  Returns:
-    Groups of equal dataset, network and shots, each with the seeds that all of
-    its cells have.
-
-  Raises:
-    results.ResultError: If a group has no vanilla networks, or no seed that all
-      cells have.
+  Each group has the seeds that all of its cells have.
   """
   groups: dict[tuple, list[Record]] = {}
   for record in records:
     config = record["config"]["checkpoint"]
-    key = config["dataset"], trained.name_of(config), config.get("shots", 0)
+    key = config["dataset"], sources.model_of(config), config.get("shots", 0)
     groups.setdefault(key, []).append(record)
   return [_make_group(*key, groups[key], points) for key in sorted(groups)]
 
@@ -138,11 +119,9 @@ def title(way: Way, separator: str = ", ") -> str:
 
 
 def lost(group: Group, cell: Cell, way: Way, split: str) -> np.ndarray:
-  """Compares accuracies with that of vanilla as it is, seed by seed.
+  """Returns how much lower accuracies [seeds, versions] are than vanilla's.
 
-  Returns:
-    How much lower those of "validation" or "test" images are [seeds, versions],
-    as fractions of 1.
+  They are of "validation" or "test" images, and vanilla as it is.
   """
   scheme, retrained = way
   name = f"{scheme}/{split}_accuracy"
@@ -177,11 +156,9 @@ def _will_do(group: Group, losses: np.ndarray) -> np.ndarray:
 
 
 def choices(group: Group) -> dict[str, str]:
-  """Returns the ways to choose strengths that choose differently here.
+  """Returns those of `CHOICES` that choose differently here, with meanings.
 
-  Returns:
-    {name: meaning}, those of `CHOICES`; of some that choose the same strengths
-    the first, with the meanings of all.
+  Of some that choose the same strengths the first, with the meanings of all.
   """
   same: dict[tuple, list[str]] = {}
   for choice in CHOICES:
@@ -198,11 +175,9 @@ def choices(group: Group) -> dict[str, str]:
 
 
 def choose(group: Group, choice: str, way: Way) -> list[Cell]:
-  """Chooses the strength of each method as `CHOICES` says.
+  """Chooses a cell of each method, in their order, as `CHOICES` says.
 
-  Returns:
-    One cell a method, in their order; no cell for a method of which none loses
-    so little, where the choice is "strongest".
+  No cell of a method of which none loses so little is the "strongest".
   """
   as_trained = group.ways[0][0], False
   chosen = []

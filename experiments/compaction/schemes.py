@@ -25,17 +25,13 @@ _magnitude_masks = jax.jit(sparsity.magnitude_masks)
 
 
 class Compact(NamedTuple):
-  """A head made smaller.
+  """A head made smaller."""
 
-  Attributes:
-    params: {layer: {"kernel": [n, m], "bias": [m]}}, really smaller arrays.
-    masks: {layer: [n, m]}, which weights there are; pruned ones are 0.
-    inputs: Which features [n] enter the first layer.
-  """
-
+  # {layer: {"kernel": [n, m], "bias": [m]}}, really smaller arrays.
   params: Params
+  # {layer: [n, m]}, which weights there are; pruned ones are 0.
   masks: dict[str, np.ndarray]
-  inputs: np.ndarray
+  inputs: np.ndarray  # Which features [n] enter the first layer.
 
 
 def whole(head: Head) -> Compact:
@@ -126,11 +122,8 @@ TITLES = {
 def sizes(compact: Compact, *, sparse: bool) -> dict[str, int]:
   """Counts what a head takes.
 
-  Args:
-    compact: The head.
-    sparse: Whether its kernels are stored as compressed sparse rows, one for
-      each output: values and 32-bit column numbers of the weights that are
-      left, and where each row begins.
+  Sparse kernels are stored as compressed rows, one for each output: values and
+  32-bit column numbers of the weights that are left, and where each row begins.
 
   Returns:
     `parameters`, the biases and the weights that were not pruned; `flops`,

@@ -19,12 +19,7 @@ _LAYERS = ("method", "strength", "kernel", "Gini", "Hoyer", "small weights")
 
 
 def report(groups: Sequence[Group]) -> str:
-  """Writes all tables.
-
-  For each group, how many parameters each method needs, by how its strength is
-  chosen; the versions behind these numbers; and how sparse the kernels are as
-  trained.
-  """
+  """Writes all tables of all groups."""
   parts = []
   for group in groups:
     parts.append(summary(group))
@@ -63,12 +58,7 @@ def summary(group: Group) -> str:
 
 
 def headline(group: Group, choice: str) -> str:
-  """Writes the table of the parameters that each method needs.
-
-  A line a method, a column for each way to make a head smaller. Numbers are
-  thousands of parameters of the dense layers, means over seeds with 95 %
-  bootstrap intervals.
-  """
+  """Writes the thousands of parameters that each method needs, by way."""
   rows = {name: [methods.METHODS[name].title] for name in group.methods}
   for way in group.ways:
     chosen = {c.method: c for c in needed.choose(group, choice, way)}

@@ -48,6 +48,7 @@ from experiments.machine import jax_options, notices
 from experiments.records import files
 
 Path = str | os.PathLike[str]
+Record = dict[str, Any]  # As `read` returns it.
 
 SCHEMA = 1
 
@@ -146,7 +147,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     ) from error
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> Record:
   """Reads a record, `schema` and `checksum` among its fields.
 
   Raises:
@@ -174,7 +175,7 @@ def read(path: Path) -> dict[str, Any]:
   return record
 
 
-def find(path: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
+def find(path: Path, config: Mapping[str, Any]) -> Record | None:
   """Reads the record of a configuration; None where there is none.
 
   A damaged one is renamed.
@@ -206,7 +207,7 @@ def made(
   measure: Callable[[], Mapping[str, Any]],
   *,
   resume: bool = True,
-) -> tuple[dict[str, Any], bool]:
+) -> tuple[Record, bool]:
   """Finds a record, or measures what it needs, takes the time and writes it.
 
   What `measure` returns, `metrics` among it, is added to the fields, with the
@@ -237,7 +238,7 @@ def set_aside(path: Path, error: DamagedError) -> None:
   )
 
 
-def load_all(directory: Path) -> dict[str, dict[str, Any]]:
+def load_all(directory: Path) -> dict[str, Record]:
   """Reads every .json of a folder, by file name, in the order of the names."""
   paths = sorted(pathlib.Path(directory).iterdir())
   return {path.name: read(path) for path in paths if path.suffix == ".json"}

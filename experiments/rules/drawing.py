@@ -11,7 +11,8 @@ import numpy as np
 
 from experiments.learning import methods
 from experiments.records import results
-from experiments.rules.records import EDGES, Record
+from experiments.records.results import Record
+from experiments.rules.records import EDGES
 from experiments.tables import canvas, figures
 from experiments.weights import distributions
 

@@ -11,6 +11,7 @@ the last of them `silhouette` and `selectivity`.
 
 from collections.abc import Sequence
 import hashlib
+import itertools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -24,10 +25,9 @@ from experiments.architectures.networks import Network, Variables
 from experiments.assemblies import clusters, measures, sources
 from experiments.assemblies.sources import Source
 from experiments.attacks import curves
-from experiments.records import checkpoints, results, trained
+from experiments.records import results
+from experiments.records.results import Record
 from experiments.weights import distributions, kernels, signs
-
-Record = dict[str, Any]
 
 # Edges of the histogram of strengths, equally wide in the logarithm.
 EDGES = np.geomspace(distributions.THRESHOLD, 1, 31)
@@ -61,12 +61,13 @@ class Networks(NamedTuple):
 
 def cells(found: Sequence[Source]) -> list[tuple[Source, ...]]:
   """Puts checkpoints together that differ in their seeds alone."""
-  groups: dict[tuple, list[Source]] = {}
-  for source in found:
+
+  def place(source: Source) -> tuple[str, str, float]:
     config = source.config
-    place = sources.setting(config), config["method"], sources.strength(config)
-    groups.setdefault(place, []).append(source)
-  return [tuple(group) for group in groups.values()]
+    return sources.setting(config), config["method"], sources.strength(config)
+
+  # They come in the order of their places.
+  return [tuple(group) for _, group in itertools.groupby(found, place)]
 
 
 def evaluate(
@@ -75,12 +76,11 @@ def evaluate(
   settings: Settings,
   directory: pathlib.Path,
 ) -> tuple[Record, bool]:
-  """Measures networks, unless there is a record of them.
-
-  Returns:
-    The record, and whether it was measured just now.
-  """
-  network, members = _load(chosen, dataset)
+  """Measures networks, unless there is a record; as `results.made` returns."""
+  members = []
+  for source in chosen.members:
+    network, variables = sources.load(source, dataset, which=chosen.epoch)
+    members.append(jax.device_get(variables))
   seeds = [member.config["seed"] for member in chosen.members]
   num_images = len(dataset.test.labels)
   attacked = min(settings.attacked or num_images, num_images)
@@ -105,22 +105,6 @@ def evaluate(
     return {"metrics": metrics}
 
   return results.made(directory / f"{chosen.title}.json", fields, measured)
-
-
-def _load(
-  chosen: Networks, dataset: datasets.Dataset
-) -> tuple[Network, list[Variables]]:
-  """Reads networks; their variables are NumPy arrays."""
-  network, members = None, []
-  for source in chosen.members:
-    network, variables = trained.load(
-      source.path,
-      checkpoints.load(source.path, config=source.config),
-      dataset.test.images.shape[1:],
-      which=chosen.epoch,
-    )
-    members.append(jax.device_get(variables))
-  return network, members
 
 
 def measure(

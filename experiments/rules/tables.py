@@ -7,7 +7,7 @@ import numpy as np
 from experiments.assemblies.summary import interval
 from experiments.learning import methods
 from experiments.records import results
-from experiments.rules.records import Record
+from experiments.records.results import Record
 from experiments.tables import comparison, markdown, summary
 from experiments.tables.protocols import Entries, Entry
 from experiments.weights import distributions
@@ -27,12 +27,7 @@ def table(
   accuracies: Entries,
   evaluations: Mapping[str, Record],
 ) -> str:
-  """Formats what is known of learning rules, by method, as Markdown.
-
-  Means over seeds with 95 % bootstrap intervals; accuracies and shares of zero
-  gradients in percent; after a semicolon the difference to vanilla, or the
-  method's baseline, paired by seed.
-  """
+  """Formats what is known of learning rules, by method, as Markdown."""
   measured = {name: columns(record) for name, record in evaluations.items()}
   titles = list(next(iter(measured.values()), {}))
   not_run = dict.fromkeys(titles, comparison.NOT_RUN)
@@ -59,8 +54,8 @@ def _accuracy(entry: Entry | None) -> str:
 def best_fit(record: Record) -> tuple[str, int, np.ndarray]:
   """Finds the distribution of greatest likelihood in the mean over seeds.
 
-  Returns:
-    Its name, how often it is the best, and its lead in nats a synapse [seeds].
+  Returns its name, how often it is best, and its lead in nats a synapse
+  [seeds].
   """
   likelihoods = {
     name: results.metric(record, f"{name}_likelihood")

@@ -2,16 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 import pathlib
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from experiments.learning import methods
 from experiments.records import results
+from experiments.records.results import Record
 from experiments.tables import canvas, figures, markdown, paper, stats
-
-Record = dict[str, Any]
 
 
 def strength(record: Record) -> float | None:
@@ -31,9 +29,9 @@ def mean(values: stats.BySeed) -> float:
   return float(np.mean(list(values.values())))
 
 
-def percent(interval: stats.Interval, form: str) -> str:
+def percent(interval: stats.Interval, form: str, factor: float = 100) -> str:
   """Formats fractions in percent: "46.1 [43.6, 48.5]" with the form ".1f"."""
-  middle, low, high = (format(100 * number, form) for number in interval)
+  middle, low, high = (format(factor * number, form) for number in interval)
   return middle if np.isnan(interval.low) else f"{middle} [{low}, {high}]"
 
 

@@ -47,19 +47,14 @@ NAMES = tuple(_LAWS)
 
 
 class Fit(NamedTuple):
-  """A fitted distribution.
+  """A fitted distribution."""
 
-  Attributes:
-    shape: sigma or k, as `s` of `scipy.stats.lognorm` and `c` of `weibull_min`.
-    scale: exp(mu) or s, as `scale` of both.
-    log_likelihood: Mean over the synapses, in nats.
-    distance: The greatest difference of the fitted and the empirical
-      distribution function (Kolmogorov and Smirnov's), from 0 to 1.
-  """
-
+  # sigma or k, as `s` of `scipy.stats.lognorm` and `c` of `weibull_min`.
   shape: float
-  scale: float
-  log_likelihood: float
+  scale: float  # exp(mu) or s, as `scale` of both.
+  log_likelihood: float  # Mean over the synapses, in nats.
+  # The greatest difference of the fitted and the empirical distribution
+  # function (Kolmogorov and Smirnov's), from 0 to 1.
   distance: float
 
 

@@ -23,21 +23,12 @@ from experiments.weights import distributions
 
 
 class Dale(NamedTuple):
-  """How far the neurons of all layers obey Dale's law, from 0 to 1.
+  """How far neurons obey Dale's law, from 0 to 1; NaN without synapses."""
 
-  All is NaN without synapses.
-
-  Attributes:
-    share: Share of the neurons that obey it, of those with a synapse.
-    chance: The share that is expected of permuted signs.
-    agreement: Mean share of a neuron's synapses that have its commoner sign.
-    agreement_chance: What is expected of permuted signs.
-  """
-
-  share: float
-  chance: float
-  agreement: float
-  agreement_chance: float
+  share: float  # Of the neurons that obey it, of those with a synapse.
+  chance: float  # The share that is expected of permuted signs.
+  agreement: float  # Mean share of a neuron's synapses of its commoner sign.
+  agreement_chance: float  # What is expected of permuted signs.
 
 
 def dale(

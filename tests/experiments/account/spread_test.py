@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.account import spread
-from tests.experiments.account import claims_test
+from tests.experiments.account import findings_test
 
 # {(method, shots): mean accuracy} by the seeds reported, and those that choose.
 EVALUATED = {("vanilla", 1): 0.40, ("bean1", 1): 0.45}
@@ -14,7 +14,7 @@ SELECTING = {("vanilla", 1): 0.43, ("bean1", 1): 0.46}
 @pytest.mark.parametrize("split", ["test", "validation"])
 def test_difference_of_the_groups(split):
   first, second = (
-    claims_test.few_shot(accuracies).few_shot["mnist"]
+    findings_test.few_shot(accuracies).few_shot["mnist"]
     for accuracies in (EVALUATED, SELECTING)
   )
   for record in (*first.evaluation, *second.selection):

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import datasets
 from experiments.architectures import networks
 from experiments.assemblies import ablation, sources
 from experiments.command import parsing
@@ -11,17 +12,20 @@ from experiments.records import checkpoints
 from tests.experiments import tiny
 
 DIGITS = tiny.load_few_digits()
+# Not what networks have by default.
+NETWORK = networks.make(networks.Spec(initializer="lecun_normal"))
 
 
 def write(folder, name, *, metrics=None, params=None, **changes):
   """Writes a checkpoint of initial parameters, plus 1."""
   config = {"dataset": "digits", "model": "lenet5", "method": "vanilla"}
-  config |= {"seed": 0, "batch_size": 10, "learning_rate": 5e-4, **changes}
+  config |= {"seed": 0, "batch_size": 1, "learning_rate": 0.1}
+  config |= {"initializer": "lecun_normal", **changes}
   config = {key: value for key, value in config.items() if value is not None}
   seed = config.get("seed", 0)
   if params is None:
     key = jax.random.fold_in(jax.random.key(seed), 0)
-    params = networks.make(networks.Spec()).init(key).params
+    params = NETWORK.init(key).params
     params = jax.tree.map(lambda array: np.asarray(array) + 1, params)
   variables = networks.Variables(params, {})
   if metrics is None:
@@ -111,8 +115,7 @@ def test_layers_of_trained_and_untrained_networks(
   trained, untrained = sources.trained_and_untrained(
     source, DIGITS, "fc1", which=which
   )
-  network = networks.make(networks.Spec())
-  variables = network.init(jax.random.fold_in(jax.random.key(3), 0))
+  variables = NETWORK.init(jax.random.fold_in(jax.random.key(3), 0))
   np.testing.assert_array_equal(
     untrained.kernel, variables.params["fc1"]["kernel"]
   )
@@ -120,7 +123,7 @@ def test_layers_of_trained_and_untrained_networks(
     trained.kernel, untrained.kernel + added, rtol=1e-6
   )
   # All layers from this one on, and what enters it, make the network.
-  logits, hidden = network.evaluate(variables, DIGITS.test.images)
+  logits, hidden = NETWORK.evaluate(variables, DIGITS.test.images)
   np.testing.assert_allclose(
     untrained.activations, hidden["fc1"], rtol=1e-5, atol=1e-6
   )
@@ -134,11 +137,16 @@ def test_layers_of_trained_and_untrained_networks(
   np.testing.assert_array_equal(trained.labels, DIGITS.test.labels)
 
 
-def test_checkpoint_of_another_network(tmp_path):
+def test_networks_that_a_checkpoint_cannot_be(tmp_path):
   write(tmp_path, "a", model="mlp500")
   (source,) = sources.find(tmp_path)
-  with pytest.raises(checkpoints.CheckpointError, match="of another network"):
-    sources.load(source, DIGITS)
+  in_colour = np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, np.int32)
+  for test, message in (
+    (DIGITS.test, "of another network"),
+    (datasets.Split(*in_colour), "npz: mlp500 takes gray images"),
+  ):
+    with pytest.raises(checkpoints.CheckpointError, match=message):
+      sources.load(source, DIGITS._replace(test=test))
 
 
 def test_names_of_layers(tmp_path):

@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from experiments.account import claims
+from experiments.account import claims, findings
 from experiments.assemblies import summary as assemblies
 from experiments.learning import methods
 from experiments.tables import comparison, protocols, stats, summary
@@ -34,20 +34,20 @@ def few_shot(accuracies):
     choices = (0.9 - 0.1 * np.arange(len(grid))).tolist()
     selection += made.grid(name, choices, last=last, **fields)
   found = protocols.Records(selection, records, records)
-  return claims.Found({"mnist": found}, {}, ())
+  return findings.Found({"mnist": found}, {}, ())
 
 
 @pytest.mark.parametrize(
   "accuracy,verdict",
   (
     # The paper has a gain of 16.2: ahead by as much, ahead, and not so.
-    *((0.57, claims.HOLDS), (0.45, claims.IN_PART)),
-    *((0.40, claims.FAILS), (0.35, claims.FAILS)),
+    *((0.57, findings.HOLDS), (0.45, findings.IN_PART)),
+    *((0.40, findings.FAILS), (0.35, findings.FAILS)),
   ),
 )
 def test_gain_is_that_of_the_records(accuracy, verdict):
   found = few_shot({("vanilla", 1): 0.4, ("bean1", 1): accuracy})
-  finding = claims.gain(found, shots=1)
+  finding = findings.gain(found, shots=1)
   assert finding.verdict == verdict
   interval = stats.mean_interval(accuracy - 0.4 + NOISE)
   assert finding.sentence == (
@@ -60,10 +60,10 @@ def test_gain_is_that_of_the_records(accuracy, verdict):
 
 
 def test_without_records_nothing_is_claimed():
-  nothing = claims.Found({}, {}, ())
+  nothing = findings.Found({}, {}, ())
   for claim in claims.CLAIMS:
     finding = claim.find(nothing)
-    assert finding.verdict == claims.NOT_TESTED, claim.title
+    assert finding.verdict == findings.NOT_TESTED, claim.title
     assert not finding.comparisons
 
 
@@ -72,17 +72,17 @@ def test_many_comparisons_are_corrected():
   noise = np.where(np.arange(12) < 10, 0.01, -0.01)
   uneven = np.where(np.arange(12) < 6, 0.03, -0.01)
   p_value = stats.sign_flip_p_value(noise)
-  assert claims.LEVEL / 4 < p_value < claims.LEVEL
+  assert findings.LEVEL / 4 < p_value < findings.LEVEL
   for rivals, factor, direction, verdict in (
-    (["dropout"], 1, 1, claims.HOLDS),
-    (["dropout", "weight_decay", "l1", "imitation"], 4, 0, claims.FAILS),
+    (["dropout"], 1, 1, findings.HOLDS),
+    (["dropout", "weight_decay", "l1", "imitation"], 4, 0, findings.FAILS),
   ):
     found = few_shot({(name, 1): 0.5 for name in ["bean1", *rivals]})
     for record in found.few_shot["mnist"].evaluation:
       name = record["config"]["method"]
       plus = {"bean1": noise, "dropout": 0 * noise}.get(name, uneven)
       record["metrics"]["test_accuracy_last"] = (0.5 + plus).tolist()
-    finding = claims.against_regularizers(found)
+    finding = findings.against_regularizers(found)
     assert len(finding.comparisons) == len(rivals)
     first = finding.comparisons[0]
     assert first.adjusted == pytest.approx(factor * p_value)
@@ -108,11 +108,11 @@ def network(rises):
       }
       records.append({"seeds": [seed], "metrics": metrics})
     cells.append(assemblies.Cell(method, strength, tuple(records)))
-  return claims.Found({}, {"mnist-lenet5": tuple(cells)}, ())
+  return findings.Found({}, {"mnist-lenet5": tuple(cells)}, ())
 
 
 def silhouette(found, least):
-  return claims.rise(
+  return findings.rise(
     found,
     quantity="Silhouette",
     metric=lambda cell: cell.at_classes("trained_silhouettes"),
@@ -129,28 +129,28 @@ def test_rise_of_strong_and_of_usual_networks():
   np.testing.assert_allclose(strong.interval.mean, 0.605)
   np.testing.assert_allclose(usual.interval.mean, 0.205)
   assert "[+0.60, +0.61]" in finding.sentence
-  assert silhouette(found, 0.1).verdict == claims.HOLDS
+  assert silhouette(found, 0.1).verdict == findings.HOLDS
   # Where all of an interval must exceed it.
   assert 0.2 <= usual.interval.low < 0.205 < usual.interval.high
-  assert silhouette(found, 0.205).verdict == claims.IN_PART
+  assert silhouette(found, 0.205).verdict == findings.IN_PART
   worse = network([("bean2", 1.0, -0.1)])
-  assert silhouette(worse, 0.4).verdict == claims.FAILS
+  assert silhouette(worse, 0.4).verdict == findings.FAILS
 
 
 def test_clusters_are_the_wirings_where_controls_of_its_strength_have_fewer():
   controls = [("bean1_constant", 30.0, 0.2), ("bean1_random", 7.0, 0.9)]
   networks = {
     "mnist-lenet5": network([("bean1", 30.0, 0.6)]),
-    claims.CONTROLS: network(controls),
+    findings.CONTROLS: network(controls),
   }
-  found = claims.Found(
+  found = findings.Found(
     {}, {k: v.networks["mnist-lenet5"] for k, v in networks.items()}, ()
   )
-  finding = claims.clusters_by_wiring(found)
+  finding = findings.clusters_by_wiring(found)
   (compared,) = finding.comparisons
   assert compared.label == "less BEAN-1, A constant alpha 30"
   np.testing.assert_allclose(compared.interval, 0.4)
-  assert finding.verdict == claims.HOLDS
+  assert finding.verdict == findings.HOLDS
   assert finding.sentence.endswith(
     ": +0.40 [+0.40, +0.40] (1 of 1 above 0, 0 below)."
   )
@@ -160,8 +160,8 @@ RESULTS = pathlib.Path(__file__).parents[3] / "results"
 
 
 def test_networks_trained_differently_are_kept_apart():
-  found = claims.read(RESULTS)
-  for name in claims.NETWORKS:
+  found = findings.read(RESULTS)
+  for name in findings.NETWORKS:
     seeds = {
       tuple(seed for record in cell.records for seed in record["seeds"])
       for cell in found.networks[name]
