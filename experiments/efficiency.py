@@ -36,7 +36,7 @@ from experiments.command import flag_groups, parsing, scripts
 from experiments.compaction import drawing, measures, needed, schemes, tables
 from experiments.machine import interruption
 from experiments.records import checkpoints, results
-from experiments.tables import canvas, markdown
+from experiments.tables import canvas, markdown, versions
 
 _WEIGHT_PERCENTS = (30, 50, 60, 70, 75, 80, 85, 90, 93, 95, 97, 98, 99)
 
@@ -114,9 +114,9 @@ def run() -> None:
     if is_new:
       print(f"{source.path.stem}: {record['seconds']:.0f} s", flush=True)
   groups = needed.make_groups(made, points=points)
-  results.tell_versions(made)
+  versions.tell(made)
   text = tables.report(groups)
-  if note := results.mixed_versions(made):
+  if note := versions.mixed(made):
     text += f"\n\n{note}"
   results.write_bytes(directory / "table.md", f"{text}\n".encode())
   for group in groups:

@@ -33,8 +33,7 @@ from experiments.learning import methods
 from experiments.learning.streams import Shots
 from experiments.machine import processes
 from experiments.population import cells, runs
-from experiments.records import results
-from experiments.tables import markdown, summary
+from experiments.tables import markdown, summary, versions
 
 # Its own, so that scripts can be imported together.
 FLAGS = flags.FlagValues()
@@ -72,7 +71,7 @@ def run(config: cells.Config) -> None:
   (records,) = runs.train_all([config])
   if not processes.is_first():
     return
-  results.tell_versions(records)
+  versions.tell(records)
   # Before the figures, which are worth less than the numbers.
   markdown.show(summary.write(records, config.output_dir))
   summary.draw(records, config.output_dir)

@@ -45,8 +45,7 @@ from experiments.learning import methods
 from experiments.learning.streams import Augmentation, Whole
 from experiments.machine import processes
 from experiments.population import cells, runs
-from experiments.records import results
-from experiments.tables import markdown, summary
+from experiments.tables import markdown, summary, versions
 
 # Its own, so that scripts can be imported together.
 FLAGS = flags.FlagValues()
@@ -114,7 +113,7 @@ def run(config: cells.Config) -> None:
   if not processes.is_first():
     return
   records = runs.comparable_records(config)
-  results.tell_versions(records)
+  versions.tell(records)
   made = [record["config"] for record in records]
   models = ", ".join(dict.fromkeys(fields["model"] for fields in made))
   epochs = max(fields["epochs"] for fields in made)

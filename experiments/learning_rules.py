@@ -54,6 +54,7 @@ from experiments.tables import (
   paper,
   protocols,
   stages,
+  versions,
 )
 from experiments.tables.protocols import Entries
 from experiments.tables.stages import Stage
@@ -326,7 +327,7 @@ def run() -> None:
   )
   _measure(parts, job.settings)
   used += [record for part in parts for record in part.found.values()]
-  results.tell_versions(used)
+  versions.tell(used)
   directory = pathlib.Path(FLAGS.output_dir)
   text = tables.text(
     [(part.title, part.accuracies, part.found) for part in parts],

@@ -30,7 +30,7 @@ from experiments.learning import methods
 from experiments.machine import processes, progress
 from experiments.population import cells, runs
 from experiments.records import results
-from experiments.tables import comparison, markdown, stages, summary
+from experiments.tables import comparison, markdown, stages, summary, versions
 from experiments.tables.stages import Stage
 
 DATASETS = ("mnist", "fashion_mnist")
@@ -204,7 +204,7 @@ def run() -> None:
   everything = [*itertools.chain(*itertools.chain(*found.values()))]
   if not everything:
     raise results.ResultError(f"{directory}: expected records, found none")
-  results.tell_versions(everything)
+  versions.tell(everything)
   shots = sorted({stage.num_shots for stage in planned})
   markdown.show(comparison.write(found, FLAGS.methods, shots, directory))
   comparison.draw(found, FLAGS.methods, directory)

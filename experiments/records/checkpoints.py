@@ -64,11 +64,7 @@ class Checkpoint(NamedTuple):
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-  """Writes a checkpoint, whose memory may be any tree of arrays, whole or not.
-
-  Raises:
-    ResultError: If the file system refuses.
-  """
+  """Writes a checkpoint whole or not; its memory is any tree of arrays."""
   header = {
     "schema": SCHEMA,
     "config": checkpoint.config,

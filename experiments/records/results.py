@@ -26,8 +26,7 @@ there were none. One of another schema or configuration was made by somebody
 who may still want it: reading it raises `ResultError`, which names the file.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import hashlib
 import importlib.metadata
 import json
@@ -93,11 +92,8 @@ def reason(error: OSError | ValueError) -> str:
 def write(path: Path, record: Mapping[str, Any]) -> None:
   """Writes a record, so that the file is the old one or the new one, whole.
 
-  Arrays become lists; `schema` and `checksum` are added here.
-
-  Raises:
-    ResultError: If the file system refuses.
-    ValueError: If a field is missing or is not what the schema says.
+  Arrays become lists; `schema` and `checksum` are added here. A `ValueError`
+  says that a field is missing or is not what the schema says.
   """
   fields = {
     name: _plain(value, with_nan=name == "metrics")
@@ -132,11 +128,7 @@ def prepare_directory(directory: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-  """Writes a file, so that it is the old one or the new one, whole.
-
-  Raises:
-    ResultError: If the file system refuses.
-  """
+  """Writes a file, so that it is the old one or the new one, whole."""
   path = pathlib.Path(path)
   try:
     files.replace(path, data)
@@ -261,8 +253,7 @@ def config_digest(config: Mapping[str, Any]) -> str:
 def cell_name(dataset: str, place: str, method: str, **hparams: float) -> str:
   """Names the file of a cell; the place is its shots, or its network.
 
-  Raises:
-    ValueError: If a part is no word, and could lead to another folder.
+  A part that is no word, and could lead to another folder, is refused.
 
   Example:
     >>> cell_name("mnist", "1shot", "bean1", gamma=0.5, alpha=10.0)
@@ -364,66 +355,6 @@ def _git(root: pathlib.Path) -> dict[str, Any] | None:
   except (OSError, subprocess.SubprocessError):
     return None
   return {"commit": commit, "dirty": bool(changes)}
-
-
-def mixed_versions(records: Sequence[Mapping[str, Any]]) -> str:
-  """Says which versions records were made by; "" if all by the same."""
-  parts = [
-    f"{name} {_listed(counts)}"
-    for name, counts in _counted(records).items()
-    if len(counts) > 1
-  ]
-  return f"Made by different versions: {'; '.join(parts)}." if parts else ""
-
-
-def tell_versions(records: Sequence[Mapping[str, Any]]) -> None:
-  """Tells the user which records were made by other versions than these."""
-  now = _versions_of(environment())
-  others = [record for record in records if _versions_of(record) != now]
-  parts = [
-    f"{name} {_listed(counts)}, now {now.get(name, 'none')}"
-    for name, counts in _counted(others, now).items()
-    if counts and set(counts) != {now.get(name, "none")}
-  ]
-  if parts:
-    notices.warn(
-      f"{len(others)} of {len(records)} cells were made by other versions and"
-      f" are used: {'; '.join(parts)}"
-    )
-
-
-def _counted(
-  records: Sequence[Mapping[str, Any]], names: Iterable[str] = ()
-) -> dict[str, Counter[str]]:
-  """Counts the records of every version, by the name of what has it."""
-  made_by = [_versions_of(record) for record in records]
-  found = [name for versions in made_by for name in versions]
-  return {
-    name: Counter(versions.get(name, "none") for versions in made_by)
-    for name in dict.fromkeys([*names, *found])
-  }
-
-
-def _versions_of(record: Mapping[str, Any]) -> dict[str, str]:
-  """Returns all versions that a record names, that of the code first."""
-  git = record.get("git") or {}
-  commit = str(git.get("commit", "unknown"))[:7]
-  changed = " with changes" if git.get("dirty") else ""
-  versions = {k: str(v) for k, v in record.get("versions", {}).items()}
-  # Of the settings only these may differ in records that are used together.
-  settings = record.get("settings", {})
-  variables = {k: v for k, v in settings.items() if k in jax_options.VARIABLES}
-  return {"commit": commit + changed, **versions, **variables}
-
-
-def _listed(counts: Counter[str]) -> str:
-  """Returns versions with their numbers of cells, the most frequent first."""
-  parts = [f"{name} ({count})" for name, count in counts.most_common(3)]
-  first = counts.most_common(1)[0][1]
-  parts[0] = f"{parts[0][:-1]} cell{'s' * (first > 1)})"
-  if len(counts) > len(parts):
-    parts.append(f"{len(counts) - len(parts)} more")
-  return ", ".join(parts)
 
 
 def _plain(value: Any, *, with_nan: bool = False) -> Any:

@@ -8,7 +8,7 @@ from experiments.assemblies.summary import interval
 from experiments.learning import methods
 from experiments.records import results
 from experiments.records.results import Record
-from experiments.tables import comparison, markdown, summary
+from experiments.tables import comparison, markdown, summary, versions
 from experiments.tables.protocols import Entries, Entry
 from experiments.weights import distributions
 
@@ -126,7 +126,7 @@ def text(
   for title, accuracies, evaluations in parts:
     places = (names, shots) if accuracies else (list(evaluations), ())
     lines += [f"## {title}", table(*places, accuracies, evaluations)]
-  if note := results.mixed_versions(used):
+  if note := versions.mixed(used):
     lines.append(note)
   return "\n\n".join(lines)
 

@@ -8,7 +8,15 @@ import re
 from experiments.learning import methods
 from experiments.learning.options import IMITATION_OPTIONS
 from experiments.records import results
-from experiments.tables import canvas, figures, markdown, paper, stats, summary
+from experiments.tables import (
+  canvas,
+  figures,
+  markdown,
+  paper,
+  stats,
+  summary,
+  versions,
+)
 from experiments.tables.protocols import PROTOCOLS, Entries, Records, entries
 
 NOT_RUN = "not run"
@@ -200,7 +208,7 @@ def write(
       if note := imitation_note(records.evaluation):
         text.append(note)
   everything = [*itertools.chain(*itertools.chain(*found.values()))]
-  if note := results.mixed_versions(everything):
+  if note := versions.mixed(everything):
     text.append(note)
   whole = "\n\n".join(text) + "\n"
   results.write_bytes(directory / "table.md", whole.encode())

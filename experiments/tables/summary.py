@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from experiments.learning import methods
 from experiments.records import results
 from experiments.records.results import Record
-from experiments.tables import canvas, figures, markdown, paper, stats
+from experiments.tables import canvas, figures, markdown, paper, stats, versions
 
 
 def strength(record: Record) -> float | None:
@@ -143,7 +143,7 @@ def write(
   """Writes `table.md` into a folder, with a title; returns the table alone."""
   made = table(records)
   text = f"{title}\n\n" * bool(title) + f"{made}\n"
-  if note := results.mixed_versions(records):
+  if note := versions.mixed(records):
     text += f"\n{note}\n"
   results.write_bytes(directory / "table.md", text.encode())
   return made

@@ -78,12 +78,6 @@ def test_random_starts_lie_in_the_box():
   )
 
 
-def test_gradient_of_a_linear_network():
-  with jax.enable_x64(True):
-    slopes = gradient_sign.input_gradient(lambda x: x @ WEIGHTS, ROWS, CLASSES)
-  np.testing.assert_allclose(slopes, linear_slopes(ROWS), rtol=1e-12)
-
-
 def evaluate(variables, images):
   """Classifies by the nearest mean of a class."""
   rows = images.reshape(len(images), -1) / 255

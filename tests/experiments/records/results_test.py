@@ -258,40 +258,6 @@ def test_names_of_cells(hparams, end):
   assert name == f"mnist-5shot-bean1{end}.json"
 
 
-def test_several_versions_are_counted():
-  releases = {"a": "0.10.1", "b": "0.10.1", "c": "0.11.2", "d": "0.11.2"}
-  records = [make_record(versions={"jax": "0.10.1"})]
-  for name in "abbcd":
-    git = {"commit": name * 10, "dirty": name == "b"}
-    versions = {"python": "3.11.7", "jax": releases[name]}
-    records.append(make_record(git=git, versions=versions))
-  assert results.mixed_versions(records) == (
-    "Made by different versions: commit bbbbbbb with changes (2 cells),"
-    " unknown (1), aaaaaaa (1), 2 more; jax 0.10.1 (4 cells), 0.11.2 (2);"
-    " python 3.11.7 (5 cells), none (1)."
-  )
-  assert results.mixed_versions(records[:1] * 3) == ""
-
-
-def test_other_versions_are_named_in_a_line(capsys, monkeypatch):
-  git = {"commit": "a" * 40, "dirty": False}
-  monkeypatch.setattr(results, "_git", lambda root: git)
-  ours, other = (make_record(**results.environment()) for _ in range(2))
-  # The present version goes without saying.
-  results.tell_versions([ours] * 2)
-  results.tell_versions([])
-  assert capsys.readouterr() == ("", "")
-  other["versions"] = {**other["versions"], "jax": "0.9.0"}
-  other["git"] = {"commit": "b" * 40, "dirty": True}
-  results.tell_versions([ours, other, ours])
-  assert capsys.readouterr() == (
-    "",
-    "warning: 1 of 3 cells were made by other versions and are used: commit"
-    " bbbbbbb with changes (1 cell), now aaaaaaa; jax 0.9.0 (1 cell), now"
-    f" {jax.__version__}\n",
-  )
-
-
 def test_environment_fits_a_record(path):
   environment = results.environment()
   results.write(path, make_record(**environment))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import matplotlib
+from PIL import Image
 import pytest
 
 from experiments.records import results
@@ -19,6 +20,8 @@ SERIES = [("BEAN-1", [1, 5], [stats.Interval(0.5, 0.4, 0.6)] * 2)]
 def draw(path):
   with canvas.attempt(path):
     figures.accuracy_against_shots(path, SERIES, title="digits")
+  with Image.open(path) as image:
+    assert (image.format, image.width) == ("PNG", 7 * 150)
   return path.read_bytes()
 
 

@@ -1,10 +1,7 @@
 """Tests of experiments.tables.figures."""
 
-import os
-
 from matplotlib import collections, colors
 import numpy as np
-from PIL import Image
 import pytest
 
 from experiments.tables import figures, stats
@@ -33,35 +30,6 @@ def lines(drawing):
   texts = [text.get_text() for text in drawing.legends[0].get_texts()]
   handles, _ = drawing.axes[0].get_legend_handles_labels()
   return dict(zip(texts, handles, strict=True))
-
-
-@pytest.mark.parametrize(
-  "draw,series,options",
-  (
-    (figures.learning_curves, make_curves(), {}),
-    (figures.accuracy_against_shots, make_series(), {}),
-    (
-      figures.accuracy_against_hparam,
-      make_series(),
-      {"baseline": ("vanilla", stats.Interval(0.4, 0.3, 0.5))},
-    ),
-    (
-      figures.differences,
-      [("1-shot", {"BEAN-1": stats.Interval(0.1, 0.0, 0.2)})],
-      {},
-    ),
-  ),
-)
-def test_file_is_a_picture_of_150_dots_per_inch(draw, series, options, path):
-  draw(path, series, title="t", **options)
-  with Image.open(path) as image:
-    assert (image.format, image.width) == ("PNG", 7 * 150)
-    np.testing.assert_allclose(image.info["dpi"], 150, rtol=1e-3)
-  assert os.listdir(path.parent) == [path.name]
-  # Equal data make equal bytes.
-  first = path.read_bytes()
-  draw(path, series, title="t", **options)
-  assert path.read_bytes() == first
 
 
 def test_learning_curves_are_means_with_bands_in_percent(path):
