@@ -124,13 +124,10 @@ def run() -> None:
   for group in groups:
     name = group.title.replace(", ", "-")
     for choice in needed.choices(group):
-      for function, kind in (
-        (drawing.curves, "lost"),
-        (drawing.needs, "needed"),
-      ):
+      for kind, draw in drawing.FIGURES.items():
         path = directory / f"{name}-{kind}-{choice}.png"
         with canvas.attempt(path):
-          function(path, group, choice)
+          draw(path, group, choice)
   print(f"all tables and figures in {directory}")
 
 

@@ -351,25 +351,15 @@ def _draw(directory: pathlib.Path, part: Part) -> None:
   """Draws the networks of a part."""
   found = part.found
   fields = {name: _fields(part.chosen[name]) for name in found}
-  for stem, draw, values, what in (
-    (
-      *("accuracy_against_epsilon", drawing.accuracy_against_epsilon, found),
-      "accuracy under attack",
-    ),
-    (
-      *("weights", drawing.weight_histograms, found),
-      "strengths of synapses, first seed",
-    ),
-    (
-      *("receptive_fields", drawing.receptive_fields, fields),
-      "incoming weights of first units, first seed",
-    ),
+  for stem, draw, values in (
+    ("accuracy_against_epsilon", drawing.accuracy_against_epsilon, found),
+    ("weights", drawing.weight_histograms, found),
+    ("receptive_fields", drawing.receptive_fields, fields),
   ):
     stem = f"{stem}_{part.suffix}"
     for path, names in drawing.paths(directory, stem, list(found)):
-      own = {name: values[name] for name in names}
       with canvas.attempt(path):
-        draw(path, own, title=f"{part.title}: {what}")
+        draw(path, {name: values[name] for name in names}, title=part.title)
 
 
 def _fields(chosen: Networks) -> np.ndarray:

@@ -127,6 +127,9 @@ def needs(path: pathlib.Path, group: Group, choice: str) -> figure.Figure:
   return canvas.save(drawing, path, with_pdf=True)
 
 
+FIGURES = {"lost": curves, "needed": needs}
+
+
 def _look(group: Group, method: str) -> dict[str, Any]:
   index = group.methods.index(method)
   return figures.style(methods.METHODS[method].title, index)

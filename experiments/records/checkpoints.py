@@ -25,6 +25,7 @@ import pathlib
 import types
 from typing import Any, NamedTuple
 
+from flax import traverse_util
 import jax
 import numpy as np
 
@@ -191,11 +192,5 @@ def _parse(path: Path, data: bytes) -> Checkpoint:
 
 def _variables(arrays: Mapping[str, np.ndarray]) -> Variables:
   """Returns {"params/fc1/kernel": array} as nested dicts."""
-  tree: dict = {"params": {}, "batch_stats": {}}
-  for name, array in arrays.items():
-    *branches, leaf = name.split("/")
-    place = tree
-    for branch in branches:
-      place = place.setdefault(branch, {})
-    place[leaf] = array
-  return Variables(tree["params"], tree["batch_stats"])
+  tree = traverse_util.unflatten_dict(arrays, sep="/")
+  return Variables(tree.get("params", {}), tree.get("batch_stats", {}))

@@ -35,13 +35,11 @@ def parts(names: Sequence[str]) -> list[list[str]]:
     >>> parts(list("abcdefgh"))
     [['a', 'b', 'c', 'd', 'e'], ['a', 'f', 'g', 'h']]
   """
-  first, rest = list(names[:1]), list(names[1:])
-  num_parts = max(1, -(-len(rest) // (MOST - 1)))
-  step = max(1, -(-len(rest) // num_parts))
-  return [
-    first + rest[place : place + step]
-    for place in range(0, max(1, len(rest)), step)
-  ]
+  first, *rest = names
+  num_parts = -(-len(rest) // (MOST - 1)) or 1
+  step = -(-len(rest) // num_parts) or 1
+  places = range(0, len(rest) or 1, step)
+  return [[first, *rest[place : place + step]] for place in places]
 
 
 def paths(
@@ -58,7 +56,7 @@ def accuracy_against_epsilon(
   path: pathlib.Path, evaluations: Mapping[str, Record], *, title: str
 ) -> None:
   """Draws accuracy under each attack, with the share of zero gradients."""
-  drawing = canvas.blank(11.0, 5.0, title=title)
+  drawing = canvas.blank(11.0, 5.0, title=f"{title}: accuracy under attack")
   plots = drawing.subplots(1, len(_ATTACKS), sharey=True)
   for plot, (attack, name) in zip(plots, _ATTACKS.items(), strict=True):
     figures.frame(plot, name, "epsilon")
@@ -84,8 +82,11 @@ def weight_histograms(
   """Draws the strengths of the first seed, and their fits."""
   columns = 2 if len(evaluations) == 4 else min(3, len(evaluations))
   rows = -(-len(evaluations) // columns)
-  width, height = 0.6 + 3.5 * columns, 1.2 + 2.5 * rows
-  drawing = canvas.blank(width, height, title=title)
+  drawing = canvas.blank(
+    0.6 + 3.5 * columns,
+    1.2 + 2.5 * rows,
+    title=f"{title}: strengths of synapses, first seed",
+  )
   grid = drawing.subplots(rows, columns, sharex=True, squeeze=False)
   middles = np.sqrt(EDGES[1:] * EDGES[:-1])
   width = np.log(EDGES[1] / EDGES[0])
@@ -140,8 +141,11 @@ def receptive_fields(
   positive, blue negative.
   """
   units = min(_UNITS, max(map(len, fields.values())))
-  width, height = 2.2 + 0.95 * units, 0.6 + 1.0 * len(fields)
-  drawing = canvas.blank(width, height, title=title)
+  drawing = canvas.blank(
+    2.2 + 0.95 * units,
+    0.6 + 1.0 * len(fields),
+    title=f"{title}: incoming weights of first units, first seed",
+  )
   grid = drawing.subplots(len(fields), units, squeeze=False)
   for row, (method, weights) in zip(grid, fields.items(), strict=True):
     norms = np.linalg.norm(weights.reshape(len(weights), -1), axis=1)
