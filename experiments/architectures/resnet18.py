@@ -118,8 +118,38 @@ def _conv(
     # The scripts ask for more by default, which here only costs time.
     precision=jax.lax.Precision.DEFAULT,
     kernel_init=models.fan_in_uniform(size * size * x.shape[-1]),
+    # On a CPU, what differentiates a convolution is a naive loop inside a scan.
+    conv_general_dilated=unfolded if jax.default_backend() == "cpu" else None,
     name=name,
   )(x)
+
+
+def unfolded(
+  x: jax.Array,
+  kernel: jax.Array,
+  strides: Sequence[int],
+  padding: Sequence[tuple[int, int]],
+  **_: Any,
+) -> jax.Array:
+  """Returns a convolution as one product of patches and kernel.
+
+  Args:
+    x: [batch, height, width, channels].
+    kernel: [height, width, channels, features].
+    strides: Down and right.
+    padding: Zeros before and behind, down and right.
+    **_: What else `jax.lax.conv_general_dilated` takes.
+  """
+  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+
+  def seen_by_taps(axis: int) -> list[slice]:
+    last = x.shape[1 + axis] - kernel.shape[axis]
+    taps = range(kernel.shape[axis])
+    return [slice(tap, tap + last + 1, strides[axis]) for tap in taps]
+
+  patches = [x[:, i, j] for i in seen_by_taps(0) for j in seen_by_taps(1)]
+  features = kernel.shape[-1]
+  return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, features)
 
 
 def _batch_norm(

@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -178,6 +179,31 @@ def test_initial_kernels_fill_the_range_of_the_fan_in():
     assert stats.kstest(values, stats.uniform(-1, 2).cdf).pvalue > 1e-3
   np.testing.assert_array_equal(block["norm1"]["scale"], 1)
   np.testing.assert_array_equal(block["norm1"]["bias"], 0)
+
+
+@pytest.mark.parametrize("size,stride", ((3, 1), (3, 2), (1, 2)))
+def test_unfolded_convolution_and_its_gradients(size, stride):
+  draw = np.random.default_rng(3).normal
+  # Not square, so that no axis stands for another.
+  arrays = (draw(size=(2, 8, 6, 3)), draw(size=(size, size, 3, 5)))
+  options = [stride, stride], [(size // 2, size // 2)] * 2
+
+  def compute(convolve, *arrays, **others):
+    outputs, pull_back = jax.vjp(
+      lambda x, kernel: convolve(x, kernel, *options, **others), *arrays
+    )
+    return outputs, pull_back(jnp.cos(outputs))
+
+  with jax.enable_x64(True):
+    chex.assert_trees_all_close(
+      compute(resnet18.unfolded, *arrays),
+      compute(
+        jax.lax.conv_general_dilated,
+        *arrays,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      ),
+      rtol=1e-12,
+    )
 
 
 def test_bfloat16_is_near_and_ends_in_float32(variables, images):
