@@ -140,20 +140,7 @@ def parse_config() -> cells.Config:
     )
   output_dir = pathlib.Path(FLAGS.output_dir)
   folder = FLAGS.checkpoint_dir
-  names = parsing.names("methods", FLAGS.methods, methods.OF_ANY_SIZE)
-  for name in names:
-    method = methods.METHODS[name]
-    model = method.network or _MODEL.value
-    if method.nonnegative and model in networks.STANDARDIZED:
-      raise parsing.ConfigError(
-        f"--model={model}: {name} needs pixels of 0 or above, and this network "
-        "standardizes them; choose another model or method"
-      )
-    if _DATA_PARALLEL.value and method.whole_batch:
-      raise parsing.ConfigError(
-        f"--data_parallel: {name} needs a whole batch, which no device has; "
-        "leave one of them out"
-      )
+  names = _parse_names()
   stream = Whole(
     # A mirrored digit is no digit.
     Augmentation(flip=_DATASET.value == "cifar10", crop=_CROP.value),
@@ -188,6 +175,25 @@ def parse_config() -> cells.Config:
       for strength in tried[name]
     ),
   )
+
+
+def _parse_names() -> list[str]:
+  """Reads the methods, which must suit the model and the devices."""
+  names = parsing.names("methods", FLAGS.methods, methods.OF_ANY_SIZE)
+  for name in names:
+    method = methods.METHODS[name]
+    model = method.network or _MODEL.value
+    if method.nonnegative and model in networks.STANDARDIZED:
+      raise parsing.ConfigError(
+        f"--model={model}: {name} needs pixels of 0 or above, and this network "
+        "standardizes them; choose another model or method"
+      )
+    if _DATA_PARALLEL.value and method.whole_batch:
+      raise parsing.ConfigError(
+        f"--data_parallel: {name} needs a whole batch, which no device has; "
+        "leave one of them out"
+      )
+  return names
 
 
 def main(argv: Sequence[str]) -> int | None:

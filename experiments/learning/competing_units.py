@@ -215,9 +215,7 @@ def make_learner(
 
   A member's strength is Delta, its learning rate that of Adam. The objective is
   the loss of the read-out, in both parts. Images that are changed at random are
-  changed anew in every lap.
-
-  The network is one of `models.CompetingUnits`.
+  changed anew in every lap. The network is one of `models.CompetingUnits`.
   """
   every = schedule.epochs_per_lap
   num_competing = options.competing_epochs // every

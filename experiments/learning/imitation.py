@@ -195,42 +195,30 @@ def _lap(
   data: Samples,
 ) -> tuple[State, learner.Report]:
   """Trains one member for a period; reports the losses of its last epoch."""
-  period = jax.tree.map(
-    lambda column: jnp.asarray(column, jnp.int32)[number], periods(options)
-  )
+  period = _period(options, number)
   num_epochs = options.pseudo_epochs
   (params, _), (opt_state, pseudo) = state
   posterior = _fit(data)
   pseudo = pseudo_examples.move(
     network, period, params, posterior, pseudo, hparams.strength
   )
-  examples = (
-    network.prepare(pseudo),
-    *pseudo_examples.targets_and_weights(period, posterior, pseudo),
-  )
+  targets = pseudo_examples.targets_and_weights(period, posterior, pseudo)
+  examples = network.prepare(pseudo), *targets
   shots = data._replace(inputs=network.prepare(data.inputs))
   optimizer = optax.nadam(hparams.learning_rate)
   grad_fn = jax.value_and_grad(functools.partial(_loss, network), has_aux=True)
 
   def run_epoch(epoch: jax.Array, carry: _Carry) -> _Carry:
-    number = period.number * num_epochs + epoch
-    order_key, shots_key = (
-      jax.random.fold_in(jax.random.fold_in(key, purpose), number)
-      for purpose in (learner.SHUFFLE, SHOTS)
-    )
-    places = jax.random.uniform(order_key, (len(pseudo),))
-    real = jnp.arange(len(pseudo)) < period.num_examples
-    order = jnp.argsort(jnp.where(real, places, 2))
+    order_key, shots_key = _keys(key, period.number * num_epochs + epoch)
+    order = _order(order_key, len(pseudo), period.num_examples)
     first_step = period.first_step + epoch * period.num_steps
 
     def take_step(step: jax.Array, carry: _Carry) -> _Carry:
       params, opt_state, losses, failed_step = carry
-      start = step * BATCH_SIZE
-      rows = jax.lax.dynamic_slice_in_dim(order, start, BATCH_SIZE)
-      mask = start + jnp.arange(BATCH_SIZE) < period.num_examples
-      labelled = jax.random.permutation(
-        jax.random.fold_in(shots_key, step), len(data.labels)
-      )[:SHOTS_PER_STEP]
+      rows, mask = _batch(order, step, period.num_examples)
+      step_key = jax.random.fold_in(shots_key, step)
+      labelled = jax.random.permutation(step_key, len(data.labels))
+      labelled = labelled[:SHOTS_PER_STEP]
       (loss, both), grads = grad_fn(
         params,
         jax.tree.map(lambda leaf: leaf[rows], examples),
@@ -238,32 +226,63 @@ def _lap(
         jax.tree.map(lambda leaf: leaf[labelled], shots),
       )
       updates, opt_state = optimizer.update(grads, opt_state, params)
+      params = optax.apply_updates(params, updates)
       failed = ~jnp.isfinite(loss) & (failed_step < 0)
-      return (
-        optax.apply_updates(params, updates),
-        opt_state,
-        losses + both,
-        jnp.where(failed, first_step + step, failed_step),
-      )
+      failed_step = jnp.where(failed, first_step + step, failed_step)
+      return params, opt_state, losses + both, failed_step
 
     params, opt_state, _, failed_step = carry
     carry = params, opt_state, jnp.zeros(2), failed_step
     return jax.lax.fori_loop(0, period.num_steps, take_step, carry)
 
-  begin = params, opt_state, jnp.zeros(2), jnp.int32(-1)
-  params, opt_state, losses, failed_step = jax.lax.fori_loop(
-    0, num_epochs, run_epoch, begin
-  )
+  carry = params, opt_state, jnp.zeros(2), jnp.int32(-1)
+  carry = jax.lax.fori_loop(0, num_epochs, run_epoch, carry)
+  params, opt_state, losses, failed_step = carry
   variables = Variables(params, {})
   last_step = period.first_step + num_epochs * period.num_steps - 1
   # What was met in a step, else what the last one left.
   late = learner.first_failure(jnp.zeros(1), variables, last_step[None])
   failed_step = jnp.where(failed_step >= 0, failed_step, late)
-  cross_entropy, imitation = losses / period.num_steps
-  metrics = {
+  report = learner.Report(_metrics(losses / period.num_steps), failed_step)
+  return State(variables, Memory(opt_state, pseudo)), report
+
+
+def _period(options: Options, number: jax.Array) -> pseudo_examples.Period:
+  return jax.tree.map(
+    lambda column: jnp.asarray(column, jnp.int32)[number], periods(options)
+  )
+
+
+def _keys(key: jax.Array, epoch: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns the keys of an epoch's order and of its labelled examples."""
+  of_order, of_shots = (
+    jax.random.fold_in(key, purpose) for purpose in (learner.SHUFFLE, SHOTS)
+  )
+  return jax.random.fold_in(of_order, epoch), jax.random.fold_in(
+    of_shots, epoch
+  )
+
+
+def _order(key: jax.Array, capacity: int, num_examples: jax.Array) -> jax.Array:
+  """Returns a random order of the examples; those of later periods are last."""
+  places = jax.random.uniform(key, (capacity,))
+  real = jnp.arange(capacity) < num_examples
+  return jnp.argsort(jnp.where(real, places, 2))
+
+
+def _batch(
+  order: jax.Array, step: jax.Array, num_examples: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the examples of a step, and which of them are real."""
+  start = step * BATCH_SIZE
+  rows = jax.lax.dynamic_slice_in_dim(order, start, BATCH_SIZE)
+  return rows, start + jnp.arange(BATCH_SIZE) < num_examples
+
+
+def _metrics(losses: jax.Array) -> dict[str, jax.Array]:
+  cross_entropy, imitation = losses
+  return {
     "objective": cross_entropy + imitation,
     "train_loss": cross_entropy,
     "imitation_loss": imitation,
   }
-  state = State(variables, Memory(opt_state, pseudo))
-  return state, learner.Report(metrics, failed_step)

@@ -105,10 +105,10 @@ def value_and_grad(
     True
   """
 
+  # Each layer has parameters of its own.
   def loss_of_copies(
     copies: Sequence[PyTree], inputs: PyTree, *args: Any
   ) -> jax.Array:
-    """Returns the loss where each layer has parameters of its own."""
     for layer, params in zip(layers, copies, strict=True):
       inputs = layer(params, inputs)
     return loss_fn(inputs, *args)
@@ -120,24 +120,26 @@ def value_and_grad(
       [params] * len(layers), inputs, *args
     )
     shares = _shares(len(layers), step_size, num_sweeps)[::-1]
-    grads = jax.tree.map(
-      lambda *of_layers: sum(
-        share.astype(grad.dtype) * grad
-        for share, grad in zip(shares, of_layers, strict=True)
-      ),
-      *by_layer,
-    )
-    return loss, grads
+    return loss, _weighted_sum(shares, by_layer)
 
+  strict = functools.partial(_strict, layers, loss_fn, step_size, num_sweeps)
   return {
     "exact": jax.value_and_grad(
       lambda params, *rest: loss_of_copies([params] * len(layers), *rest)
     ),
     "fixed": fixed,
-    "strict": functools.partial(
-      _strict, layers, loss_fn, step_size, num_sweeps
-    ),
+    "strict": strict,
   }[rule]
+
+
+def _weighted_sum(weights: jax.Array, trees: Sequence[PyTree]) -> PyTree:
+  return jax.tree.map(
+    lambda *leaves: sum(
+      weight.astype(leaf.dtype) * leaf
+      for weight, leaf in zip(weights, leaves, strict=True)
+    ),
+    *trees,
+  )
 
 
 def _shares(

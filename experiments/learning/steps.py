@@ -25,15 +25,9 @@ def make_learner(
 ) -> Learner:
   """Makes the learner of a step.
 
-  Args:
-    init: As `Learner.init`.
-    step: Maps (state, `streams.Batch`, hparams) to (state, metrics), scalars by
-      name, `objective` and `train_loss` among them.
-    network: The network, which prepares a batch's inputs.
-    stream: What a step sees.
-    schedule: Epochs of a lap and samples of a step.
-    **fields: Of `Learner`, such as `predict` where the network is not evaluated
-      as it is.
+  It maps (state, `streams.Batch`, hparams) to (state, metrics), scalars by
+  name, `objective` and `train_loss` among them. Fields are those of `Learner`,
+  such as `predict` where the network is not evaluated as it is.
   """
   every = schedule.epochs_per_lap
 

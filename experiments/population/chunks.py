@@ -4,7 +4,7 @@ A member is trained for all its laps, or until it has failed or converged, and
 then stands still until the others of its chunk are done.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import time
 from typing import Any
 
@@ -31,7 +31,7 @@ def train(
   kept: Collection[Member],
   tick: Callable[[Member, int, Metrics], None],
 ) -> dict[Member, Metrics]:
-  """Trains members to their end.
+  """Trains members to their end; returns what they gave.
 
   Args:
     chunk: Members of the group, at most its width.
@@ -41,9 +41,6 @@ def train(
     kept: Members that are kept when they are done, too.
     tick: Told after each call of a member, by how many laps fewer it is still
       to be trained, and its metrics.
-
-  Returns:
-    What they gave.
   """
   keys, hparams, raw, data = _arguments(chunk, group)
   carry, progress = _begin(
@@ -62,10 +59,7 @@ def train(
       save(changed)
       raise interruption.Stopped
     started = time.monotonic()
-    # Who is ahead, as after another run, waits for the others.
-    laps = np.array([len(metrics["objective_curve"]) for metrics in progress])
-    first = min(laps[np.array(left) > 0])
-    active = (np.array(left) > 0) & (laps == first)
+    first, active = _next_lap(progress, np.array(left))
     carry, curves = group.programs.run(
       carry,
       np.int32(first),
@@ -88,6 +82,18 @@ def train(
   progress = _tested(group, carry, progress, keys, hparams, raw)
   save([place for place, member in enumerate(chunk) if member in kept])
   return dict(zip(chunk, progress, strict=True))
+
+
+def _next_lap(
+  progress: Sequence[Metrics], left: np.ndarray
+) -> tuple[int, np.ndarray]:
+  """Returns the lap that is next, and whose it is.
+
+  Who is ahead, as after another run, waits for the others.
+  """
+  laps = np.array([len(metrics["objective_curve"]) for metrics in progress])
+  first = min(laps[left > 0])
+  return first, (left > 0) & (laps == first)
 
 
 def _laps_left(group: Group, metrics: Metrics) -> int:

@@ -98,14 +98,6 @@ def make(
       num_validation=len(dataset.validation.labels),
       wanted=min(width, fast),
     )
-
-  def place_held_out(split: datasets.Split) -> Samples:
-    # Devices that have a part each: filled up with labels that are no class.
-    fill = -len(split.labels) % stream.num_shards
-    images = np.pad(split.images, ((0, fill), (0, 0), (0, 0), (0, 0)))
-    labels = np.pad(split.labels, (0, fill), constant_values=-1)
-    return devices.place(Samples(images, labels), stream.layout.held_out)
-
   shared = None
   if stream.data_axis is None:
     shared = devices.place(stream.load(dataset, ()), stream.layout.data)
@@ -121,10 +113,18 @@ def make(
     width_per_device=width,
     dataset=dataset,
     shared=shared,
-    validation=place_held_out(dataset.validation),
-    test=place_held_out(dataset.test),
+    validation=_place_held_out(dataset.validation, stream),
+    test=_place_held_out(dataset.test, stream),
     cost=cells.cost(cell, dataset, protocol),
   )
+
+
+def _place_held_out(split: datasets.Split, stream: Stream) -> Samples:
+  # Devices that have a part each: filled up with labels that are no class.
+  fill = -len(split.labels) % stream.num_shards
+  images = np.pad(split.images, ((0, fill), (0, 0), (0, 0), (0, 0)))
+  labels = np.pad(split.labels, (0, fill), constant_values=-1)
+  return devices.place(Samples(images, labels), stream.layout.held_out)
 
 
 def fast_width(batch_size: int) -> int:
