@@ -210,7 +210,8 @@ def _regularized_by_hand(
   options: _Options,
 ) -> Callable[..., Any]:
   """Makes the regularized loss of layers that the user names."""
-  if (options.layers, options.samples) != (None, None) or options.convolutions:
+  of_found = options.layers is not None or options.samples is not None
+  if of_found or options.convolutions:
     raise TypeError(
       "layers, samples and convolutions are about layers that are found; with "
       "layers_fn, choose layers and rows there"

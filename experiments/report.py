@@ -43,29 +43,34 @@ _OUTPUT = flag_groups.define_path(
 Judged = Sequence[tuple[claims.Claim, findings.Finding]]
 
 
-# What makes the results of each experiment, {heading: command}. Its
-# --output_dir is a folder of the results, or below one.
+# The heading of each folder of results, and what makes its results.
 SECTIONS = {
-  "Few-shot learning from scratch": (
-    "python -m experiments.table1 --output_dir=results/table1"
+  "table1": (
+    "Few-shot learning from scratch",
+    "python -m experiments.table1 --output_dir=results/table1",
   ),
-  "What matters for BEAN": (
-    "python -m experiments.study --output_dir=results/study"
+  "study": (
+    "What matters for BEAN",
+    "python -m experiments.study --output_dir=results/study",
   ),
-  "Whole datasets": (
+  "full_data": (
+    "Whole datasets",
     "python -m experiments.full_data --dataset=mnist --model=mlp500 "
-    "--output_dir=results/full_data/mnist-mlp500"
+    "--output_dir=results/full_data/mnist-mlp500",
   ),
-  "Neuronal assemblies": (
+  "interpret": (
+    "Neuronal assemblies",
     "python -m experiments.interpret --checkpoint_dir=outputs/checkpoints "
-    "--output_dir=results/interpret/mnist-mlp500"
+    "--output_dir=results/interpret/mnist-mlp500",
   ),
-  "Efficiency": (
+  "efficiency": (
+    "Efficiency",
     "python -m experiments.efficiency --checkpoint_dir=outputs/checkpoints "
-    "--output_dir=results/efficiency/mnist-mlp300_100"
+    "--output_dir=results/efficiency/mnist-mlp300_100",
   ),
-  "Speed": (
-    "python -m benchmarks.run --suite=cpu --output_dir=results/benchmarks"
+  "benchmarks": (
+    "Speed",
+    "python -m benchmarks.run --suite=cpu --output_dir=results/benchmarks",
   ),
 }
 
@@ -111,7 +116,7 @@ def build(
   directory: pathlib.Path,
   judged: Judged,
   spreads: Sequence[spread.Spread],
-  sections: Mapping[str, str],
+  sections: Mapping[str, tuple[str, str]],
 ) -> str:
   """Builds the page, in HTML, with the figures that `draw` drew."""
   lines = [
@@ -136,8 +141,8 @@ def build(
     lines += _folded("By dataset and number of shots", [spread.table(spreads)])
   lines += ["", "## All tables and figures"]
   shown = {claim.figure for claim, _ in judged}
-  for title, command in sections.items():
-    lines += _section(directory, title, command, shown)
+  for name, (title, command) in sections.items():
+    lines += _section(directory, directory / name, title, command, shown)
   return _page("BEAN: results", "\n".join(lines), directory)
 
 
@@ -206,12 +211,11 @@ def _folded(summary: str, lines: Sequence[str]) -> list[str]:
 
 def _section(
   directory: pathlib.Path,
+  folder: pathlib.Path,
   title: str,
   command: str,
   shown: Collection[str | None],
 ) -> list[str]:
-  output_dir = pathlib.PurePosixPath(command.partition("--output_dir=")[2])
-  folder = directory / output_dir.parts[1]
   lines = ["", f"### {title}", "", "```", command, "```", ""]
   tables = sorted(folder.rglob("table.md"))
   pictures = [

@@ -33,9 +33,8 @@ class Claim(NamedTuple):
 
   title: str  # A heading.
   paper: str  # What the paper says.
-  find: Callable[
-    [findings.Found], findings.Finding
-  ]  # Maps records to what was found.
+  # Maps records to what was found.
+  find: Callable[[findings.Found], findings.Finding]
   # Makes the records.
   command: str = "python -m experiments.table1 --output_dir=results/table1"
   # File that shows it, below the results; None to draw the comparisons.
@@ -76,7 +75,7 @@ CLAIMS = (
     "Neurons that wire together should fire together: A is made of the "
     "weights (Eq. 5). The paper compares it with no other A.",
     partial(
-      findings.ahead,
+      findings.against,
       quantity="BEAN-1 less BEAN-1 with a random A",
       rivals=["bean1_random"],
     ),
@@ -86,7 +85,7 @@ CLAIMS = (
     "As above. With a constant A the penalty is the variance of a sample's "
     "activations; their mean square knows no pairs at all.",
     partial(
-      findings.ahead,
+      findings.against,
       quantity="BEAN-1 less that with a constant A, or the mean square",
       rivals=["bean1_constant", "mean_square"],
     ),
@@ -95,7 +94,7 @@ CLAIMS = (
     "BEAN adds to dropout",
     "Dropout is a rival in Table 1. The paper does not combine them.",
     partial(
-      findings.ahead,
+      findings.against,
       quantity="BEAN beside dropout less dropout alone",
       names=["bean1_dropout", "bean2_dropout", "bean1_constant_dropout"],
       rivals=["dropout"],

@@ -158,7 +158,7 @@ def order(found: Found) -> Finding:
   )
 
 
-def ahead(
+def against(
   found: Found,
   *,
   quantity: str,
@@ -201,7 +201,7 @@ def rise(
 
 
 def silhouettes(cell: assemblies.Cell) -> np.ndarray:
-  """Returns those of as many clusters as classes [num_seeds]."""
+  """Returns the silhouettes of as many clusters as classes [num_seeds]."""
   return cell.at_classes("trained_silhouettes")
 
 

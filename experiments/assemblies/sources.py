@@ -141,11 +141,9 @@ def find(
 
 def _check_config(path: pathlib.Path, config: Mapping[str, Any]) -> None:
   method = methods.METHODS.get(config.get("method", ""))
-  hparam = [method.hparam] if method and method.hparam else []
-  fields = (
-    *("dataset", "method", "seed", "batch_size", "learning_rate"),
-    *hparam,
-  )
+  fields = ["dataset", "method", "seed", "batch_size", "learning_rate"]
+  if method and method.hparam:
+    fields.append(method.hparam)
   missing = [field for field in fields if field not in config]
   name = model_of(config)
   if missing:

@@ -68,10 +68,10 @@ def predictive_gradient(network: Network, rule: str) -> descent.Gradient:
   """Makes the gradient of the mean cross-entropy by predictive coding.
 
   The rule is "exact", "fixed" or "strict", and its rate the member's strength.
-  Every sample has beliefs of its own, which the loss of that sample
-  moves, and gradients are means over samples. With the mean loss of a batch in
-  its place, the beliefs of the strict rule would move less in larger batches.
-  It takes all of a batch, no device's share of it.
+  Every sample has beliefs of its own, which the loss of that sample moves, and
+  gradients are means over samples. With the mean loss of a batch in its place,
+  the beliefs of the strict rule would move less in larger batches. It takes all
+  of a batch, no device's share of it.
   """
 
   def gradient(

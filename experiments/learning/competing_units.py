@@ -57,12 +57,7 @@ from jax.typing import ArrayLike
 import optax
 
 from experiments.architectures.networks import Network, Variables
-from experiments.learning import (
-  descent,
-  learner,
-  nonnegative,
-  streams,
-)
+from experiments.learning import descent, learner, nonnegative, streams
 from experiments.learning.learner import Hparams, Samples, Schedule, State
 from experiments.learning.options import Options
 

@@ -63,13 +63,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments.architectures.networks import Network, Variables
-from experiments.learning import (
-  descent,
-  learner,
-  nonnegative,
-  steps,
-  streams,
-)
+from experiments.learning import descent, learner, nonnegative, steps, streams
 from experiments.learning.learner import Hparams, Samples, State
 from experiments.learning.options import Options
 

@@ -255,12 +255,11 @@ def _period(options: Options, number: jax.Array) -> pseudo_examples.Period:
 
 def _keys(key: jax.Array, epoch: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Returns the keys of an epoch's order and of its labelled examples."""
-  of_order, of_shots = (
-    jax.random.fold_in(key, purpose) for purpose in (learner.SHUFFLE, SHOTS)
+  order_key, shots_key = (
+    jax.random.fold_in(jax.random.fold_in(key, purpose), epoch)
+    for purpose in (learner.SHUFFLE, SHOTS)
   )
-  return jax.random.fold_in(of_order, epoch), jax.random.fold_in(
-    of_shots, epoch
-  )
+  return order_key, shots_key
 
 
 def _order(key: jax.Array, capacity: int, num_examples: jax.Array) -> jax.Array:

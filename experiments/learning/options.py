@@ -39,13 +39,18 @@ class Options(NamedTuple):
 
 
 IMITATION_OPTIONS = (
-  *("first_pseudo", "last_pseudo", "pseudo_periods", "pseudo_epochs"),
+  "first_pseudo",
+  "last_pseudo",
+  "pseudo_periods",
+  "pseudo_epochs",
 )
 COMPETING_OPTIONS = ("competing_epochs", "readout_epochs")
 # Options that every record of a method that depends on them names, though they
 # have their usual values.
 ALWAYS_NAMED = (
-  *("gamma", "distance", "alpha_units"),
+  "gamma",
+  "distance",
+  "alpha_units",
   *IMITATION_OPTIONS,
   *COMPETING_OPTIONS,
 )

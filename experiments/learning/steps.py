@@ -25,9 +25,9 @@ def make_learner(
 ) -> Learner:
   """Makes the learner of a step.
 
-  It maps (state, `streams.Batch`, hparams) to (state, metrics), scalars by
-  name, `objective` and `train_loss` among them. Fields are those of `Learner`,
-  such as `predict` where the network is not evaluated as it is.
+  The step maps (state, `streams.Batch`, hparams) to (state, metrics), scalars
+  by name, `objective` and `train_loss` among them. Further fields are those of
+  `Learner`, such as `predict` where the network is not evaluated as it is.
   """
   every = schedule.epochs_per_lap
 

@@ -201,6 +201,19 @@ def test_mask_of_real_samples(regularize, params, batch):
   np.testing.assert_allclose(loss, plain + 4 * penalty, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+  "options",
+  (
+    *({"layers": layers} for layers in ("*", [], np.ones(2))),
+    {"samples": 3},
+    {"convolutions": True},
+  ),
+)
+def test_layers_by_hand_take_no_options_of_found_ones(options):
+  with pytest.raises(TypeError, match="choose layers and rows there"):
+    bean_jax.regularize(_loss_fn, _layers_fn, alpha=1.0, **options)
+
+
 def test_mask_of_none_is_an_error(regularize, params, batch):
   regularized_fn = regularize(_loss_fn, alpha=4.0, where_fn=lambda *_: None)
   with pytest.raises(TypeError, match="where_fn must return a boolean mask"):
