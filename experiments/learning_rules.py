@@ -89,6 +89,14 @@ flag_groups.define(FLAGS, shots=["5"], epochs=["10"], validate_every=5)
 flag_groups.define_methods(FLAGS, known=list(methods.METHODS), default=RULES)
 flag_groups.define_competing(FLAGS)
 flag_groups.define(FLAGS, seeds="4", selection_seeds="100-103")
+_SELECTION_SHOTS = flags.DEFINE_list(
+  "selection_shots",
+  None,
+  "numbers of shots with which every strength is tried, comma-separated; with "
+  "the others only that which the protocol strict then chooses; by default all "
+  "of --shots",
+  flag_values=FLAGS,
+)
 _EVALUATED_SHOTS = flags.DEFINE_list(
   "evaluated_shots",
   None,
@@ -141,6 +149,7 @@ class Job(NamedTuple):
 
   names: list[str]  # Methods, in the order of the tables.
   stages: list[Stage]  # What is trained; nothing where networks are there.
+  selection: list[int]  # Numbers of shots whose whole grid is trained.
   evaluated: list[int]  # Numbers of shots whose networks are looked at.
   protocols: list[str]  # Whose networks are looked at.
   settings: records.Settings  # How.
@@ -157,25 +166,32 @@ def parse_job() -> Job:
   attacked = parsing.number("attacked", _ATTACKED.value, low=0)
   settings = records.Settings(tuple(sorted(epsilons)), attacked)
   if _CHECKPOINT_DIR.value is not None:
-    return Job(names, [], [], [], settings)
+    return Job(names, [], [], [], [], settings)
   schedule = dict(flag_groups.schedule(FLAGS, least_every=1))
-  evaluated = [max(schedule)]
-  if (given := _EVALUATED_SHOTS.value) is not None:
-    evaluated = parsing.numbers("evaluated_shots", given, int, low=1)
-    if others := set(evaluated) - set(schedule):
-      raise parsing.ConfigError(
-        f"--evaluated_shots: expected some of --shots, got {min(others)}"
-      )
+  evaluated = _some_of(schedule, _EVALUATED_SHOTS) or [max(schedule)]
   return Job(
     names,
     [
       _make_stage(names, shots, epochs, keep=shots in evaluated)
       for shots, epochs in schedule.items()
     ],
-    sorted(evaluated),
+    _some_of(schedule, _SELECTION_SHOTS) or list(schedule),
+    evaluated,
     parsing.names("protocols", _PROTOCOLS.value, list(EPOCHS)),
     settings,
   )
+
+
+def _some_of(schedule: Mapping[int, int], flag: flags.FlagHolder) -> list[int]:
+  """Returns the numbers of shots that a flag names; none by default."""
+  if flag.value is None:
+    return []
+  named = parsing.numbers(flag.name, flag.value, int, low=1)
+  if others := set(named) - set(schedule):
+    raise parsing.ConfigError(
+      f"--{flag.name}: expected some of --shots, got {min(others)}"
+    )
+  return sorted(named)
 
 
 def _make_stage(
@@ -211,39 +227,40 @@ def _make_stage(
   )
 
 
-def _chosen_run(stage: Stage, accuracies: Sequence[Entries]) -> cells.Config:
-  """Returns the run of those cells that protocols report, networks and all."""
-
-  def is_chosen(cell: cells.Cell) -> bool:
-    place = cell.method, stage.num_shots
-    entries = (found.get(place) for found in accuracies)
-    return any(e and (e.strength or 0.0) == cell.strength for e in entries)
-
-  return dataclasses.replace(
-    stage.evaluation,
-    needs_networks=True,
-    cells=tuple(filter(is_chosen, stage.evaluation.cells)),
-  )
+def _cells(
+  stage: Stage, strengths: set[tuple[str, float]], **changes: bool
+) -> cells.Config:
+  """Returns the run of methods with these strengths alone."""
+  run = stage.evaluation
+  chosen = (c for c in run.cells if (c.method, c.strength) in strengths)
+  return dataclasses.replace(run, cells=tuple(chosen), **changes)
 
 
 def _train(job: Job) -> tuple[dict[str, Entries], list[Record]]:
   """Trains what is missing; returns the entries of protocols, all records."""
-  planned = [run for stage in job.stages for run in stage]
+  whole = [stage for stage in job.stages if stage.num_shots in job.selection]
+  planned = [run for stage in whole for run in stage]
   while planned:
     runs.train_all(planned)
     found = stages.records(
       job.stages, lambda stage: stages.best_of_grid(stage.evaluation)
     )
     accuracies = {name: protocols.entries(name, found) for name in EPOCHS}
-    reported = [accuracies[protocol] for protocol in job.protocols]
-    chosen = [
-      _chosen_run(stage, reported)
-      for stage in job.stages
-      if stage.num_shots in job.evaluated
-    ]
+    strict = protocols.strict_strengths(found.selection)
+    strengths = {(name, value or 0.0) for name, value in strict.items()}
+    planned = [_cells(s, strengths) for s in job.stages if s not in whole]
+    for stage in job.stages:
+      if stage.num_shots in job.evaluated:
+        reported = {
+          (name, entry.strength or 0.0)
+          for protocol in job.protocols
+          for (name, shots), entry in accuracies[protocol].items()
+          if shots == stage.num_shots
+        }
+        planned.append(_cells(stage, reported, needs_networks=True))
     # Networks may be missing though their records are there. Trained again, by
     # another version, they have other numbers in the last digits.
-    planned = [config for config in chosen if runs.missing(config).cells]
+    planned = [config for config in planned if runs.missing(config).cells]
   return accuracies, [*found.selection, *found.evaluation]
 
 

@@ -104,6 +104,34 @@ def test_accuracy_without_attack_is_that_of_training(finished, tmp_path):
       assert np.all(accuracy[:, 2] <= accuracy[:, 0])
 
 
+@pytest.mark.usefixtures("_without_figures")
+def test_other_shots_take_the_strict_choice_alone(finished, tmp_path):
+  directory = shutil.copytree(finished[0], tmp_path / "copy")
+  out = run(
+    *SMALL,
+    "--shots=1,2,3",
+    "--selection_shots=1,2",
+    "--evaluated_shots=2",
+    f"--output_dir={directory}",
+  )
+  choice = directory / "selection", "validation_accuracy_last", (1, 2)
+  name = f"digits-3shot-l1-l1_{best_of(*choice):g}.json"
+  assert not list((directory / "selection").glob("digits-3shot-*"))
+  evaluated = results.load_all(directory / "evaluation")
+  assert {path for path in evaluated if "-3shot-" in path} == {
+    "digits-3shot-vanilla.json",
+    name,
+  }
+  # The other protocol would choose among strengths that were not tried.
+  accuracy = np.mean(evaluated[name]["metrics"]["test_accuracy_last"])
+  for protocol, expected in (
+    ("paper", "not run"),
+    ("strict", f"{100 * accuracy:.1f} ["),
+  ):
+    _, _, table = out.partition(f"## digits, 2-shot, protocol {protocol}\n")
+    assert table.splitlines()[4].split("|")[4].strip().startswith(expected)
+
+
 def test_files(finished):
   directory, out = finished
   text = (directory / "table.md").read_text()

@@ -30,6 +30,7 @@ COUNT = "expected a number from 1"
     (learning_rules, "--protocols=best", "expected different ones of paper"),
     (learning_rules, "--attacked=-1", "expected a number from 0"),
     (learning_rules, "--evaluated_shots=3", "expected some of --shots, got"),
+    (learning_rules, "--selection_shots=1", "expected some of --shots, got"),
     (learning_rules, "--selection_seeds=2-9", "none of --seeds, got 2 in both"),
     (learning_rules, "--epochs=4,4,4", "expected one number or 1"),
     (learning_rules, "--validate_every=3", "expected a divisor of all"),
