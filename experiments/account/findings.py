@@ -190,9 +190,10 @@ def rise(
   strong = _of_networks(found, networks, metric, _clustered)
   usual = _of_networks(found, networks, metric, assemblies.chosen)
   compared = (*strong, *usual)
+  paper = f" (the paper: {least:+g})" if least else ""
   return _finding(
-    f"{quantity}, BEAN less vanilla: {_range(strong, 1)} with the strength "
-    "that clusters most within a point of accuracy, "
+    f"{quantity}, BEAN less vanilla{paper}: {_range(strong, 1)} with the "
+    "strength that clusters most within a point of accuracy, "
     f"{_range(usual, 1)} with that of best accuracy.",
     compared,
     judged=strong,
