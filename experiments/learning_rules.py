@@ -88,18 +88,12 @@ _MODEL = flags.DEFINE_enum(
 flag_groups.define(FLAGS, shots=["5"], epochs=["10"], validate_every=5)
 flag_groups.define_methods(FLAGS, known=list(methods.METHODS), default=RULES)
 flag_groups.define_competing(FLAGS)
-flag_groups.define(FLAGS, seeds="4", selection_seeds="100-103")
-_SELECTION_SHOTS = flags.DEFINE_list(
-  "selection_shots",
-  None,
-  "numbers of shots with which every strength is tried, comma-separated; with "
-  "the others only that which the protocol strict then chooses; by default all "
-  "of --shots",
-  flag_values=FLAGS,
+flag_groups.define(
+  FLAGS, seeds="4", selection_seeds="100-103", selection_shots=[]
 )
-_EVALUATED_SHOTS = flags.DEFINE_list(
+flags.DEFINE_list(
   "evaluated_shots",
-  None,
+  [],
   "numbers of shots whose networks are kept, attacked and looked at, "
   "comma-separated; by default the greatest of --shots",
   flag_values=FLAGS,
@@ -168,30 +162,20 @@ def parse_job() -> Job:
   if _CHECKPOINT_DIR.value is not None:
     return Job(names, [], [], [], [], settings)
   schedule = dict(flag_groups.schedule(FLAGS, least_every=1))
-  evaluated = _some_of(schedule, _EVALUATED_SHOTS) or [max(schedule)]
+  evaluated = flag_groups.some_shots(FLAGS, "evaluated_shots", schedule)
+  evaluated = evaluated or [max(schedule)]
+  selection = flag_groups.some_shots(FLAGS, "selection_shots", schedule)
   return Job(
     names,
     [
       _make_stage(names, shots, epochs, keep=shots in evaluated)
       for shots, epochs in schedule.items()
     ],
-    _some_of(schedule, _SELECTION_SHOTS) or list(schedule),
+    selection or list(schedule),
     evaluated,
     parsing.names("protocols", _PROTOCOLS.value, list(EPOCHS)),
     settings,
   )
-
-
-def _some_of(schedule: Mapping[int, int], flag: flags.FlagHolder) -> list[int]:
-  """Returns the numbers of shots that a flag names; none by default."""
-  if flag.value is None:
-    return []
-  named = parsing.numbers(flag.name, flag.value, int, low=1)
-  if others := set(named) - set(schedule):
-    raise parsing.ConfigError(
-      f"--{flag.name}: expected some of --shots, got {min(others)}"
-    )
-  return sorted(named)
 
 
 def _make_stage(
@@ -227,15 +211,6 @@ def _make_stage(
   )
 
 
-def _cells(
-  stage: Stage, strengths: set[tuple[str, float]], **changes: bool
-) -> cells.Config:
-  """Returns the run of methods with these strengths alone."""
-  run = stage.evaluation
-  chosen = (c for c in run.cells if (c.method, c.strength) in strengths)
-  return dataclasses.replace(run, cells=tuple(chosen), **changes)
-
-
 def _train(job: Job) -> tuple[dict[str, Entries], list[Record]]:
   """Trains what is missing; returns the entries of protocols, all records."""
   whole = [stage for stage in job.stages if stage.num_shots in job.selection]
@@ -247,17 +222,25 @@ def _train(job: Job) -> tuple[dict[str, Entries], list[Record]]:
     )
     accuracies = {name: protocols.entries(name, found) for name in EPOCHS}
     strict = protocols.strict_strengths(found.selection)
-    strengths = {(name, value or 0.0) for name, value in strict.items()}
-    planned = [_cells(s, strengths) for s in job.stages if s not in whole]
-    for stage in job.stages:
-      if stage.num_shots in job.evaluated:
-        reported = {
-          (name, entry.strength or 0.0)
-          for protocol in job.protocols
+    planned = [
+      stages.only(stage.evaluation, strict)
+      for stage in job.stages
+      if stage not in whole
+    ]
+    planned += [
+      stages.only(
+        stage.evaluation,
+        {
+          name: entry.strength
           for (name, shots), entry in accuracies[protocol].items()
           if shots == stage.num_shots
-        }
-        planned.append(_cells(stage, reported, needs_networks=True))
+        },
+        needs_networks=True,
+      )
+      for stage in job.stages
+      if stage.num_shots in job.evaluated
+      for protocol in job.protocols
+    ]
     # Networks may be missing though their records are there. Trained again, by
     # another version, they have other numbers in the last digits.
     planned = [config for config in planned if runs.missing(config).cells]

@@ -17,8 +17,7 @@ goes on where it was stopped; finished cells are kept in --output_dir, one JSON
 each. --notrain writes the tables of the cells that are there.
 """
 
-from collections.abc import Mapping, Sequence
-import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 import itertools
 import pathlib
 
@@ -30,7 +29,14 @@ from experiments.learning import methods
 from experiments.machine import processes, progress
 from experiments.population import cells, runs
 from experiments.records import results
-from experiments.tables import comparison, markdown, stages, summary, versions
+from experiments.tables import (
+  comparison,
+  markdown,
+  protocols,
+  stages,
+  summary,
+  versions,
+)
 from experiments.tables.stages import Stage
 
 DATASETS = ("mnist", "fashion_mnist")
@@ -57,7 +63,9 @@ flag_groups.define_methods(
   FLAGS, known=list(methods.METHODS), default=methods.TABLE1
 )
 flag_groups.define_imitation(FLAGS)
-flag_groups.define(FLAGS, seeds="20", selection_seeds="100-119")
+flag_groups.define(
+  FLAGS, seeds="20", selection_seeds="100-119", selection_shots=[]
+)
 _VALIDATE_EVERY = flags.DEFINE_integer(
   "validate_every",
   5,
@@ -141,7 +149,9 @@ def _make_run(
   )
 
 
-def _chosen(stage: Stage, unknown: Mapping[str, float] = {}) -> cells.Config:
+def _chosen(
+  stage: Stage, unknown: Mapping[str, float | None] = {}
+) -> cells.Config:
   """Returns the run that validates after every epoch with chosen strengths.
 
   Where there is no choice yet, the strength may be one of `unknown`. Methods of
@@ -149,19 +159,15 @@ def _chosen(stage: Stage, unknown: Mapping[str, float] = {}) -> cells.Config:
   they ever are.
   """
   strengths = unknown | {
-    record["config"]["method"]: summary.strength(record) or 0.0
+    record["config"]["method"]: summary.strength(record)
     for record in stages.best_of_grid(stage.evaluation)
   }
-  return dataclasses.replace(
+  any_size = {k: v for k, v in strengths.items() if k in methods.OF_ANY_SIZE}
+  return stages.only(
     stage.evaluation,
+    any_size,
     output_dir=stage.evaluation.output_dir.with_name("chosen"),
     protocol=stage.evaluation.protocol._replace(validate_every=1),
-    cells=tuple(
-      cell
-      for cell in stage.evaluation.cells
-      if cell.method in methods.OF_ANY_SIZE
-      and cell.strength == strengths.get(cell.method)
-    ),
   )
 
 
@@ -172,28 +178,48 @@ def _chosen_records(stage: Stage) -> list[summary.Record]:
   return records + [r for r in best if r["config"]["method"] not in any_size]
 
 
-def _train(planned: Sequence[Stage]) -> None:
-  grids = [run for stage in planned for run in stage]
+def _strict(stage: Stage, tried: Sequence[Stage]) -> cells.Config:
+  """Returns the run of the strengths that were chosen with other shots."""
+  selection = [
+    record
+    for other in tried
+    if other.evaluation.dataset == stage.evaluation.dataset
+    for record in runs.finished(other.selection).values()
+  ]
+  return stages.only(stage.evaluation, protocols.strict_strengths(selection))
+
+
+def _train(planned: Sequence[Stage], selection: Collection[int]) -> None:
+  """Trains whole grids with some numbers of shots, strict choices with all."""
+  tried = [stage for stage in planned if stage.num_shots in selection]
+  others = [stage for stage in planned if stage not in tried]
+  grids = [run for stage in tried for run in stage]
   missing = [runs.missing(run) for run in grids]
   done = sum(len(run.cells) for run in grids)
   done -= sum(len(run.cells) for run in missing)
   # What will be chosen costs the same whatever it is.
   firsts = {name: methods.METHODS[name].grid[0] for name in FLAGS.methods}
-  missing += [runs.missing(_chosen(stage, firsts)) for stage in planned]
+  missing += [runs.missing(_chosen(stage, firsts)) for stage in tried]
+  for stage in others:
+    missing.append(runs.missing(stages.only(stage.evaluation, firsts)))
   cheapest_first = _ORDER.value == "cost"
   with progress.bar(total=sum(map(runs.work, missing)), skipped=done) as bar:
-    for stage in planned:
+    for stage in tried:
       for run in stage:
         runs.train(run, bar, cheapest_first=cheapest_first)
       # Strengths are chosen when the grids have been trained.
       runs.train(_chosen(stage), bar, cheapest_first=cheapest_first)
+    for stage in others:
+      runs.train(_strict(stage, tried), bar, cheapest_first=cheapest_first)
 
 
 def run() -> None:
   """Trains what is missing, unless it must not, and writes the tables."""
   planned = make_stages()
+  shots = sorted({stage.num_shots for stage in planned})
+  selection = flag_groups.some_shots(FLAGS, "selection_shots", shots) or shots
   if _TRAIN.value:
-    _train(planned)
+    _train(planned, selection)
   if not processes.is_first():
     return
   directory = pathlib.Path(FLAGS.output_dir)
@@ -205,7 +231,6 @@ def run() -> None:
   if not everything:
     raise results.ResultError(f"{directory}: expected records, found none")
   versions.tell(everything)
-  shots = sorted({stage.num_shots for stage in planned})
   markdown.show(comparison.write(found, FLAGS.methods, shots, directory))
   comparison.draw(found, FLAGS.methods, directory)
 

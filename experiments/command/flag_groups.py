@@ -5,7 +5,7 @@ be imported together; these functions add to them. Values that cannot be used
 are a `parsing.ConfigError`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import functools
 from typing import Any
 
@@ -39,6 +39,11 @@ _TEXTS = {
   ),
   "selection_seeds": (
     "seeds that choose the hyper-parameters of the strict protocol"
+  ),
+  "selection_shots": (
+    "numbers of shots with which every strength is tried, comma-separated; "
+    "with the others only that which the protocol strict then chooses; by "
+    "default all of --shots"
   ),
   "shots": "training images of each class, comma-separated",
   "epochs": "epochs: one number, or one for each of --shots",
@@ -290,6 +295,20 @@ def both_seeds(
       f"--selection_seeds: expected none of --seeds, got {min(both)} in both"
     )
   return seeds, choosing
+
+
+def some_shots(
+  values: flags.FlagValues, name: str, shots: Collection[int]
+) -> list[int]:
+  """Returns the numbers of shots that a flag names; none by default."""
+  if not values[name].value:
+    return []
+  named = parsing.numbers(name, values[name].value, int, low=1)
+  if others := set(named) - set(shots):
+    raise parsing.ConfigError(
+      f"--{name}: expected some of --shots, got {min(others)}"
+    )
+  return sorted(named)
 
 
 def schedule(

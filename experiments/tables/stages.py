@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from experiments.learning.streams import Shots
 from experiments.population import cells, runs
@@ -46,6 +46,19 @@ def make(base: cells.Config, selection_seeds: tuple[int, ...]) -> Stage:
     ),
     dataclasses.replace(base, output_dir=base.output_dir / "evaluation"),
   )
+
+
+def only(
+  run: cells.Config, strengths: Mapping[str, float | None], **changes: Any
+) -> cells.Config:
+  """Returns the run of methods with one strength each, and other changes."""
+  chosen = [
+    cell
+    for cell in run.cells
+    if cell.method in strengths
+    and cell.strength == (strengths[cell.method] or 0.0)
+  ]
+  return dataclasses.replace(run, cells=tuple(chosen), **changes)
 
 
 def best_of_grid(config: cells.Config) -> list[summary.Record]:

@@ -10,6 +10,7 @@ from experiments import table1
 from experiments.architectures import networks
 from experiments.learning import methods
 from experiments.records import results
+from experiments.tables import protocols
 from tests.experiments import in_process, tiny
 
 L1 = methods.METHODS["l1"].grid
@@ -121,6 +122,30 @@ def test_what_is_missing_is_not_run(finished, tmp_path):
     assert re.search(rf"\| Vanilla +\| {vanilla}", part)
     assert re.search(r"\| l1 +\| not run +\|", part)
   assert not (tmp_path / "chosen").exists()
+
+
+@pytest.mark.slow
+def test_other_shots_take_the_strict_choice_alone(finished, tmp_path):
+  directory = shutil.copytree(finished[0], tmp_path / "copy")
+  shots = "--shots=1,2", "--selection_shots=1"
+  out = run(*SMALL, *shots, f"--output_dir={directory}")
+  found = records_of(directory, "selection").values()
+  chosen = protocols.strict_strengths(list(found))["l1"]
+  cell = f"digits-2shot-l1-l1_{chosen:g}.json"
+  evaluated = records_of(directory, "evaluation")
+  assert {name for name in evaluated if "-2shot-" in name} == {
+    "digits-2shot-vanilla.json",
+    cell,
+  }
+  assert not list((directory / "selection").glob("*-2shot-*"))
+  accuracies = evaluated[cell]["metrics"]["test_accuracy_last"]
+  paper_part, strict_part = out.split("protocol strict")
+  for part, expected in (
+    (paper_part, "not run"),
+    (strict_part, f"{100 * sum(accuracies) / 2:.1f}"),
+  ):
+    row, *_ = re.findall(r"\| l1 +\|.*", part)
+    assert expected in row.split("|")[3]
 
 
 @pytest.mark.slow
