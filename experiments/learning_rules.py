@@ -17,6 +17,9 @@ does so with 4 seeds of 5-shot digits, which need no download. For MNIST:
     python -m experiments.learning_rules --dataset=mnist --seeds=20 \
       --shots=1,2,5,10,20,50,100 --epochs=200,200,100,100,50,50,50 --attacked=0
 
+With --selection_shots=1,5 all strengths are tried at these numbers of shots
+alone, and at the others that which the protocol strict has chosen.
+
 Networks that another script has trained, of whole datasets too, are looked at
 by --checkpoint_dir, and nothing is trained then:
 

@@ -14,7 +14,9 @@ reports two protocols side by side:
     python -m experiments.table1
 
 goes on where it was stopped; finished cells are kept in --output_dir, one JSON
-each. --notrain writes the tables of the cells that are there.
+each. --notrain writes the tables of the cells that are there. The protocol
+strict alone is cheaper: with --selection_shots=1,5 all values are trained at
+these numbers of shots, and at the others the value that was chosen.
 """
 
 from collections.abc import Collection, Mapping, Sequence
