@@ -22,10 +22,7 @@ _rise_of_silhouettes = partial(
   metric=findings.silhouettes,
   least=0.4,
 )
-_CIFAR = {
-  "cifar10-resnet18": "ResNet-18",
-  "cifar10-resnet18_16": "ResNet-18, 16 filters",
-}
+_CIFAR = ("cifar10-resnet18", "cifar10-resnet18_16")
 
 
 class Claim(NamedTuple):

@@ -36,7 +36,7 @@ LEVEL = 0.05
 MARGIN = 0.01
 POINTS = 0.5
 
-NETWORKS = {"mnist-lenet5": "LeNet-5", "mnist-mlp500": "perceptron"}
+NETWORKS = ("mnist-lenet5", "mnist-mlp500")
 # BEAN-1 with another A than that of the wiring.
 CONTROLS = "mnist-lenet5-controls"
 REGULARIZERS = ("weight_decay", "l1", "group_lasso")
@@ -184,7 +184,7 @@ def rise(
   quantity: str,
   metric: Metric,
   least: float = 0.0,
-  networks: Mapping[str, str] = NETWORKS,
+  networks: Sequence[str] = NETWORKS,
 ) -> Finding:
   """Judges whether BEAN raises a quantity by more than `least`."""
   strong = _of_networks(found, networks, metric, _clustered)
@@ -286,11 +286,10 @@ def _saved(
     return []
   best = min(there, key=lambda name: shares[name].mean())
   title = "vanilla" if best == "vanilla" else "the best regularizer"
-  # As readers know it.
-  network = group.title.partition(", ")[2].replace("lenet5", "LeNet-5")
+  _, _, network = paper.title(group.title).partition(", ")
   return [
     Comparison(
-      network.replace("mlp300_100", "LeNet-300-100"),
+      network,
       f"{needed.title(way)}: {_title(name)} against {title}",
       stats.mean_interval(shares[best] - shares[name]),
     )
@@ -329,13 +328,14 @@ def _compare(pairs: Pairs) -> list[Comparison]:
 
 def _of_networks(
   found: Found,
-  networks: Mapping[str, str],
+  networks: Sequence[str],
   metric: Metric,
   pick: Callable[[assemblies.Group], list[assemblies.Cell]],
 ) -> list[Comparison]:
   """Compares BEAN's cells that were picked with vanilla, by seed."""
   compared = []
-  for folder, network in networks.items():
+  for folder in networks:
+    network = paper.title(folder.partition("-")[2])
     group = found.networks.get(folder, ())
     vanilla = [cell for cell in group if cell.method == "vanilla"]
     for cell in pick(group) if vanilla else ():

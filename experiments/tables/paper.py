@@ -9,6 +9,11 @@ TITLES = {
   "mnist": "MNIST",
   "fashion_mnist": "Fashion-MNIST",
   "cifar10": "CIFAR-10",
+  "lenet5": "LeNet-5",
+  "mlp300_100": "LeNet-300-100",
+  "mlp500": "perceptron",
+  "resnet18": "ResNet-18",
+  "resnet18_16": "ResNet-18 with 16 filters",
 }
 
 # Table 1: test accuracy in percent, {dataset: {method: {shots: accuracy}}}.
@@ -35,9 +40,8 @@ TABLE1 = {
 
 
 def title(place: str) -> str:
-  """Returns "MNIST, lenet5" for "mnist, lenet5", or "MNIST" for "mnist"."""
-  dataset, comma, rest = place.partition(", ")
-  return TITLES.get(dataset, dataset) + comma + rest
+  """Returns "MNIST, LeNet-5" for "mnist, lenet5", or "MNIST" for "mnist"."""
+  return ", ".join(TITLES.get(part, part) for part in place.split(", "))
 
 
 def printed(dataset: str, method: str, shots: int, form: str = "{:.2f}") -> str:
