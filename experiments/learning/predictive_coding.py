@@ -113,11 +113,9 @@ def value_and_grad(
       inputs = layer(params, inputs)
     return loss_fn(inputs, *args)
 
-  def fixed(
-    params: PyTree, inputs: PyTree, *args: Any
-  ) -> tuple[jax.Array, PyTree]:
+  def fixed(params: PyTree, *rest: Any) -> tuple[jax.Array, PyTree]:
     loss, by_layer = jax.value_and_grad(loss_of_copies)(
-      [params] * len(layers), inputs, *args
+      [params] * len(layers), *rest
     )
     shares = _shares(len(layers), step_size, num_sweeps)[::-1]
     return loss, _weighted_sum(shares, by_layer)

@@ -5,6 +5,8 @@ from experiments import (
   few_shot,
   full_data,
   interpret,
+  learning_rules,
+  predictive_angles,
   study,
   table1,
 )
@@ -16,6 +18,8 @@ ALL = SCRIPTS | {
   "study": study,
   "interpret": interpret,
   "efficiency": efficiency,
+  "learning_rules": learning_rules,
+  "predictive_angles": predictive_angles,
 }
 
 # Two cells each, of two seeds.
@@ -38,6 +42,8 @@ SMALL = {
   ),
   "interpret": (),
   "efficiency": (),
+  "learning_rules": (),
+  "predictive_angles": (),
 }
 
 
