@@ -103,7 +103,8 @@ def test_learning_rules():
     ("MNIST, 1-shot, protocol strict", {}, networks[1]),
   ]
   used = [*selection, *evaluation, *measured]
-  text = rules.text(parts, names, [1, 5], used)
+  shots = sorted({record["config"]["shots"] for record in evaluation})
+  text = rules.text(parts, names, shots, used)
   assert f"{text}\n" == (folder / "table.md").read_text()
 
 
