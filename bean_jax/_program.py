@@ -107,6 +107,9 @@ class Program:
     self._numbers: dict[Hashable, int] = {}
     self._fresh = itertools.count()
     self.products: dict[Place, Product] = {}
+    # The numbers of references, arrays that a program changes.
+    self._read = set[int]()
+    self._written = set[int]()
     # The numbers of the kernels of products in derivatives.
     self._derivatives: dict[Place, int] = {}
     kinds = [
@@ -116,6 +119,12 @@ class Program:
       for index, argument in enumerate(arguments)
     ]
     self.outputs = self._body(jaxpr, kinds, _Context())
+    if self._read & self._written:
+      raise NotImplementedError(
+        "the function reads from a jax.Ref what it has written to it, which "
+        "bean_jax cannot follow to dense layers; let the values be returned "
+        "instead, or give layers_fn"
+      )
 
   def layers_of(self, kinds: Iterable[Kind]) -> set[Place]:
     """Returns the places of products that some values depend on.
@@ -146,7 +155,8 @@ class Program:
     """Returns the kinds of what a jaxpr returns."""
     known = dict(zip(jaxpr.jaxpr.invars, kinds, strict=True))
     for var, const in zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True):
-      source = Source.NOTHING if jnp.size(const) == 1 else Source.CLOSED_OVER
+      is_one = math.prod(shape_of(var)) == 1
+      source = Source.NOTHING if is_one else Source.CLOSED_OVER
       known[var] = Kind(source, False, self._number(("const", id(const))))
 
     def kind_of(atom: Any) -> Kind:
@@ -192,6 +202,10 @@ class Program:
       return [self._product(eqn, operands, context)]
     if name == "reduce_sum":
       return [self._sum(eqn, operands[0], context)]
+    if name in _jaxpr.READS or name in _jaxpr.WRITES:
+      numbers = self._read if name in _jaxpr.READS else self._written
+      numbers.add(operands[0].number)
+      return self._operation(eqn, operands)
     bodies = list(_jaxpr.bodies(eqn))
     if not bodies and (len(operands) < 2 or name in _kinds.HARMLESS):
       return self._operation(eqn, operands)
