@@ -334,8 +334,10 @@ def _measured(
     *batch, num_neurons = activations.shape
     rows = activations.reshape(-1, num_neurons)
     mask = None if where is None else _rows.mask_of_rows(where, tuple(batch))
+    stands_for = 1.0  # Rows of the batch.
     if samples is not None:
       taken = _rows.evenly_spaced(rows.shape[0], samples)
+      stands_for = rows.shape[0] / len(taken)
       rows = rows[taken]
       mask = None if mask is None else mask[taken]
     value = penalty.of_arrays(
@@ -348,7 +350,7 @@ def _measured(
       transposed=layout.transposed,
     )
     count = rows.shape[0] if mask is None else jnp.sum(mask)
-    return value, jnp.asarray(count, value.dtype)
+    return value, stands_for * jnp.asarray(count, value.dtype)
 
   return _layout.of_stack(of_one, layout, (left, right), gamma, where)
 

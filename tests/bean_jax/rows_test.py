@@ -112,6 +112,32 @@ def test_samples_are_those_rows_and_their_gradient():
   )
 
 
+@pytest.mark.parametrize(
+  "where", (None, np.arange(6) % 3 > 0), ids=("all", "masked")
+)
+def test_rows_stand_for_as_many_as_their_batch_has(where):
+  # A layer that is called on 24 rows and on 6, of each of which 5 are looked at.
+  params, batches = _init(jax.random.key(0)), (_draw((6, 4)), 2 * _draw((6,)))
+
+  def loss_fn(params, *batches):
+    return sum(_loss_fn(params, batch)[0] for batch in batches)
+
+  where_fn = None if where is None else lambda *_: where
+  penalties_fn = bean_jax.penalties(loss_fn, samples=5, where_fn=where_fn)
+  _, terms = penalties_fn(params, *batches)
+  means, weights = [], []
+  for batch in batches:
+    num_rows = math.prod(batch.shape[:-1])
+    rows = _rows.evenly_spaced(num_rows, 5)
+    real = np.ones(6, bool) if where is None else where
+    rows = rows[np.repeat(real, num_rows // 6)[rows]]
+    hidden = np.tanh(batch @ params["first"]).reshape(num_rows, -1)[rows]
+    means.append(reference.layer_penalty(hidden, params[PATH]))
+    weights.append(num_rows * len(rows) / 5)
+  expected = np.average(means, weights=weights)
+  np.testing.assert_allclose(terms[PATH], expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("shape", ((6,), (6, 4), (24,)))
 @pytest.mark.parametrize("samples", (None, 10))
 def test_masks_fit_the_first_axes_of_a_batch(shape, samples):
