@@ -116,7 +116,7 @@ def test_samples_are_those_rows_and_their_gradient():
   "where", (None, np.arange(6) % 3 > 0), ids=("all", "masked")
 )
 def test_rows_stand_for_as_many_as_their_batch_has(where):
-  # A layer that is called on 24 rows and on 6, of each of which 5 are looked at.
+  # A layer that is called on 24 rows and on 6, and 5 of each are looked at.
   params, batches = _init(jax.random.key(0)), (_draw((6, 4)), 2 * _draw((6,)))
 
   def loss_fn(params, *batches):
