@@ -106,8 +106,8 @@ def choose(
         left_out = "not asked for"
       elif first.convolution and not convolutions:
         left_out = "a convolution"
-      elif first.kind.is_sum and not by_name:
-        left_out = "activity is added to its kernel, which may be none"
+      elif first.kind.is_mixed and not by_name:
+        left_out = "activity changes its kernel, which may be none"
       elif not of_neurons and not by_name:
         left_out = "its inputs are raw data"
       elif group.trouble:

@@ -89,7 +89,8 @@ class Kind(NamedTuple):
       is made of; None if not known.
     products: The matrix products with parameters that it depends on.
     varies: Whether data make entries differ that repeat a parameter.
-    is_sum: Whether activity was added to a parameter that repeats itself.
+    is_mixed: Whether activity was added to a parameter that repeats itself, or
+      multiplied each of its repetitions as a whole.
     is_slope: Whether it is made by differentiation.
     looked_up: Whether data chose it from among several.
   """
@@ -103,7 +104,7 @@ class Kind(NamedTuple):
   repeated: frozenset[int] | None = frozenset()
   products: frozenset[Place] = frozenset()
   varies: bool = False
-  is_sum: bool = False
+  is_mixed: bool = False
   is_slope: bool = False
   looked_up: bool = False
 
@@ -139,7 +140,7 @@ def joined(kinds: Sequence[Kind], **known: Any) -> Kind:
     repeated=repeated.pop() if len(repeated) == 1 else None,
     products=frozenset[Place]().union(*[kind.products for kind in kinds]),
     varies=any(kind.varies for kind in kinds),
-    is_sum=not is_activity and any(kind.is_sum for kind in kinds),
+    is_mixed=not is_activity and any(kind.is_mixed for kind in kinds),
     is_slope=all(kind.is_slope for kind in kinds),
     looked_up=any(kind.looked_up for kind in kinds),
   )._replace(**known)
@@ -157,8 +158,9 @@ def made(
   that is added to a batch, becomes activity with it. A kernel remains one: a
   kernel times a mask, over its norm, with each of its rows scaled anew for
   every sample, or minus a step along a gradient for every task. So does a
-  matrix to which activity is added, until something follows that is not linear:
-  it may be a kernel that each sample changes, or a stream with positions.
+  matrix to which activity is added, or which gates of its own size multiply,
+  until something follows that is not linear: it may be a kernel that each
+  sample changes, or a stream with learned positions.
 
   Args:
     name: Of the primitive.
@@ -172,7 +174,7 @@ def made(
     if excess(kind) > Source.DATA and math.prod(shapes[place]) != 1
   ]
   parameter = _largest(operands)
-  is_made = is_sum = False
+  is_made = is_mixed = False
   repeated: frozenset[int] | None = frozenset()
   if parameter is not None:
     spread = [
@@ -186,21 +188,21 @@ def made(
     if repeated is not None:
       own = {i for i, size in enumerate(shape) if size != 1} - repeated
     is_made = True
-    is_sum = any(kind.is_sum and kind.parameter for kind in operands)
+    is_mixed = any(kind.is_mixed and kind.parameter for kind in operands)
     others = [] if repeated == frozenset() else activity
     others = [i for i in others if not operands[i].is_slope]
-    if others and name in _SUMS and len(own) > 1:
-      is_sum = True
-    elif others:
-      is_made = name in _PRODUCTS and len(own) > 1
-      is_made &= all(own.intersection(spread[i] or ()) for i in others)
-    is_made &= not is_sum or name in _LINEAR
+    if others:
+      is_made = name in _SUMS | _PRODUCTS and len(own) > 1
+      is_mixed |= name in _SUMS or not all(
+        own.intersection(spread[i] or ()) for i in others
+      )
+    is_made &= not is_mixed or name in _LINEAR
   kind = joined(
     operands,
     parameter=parameter if is_made else None,
     repeated=repeated,
     varies=is_made and (bool(activity) or any(k.varies for k in operands)),
-    is_sum=is_made and is_sum,
+    is_mixed=is_made and is_mixed,
     is_slope=bool(activity) and all(operands[i].is_slope for i in activity),
   )
   if is_made:

@@ -323,7 +323,10 @@ class Program:
     (result,) = self._operation(eqn, operands)
     axes = eqn.params["dimension_numbers"]
     convolution = eqn.primitive.name == "conv_general_dilated"
-    ranks = [(_kinds.excess(kind), not kind.parameter) for kind in operands]
+    ranks = [
+      (_kinds.excess(kind), kind.is_mixed, not kind.parameter)
+      for kind in operands
+    ]
     kernel = int(convolution or ranks[0] >= ranks[1])
     kind, inputs = operands[kernel], operands[1 - kernel]
     both_made = kind.parameter and inputs.parameter
@@ -338,8 +341,8 @@ class Program:
     else:
       summed, batch = ((pair[1 - kernel], pair[kernel]) for pair in axes)
     # A kernel that samples change meets each sample's inputs.
-    meets_own = not inputs.is_sum and (kind.repeated or {-1}) <= set(batch[1])
-    if kind.is_sum and not (convolution or meets_own):
+    meets_own = not inputs.is_mixed and (kind.repeated or {-1}) <= set(batch[1])
+    if kind.is_mixed and not (convolution or meets_own):
       return result
     if context.is_derivative or _is_tangent(eqn, kernel, context):
       self._derivatives[context.place] = kind.number
@@ -373,7 +376,7 @@ class Program:
     repeated = kind.repeated or frozenset()
     own = {i for i, size in enumerate(shape) if size != 1} - repeated
     summed = own.intersection(eqn.params["axes"])
-    is_kernel = kind.parameter and not kind.is_sum and kind.varies
+    is_kernel = kind.parameter and not kind.is_mixed and kind.varies
     if not (is_kernel and repeated and summed):
       return result
     products = result.products
