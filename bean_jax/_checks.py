@@ -104,9 +104,12 @@ def same_neurons(
 
 
 def sample_mask(
-  where: ArrayLike | None, batch_shape: tuple[int, ...], *, name: str
+  where: ArrayLike | None, batch: tuple[int, ...], *, name: str
 ) -> jax.Array | None:
-  """Returns `where` as a boolean array, [S] or of the shape of the batch."""
+  """Returns `where`, if it is a mask of a batch or of its first axes.
+
+  Either may be flat; axes in another order are no flat batch.
+  """
   if where is None:
     return None
   mask = _as_array(f"{name}: where", where)
@@ -114,10 +117,13 @@ def sample_mask(
     raise TypeError(
       f"{name}: where must be boolean (True: a real sample), got {mask.dtype}"
     )
-  if mask.shape not in (batch_shape, (math.prod(batch_shape),)):
+  fits = mask.ndim > 0 and mask.shape == batch[: mask.ndim]
+  is_flat = 1 in (mask.ndim, len(batch))
+  if not fits and not (is_flat and math.prod(mask.shape) == math.prod(batch)):
     raise ValueError(
-      f"{name}: where must have shape {list(batch_shape)}, one entry a "
-      f"sample, got {list(mask.shape)}"
+      f"{name}: where must have the shape {list(batch)} of the batch, or that "
+      f"of its first axes, got {list(mask.shape)}; layers with other samples "
+      "need a mask of their own"
     )
   return mask
 

@@ -219,7 +219,8 @@ class Program:
       for place in (*self.products, *self._derivatives)
       if place[:depth] == context.place
     ]
-    products = _kinds.joined(operands).products.union(inside)
+    entering = [kind.products for kind in operands]
+    products = frozenset(inside).union(*entering)
     return [kind._replace(products=products) for kind in kinds]
 
   def _loop(
@@ -301,7 +302,7 @@ class Program:
         else _kinds.joined(
           kinds,
           number=self._number(("branch", *kinds)),
-          steps=_kinds.joined([operands[0], *kinds]).steps,
+          steps=operands[0].steps.union(*[kind.steps for kind in kinds]),
         )
         for kinds in zip(*outcomes, strict=True)
       ]

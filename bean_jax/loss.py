@@ -289,9 +289,8 @@ def _penalties(
   where = options.mask(*args, **kwargs)
 
   def measure(name: str, layout: Layout, *operands: jax.Array) -> Any:
-    mask = where
-    if mask is not None:
-      mask = _rows.checked_mask(mask, layout.batch(*operands), name=name)
+    batch, name = layout.batch(*operands), f"layer {name!r}"
+    mask = _checks.sample_mask(where, batch, name=name)
     return _measured(
       *operands,
       gamma,
