@@ -1,7 +1,6 @@
 """What every public function asks of its arguments, checked at trace time."""
 
 import math
-import operator
 from typing import Any
 
 import jax
@@ -15,20 +14,14 @@ _NUMPY = (np.ndarray, np.generic)
 
 def order_of_correlation(order: int) -> int:
   """Returns `order` as an int, or says why it is not 1 or 2."""
-  if isinstance(order, (bool, jax.core.Tracer)):
+  if not _is_int(order):
     raise TypeError(
       f"order must be the Python int 1 or 2, got {order!r}; it selects the "
       "formula while tracing, so it can be neither a flag nor traced"
     )
-  try:
-    value = operator.index(order)
-  except TypeError:
-    raise TypeError(
-      f"order must be the Python int 1 or 2, got {order!r}"
-    ) from None
-  if value not in (1, 2):
+  if order not in (1, 2):
     raise ValueError(f"order must be 1 (BEAN-1) or 2 (BEAN-2), got {order!r}")
-  return value
+  return int(order)
 
 
 def known_distance(distance: str) -> str:
@@ -40,8 +33,7 @@ def known_distance(distance: str) -> str:
 
 def count_or_none(name: str, value: int | None) -> int | None:
   """Returns `value`, or says that it must be a positive Python int."""
-  is_int = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-  if value is None or (is_int and value > 0):
+  if value is None or (_is_int(value) and value > 0):
     return value
   raise ValueError(
     f"{name} must be None or a Python int of at least 1, got {value!r}"
@@ -177,6 +169,10 @@ def _as_array(name: str, value: ArrayLike) -> jax.Array:
   if value is None or isinstance(value, (str, bytes, list, tuple, dict)):
     raise TypeError(f"{name} must be an array, got {type(value).__name__}")
   return jnp.asarray(value)
+
+
+def _is_int(value: Any) -> bool:
+  return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _is_real(dtype: Any) -> bool:

@@ -324,18 +324,16 @@ class Program:
     (result,) = self._operation(eqn, operands)
     axes = eqn.params["dimension_numbers"]
     convolution = eqn.primitive.name == "conv_general_dilated"
+    # The kernel is the factor that owes less to other things than parameters.
     ranks = [
       (_kinds.excess(kind), kind.is_mixed, not kind.parameter)
       for kind in operands
     ]
     kernel = int(convolution or ranks[0] >= ranks[1])
     kind, inputs = operands[kernel], operands[1 - kernel]
-    both_made = kind.parameter and inputs.parameter
-    if (
-      kind.parameter is None
-      or ranks[kernel] > ranks[1 - kernel]
-      or (both_made and not _kinds.excess(inputs))
-    ):
+    of_parameters = inputs.parameter and inputs.source == Source.NOTHING
+    is_least = ranks[kernel] <= ranks[1 - kernel]
+    if kind.parameter is None or of_parameters or not is_least:
       return result
     if convolution:
       summed, batch = ((axes.lhs_spec[1],), (axes.rhs_spec[1],)), ((), ())

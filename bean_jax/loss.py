@@ -104,9 +104,8 @@ def regularize(
   @functools.wraps(loss_fn)
   def regularized_fn(*args: Any, **kwargs: Any) -> Any:
     result, terms, alphas = _penalties(loss_fn, args, kwargs, alpha, options)
-    if not terms:
-      return _with_penalty(result, 0)
-    total = penalty.weighted_sum(alphas, list(terms.values()))
+    values = list(terms.values())
+    total = penalty.weighted_sum(alphas, values) if terms else 0
     return _with_penalty(result, total)
 
   return regularized_fn
@@ -288,18 +287,14 @@ def _penalties(
   groups = [g for g in groups if not alphas.keys().isdisjoint(g.paths)]
   where = options.mask(*args, **kwargs)
 
+  of_call = functools.partial(
+    _measured, order=order, distance=distance, samples=samples
+  )
+
   def measure(name: str, layout: Layout, *operands: jax.Array) -> Any:
     batch, name = layout.batch(*operands), f"layer {name!r}"
     mask = _checks.sample_mask(where, batch, name=name)
-    return _measured(
-      *operands,
-      gamma,
-      mask,
-      layout=layout,
-      order=order,
-      distance=distance,
-      samples=samples,
-    )
+    return of_call(*operands, gamma, mask, layout=layout)
 
   result, calls = _dense.measured(traced, groups, measure)
   terms = {path: _mean_over_samples(calls[path]) for path in alphas}
