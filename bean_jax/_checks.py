@@ -1,7 +1,6 @@
 """What every public function asks of its arguments, checked at trace time."""
 
 import math
-import operator
 from typing import Any
 
 import jax
@@ -15,20 +14,14 @@ _NUMPY = (np.ndarray, np.generic)
 
 def order_of_correlation(order: int) -> int:
   """Returns `order` as an int, or says why it is not 1 or 2."""
-  if isinstance(order, (bool, jax.core.Tracer)):
+  if not _is_int(order):
     raise TypeError(
       f"order must be the Python int 1 or 2, got {order!r}; it selects the "
       "formula while tracing, so it can be neither a flag nor traced"
     )
-  try:
-    value = operator.index(order)
-  except TypeError:
-    raise TypeError(
-      f"order must be the Python int 1 or 2, got {order!r}"
-    ) from None
-  if value not in (1, 2):
+  if order not in (1, 2):
     raise ValueError(f"order must be 1 (BEAN-1) or 2 (BEAN-2), got {order!r}")
-  return value
+  return int(order)
 
 
 def known_distance(distance: str) -> str:
@@ -40,8 +33,7 @@ def known_distance(distance: str) -> str:
 
 def count_or_none(name: str, value: int | None) -> int | None:
   """Returns `value`, or says that it must be a positive Python int."""
-  is_int = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-  if value is None or (is_int and value > 0):
+  if value is None or (_is_int(value) and value > 0):
     return value
   raise ValueError(
     f"{name} must be None or a Python int of at least 1, got {value!r}"
@@ -104,9 +96,12 @@ def same_neurons(
 
 
 def sample_mask(
-  where: ArrayLike | None, batch_shape: tuple[int, ...], *, name: str
+  where: ArrayLike | None, batch: tuple[int, ...], *, name: str
 ) -> jax.Array | None:
-  """Returns `where` as a boolean array, [S] or of the shape of the batch."""
+  """Returns `where`, if it is a mask of a batch or of its first axes.
+
+  Either may be flat; axes in another order are no flat batch.
+  """
   if where is None:
     return None
   mask = _as_array(f"{name}: where", where)
@@ -114,10 +109,13 @@ def sample_mask(
     raise TypeError(
       f"{name}: where must be boolean (True: a real sample), got {mask.dtype}"
     )
-  if mask.shape not in (batch_shape, (math.prod(batch_shape),)):
+  fits = mask.ndim > 0 and mask.shape == batch[: mask.ndim]
+  is_flat = 1 in (mask.ndim, len(batch))
+  if not fits and not (is_flat and math.prod(mask.shape) == math.prod(batch)):
     raise ValueError(
-      f"{name}: where must have shape {list(batch_shape)}, one entry a "
-      f"sample, got {list(mask.shape)}"
+      f"{name}: where must have the shape {list(batch)} of the batch, or that "
+      f"of its first axes, got {list(mask.shape)}; layers with other samples "
+      "need a mask of their own"
     )
   return mask
 
@@ -171,6 +169,10 @@ def _as_array(name: str, value: ArrayLike) -> jax.Array:
   if value is None or isinstance(value, (str, bytes, list, tuple, dict)):
     raise TypeError(f"{name} must be an array, got {type(value).__name__}")
   return jnp.asarray(value)
+
+
+def _is_int(value: Any) -> bool:
+  return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _is_real(dtype: Any) -> bool:

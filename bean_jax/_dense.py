@@ -48,6 +48,11 @@ class Group(NamedTuple):
   trouble: str
 
   @property
+  def of_neurons(self) -> dict[Place, Product]:
+    """Its products whose inputs are neurons, and no raw data."""
+    return {place: call for place, call in self.calls.items() if call.neurons}
+
+  @property
   def paths(self) -> dict[str, tuple[int, ...]]:
     """The place in the stack of each layer, by its path."""
     (first, *_) = self.calls.values()
@@ -83,39 +88,42 @@ def choose(
     among = among or ["*"]
   found: list[Layer] = []
   groups: list[Group] = []
-  unreachable: dict[str, str] = {}
   program = Program(traced.jaxpr, traced.roles)
   outputs = program.outputs[: traced.num_outputs]
   places = program.layers_of(outputs[:1]) if of_loss else set()
   # A constant loss, to have the penalty alone.
   every = _groups(program, places or program.layers_of(outputs))
+
+  def why_left_out(group: Group, path: str) -> str:
+    (first, *_) = group.calls.values()
+    names = path, group.name
+    by_name = not set(among).isdisjoint(names)
+    is_asked_for = (
+      layers(path)
+      if callable(layers)
+      else any(matches(pattern, *names) for pattern in among)
+    )
+    if not is_asked_for or any(matches(p, *names) for p in without):
+      return "not asked for"
+    if first.convolution and not convolutions:
+      return "a convolution"
+    if first.kind.is_mixed and not by_name:
+      return "activity changes its kernel, which may be none"
+    if not group.of_neurons and not by_name:
+      return "its inputs are raw data"
+    return group.trouble
+
   for group in every:
     (first, *_) = group.calls.values()
-    of_neurons = {p: call for p, call in group.calls.items() if call.neurons}
-    taken = False
-    for path in group.paths:
-      names = path, group.name
-      by_name = not set(among).isdisjoint(names)
-      is_asked_for = (
-        layers(path)
-        if callable(layers)
-        else any(matches(pattern, *names) for pattern in among)
-      )
-      left_out = ""
-      if not is_asked_for or any(matches(p, *names) for p in without):
-        left_out = "not asked for"
-      elif first.convolution and not convolutions:
-        left_out = "a convolution"
-      elif first.kind.is_sum and not by_name:
-        left_out = "activity is added to its kernel, which may be none"
-      elif not of_neurons and not by_name:
-        left_out = "its inputs are raw data"
-      elif group.trouble:
-        left_out = unreachable[path] = group.trouble
-      taken |= not left_out
-      found.append(Layer(path, *first.size, len(group.calls), left_out))
-    if taken:
-      groups.append(group._replace(calls=of_neurons or group.calls))
+    reasons = {path: why_left_out(group, path) for path in group.paths}
+    found += [
+      Layer(path, *first.size, len(group.calls), why)
+      for path, why in reasons.items()
+    ]
+    if not all(reasons.values()):
+      groups.append(group._replace(calls=group.of_neurons or group.calls))
+  troubles = {group.trouble for group in every if group.trouble}
+  unreachable = {x.path: x.left_out for x in found if x.left_out in troubles}
   there = [name for group in every for name in (group.name, *group.paths)]
   unknown = [p for p in patterns if not matches(p.removeprefix("!"), *there)]
   if required:

@@ -21,6 +21,9 @@ INLINED = {"jit", "pjit", "closed_call", "core_call", "core_closed_call"}
 REMATERIALIZED = {"remat2", "checkpoint", "remat"}
 # They return each of their operands.
 UNCHANGED = {"device_put", "optimization_barrier", "pvary"}
+# Of a jax.Ref, an array that a program changes.
+READS = {"freeze", "get"}
+WRITES = {"addupdate", "swap"}
 
 
 def shape_of(atom: core.Var | core.Literal) -> tuple[int, ...]:

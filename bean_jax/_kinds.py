@@ -7,7 +7,7 @@ or merged kernel is made of parameters. Whatever else depends on parameters or
 on data is *activity*.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import enum
 import math
 from typing import Any, NamedTuple
@@ -89,7 +89,8 @@ class Kind(NamedTuple):
       is made of; None if not known.
     products: The matrix products with parameters that it depends on.
     varies: Whether data make entries differ that repeat a parameter.
-    is_sum: Whether activity was added to a parameter that repeats itself.
+    is_mixed: Whether activity was added to a parameter that repeats itself, or
+      multiplied each of its repetitions as a whole.
     is_slope: Whether it is made by differentiation.
     looked_up: Whether data chose it from among several.
   """
@@ -103,7 +104,7 @@ class Kind(NamedTuple):
   repeated: frozenset[int] | None = frozenset()
   products: frozenset[Place] = frozenset()
   varies: bool = False
-  is_sum: bool = False
+  is_mixed: bool = False
   is_slope: bool = False
   looked_up: bool = False
 
@@ -119,7 +120,7 @@ def same(one: Kind, other: Kind) -> bool:
   return (one.number, one.axes) == (other.number, other.axes)
 
 
-def _largest(kinds: Sequence[Kind]) -> Parameter | None:
+def _largest(kinds: Iterable[Kind]) -> Parameter | None:
   parameters = [kind.parameter for kind in kinds if kind.parameter]
   return max(parameters, key=lambda p: p.size, default=None)
 
@@ -128,21 +129,24 @@ def joined(kinds: Sequence[Kind], **known: Any) -> Kind:
   """Returns the kind of what may be any of these, but for what is known."""
   if len(kinds) == 1:
     return kinds[0]._replace(number=0, axes=None, **known)
-  is_activity = any(excess(kind) > Source.DATA for kind in kinds)
-  repeated = {kind.repeated for kind in kinds}
-  return Kind(
-    source=max([kind.source for kind in kinds], default=Source.NOTHING),
-    depends=any(kind.depends for kind in kinds),
-    number=0,
-    parameter=None if is_activity else _largest(kinds),
-    steps=frozenset[Place]().union(*[kind.steps for kind in kinds]),
-    repeated=repeated.pop() if len(repeated) == 1 else None,
-    products=frozenset[Place]().union(*[kind.products for kind in kinds]),
-    varies=any(kind.varies for kind in kinds),
-    is_sum=not is_activity and any(kind.is_sum for kind in kinds),
-    is_slope=all(kind.is_slope for kind in kinds),
-    looked_up=any(kind.looked_up for kind in kinds),
-  )._replace(**known)
+  # Each field of all of them.
+  every: Any = Kind._make(zip(*kinds, strict=True))
+  is_activity = max(map(excess, kinds)) > Source.DATA
+  repeated = set(every.repeated)
+  fields: dict[str, Any] = {
+    "source": max(every.source),
+    "depends": any(every.depends),
+    "number": 0,
+    "parameter": None if is_activity else _largest(kinds),
+    "steps": frozenset().union(*every.steps),
+    "repeated": repeated.pop() if len(repeated) == 1 else None,
+    "products": frozenset().union(*every.products),
+    "varies": any(every.varies),
+    "is_mixed": not is_activity and any(every.is_mixed),
+    "is_slope": all(every.is_slope),
+    "looked_up": any(every.looked_up),
+  }
+  return Kind(**fields | known)
 
 
 def made(
@@ -157,8 +161,9 @@ def made(
   that is added to a batch, becomes activity with it. A kernel remains one: a
   kernel times a mask, over its norm, with each of its rows scaled anew for
   every sample, or minus a step along a gradient for every task. So does a
-  matrix to which activity is added, until something follows that is not linear:
-  it may be a kernel that each sample changes, or a stream with positions.
+  matrix to which activity is added, or which gates of its own size multiply,
+  until something follows that is not linear: it may be a kernel that each
+  sample changes, or a stream with learned positions.
 
   Args:
     name: Of the primitive.
@@ -166,48 +171,52 @@ def made(
     shapes: Their shapes.
     shape: Of the result.
   """
+  if not operands:
+    return Kind(Source.NOTHING, False, 0)
   activity = [
-    place
-    for place, kind in enumerate(operands)
-    if excess(kind) > Source.DATA and math.prod(shapes[place]) != 1
+    i
+    for i, kind in enumerate(operands)
+    if excess(kind) > Source.DATA and math.prod(shapes[i]) != 1
   ]
+  known: dict[str, Any] = {
+    "parameter": None,
+    "repeated": frozenset(),
+    "varies": False,
+    "is_mixed": False,
+    "is_slope": bool(activity) and all(operands[i].is_slope for i in activity),
+  }
   parameter = _largest(operands)
-  is_made = is_sum = False
-  repeated: frozenset[int] | None = frozenset()
-  if parameter is not None:
-    spread = [
-      _repeats(kind, size, shape)
-      for kind, size in zip(operands, shapes, strict=True)
-    ]
-    repeated = _repeated_by_all(
-      [a for kind, a in zip(operands, spread, strict=True) if kind.parameter]
-    )
-    own: set[int] = set()
+  if parameter is None:
+    return joined(operands, **known)
+  spread = [
+    _repeats(kind, size, shape)
+    for kind, size in zip(operands, shapes, strict=True)
+  ]
+  known["repeated"] = repeated = _repeated_by_all(
+    [a for kind, a in zip(operands, spread, strict=True) if kind.parameter]
+  )
+  is_mixed = any(kind.is_mixed and kind.parameter for kind in operands)
+  others = [i for i in activity if not operands[i].is_slope]
+  if others and repeated != frozenset():
+    own = set[int]()
     if repeated is not None:
       own = {i for i, size in enumerate(shape) if size != 1} - repeated
-    is_made = True
-    is_sum = any(kind.is_sum and kind.parameter for kind in operands)
-    others = [] if repeated == frozenset() else activity
-    others = [i for i in others if not operands[i].is_slope]
-    if others and name in _SUMS and len(own) > 1:
-      is_sum = True
-    elif others:
-      is_made = name in _PRODUCTS and len(own) > 1
-      is_made &= all(own.intersection(spread[i] or ()) for i in others)
-    is_made &= not is_sum or name in _LINEAR
-  kind = joined(
-    operands,
-    parameter=parameter if is_made else None,
-    repeated=repeated,
-    varies=is_made and (bool(activity) or any(k.varies for k in operands)),
-    is_sum=is_made and is_sum,
-    is_slope=bool(activity) and all(operands[i].is_slope for i in activity),
-  )
-  if is_made:
-    # A kernel that data change from step to step is one kernel.
-    kernels = [kind for kind in operands if excess(kind) <= Source.DATA]
-    kind = kind._replace(steps=joined(kernels).steps)
-  return kind
+    if len(own) < 2 or name not in _SUMS | _PRODUCTS:
+      return joined(operands, **known)
+    is_mixed |= name in _SUMS or not all(
+      own.intersection(spread[i] or ()) for i in others
+    )
+  if is_mixed and name not in _LINEAR:
+    return joined(operands, **known)
+  # A kernel that data change from step to step is one kernel.
+  steps = [kind.steps for kind in operands if excess(kind) <= Source.DATA]
+  known |= {
+    "parameter": parameter,
+    "varies": bool(activity) or any(kind.varies for kind in operands),
+    "is_mixed": is_mixed,
+    "steps": frozenset().union(*steps),
+  }
+  return joined(operands, **known)
 
 
 def _repeated_by_all(
@@ -226,8 +235,10 @@ def _repeats(
   """Returns the axes of a result along which an operand repeats itself."""
   if not shape:
     return frozenset(axis for axis, size in enumerate(result) if size != 1)
-  if kind.repeated is None or len(shape) != len(result):
-    return None if kind.repeated else kind.repeated
+  if kind.repeated is None:
+    return None
+  if len(shape) != len(result):
+    return None if kind.repeated else frozenset()
   return kind.repeated | {
     axis for axis, size in enumerate(result) if shape[axis] == 1 and size != 1
   }

@@ -50,23 +50,19 @@ class Layout(NamedTuple):
     layer.
     """
     kernel, inputs = operands[self.kernel], operands[1 - self.kernel]
-    in_stack, summed = self.stack[0], self.summed[0]
-    order = (*in_stack, *self._rows(inputs.ndim), *summed)
-    inputs = jnp.transpose(inputs, order)
-    batch = inputs.shape[: inputs.ndim - len(summed)]
-    in_stack, summed = self.stack[1], self.summed[1]
-    num_neurons, num_next = (
-      math.prod(kernel.shape[axis] for axis in axes)
-      for axes in (summed, self.others)
-    )
-    shape, order = (num_neurons, num_next), (*summed, *self.others)
+    sides = self.summed[1], self.others
     if self.transposed:
-      shape, order = (num_next, num_neurons), (*self.others, *summed)
-    kernel = jnp.transpose(kernel, (*self.repeated, *in_stack, *order))
+      sides = self.others, self.summed[1]
+    sizes = [math.prod(kernel.shape[axis] for axis in side) for side in sides]
+    order = (*self.repeated, *self.stack[1], *sides[0], *sides[1])
+    kernel = jnp.transpose(kernel, order)
     if self.repeated:
       kernel = kernel[(0,) * len(self.repeated)]
-    kernel = kernel.reshape(*kernel.shape[: len(in_stack)], *shape)
-    inputs = inputs.reshape(*batch, num_neurons)
+    kernel = kernel.reshape(*kernel.shape[: len(self.stack[1])], *sizes)
+    rows = (*self.stack[0], *self._rows(inputs.ndim))
+    inputs = jnp.transpose(inputs, (*rows, *self.summed[0]))
+    batch = inputs.shape[: len(rows)]
+    inputs = inputs.reshape(*batch, math.prod(inputs.shape[len(rows) :]))
     if not jnp.issubdtype(inputs.dtype, jnp.inexact):
       inputs = inputs.astype(kernel.dtype)
     return inputs, kernel

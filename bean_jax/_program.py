@@ -107,6 +107,9 @@ class Program:
     self._numbers: dict[Hashable, int] = {}
     self._fresh = itertools.count()
     self.products: dict[Place, Product] = {}
+    # The numbers of references, arrays that a program changes.
+    self._read = set[int]()
+    self._written = set[int]()
     # The numbers of the kernels of products in derivatives.
     self._derivatives: dict[Place, int] = {}
     kinds = [
@@ -116,6 +119,12 @@ class Program:
       for index, argument in enumerate(arguments)
     ]
     self.outputs = self._body(jaxpr, kinds, _Context())
+    if self._read & self._written:
+      raise NotImplementedError(
+        "the function reads from a jax.Ref what it has written to it, which "
+        "bean_jax cannot follow to dense layers; let the values be returned "
+        "instead, or give layers_fn"
+      )
 
   def layers_of(self, kinds: Iterable[Kind]) -> set[Place]:
     """Returns the places of products that some values depend on.
@@ -146,7 +155,8 @@ class Program:
     """Returns the kinds of what a jaxpr returns."""
     known = dict(zip(jaxpr.jaxpr.invars, kinds, strict=True))
     for var, const in zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True):
-      source = Source.NOTHING if jnp.size(const) == 1 else Source.CLOSED_OVER
+      is_one = math.prod(shape_of(var)) == 1
+      source = Source.NOTHING if is_one else Source.CLOSED_OVER
       known[var] = Kind(source, False, self._number(("const", id(const))))
 
     def kind_of(atom: Any) -> Kind:
@@ -192,6 +202,10 @@ class Program:
       return [self._product(eqn, operands, context)]
     if name == "reduce_sum":
       return [self._sum(eqn, operands[0], context)]
+    if name in _jaxpr.READS or name in _jaxpr.WRITES:
+      numbers = self._read if name in _jaxpr.READS else self._written
+      numbers.add(operands[0].number)
+      return self._operation(eqn, operands)
     bodies = list(_jaxpr.bodies(eqn))
     if not bodies and (len(operands) < 2 or name in _kinds.HARMLESS):
       return self._operation(eqn, operands)
@@ -205,7 +219,8 @@ class Program:
       for place in (*self.products, *self._derivatives)
       if place[:depth] == context.place
     ]
-    products = _kinds.joined(operands).products.union(inside)
+    entering = [kind.products for kind in operands]
+    products = frozenset(inside).union(*entering)
     return [kind._replace(products=products) for kind in kinds]
 
   def _loop(
@@ -287,7 +302,7 @@ class Program:
         else _kinds.joined(
           kinds,
           number=self._number(("branch", *kinds)),
-          steps=_kinds.joined([operands[0], *kinds]).steps,
+          steps=operands[0].steps.union(*[kind.steps for kind in kinds]),
         )
         for kinds in zip(*outcomes, strict=True)
       ]
@@ -309,23 +324,24 @@ class Program:
     (result,) = self._operation(eqn, operands)
     axes = eqn.params["dimension_numbers"]
     convolution = eqn.primitive.name == "conv_general_dilated"
-    ranks = [(_kinds.excess(kind), not kind.parameter) for kind in operands]
+    # The kernel is the factor that owes less to other things than parameters.
+    ranks = [
+      (_kinds.excess(kind), kind.is_mixed, not kind.parameter)
+      for kind in operands
+    ]
     kernel = int(convolution or ranks[0] >= ranks[1])
     kind, inputs = operands[kernel], operands[1 - kernel]
-    both_made = kind.parameter and inputs.parameter
-    if (
-      kind.parameter is None
-      or ranks[kernel] > ranks[1 - kernel]
-      or (both_made and not _kinds.excess(inputs))
-    ):
+    of_parameters = inputs.parameter and inputs.source == Source.NOTHING
+    is_least = ranks[kernel] <= ranks[1 - kernel]
+    if kind.parameter is None or of_parameters or not is_least:
       return result
     if convolution:
       summed, batch = ((axes.lhs_spec[1],), (axes.rhs_spec[1],)), ((), ())
     else:
       summed, batch = ((pair[1 - kernel], pair[kernel]) for pair in axes)
     # A kernel that samples change meets each sample's inputs.
-    meets_own = not inputs.is_sum and (kind.repeated or {-1}) <= set(batch[1])
-    if kind.is_sum and not (convolution or meets_own):
+    meets_own = not inputs.is_mixed and (kind.repeated or {-1}) <= set(batch[1])
+    if kind.is_mixed and not (convolution or meets_own):
       return result
     if context.is_derivative or _is_tangent(eqn, kernel, context):
       self._derivatives[context.place] = kind.number
@@ -359,7 +375,7 @@ class Program:
     repeated = kind.repeated or frozenset()
     own = {i for i, size in enumerate(shape) if size != 1} - repeated
     summed = own.intersection(eqn.params["axes"])
-    is_kernel = kind.parameter and not kind.is_sum and kind.varies
+    is_kernel = kind.parameter and not kind.is_mixed and kind.varies
     if not (is_kernel and repeated and summed):
       return result
     products = result.products

@@ -4,7 +4,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 import numpy as np
 
 _GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
@@ -29,26 +28,6 @@ def evenly_spaced(num_rows: int, at_most: int) -> np.ndarray:
   while math.gcd(step, num_rows) > 1:
     step += 1
   return np.sort(np.arange(at_most) * step % num_rows)
-
-
-def checked_mask(
-  where: ArrayLike, shape: tuple[int, ...], *, name: str
-) -> jax.Array:
-  """Returns a mask, if it fits the first axes of a layer's batch."""
-  mask = jnp.asarray(where)
-  if mask.dtype != jnp.bool_:
-    raise TypeError(
-      f"layer {name!r}: where_fn must return booleans (True: a real sample), "
-      f"got {mask.dtype}"
-    )
-  is_flat = math.prod(mask.shape) == math.prod(shape)
-  if not is_flat and mask.shape != shape[: mask.ndim]:
-    raise ValueError(
-      f"layer {name!r}: where_fn must return a mask of this layer's batch "
-      f"{list(shape)} or of its first axes, got {list(mask.shape)}; give "
-      "layers with other samples a loss transform of their own, by layers"
-    )
-  return mask
 
 
 def mask_of_rows(mask: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from bean_jax import _checks, _sharding
+from bean_jax import _checks, _rows, _sharding
 from bean_jax.correlation import matmul
 
 # Elements of the largest temporary that a block of neurons or samples may take
@@ -34,7 +34,8 @@ def coactivation_divergence(
     activations: Activations [..., N]; leading dimensions are batch.
     distance: "squared" or "absolute", static.
     where: Boolean mask of real samples, in the shape of the leading
-      dimensions; the others take no part. All are real by default.
+      dimensions or of the first of them; the others take no part. All are real
+      by default.
 
   Returns:
     D [N, N], symmetric with a zero diagonal, in the units of the activations
@@ -93,7 +94,8 @@ def centre(
   if mask is None:
     num_samples = float_of(rows.shape[0])
   else:
-    rows = jnp.where(mask.reshape(-1, 1), rows, 0)
+    mask = _rows.mask_of_rows(mask, activations.shape[:-1])
+    rows = jnp.where(mask[:, None], rows, 0)
     num_samples = jnp.maximum(jnp.sum(mask, dtype=rows.dtype), 1)
   # The result does not depend on the shift, so neither does any derivative.
   shift = jax.lax.stop_gradient(jnp.mean(rows, axis=1, keepdims=True))

@@ -104,9 +104,8 @@ def regularize(
   @functools.wraps(loss_fn)
   def regularized_fn(*args: Any, **kwargs: Any) -> Any:
     result, terms, alphas = _penalties(loss_fn, args, kwargs, alpha, options)
-    if not terms:
-      return _with_penalty(result, 0)
-    total = penalty.weighted_sum(alphas, list(terms.values()))
+    values = list(terms.values())
+    total = penalty.weighted_sum(alphas, values) if terms else 0
     return _with_penalty(result, total)
 
   return regularized_fn
@@ -288,19 +287,14 @@ def _penalties(
   groups = [g for g in groups if not alphas.keys().isdisjoint(g.paths)]
   where = options.mask(*args, **kwargs)
 
+  of_call = functools.partial(
+    _measured, order=order, distance=distance, samples=samples
+  )
+
   def measure(name: str, layout: Layout, *operands: jax.Array) -> Any:
-    mask = where
-    if mask is not None:
-      mask = _rows.checked_mask(mask, layout.batch(*operands), name=name)
-    return _measured(
-      *operands,
-      gamma,
-      mask,
-      layout=layout,
-      order=order,
-      distance=distance,
-      samples=samples,
-    )
+    batch, name = layout.batch(*operands), f"layer {name!r}"
+    mask = _checks.sample_mask(where, batch, name=name)
+    return of_call(*operands, gamma, mask, layout=layout)
 
   result, calls = _dense.measured(traced, groups, measure)
   terms = {path: _mean_over_samples(calls[path]) for path in alphas}
@@ -334,8 +328,10 @@ def _measured(
     *batch, num_neurons = activations.shape
     rows = activations.reshape(-1, num_neurons)
     mask = None if where is None else _rows.mask_of_rows(where, tuple(batch))
+    stands_for = 1.0  # Rows of the batch.
     if samples is not None:
       taken = _rows.evenly_spaced(rows.shape[0], samples)
+      stands_for = rows.shape[0] / len(taken)
       rows = rows[taken]
       mask = None if mask is None else mask[taken]
     value = penalty.of_arrays(
@@ -348,7 +344,7 @@ def _measured(
       transposed=layout.transposed,
     )
     count = rows.shape[0] if mask is None else jnp.sum(mask)
-    return value, jnp.asarray(count, value.dtype)
+    return value, stands_for * jnp.asarray(count, value.dtype)
 
   return _layout.of_stack(of_one, layout, (left, right), gamma, where)
 

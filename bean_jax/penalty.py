@@ -47,7 +47,7 @@ def layer_penalty(
     gamma: Slope in A, a scalar in units of 1 / weight; may be traced.
     distance: "squared" or "absolute", static.
     where: Boolean mask of real samples, in the shape of the leading
-      dimensions. All are real by default.
+      dimensions or of the first of them. All are real by default.
 
   Returns:
     The penalty, a scalar in the units of the distance; 0 if no sample is real.

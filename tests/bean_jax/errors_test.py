@@ -80,7 +80,7 @@ WRONG = {
   "alpha": STRENGTHS,
   "where": (
     (np.ones(5, bool), ValueError, ["[6]", "[5]"]),
-    (np.ones((6, 1), bool), ValueError, ["[6, 1]"]),
+    (np.ones((6, 2), bool), ValueError, ["[6, 2]"]),
     (np.bool_(True), ValueError, ["[6]", "[]"]),
     (np.ones(6, np.float32), TypeError, ["bool", "float32"]),
     (np.ones(6, np.int32), TypeError, ["bool", "int32"]),

@@ -320,6 +320,12 @@ def test_leading_dimensions_are_batch_and_masks_may_be_flat(options):
     )
     for mask in (where, where.reshape(shape)):
       np.testing.assert_array_equal(penalty(tokens, kernel, where=mask), masked)
+  tokens, first = activations.reshape(2, 6, 5), np.array([True, False])
+  for function, masked in (
+    (functools.partial(penalty, kernel=kernel), penalty(tokens[0], kernel)),
+    (divergence_fn, divergence_fn(tokens[0])),
+  ):
+    np.testing.assert_allclose(function(tokens, where=first), masked, rtol=1e-5)
 
 
 @pytest.mark.parametrize("order", ORDERS)

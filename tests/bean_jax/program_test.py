@@ -194,6 +194,42 @@ def test_error_says_what_is_wrong(options, message):
     bean_jax.regularize(**options)(_init(), _draw_inputs())
 
 
+@pytest.mark.parametrize("kept", ("inputs", "kernel", "outputs"))
+def test_references_that_are_read_after_writing_are_named(kept):
+  # What is written in one place and read in another may be any layer.
+  def layer(inputs, kernel):
+    values = {"inputs": inputs, "kernel": kernel}
+    if kept == "outputs":
+      values["outputs"] = inputs @ kernel
+    reference = jax.new_ref(jnp.zeros_like(values[kept]))
+    reference[...] = values[kept]
+    values[kept] = reference[...]
+    return jnp.tanh(values.get("outputs", values["inputs"] @ values["kernel"]))
+
+  with pytest.raises(NotImplementedError, match="reads from a jax.Ref what it"):
+    _found(_init(), _draw_inputs(), layer=layer)
+
+
+def test_references_may_be_written_alone_or_read_alone():
+  params, inputs = _init(), _draw_inputs()
+  log, kernel = jax.new_ref(jnp.zeros(())), jax.new_ref(params["last"])
+
+  def loss_fn(params, inputs):
+    loss = _loss_fn({**params, "last": kernel[...]}, inputs)
+    log[...] = loss
+    return loss
+
+  paths = [
+    layer.path for layer in bean_jax.find_layers(loss_fn, params, inputs)
+  ]
+  assert paths == ["first", "middle"]
+  loss, terms = bean_jax.penalties(loss_fn)(params, inputs)
+  _, hidden = _loss_and_hidden(params, inputs)
+  expected = bean_jax.layer_penalty(hidden["middle"], params["middle"])
+  _assert_trees_close(terms, {"middle": expected})
+  assert log[...] == loss
+
+
 def test_linen_module_instead_of_its_apply():
   with pytest.raises(TypeError, match="pass model.apply"):
     bean_jax.capture(nn.Dense(3))({"params": {}}, _draw_inputs())

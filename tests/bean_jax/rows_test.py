@@ -112,6 +112,32 @@ def test_samples_are_those_rows_and_their_gradient():
   )
 
 
+@pytest.mark.parametrize(
+  "where", (None, np.arange(6) % 3 > 0), ids=("all", "masked")
+)
+def test_rows_stand_for_as_many_as_their_batch_has(where):
+  # A layer that is called on 24 rows and on 6, and 5 of each are looked at.
+  params, batches = _init(jax.random.key(0)), (_draw((6, 4)), 2 * _draw((6,)))
+
+  def loss_fn(params, *batches):
+    return sum(_loss_fn(params, batch)[0] for batch in batches)
+
+  where_fn = None if where is None else lambda *_: where
+  penalties_fn = bean_jax.penalties(loss_fn, samples=5, where_fn=where_fn)
+  _, terms = penalties_fn(params, *batches)
+  means, weights = [], []
+  for batch in batches:
+    num_rows = math.prod(batch.shape[:-1])
+    rows = _rows.evenly_spaced(num_rows, 5)
+    real = np.ones(6, bool) if where is None else where
+    rows = rows[np.repeat(real, num_rows // 6)[rows]]
+    hidden = np.tanh(batch @ params["first"]).reshape(num_rows, -1)[rows]
+    means.append(reference.layer_penalty(hidden, params[PATH]))
+    weights.append(num_rows * len(rows) / 5)
+  expected = np.average(means, weights=weights)
+  np.testing.assert_allclose(terms[PATH], expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("shape", ((6,), (6, 4), (24,)))
 @pytest.mark.parametrize("samples", (None, 10))
 def test_masks_fit_the_first_axes_of_a_batch(shape, samples):
@@ -129,6 +155,15 @@ def test_masks_fit_the_first_axes_of_a_batch(shape, samples):
   np.testing.assert_allclose(ours, expected, rtol=1e-5)
 
 
+def test_masks_of_samples_and_steps_fit_a_batch_that_was_joined():
+  params, inputs = _init(jax.random.key(0)), _draw((24,))
+  where = np.arange(24).reshape(6, 4) % 3 > 0
+  ours = _penalty(params, inputs, where_fn=lambda params, inputs: where)
+  hidden = np.tanh(inputs @ params["first"])[where.reshape(-1)]
+  expected = reference.layer_penalty(hidden, params[PATH])
+  np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
 def test_no_real_sample_is_no_penalty():
   params, inputs = _init(jax.random.key(0)), _draw((6,))
   ours = _penalty(params, inputs, where_fn=lambda *_: np.zeros(6, bool))
@@ -139,7 +174,12 @@ def test_a_mask_that_does_not_fit_names_the_layer_and_both_shapes():
   params, inputs = _init(jax.random.key(0)), _draw((6, 4))
   with pytest.raises(ValueError, match=r"'last'.*\[6, 4\].*\[5\]"):
     _penalty(params, inputs, where_fn=lambda *_: np.ones(5, bool))
-  with pytest.raises(TypeError, match=r"'last'.*booleans.*float"):
+  # In another order the right number of entries would mask other samples.
+  with pytest.raises(ValueError, match=r"'last'.*\[6, 4\].*\[4, 6\]"):
+    _penalty(params, inputs, where_fn=lambda *_: np.ones((4, 6), bool))
+  with pytest.raises(ValueError, match=r"'last'.*\[6, 4\].*\[\]"):
+    _penalty(params, inputs, where_fn=lambda *_: np.bool_(True))
+  with pytest.raises(TypeError, match=r"'last'.*boolean.*float"):
     _penalty(params, inputs, where_fn=lambda *_: np.ones(6, np.float32))
 
 

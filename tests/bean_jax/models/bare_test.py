@@ -673,20 +673,39 @@ def test_kernels_that_data_change(loss_of_one, data, loop):
   assert_close((activations["fc2"], kernels["fc2"]), operands)
 
 
-def test_kernels_to_which_activity_is_added_are_taken_by_name():
+@pytest.mark.parametrize("change", (jnp.add, jnp.multiply))
+def test_kernels_that_activity_changes_are_taken_by_name(change):
   def fast_weights(params, rows):
     hidden = _hidden(params, rows)
-    kernels = params["fc2"][None] + hidden[:, :, None] * rows[:, None, :3]
+    updates = hidden[:, :, None] * rows[:, None, :3]
+    kernels = change(params["fc2"][None], updates)
     outputs = jnp.einsum("bn,bnm->bm", hidden, kernels)
     return loss_of(outputs), (hidden[:, None], kernels)
 
   *_, layer = bean_jax.find_layers(fast_weights, MLP, INPUTS)
-  why = "activity is added to its kernel, which may be none"
+  why = "activity changes its kernel, which may be none"
   assert layer == ("fc2", 6, 3, 1, why)
-  with pytest.raises(ValueError, match="'fc2' .activity is added"):
+  with pytest.raises(ValueError, match="'fc2' .activity changes"):
     bean_jax.penalties(fast_weights)(MLP, INPUTS)
   penalties_fn = bean_jax.penalties(fast_weights, layers="fc2")
   (_, operands), terms = jax.jit(penalties_fn)(MLP, INPUTS)
+  expected = jnp.mean(jax.vmap(bean_jax.layer_penalty)(*operands))
+  assert_close(terms, {"fc2": expected})
+
+
+@pytest.mark.parametrize("change", (jnp.add, jnp.multiply))
+def test_a_changed_kernel_of_a_stream_with_positions_is_found(change):
+  # Both are made of parameters and of data; the stream is no kernel.
+  def loss_fn(params, rows):
+    hidden = _hidden(params, rows)
+    tokens = jnp.stack([hidden, hidden**2], axis=1)
+    stream = change(tokens, params["positions"][None])
+    kernels = params["fc2"][None] * jax.nn.sigmoid(hidden)[:, :, None]
+    outputs = jnp.einsum("btn,bnm->btm", stream, kernels)
+    return loss_of(outputs), (stream, kernels)
+
+  params = {**MLP, "positions": _draw(2, 6)}
+  (_, operands), terms = bean_jax.penalties(loss_fn)(params, INPUTS)
   expected = jnp.mean(jax.vmap(bean_jax.layer_penalty)(*operands))
   assert_close(terms, {"fc2": expected})
 
@@ -710,10 +729,7 @@ def test_activity_to_which_parameters_are_added_is_no_kernel(bias):
     "bias": _draw(NUM_SAMPLES, NUM_SAMPLES),
   }
   found = bean_jax.find_layers(loss_fn, params, INPUTS)
-  assert [(layer.path, bool(layer.left_out)) for layer in found] == [
-    ("fc1", True),
-    ("fc2", False),
-  ]
+  assert [layer.path for layer in found if not layer.left_out] == ["fc2"]
 
 
 @pytest.mark.parametrize("product", (jnp.matmul, jax.jit(jnp.matmul)))
