@@ -122,7 +122,6 @@ def test_functions_of_every_kind_are_taken(name):
     ("first", ("first",)),
     (lambda path: path.endswith(("[0]", "ed")), (STACK[0], "shared")),
   ),
-  ids=str,
 )
 def test_choices_of_layers(layers, chosen):
   _, terms = bean_jax.penalties(_loss_fn, layers=layers)(PARAMS, INPUTS)
