@@ -88,6 +88,7 @@ def choose(
     among = among or ["*"]
   found: list[Layer] = []
   groups: list[Group] = []
+  unreachable: dict[str, str] = {}
   program = Program(traced.jaxpr, traced.roles)
   outputs = program.outputs[: traced.num_outputs]
   places = program.layers_of(outputs[:1]) if of_loss else set()
@@ -120,10 +121,10 @@ def choose(
       Layer(path, *first.size, len(group.calls), why)
       for path, why in reasons.items()
     ]
+    if group.trouble:
+      unreachable |= {p: w for p, w in reasons.items() if w == group.trouble}
     if not all(reasons.values()):
       groups.append(group._replace(calls=group.of_neurons or group.calls))
-  troubles = {group.trouble for group in every if group.trouble}
-  unreachable = {x.path: x.left_out for x in found if x.left_out in troubles}
   there = [name for group in every for name in (group.name, *group.paths)]
   unknown = [p for p in patterns if not matches(p.removeprefix("!"), *there)]
   if required:

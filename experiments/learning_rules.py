@@ -224,14 +224,13 @@ def _train(job: Job) -> tuple[dict[str, Entries], list[Record]]:
       job.stages, lambda stage: stages.best_of_grid(stage.evaluation)
     )
     accuracies = {name: protocols.entries(name, found) for name in EPOCHS}
-    strict = protocols.strict_strengths(found.selection)
     planned = [
-      stages.only(stage.evaluation, strict)
+      stages.strict_run(stage, whole)
       for stage in job.stages
       if stage not in whole
     ]
     planned += [
-      stages.only(
+      stages.with_strengths(
         stage.evaluation,
         {
           name: entry.strength

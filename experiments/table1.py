@@ -31,14 +31,7 @@ from experiments.learning import methods
 from experiments.machine import processes, progress
 from experiments.population import cells, runs
 from experiments.records import results
-from experiments.tables import (
-  comparison,
-  markdown,
-  protocols,
-  stages,
-  summary,
-  versions,
-)
+from experiments.tables import comparison, markdown, stages, summary, versions
 from experiments.tables.stages import Stage
 
 DATASETS = ("mnist", "fashion_mnist")
@@ -165,7 +158,7 @@ def _chosen(
     for record in stages.best_of_grid(stage.evaluation)
   }
   any_size = {k: v for k, v in strengths.items() if k in methods.OF_ANY_SIZE}
-  return stages.only(
+  return stages.with_strengths(
     stage.evaluation,
     any_size,
     output_dir=stage.evaluation.output_dir.with_name("chosen"),
@@ -180,17 +173,6 @@ def _chosen_records(stage: Stage) -> list[summary.Record]:
   return records + [r for r in best if r["config"]["method"] not in any_size]
 
 
-def _strict(stage: Stage, tried: Sequence[Stage]) -> cells.Config:
-  """Returns the run of the strengths that were chosen with other shots."""
-  selection = [
-    record
-    for other in tried
-    if other.evaluation.dataset == stage.evaluation.dataset
-    for record in runs.finished(other.selection).values()
-  ]
-  return stages.only(stage.evaluation, protocols.strict_strengths(selection))
-
-
 def _train(planned: Sequence[Stage], selection: Collection[int]) -> None:
   """Trains whole grids with some numbers of shots, strict choices with all."""
   tried = [stage for stage in planned if stage.num_shots in selection]
@@ -203,7 +185,9 @@ def _train(planned: Sequence[Stage], selection: Collection[int]) -> None:
   firsts = {name: methods.METHODS[name].grid[0] for name in FLAGS.methods}
   missing += [runs.missing(_chosen(stage, firsts)) for stage in tried]
   for stage in others:
-    missing.append(runs.missing(stages.only(stage.evaluation, firsts)))
+    missing.append(
+      runs.missing(stages.with_strengths(stage.evaluation, firsts))
+    )
   cheapest_first = _ORDER.value == "cost"
   with progress.bar(total=sum(map(runs.work, missing)), skipped=done) as bar:
     for stage in tried:
@@ -212,7 +196,8 @@ def _train(planned: Sequence[Stage], selection: Collection[int]) -> None:
       # Strengths are chosen when the grids have been trained.
       runs.train(_chosen(stage), bar, cheapest_first=cheapest_first)
     for stage in others:
-      runs.train(_strict(stage, tried), bar, cheapest_first=cheapest_first)
+      run = stages.strict_run(stage, tried)
+      runs.train(run, bar, cheapest_first=cheapest_first)
 
 
 def run() -> None:

@@ -48,7 +48,7 @@ def make(base: cells.Config, selection_seeds: tuple[int, ...]) -> Stage:
   )
 
 
-def only(
+def with_strengths(
   run: cells.Config, strengths: Mapping[str, float | None], **changes: Any
 ) -> cells.Config:
   """Returns the run of methods with one strength each, and other changes."""
@@ -59,6 +59,18 @@ def only(
     and cell.strength == (strengths[cell.method] or 0.0)
   ]
   return dataclasses.replace(run, cells=tuple(chosen), **changes)
+
+
+def strict_run(stage: Stage, tried: Sequence[Stage]) -> cells.Config:
+  """Returns the run of what is chosen with the shots of other stages."""
+  selection = [
+    record
+    for other in tried
+    if other.evaluation.dataset == stage.evaluation.dataset
+    for record in runs.finished(other.selection).values()
+  ]
+  strengths = protocols.strict_strengths(selection)
+  return with_strengths(stage.evaluation, strengths)
 
 
 def best_of_grid(config: cells.Config) -> list[summary.Record]:
