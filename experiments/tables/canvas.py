@@ -67,7 +67,7 @@ def blank(
     figsize=(width, height), dpi=dpi, layout="constrained"
   )
   if title:
-    drawing.suptitle(title, fontsize=13)
+    drawing.suptitle(title, fontsize=13, wrap=True)
   return drawing
 
 

@@ -216,7 +216,7 @@ def test_a_device_that_is_not_there_is_one_line(platforms):
 
 
 @pytest.mark.slow
-def test_here_all_is_well_in_seconds():
+def test_here_all_is_well_in_ten_seconds():
   finished = _run_python(
     "-c",
     "import sys, time; from bean_jax import check; status = check.main([]); "
@@ -225,9 +225,8 @@ def test_here_all_is_well_in_seconds():
   assert finished.returncode == 0, finished.stdout + finished.stderr
   lines = finished.stdout.splitlines()
   assert sum(line.startswith("ok  ") for line in lines) == NUM_CHECKS
-  # Of the processor, where it takes 7 to 11: on a busy machine the clock tells
-  # nothing.
-  assert float(lines[-1]) < 20
+  # Of the processor: on a busy machine the clock tells nothing.
+  assert float(lines[-1]) < 10
 
 
 @pytest.mark.slow
