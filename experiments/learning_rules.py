@@ -49,6 +49,7 @@ from experiments.population import cells, runs
 from experiments.records import checkpoints, results
 from experiments.records.results import Record
 from experiments.rules import drawing, records, tables
+from experiments.rules.evaluations import Settings
 from experiments.rules.records import Networks
 from experiments.tables import (
   canvas,
@@ -149,7 +150,7 @@ class Job(NamedTuple):
   selection: list[int]  # Numbers of shots whose whole grid is trained.
   evaluated: list[int]  # Numbers of shots whose networks are looked at.
   protocols: list[str]  # Whose networks are looked at.
-  settings: records.Settings  # How.
+  settings: Settings  # How.
 
 
 def parse_job() -> Job:
@@ -161,7 +162,7 @@ def parse_job() -> Job:
       f"--epsilons: expected numbers from 0 to 1, got {largest:g}"
     )
   attacked = parsing.number("attacked", _ATTACKED.value, low=0)
-  settings = records.Settings(tuple(sorted(epsilons)), attacked)
+  settings = Settings(tuple(sorted(epsilons)), attacked)
   if _CHECKPOINT_DIR.value is not None:
     return Job(names, [], [], [], [], settings)
   schedule = dict(flag_groups.schedule(FLAGS, least_every=1))
@@ -295,7 +296,7 @@ def _found_parts(names: Sequence[str]) -> Iterator[Part]:
     yield Part(setting, setting, chosen, {}, {})
 
 
-def _measure(parts: Sequence[Part], settings: records.Settings) -> None:
+def _measure(parts: Sequence[Part], settings: Settings) -> None:
   """Measures the networks of all parts."""
   directory = pathlib.Path(FLAGS.output_dir) / "networks_measured"
   results.prepare_directory(directory)

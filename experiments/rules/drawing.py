@@ -12,7 +12,7 @@ import numpy as np
 from experiments.learning import methods
 from experiments.records import results
 from experiments.records.results import Record
-from experiments.rules.records import EDGES
+from experiments.rules.evaluations import EDGES
 from experiments.tables import canvas, figures
 from experiments.weights import distributions
 

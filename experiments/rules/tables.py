@@ -2,23 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from experiments.assemblies.summary import interval
 from experiments.learning import methods
-from experiments.records import results
 from experiments.records.results import Record
+from experiments.rules.evaluations import EVALUATIONS
 from experiments.tables import comparison, markdown, summary, versions
 from experiments.tables.protocols import Entries, Entry
-from experiments.weights import distributions
-
-# The epsilon of the table, or the nearest there is.
-EPSILON = 0.1
-_TITLES = {
-  "lognormal": "lognormal",
-  "stretched": "stretched exp.",
-  "compressed": "compressed exp.",
-}
 
 
 def table(
@@ -51,58 +39,12 @@ def _accuracy(entry: Entry | None) -> str:
   return f"{text}; {gain}" if gain else text
 
 
-def best_fit(record: Record) -> tuple[str, int, np.ndarray]:
-  """Finds the distribution of greatest likelihood in the mean over seeds.
-
-  Returns its name, how often it is best, and its lead in nats a synapse
-  [seeds].
-  """
-  likelihoods = {
-    name: results.metric(record, f"{name}_likelihood")
-    for name in distributions.NAMES
-  }
-  first, second, _ = sorted(
-    likelihoods, key=lambda name: -np.nan_to_num(likelihoods[name]).mean()
-  )
-  stacked = np.stack(list(likelihoods.values()))
-  wins = np.count_nonzero(likelihoods[first] >= stacked.max(axis=0))
-  return first, wins, likelihoods[first] - likelihoods[second]
-
-
 def columns(record: Record) -> dict[str, str]:
   """Formats what was measured of networks, by the titles of columns."""
-  metrics = {name: results.metric(record, name) for name in record["metrics"]}
-  epsilons = np.array(record["config"]["epsilons"])
-  place = int(np.argmin(np.abs(epsilons - EPSILON)))
-  fit, wins, lead = best_fit(record)
-  shape = np.mean(metrics[f"{fit}_parameters"][:, 0])
-  # Neither stretched nor compressed by more than can be seen.
-  plain = fit != "lognormal" and abs(shape - 1) < 0.03
-  title = "exponential" if plain else _TITLES[fit]
-
-  def attacked(name: str) -> str:
-    return interval(metrics[name][:, place], 1, 100)
-
-  def with_chance(name: str) -> str:
-    chance = np.mean(metrics[f"{name}_chance"])
-    return f"{interval(metrics[name])} ({chance:.2f})"
-
-  return {
-    f"FGSM {epsilons[place]:g}": attacked("fgsm"),
-    f"PGD {epsilons[place]:g}": attacked("pgd"),
-    "random start": attacked("pgd_random"),
-    "zero gradients": interval(metrics["zero_gradients"], 1, 100),
-    "weights": f"{title}, {wins} of {len(record['seeds'])}",
-    "ahead by (nats)": interval(lead, 3),
-    "distance": interval(metrics[f"{fit}_distance"], 3),
-    "Gini": interval(metrics["gini"]),
-    "Hoyer": interval(metrics["hoyer"]),
-    "below 0.005": interval(metrics["below"]),
-    "Dale (chance)": with_chance("dale"),
-    "one sign (chance)": with_chance("agreement"),
-    "silhouette": interval(metrics["silhouette"]),
-    "selectivity": interval(metrics["selectivity"]),
-  }
+  found: dict[str, str] = {}
+  for evaluation in EVALUATIONS.values():
+    found |= evaluation.columns(record)
+  return found
 
 
 def summary_line(record: Record) -> str:

@@ -4,14 +4,18 @@ import functools
 import shutil
 
 import numpy as np
+import optax
 import pytest
 
 from experiments import datasets, learning_rules
 from experiments.architectures import networks
+from experiments.architectures.networks import Variables
+from experiments.attacks import curves
 from experiments.learning import methods
 from experiments.population import simulations
 from experiments.records import results
-from experiments.rules import drawing, records, tables
+from experiments.rules import drawing, tables
+from experiments.rules.evaluations import EVALUATIONS, Evaluation, Population
 from tests.experiments import in_process, tiny
 
 pytestmark = pytest.mark.slow
@@ -161,7 +165,7 @@ def test_second_run_trains_and_measures_nothing(finished, monkeypatch):
   directory, _ = finished
   before = (directory / "table.md").read_bytes()
   monkeypatch.setattr(simulations, "run", None)
-  monkeypatch.setattr(records, "measure", None)
+  monkeypatch.setattr(curves, "measure", None)
   out = run(*SMALL, f"--output_dir={directory}")
   assert f"cells done already: {4 * (1 + len(L1))}" in out
   assert (directory / "table.md").read_bytes() == before
@@ -208,10 +212,44 @@ def test_the_weights_that_are_looked_at():
     "fc2": {"kernel": np.repeat([[1.0], [-1.0]] * 3, 10, axis=1)},
   }
   params["fc1"]["kernel"][0] = 0
-  found = records.weights_of(tiny.NETWORK, params)
+  population = Population(tiny.NETWORK, [Variables(params, {})], [0], None)
+  found = {
+    name: value[0]
+    for what in ("weights", "signs")
+    for name, value in EVALUATIONS[what].measure(population, None).items()
+  }
   names = ("lognormal", "stretched", "compressed")
   assert max(names, key=lambda n: found[f"{n}_likelihood"]) == "lognormal"
   np.testing.assert_allclose(found["below"], 1 / 784)
   assert found["histogram"].sum() == 783 * 6
   assert (found["dale"], found["agreement"]) == (1.0, 1.0)
   assert found["dale_chance"] < 0.01
+
+
+@pytest.mark.usefixtures("_without_figures")
+def test_an_evaluation_is_one_entry(finished, tmp_path, monkeypatch):
+  """Records that lack it are made anew, and the table has its column."""
+
+  def norms(population, _):
+    return {
+      "norm": [float(optax.tree.norm(m.params)) for m in population.members]
+    }
+
+  def column(record):
+    return {"norm": f"{results.metric(record, 'norm').mean():.3f}"}
+
+  monkeypatch.setitem(EVALUATIONS, "norm", Evaluation(("norm",), norms, column))
+  directory = shutil.copytree(finished[0], tmp_path / "copy")
+  before = measured(directory)
+  args = (*SMALL, f"--output_dir={directory}")
+  out = run(*args)
+  after = measured(directory)
+  assert before.keys() == after.keys()
+  norm = after["digits-2shot-vanilla-last.json"]["metrics"]["norm"]
+  assert len(set(norm)) == 3
+  assert f"{np.mean(norm):.3f}" in out
+  for name, record in after.items():
+    assert record["metrics"].items() >= before[name]["metrics"].items()
+  written = in_process.contents(directory / "networks_measured")
+  run(*args)
+  assert in_process.contents(directory / "networks_measured") == written

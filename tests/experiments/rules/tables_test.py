@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.rules import drawing, tables
+from experiments.rules import drawing, evaluations, tables
 from experiments.tables import comparison, protocols
 
 NAMES = ("lognormal", "stretched", "compressed")
@@ -31,11 +31,11 @@ RECORD = make_record([1, 2, 3, 4], [2, 2.5, 2.5, 2], [0, 0, 0, 0])
 
 
 def test_best_fit():
-  name, wins, lead = tables.best_fit(RECORD)
+  name, wins, lead = evaluations.best_fit(RECORD)
   assert (name, wins) == ("lognormal", 2)
   np.testing.assert_allclose(lead, [-1, -0.5, 0.5, 2])
   # A network without synapses has none.
-  assert tables.best_fit(make_record(*[[float("nan")] * 4] * 3))[1] == 0
+  assert evaluations.best_fit(make_record(*[[float("nan")] * 4] * 3))[1] == 0
 
 
 def test_the_epsilon_is_that_nearest_to_a_tenth_and_the_rest_is_not_run():
