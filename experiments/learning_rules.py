@@ -28,13 +28,13 @@ by --checkpoint_dir, and nothing is trained then:
       --checkpoint_dir=outputs/full_data/checkpoints
 
 Finished cells and measured networks are kept in --output_dir, one JSON each;
-the same command goes on where it was stopped.
+the same command goes on where it was stopped, and --notrain tabulates those.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 import numpy as np
@@ -42,6 +42,7 @@ import numpy as np
 from experiments import datasets
 from experiments.architectures import networks
 from experiments.assemblies import sources
+from experiments.assemblies.sources import Source
 from experiments.command import distributed, flag_groups, parsing, scripts
 from experiments.learning import methods
 from experiments.machine import interruption, processes, progress
@@ -71,6 +72,10 @@ RULES = (
 )
 # Parameters of a checkpoint that a protocol reports.
 EPOCHS = {"paper": "best", "strict": "last"}
+# Folder of the records of networks.
+MEASURED = "networks_measured"
+# A number of shots, a method and its strength.
+Place = tuple[int, str, float]
 
 # Its own, so that scripts can be imported together.
 FLAGS = flags.FlagValues()
@@ -129,6 +134,7 @@ _CHECKPOINT_DIR = flag_groups.define_path(
   "instead, with the strength of best validation accuracy of each method",
 )
 flag_groups.define_run(FLAGS, output_dir="outputs/learning_rules")
+flag_groups.define(FLAGS, train=True)
 distributed.define_flags(FLAGS)
 
 
@@ -215,16 +221,22 @@ def _make_stage(
   )
 
 
-def _train(job: Job) -> tuple[dict[str, Entries], list[Record]]:
-  """Trains what is missing; returns the entries of protocols, all records."""
+def _there(job: Job) -> tuple[dict[str, Entries], list[Record]]:
+  """Returns the entries of protocols that there are, and all records."""
+  found = stages.records(
+    job.stages, lambda stage: stages.best_of_grid(stage.evaluation)
+  )
+  accuracies = {name: protocols.entries(name, found) for name in EPOCHS}
+  return accuracies, [*found.selection, *found.evaluation]
+
+
+def _train(job: Job) -> None:
+  """Trains what is missing."""
   whole = [stage for stage in job.stages if stage.num_shots in job.selection]
   planned = [run for stage in whole for run in stage]
   while planned:
     runs.train_all(planned)
-    found = stages.records(
-      job.stages, lambda stage: stages.best_of_grid(stage.evaluation)
-    )
-    accuracies = {name: protocols.entries(name, found) for name in EPOCHS}
+    accuracies, _ = _there(job)
     planned = [
       stages.strict_run(stage, whole)
       for stage in job.stages
@@ -247,37 +259,51 @@ def _train(job: Job) -> tuple[dict[str, Entries], list[Record]]:
     # Networks may be missing though their records are there. Trained again, by
     # another version, they have other numbers in the last digits.
     planned = [config for config in planned if runs.missing(config).cells]
-  return accuracies, [*found.selection, *found.evaluation]
+
+
+def _place(config: Mapping[str, Any]) -> Place:
+  return config["shots"], config["method"], sources.strength(config)
 
 
 def _chosen_parts(
   job: Job, accuracies: Mapping[str, Entries]
 ) -> Iterator[Part]:
-  """Yields the networks of each protocol at each number of shots."""
-  directory = pathlib.Path(FLAGS.output_dir) / "networks"
-  by_place = {}
-  for group in records.cells(sources.find(directory, job.names)):
-    config = group[0].config
-    place = config["shots"], config["method"], sources.strength(config)
-    by_place[place] = group
+  """Yields the networks of each protocol at each number of shots.
+
+  Where nothing is trained these are records of networks alone.
+  """
+  directory = pathlib.Path(FLAGS.output_dir)
+  there: dict[Place, tuple[Source, ...]] = {}
+  measured: dict[tuple[Place, str], Record] = {}
+  if FLAGS.train:
+    found = sources.find(directory / "networks", job.names)
+    there = {_place(group[0].config): group for group in records.cells(found)}
+  elif (directory / MEASURED).is_dir():
+    for record in results.load_all(directory / MEASURED).values():
+      config = record["config"]
+      measured[_place(config["cell"]), config["epoch"]] = record
   dataset = paper.title(_DATASET.value)
   for protocol, entries in accuracies.items():
     if protocol not in job.protocols:
       yield Part(f"{dataset}, protocol {protocol}", "", {}, entries, {})
       continue
+    epoch = EPOCHS[protocol]
     for shots in reversed(job.evaluated):
-      chosen = {}
-      for name in job.names:
-        entry = entries.get((name, shots))
-        place = shots, name, (entry.strength or 0.0) if entry else None
-        if place in by_place:
-          chosen[name] = Networks(by_place[place], EPOCHS[protocol])
+      places = {
+        name: (shots, name, entries[name, shots].strength or 0.0)
+        for name in job.names
+        if (name, shots) in entries
+      }
       yield Part(
         f"{dataset}, {shots}-shot, protocol {protocol}",
         f"{shots}shot_{protocol}",
-        chosen,
+        {n: Networks(there[p], epoch) for n, p in places.items() if p in there},
         entries if shots == max(job.evaluated) else {},
-        {},
+        {
+          name: measured[place, epoch]
+          for name, place in places.items()
+          if (place, epoch) in measured
+        },
       )
 
 
@@ -298,7 +324,7 @@ def _found_parts(names: Sequence[str]) -> Iterator[Part]:
 
 def _measure(parts: Sequence[Part], settings: Settings) -> None:
   """Measures the networks of all parts."""
-  directory = pathlib.Path(FLAGS.output_dir) / "networks_measured"
+  directory = pathlib.Path(FLAGS.output_dir) / MEASURED
   results.prepare_directory(directory)
   total = sum(len(part.chosen) for part in parts)
   with progress.bar(total=total, skipped=0) as bar:
@@ -322,7 +348,9 @@ def _measure(parts: Sequence[Part], settings: Settings) -> None:
 def run() -> None:
   """Trains and measures what is missing, and writes tables and figures."""
   job = parse_job()
-  accuracies, used = _train(job) if job.stages else ({}, [])
+  if FLAGS.train:
+    _train(job)
+  accuracies, used = _there(job) if job.stages else ({}, [])
   if not processes.is_first():
     return
   parts = list(
@@ -330,8 +358,10 @@ def run() -> None:
   )
   _measure(parts, job.settings)
   used += [record for part in parts for record in part.found.values()]
-  versions.tell(used)
   directory = pathlib.Path(FLAGS.output_dir)
+  if not used:
+    raise results.ResultError(f"{directory}: expected records, found none")
+  versions.tell(used)
   text = tables.text(
     [(part.title, part.accuracies, part.found) for part in parts],
     job.names,
@@ -353,14 +383,17 @@ def run() -> None:
 def _draw(directory: pathlib.Path, part: Part) -> None:
   """Draws the networks of a part."""
   found = part.found
-  fields = {name: _fields(part.chosen[name]) for name in found}
+  fields = {name: _fields(chosen) for name, chosen in part.chosen.items()}
   for stem, draw, values in (
     ("accuracy_against_epsilon", drawing.accuracy_against_epsilon, found),
     ("weights", drawing.weight_histograms, found),
     ("receptive_fields", drawing.receptive_fields, fields),
   ):
+    if not values:
+      # Networks whose records alone are there have no pictures of weights.
+      continue
     stem = f"{stem}_{part.suffix}"
-    for path, names in drawing.paths(directory, stem, list(found)):
+    for path, names in drawing.paths(directory, stem, list(values)):
       with canvas.attempt(path):
         draw(path, {name: values[name] for name in names}, title=part.title)
 

@@ -84,12 +84,7 @@ _ORDER = flags.DEFINE_enum(
   "the first row of the table, or the cheapest",
   flag_values=FLAGS,
 )
-_TRAIN = flags.DEFINE_bool(
-  "train",
-  True,
-  "train the missing cells; --notrain reports those there are",
-  flag_values=FLAGS,
-)
+flag_groups.define(FLAGS, train=True)
 
 
 def make_stages() -> list[Stage]:
@@ -205,7 +200,7 @@ def run() -> None:
   planned = make_stages()
   shots = sorted({stage.num_shots for stage in planned})
   selection = flag_groups.some_shots(FLAGS, "selection_shots", shots) or shots
-  if _TRAIN.value:
+  if FLAGS.train:
     _train(planned, selection)
   if not processes.is_first():
     return

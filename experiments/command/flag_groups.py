@@ -32,6 +32,7 @@ _TEXTS = {
     "use the results and checkpoints that are there; --noresume trains all "
     "cells again and replaces their files"
   ),
+  "train": "train the missing cells; --notrain reports those there are",
   "batch_size": "images in a step; 0 takes all at once",
   "seeds": (
     "simulations: a number n (seeds 0 to n-1), a range like 5-9 or a list like "

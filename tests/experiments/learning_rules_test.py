@@ -83,6 +83,22 @@ def test_networks_are_those_that_the_protocols_choose(finished):
   }
 
 
+def test_records_alone_give_the_table(finished, tmp_path):
+  """Without networks, which are large and not kept for good."""
+  directory, _ = finished
+  for name in ("selection", "evaluation", "networks_measured"):
+    shutil.copytree(directory / name, tmp_path / name)
+  args = (*SMALL, "--notrain")
+  run(*args, f"--output_dir={tmp_path}")
+  table = (directory / "table.md").read_bytes()
+  assert (tmp_path / "table.md").read_bytes() == table
+  figures = [path.name for path in tmp_path.glob("*.png")]
+  assert "weights_2shot_strict.png" in figures
+  assert not [name for name in figures if name.startswith("receptive")]
+  empty = f"--output_dir={tmp_path / 'empty'}"
+  assert "found none" in in_process.refused(learning_rules, *args, empty)
+
+
 @pytest.mark.usefixtures("_without_figures")
 def test_accuracy_without_attack_is_that_of_training(finished, tmp_path):
   """Of the right network, epoch and images."""

@@ -8,13 +8,13 @@ import os
 import pytest
 
 import bean_jax
-from experiments import study, table1
+from experiments import learning_rules, study, table1
 from experiments.assemblies import summary as assemblies
 from experiments.compaction import needed, tables
 from experiments.learning import methods
 from experiments.records import results
-from experiments.rules import tables as rules
-from experiments.tables import comparison, protocols, summary
+from experiments.rules import drawing
+from experiments.tables import comparison, summary
 from tests.experiments import in_process
 
 _RESULTS = in_process.ROOT / "results"
@@ -78,46 +78,30 @@ def test_assemblies(name):
   assert f"{text}\n" == expected
 
 
-def test_learning_rules():
-  folder = _RESULTS / "learning_rules" / "mnist"
-  selection, evaluation, measured = (
-    in_order(
-      results.load_all(folder / name).values(),
-      lambda record: record["config"].get("cell", record["config"]),
-    )
-    for name in ("selection", "evaluation", "networks_measured")
-  )
-  chosen = summary.chosen(protocols.with_whole_grid(evaluation))
-  records = protocols.Records(selection, evaluation, chosen)
-  networks = {}
-  for record in measured:
-    cell = record["config"]["cell"]
-    networks.setdefault(cell["shots"], {})[cell["method"]] = record
-  names = [name for name in methods.METHODS if name in networks[1]]
-  paper, strict = (
-    protocols.entries(name, records) for name in protocols.PROTOCOLS
-  )
-  parts = [
-    ("MNIST, protocol paper", paper, {}),
-    ("MNIST, 5-shot, protocol strict", strict, networks[5]),
-    ("MNIST, 1-shot, protocol strict", {}, networks[1]),
-  ]
-  used = [*selection, *evaluation, *measured]
-  shots = sorted({record["config"]["shots"] for record in evaluation})
-  text = rules.text(parts, names, shots, used)
-  assert f"{text}\n" == (folder / "table.md").read_text()
+RULES = (
+  *("--notrain", "--dataset=mnist", "--seeds=20", "--selection_seeds=100-119"),
+  *("--shots=1,2,5,10,20", "--epochs=200,200,100,100,50"),
+  *("--selection_shots=1,5", "--evaluated_shots=1,5", "--attacked=200"),
+  "--methods=vanilla,bean1,bean2,nonnegative,pc_fixed,pc_strict,competing100,"
+  "nonnegative_competing100,hebbian",
+  "--members_per_chunk=5",
+)
 
 
 @pytest.mark.parametrize(
-  "script,args",
+  "script,name,args",
   (
-    (study, ()),
-    (table1, ("--notrain", "--first_pseudo=62", "--last_pseudo=500")),
+    (study, "study", ()),
+    (
+      table1,
+      "table1",
+      ("--notrain", "--first_pseudo=62", "--last_pseudo=500"),
+    ),
+    (learning_rules, "learning_rules/mnist", RULES),
   ),
 )
-def test_scripts(script, args, tmp_path, monkeypatch):
+def test_scripts(script, name, args, tmp_path, monkeypatch):
   """Which find every record, and train nothing."""
-  name = script.__name__.rpartition(".")[2]
   for folder in (_RESULTS / name).glob("*/"):
     os.symlink(folder, tmp_path / folder.name)
   # Scripts use the records of their own release alone.
@@ -126,6 +110,7 @@ def test_scripts(script, args, tmp_path, monkeypatch):
   monkeypatch.setattr(bean_jax, "__version__", release)
   for module in (study, comparison):
     monkeypatch.setattr(module, "draw", lambda *_: None)
+  monkeypatch.setattr(drawing, "paths", lambda *_: [])
   status, _, _ = in_process.run(script, *args, f"--output_dir={tmp_path}")
   assert status == 0
   for path in tmp_path.glob("table.*"):
