@@ -165,6 +165,42 @@ def gains(dataset: str) -> str:
   return "\n".join(lines)
 
 
+def rules(dataset: str) -> str:
+  """Returns the accuracies of learning rules, protocol strict, by shots."""
+  header, *rows = _rules(dataset, r"\d+")
+  shots = [name for name in header if name.endswith("-shot")]
+  lines = [f"| rule | {' | '.join(shots)} |", "|---" * (1 + len(shots)) + "|"]
+  for row in rows:
+    cells = dict(zip(header, row, strict=True))
+    texts = []
+    for name in shots:
+      accuracy, _, gain = cells[name].partition("; ")
+      mean = accuracy.partition(" [")[0]
+      texts.append(f"{mean} ({gain})" if gain else accuracy)
+    lines.append(f"| {cells['rule']} | {' | '.join(texts)} |")
+  return "\n".join(lines)
+
+
+def rules_networks(dataset: str, shots: int) -> str:
+  """Returns what the networks of learning rules are like."""
+  header, *rows = _rules(dataset, str(shots))
+  attacks = [name for name in header if name[:4] in ("FGSM", "PGD ")]
+  columns = [*attacks, "zero gradients", "below 0.005", "Gini", "silhouette"]
+  accuracy, *others = _rules(dataset, r"\d+")
+  place = accuracy.index(f"{shots}-shot")
+  accuracies = {row[0]: row[place].partition("; ")[0] for row in others}
+  lines = [
+    f"| rule | {shots}-shot | {' | '.join(columns)} |",
+    "|---" * (2 + len(columns)) + "|",
+  ]
+  for row in rows:
+    cells = dict(zip(header, row, strict=True))
+    texts = (cells[name] for name in columns)
+    name = cells["rule"]
+    lines.append(f"| {name} | {accuracies[name]} | {' | '.join(texts)} |")
+  return "\n".join(lines)
+
+
 @functools.cache
 def _found() -> Any:
   """Reads the records that claims are judged by."""
@@ -215,6 +251,8 @@ TABLES = {
   "table 1 fashion_mnist": functools.partial(table1, "fashion_mnist"),
   "gains mnist": functools.partial(gains, "mnist"),
   "gains fashion_mnist": functools.partial(gains, "fashion_mnist"),
+  "rules mnist": functools.partial(rules, "mnist"),
+  "rules mnist networks": functools.partial(rules_networks, "mnist", 5),
   "penalty": penalty,
   "step times": step_times,
   "step environment": step_environment,
@@ -253,6 +291,14 @@ def _table1(dataset: str, protocol: str, title: str) -> list[list[str]]:
   heading = f"\n## {TITLES[dataset]}, protocol {protocol}"
   _, _, part = text.partition(heading)
   _, _, part = part.partition(f"### {title}\n\n")
+  return _cells(part)
+
+
+def _rules(dataset: str, shots: str) -> list[list[str]]:
+  """Returns the first table of learning rules of such shots, a pattern."""
+  text = (RESULTS / "learning_rules" / dataset / "table.md").read_text()
+  heading = rf"\n## {TITLES[dataset]}, {shots}-shot, protocol strict\n\n"
+  _, part, *_ = re.split(heading, text, maxsplit=1)
   return _cells(part)
 
 
