@@ -129,21 +129,23 @@ def run(config: cells.Config) -> None:
 
 def parse_config() -> cells.Config:
   """Builds the configuration from flags."""
-  if _MODEL.value in networks.GRAY and _DATASET.value == "cifar10":
+  network = networks.NETWORKS[_MODEL.value]
+  if network.gray and _DATASET.value not in datasets.GRAY:
     raise parsing.ConfigError(
-      f"--dataset=cifar10: {_MODEL.value} takes gray images of 28 x 28; "
-      "choose --model=resnet18, or resnet18_16 on a CPU"
+      f"--dataset={_DATASET.value}: {_MODEL.value} takes gray images of "
+      "28 x 28; choose --model=resnet18, or resnet18_16 on a CPU"
     )
-  if _MODEL.value != "resnet18" and _BFLOAT16.value:
+  if _BFLOAT16.value and not network.bfloat16:
+    able = [n for n, entry in networks.NETWORKS.items() if entry.bfloat16]
     raise parsing.ConfigError(
-      f"--bfloat16: only resnet18 computes in it, got --model={_MODEL.value}"
+      f"--bfloat16: only {', '.join(able)} computes in it, got "
+      f"--model={_MODEL.value}"
     )
   output_dir = pathlib.Path(FLAGS.output_dir)
   folder = FLAGS.checkpoint_dir
   names = _parse_names()
   stream = Whole(
-    # A mirrored digit is no digit.
-    Augmentation(flip=_DATASET.value == "cifar10", crop=_CROP.value),
+    Augmentation(flip=_DATASET.value in datasets.MIRRORED, crop=_CROP.value),
     jax.local_device_count() if _DATA_PARALLEL.value else 1,
     parsing.number("patience", _PATIENCE.value, low=0),
     parsing.number("tolerance", _TOLERANCE.value, low=0, below=1),
@@ -183,7 +185,7 @@ def _parse_names() -> list[str]:
   for name in names:
     method = methods.METHODS[name]
     model = method.network or _MODEL.value
-    if method.nonnegative and model in networks.STANDARDIZED:
+    if method.nonnegative and networks.NETWORKS[model].standardized:
       raise parsing.ConfigError(
         f"--model={model}: {name} needs pixels of 0 or above, and this network "
         "standardizes them; choose another model or method"

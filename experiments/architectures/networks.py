@@ -2,7 +2,7 @@
 
 A network is a dict of parameters and, where it has BatchNorm, of running
 statistics; all functions take both as `Variables`. To add one, add an entry to
-`_MAKERS`; flags and everything else follow.
+`NETWORKS`; flags and everything else follow.
 """
 
 from collections.abc import Callable, Sequence
@@ -195,24 +195,39 @@ def _resnet18(
   )
 
 
+class Entry(NamedTuple):
+  """How a network is made, and what it takes.
+
+  Attributes:
+    make: Maps (spec, image shape, axis of devices) to the network.
+    gray: Whether it takes the small gray images of the few-shot experiments
+      alone.
+    standardized: Whether it standardizes pixels, so that some are negative.
+    bfloat16: Whether it can compute in bfloat16.
+  """
+
+  make: Callable[[Spec, tuple, str | None], Network]
+  gray: bool = False
+  standardized: bool = False
+  bfloat16: bool = False
+
+
 _GRAY_SHAPE = (28, 28, 1)
-# Functions of (spec, image shape, axis of devices).
-_MAKERS: dict[str, Callable[[Spec, tuple, str | None], Network]] = {
-  "lenet5": _lenet5,
+NETWORKS = {
+  "lenet5": Entry(_lenet5, gray=True),
   # LeNet-300-100 of LeCun et al., 1998, which pruning is usually shown on.
-  "mlp300_100": functools.partial(_perceptron, (300, 100)),
-  "mlp500": functools.partial(_perceptron, (500,)),
-  "competing100": functools.partial(_competing, 100),
-  "competing2000": functools.partial(_competing, 2000),
-  "resnet18": functools.partial(_resnet18, 64),
+  "mlp300_100": Entry(functools.partial(_perceptron, (300, 100)), gray=True),
+  "mlp500": Entry(functools.partial(_perceptron, (500,)), gray=True),
+  "competing100": Entry(functools.partial(_competing, 100)),
+  "competing2000": Entry(functools.partial(_competing, 2000)),
+  "resnet18": Entry(
+    functools.partial(_resnet18, 64), standardized=True, bfloat16=True
+  ),
   # A sixteenth of the work, for a CPU.
-  "resnet18_16": functools.partial(_resnet18, 16),
+  "resnet18_16": Entry(functools.partial(_resnet18, 16), standardized=True),
 }
-NAMES = tuple(_MAKERS)
-# Those that take the small gray images of the few-shot experiments.
-GRAY = ("lenet5", "mlp300_100", "mlp500")
-# Those that standardize pixels, so that some are negative.
-STANDARDIZED = ("resnet18", "resnet18_16")
+NAMES = tuple(NETWORKS)
+GRAY = tuple(name for name, entry in NETWORKS.items() if entry.gray)
 
 
 @functools.cache
@@ -242,11 +257,12 @@ def make(
     if name not in known:
       expected = ", ".join(known)
       raise ValueError(f"{what}: expected one of {expected}, got {name!r}")
-  if spec.name in GRAY and image_shape != _GRAY_SHAPE:
+  entry = NETWORKS[spec.name]
+  if entry.gray and image_shape != _GRAY_SHAPE:
     raise ValueError(
       f"{spec.name} takes gray images of 28 x 28, got images of {image_shape}"
     )
-  network = _MAKERS[spec.name](spec, image_shape, axis_name)
+  network = entry.make(spec, image_shape, axis_name)
   return network._replace(init=INITIALIZERS[spec.initializer](network.init))
 
 

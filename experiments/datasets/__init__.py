@@ -16,6 +16,7 @@ from experiments.datasets.structure import Dataset, DatasetError, Split
 
 __all__ = (
   "GRAY",
+  "MIRRORED",
   "NAMES",
   "Dataset",
   "DatasetError",
@@ -26,7 +27,11 @@ __all__ = (
 
 NAMES = ("digits", *prepared.LAYOUTS)
 # Images of 28 x 28 pixels with one channel.
-GRAY = ("digits", "mnist", "fashion_mnist")
+GRAY = (
+  "digits",
+  *(n for n, x in prepared.LAYOUTS.items() if x.image_shape == (28, 28, 1)),
+)
+MIRRORED = tuple(n for n, x in prepared.LAYOUTS.items() if x.mirrored)
 
 
 @functools.cache

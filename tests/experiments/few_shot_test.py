@@ -39,7 +39,8 @@ BEAN = Cell(Shots(1), "bean1", 1.0, 2)
 @pytest.fixture(autouse=True, scope="module")
 def _small_network():
   with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(networks._MAKERS, "mlp500", lambda *_: tiny.NETWORK)
+    entry = networks.Entry(lambda *_: tiny.NETWORK, gray=True)
+    patch.setitem(networks.NETWORKS, "mlp500", entry)
     networks.make.cache_clear()
     yield
   networks.make.cache_clear()

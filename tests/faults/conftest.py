@@ -28,7 +28,9 @@ def tiny_networks():
   with pytest.MonkeyPatch.context() as patch:
     # That of few_shot has dropout, that of full_data batch statistics.
     for name, network in (("mlp500", tiny.NETWORK), ("lenet5", tiny.NORMED)):
-      patch.setitem(networks._MAKERS, name, lambda *_, n=network: n)
+      entry = networks.NETWORKS[name]
+      made = entry._replace(make=lambda *_, n=network: n)
+      patch.setitem(networks.NETWORKS, name, made)
     networks.make.cache_clear()
     patch.setattr(datasets, "load", load_few)
     patch.setattr(
