@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 BySeed = Mapping[int, float]
 
@@ -100,6 +99,9 @@ def sign_flip_p_value(differences: ArrayLike) -> float:
   """
   values = _finite(differences)
   if values.size > _MOST_SIGNS:
+    # Importing it takes a third of what it takes a script to start.
+    from scipy import stats
+
     return stats.permutation_test(
       (values,),
       np.mean,
