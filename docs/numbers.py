@@ -253,6 +253,9 @@ TABLES = {
   "gains fashion_mnist": functools.partial(gains, "fashion_mnist"),
   "rules mnist": functools.partial(rules, "mnist"),
   "rules mnist networks": functools.partial(rules_networks, "mnist", 5),
+  "rules mnist networks of 100 shots": functools.partial(
+    rules_networks, "mnist", 100
+  ),
   "penalty": penalty,
   "step times": step_times,
   "step environment": step_environment,

@@ -80,8 +80,8 @@ def test_assemblies(name):
 
 RULES = (
   *("--notrain", "--dataset=mnist", "--seeds=20", "--selection_seeds=100-119"),
-  *("--shots=1,2,5,10,20", "--epochs=200,200,100,100,50"),
-  *("--selection_shots=1,5", "--evaluated_shots=1,5", "--attacked=200"),
+  *("--shots=1,2,5,10,20,50,100", "--epochs=200,200,100,100,50,50,50"),
+  *("--selection_shots=1,5", "--evaluated_shots=1,5,100", "--attacked=200"),
   "--methods=vanilla,bean1,bean2,nonnegative,pc_fixed,pc_strict,competing100,"
   "nonnegative_competing100,hebbian",
   "--members_per_chunk=5",
