@@ -93,3 +93,13 @@ def layer_gradients(
   squashed = np.tanh(gamma * kernel)
   by_kernel = by_strength * np.sign(kernel) * gamma * (1.0 - squashed**2)
   return by_activations, by_kernel
+
+
+def convolve(images: np.ndarray, kernel: np.ndarray, border: int) -> np.ndarray:
+  """Correlates images [n, r, c, k] with a kernel [i, j, k, l], zeros around."""
+  sides = (border, border)
+  images = np.pad(images.astype(np.float64), ((0, 0), sides, sides, (0, 0)))
+  windows = np.lib.stride_tricks.sliding_window_view(
+    images, kernel.shape[:2], axis=(1, 2)
+  )
+  return np.einsum("nrckij,ijkl->nrcl", windows, kernel)

@@ -65,13 +65,19 @@ def test_rates_are_measured():
   assert all(rate > 0 for _, rate in rates.copies)
 
 
-def test_small_working_sets_move_at_the_rate_of_small_copies():
-  rates = floors.Rates(1e30, ((10, 100.0), (1000, 10.0)))
-  for working_set, expected in ((1, 1.0), (10, 1.0), (999, 1.0), (1000, 10.0)):
-    assert floors.seconds(floors.Work(0, 100, working_set), rates) == expected
-
-
-def test_what_a_greater_copy_reaches_a_smaller_one_could():
-  rates = floors.Rates(1e30, ((10, 50.0), (100, 100.0), (1000, 10.0)))
-  for working_set, expected in ((1, 1.0), (10, 1.0), (100, 1.0), (1000, 10.0)):
-    assert floors.seconds(floors.Work(0, 100, working_set), rates) == expected
+# What a greater copy reaches a smaller one could, too.
+@pytest.mark.parametrize(
+  "copies,expected",
+  (
+    (((10, 100.0), (1000, 10.0)), {1: 1.0, 10: 1.0, 999: 1.0, 1000: 10.0}),
+    (
+      ((10, 50.0), (100, 100.0), (1000, 10.0)),
+      {1: 1.0, 10: 1.0, 100: 1.0, 1000: 10.0},
+    ),
+  ),
+)
+def test_working_sets_move_at_the_rate_of_copies(copies, expected):
+  rates = floors.Rates(1e30, copies)
+  for working_set, seconds in expected.items():
+    work = floors.Work(0, 100, working_set)
+    assert floors.seconds(work, rates) == seconds

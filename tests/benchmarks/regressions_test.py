@@ -7,8 +7,6 @@ import pytest
 
 from bean_jax import correlation
 from benchmarks import cases, floors, penalties, problems
-from experiments.architectures import networks
-from experiments.learning import chains, predictive_coding
 from experiments.learning.learner import Samples
 
 pytestmark = pytest.mark.optimized
@@ -124,28 +122,3 @@ def test_bean_adds_hardly_any_memory_to_a_step():
     for name in ("vanilla", "bean1")
   )
   assert with_bean <= 1.1 * plain
-
-
-def _temp_bytes_of_sweeps(rule, num_sweeps):
-  """Returns the temporaries of predictive coding by two LeNet-5."""
-  network = problems.LENET5
-
-  def of_member(params, samples, hparams):
-    layers = chains.cut(network, networks.Variables(params, {}), samples.inputs)
-    return predictive_coding.value_and_grad(
-      layers,
-      lambda logits: jnp.sum(jax.nn.log_softmax(logits)[:, samples.labels]),
-      rule=rule,
-      step_size=hparams.strength,
-      num_sweeps=num_sweeps,
-    )(params, samples.inputs)
-
-  lowered = jax.jit(jax.vmap(of_member)).lower(*_arguments(20))
-  return lowered.compile().memory_analysis().temp_size_in_bytes
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("rule", ("fixed", "strict"))
-def test_memory_of_predictive_coding_does_not_grow_with_its_sweeps(rule):
-  few, many = (_temp_bytes_of_sweeps(rule, number) for number in (20, 200))
-  assert few == many

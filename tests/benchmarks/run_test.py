@@ -32,17 +32,16 @@ refused = functools.partial(in_process.refused, benchmarks_run)
     ("--only=evaluation,speed", "different ones of step_batch1, "),
     ("--repeats=4", "--repeats: expected a number from 5 to 1e6, got 4"),
     ("cpu", "unexpected argument 'cpu'"),
+    pytest.param(
+      *("--suite=gpu", "JAX has no GPU here, only 'cpu'"),
+      marks=pytest.mark.skipif(
+        jax.default_backend() == "gpu", reason="has a GPU"
+      ),
+    ),
   ],
 )
 def test_wrong_values_are_one_line(flag, message):
   assert message in refused("--notorch", flag)
-
-
-@pytest.mark.skipif(jax.default_backend() == "gpu", reason="has a GPU")
-def test_gpu_suite_without_a_gpu_is_refused():
-  assert "JAX has no GPU here, only 'cpu'" in refused(
-    "--notorch", "--suite=gpu"
-  )
 
 
 @pytest.mark.skipif(TORCH, reason="PyTorch is installed")

@@ -1,11 +1,10 @@
 """Tests of benchmarks.timing, by a clock that stands still on its own."""
 
-import doctest
 import gc
 
 import pytest
 
-from benchmarks import agreement, cases, evaluation, floors, timing
+from benchmarks import floors, timing
 
 
 @pytest.fixture
@@ -79,14 +78,3 @@ def test_garbage_is_not_collected_while_timing(clock):
     timing.alternate([watching, timing.Contender("b", fail)], None, repeats=1)
   assert gc.isenabled()
   assert states == [False] * 3
-
-
-@pytest.mark.parametrize(
-  "module",
-  [timing, floors, agreement, cases, evaluation],
-  ids=lambda module: module.__name__,
-)
-def test_examples_of_docstrings(module):
-  outcome = doctest.testmod(module)
-  assert outcome.attempted > 0
-  assert outcome.failed == 0

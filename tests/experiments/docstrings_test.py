@@ -9,7 +9,8 @@ from tests.experiments import in_process
 
 MODULES = [
   ".".join(path.relative_to(in_process.ROOT).with_suffix("").parts)
-  for path in sorted((in_process.ROOT / "experiments").rglob("*.py"))
+  for folder in ("experiments", "benchmarks")
+  for path in sorted((in_process.ROOT / folder).rglob("*.py"))
   if ">>> " in path.read_text()
 ]
 

@@ -74,30 +74,6 @@ def test_run(tmp_path):
   assert "\n".join(table) in out
 
 
-@pytest.mark.parametrize(
-  "flag,message,more",
-  (
-    ("--epochs=0", "expected a number from 1", ""),
-    ("--tolerance=1", "got 1.0", ""),
-    ("--dataset=cifar10", "choose --model=resnet18", ""),
-    ("--bfloat16", "only resnet18 computes in it, got --model=lenet5", ""),
-    ("--model=resnet18", "nonnegative needs pixels", "--methods=nonnegative"),
-    (
-      "--model=resnet18_16",
-      "nonnegative needs pixels",
-      "--methods=nonnegative",
-    ),
-  ),
-)
-def test_refused(flag, message, more, tmp_path):
-  folder = tmp_path / "new"
-  args = [arg for arg in (*SMALL, flag, more) if arg]
-  line = refused(*args, f"--output_dir={folder}")
-  assert line.startswith(f"error: {flag.partition('=')[0]}")
-  assert message in line
-  assert not folder.exists()
-
-
 class TestParseConfig:
   def test_defaults_are_the_authors_protocol(self):
     config = parse()

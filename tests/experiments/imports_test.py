@@ -1,11 +1,12 @@
-"""Imports of experiments run one way, so that a reader can follow them."""
+"""A reader can follow: imports run one way, and functions are short."""
 
 import ast
-import pathlib
 
 import pytest
 
-_ROOT = pathlib.Path(__file__).parents[2] / "experiments"
+from tests.experiments import in_process
+
+_ROOT = in_process.ROOT / "experiments"
 # Each may import those before it, and none after it.
 LAYERS = (
   "machine",
@@ -53,3 +54,11 @@ def test_scripts_import_no_scripts_but_table1():
     # The study varies what Table 1 does.
     allowed = {*LAYERS, *(["table1"] if name == "study" else [])}
     assert set(imported(_ROOT / f"{name}.py")) <= allowed, name
+
+
+def test_functions_are_no_longer_than_a_screen():
+  for path in _ROOT.rglob("*.py"):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.FunctionDef):
+        length = node.end_lineno - node.lineno + 1
+        assert length <= 60, f"{path}: {node.name}"

@@ -33,12 +33,11 @@ refused = functools.partial(in_process.refused, interpret)
 def trained(tmp_path_factory):
   """Trains vanilla and BEAN-1 networks for an epoch; their checkpoints."""
   folder = tmp_path_factory.mktemp("full_data")
-  status, _, err = in_process.run(
+  in_process.done(
     full_data,
     *("--methods=vanilla,bean1", "--alphas=1,100", "--seeds=2"),
     *("--epochs=1", "--batch_size=20", f"--output_dir={folder}"),
   )
-  assert (status, err) == (0, "")
   return folder / "checkpoints"
 
 
@@ -47,9 +46,7 @@ def looked_at(trained, tmp_path_factory):
   """Looks at them; the arguments, the folder and what was printed."""
   folder = tmp_path_factory.mktemp("interpret")
   args = (*SMALL, f"--checkpoint_dir={trained}", f"--output_dir={folder}")
-  status, out, err = run(*args)
-  assert (status, err) == (0, "")
-  return args, folder, out
+  return args, folder, in_process.done(interpret, *args)
 
 
 @pytest.mark.slow
@@ -116,11 +113,11 @@ def test_records_are_not_made_again(looked_at, monkeypatch):
 
 @pytest.mark.slow
 def test_last_epoch_of_one_method(trained, tmp_path):
-  status, out, err = run(
-    *(*SMALL, "--methods=vanilla", "--epoch=last", "--figures=chosen"),
-    *(f"--checkpoint_dir={trained}", f"--output_dir={tmp_path}"),
+  out = in_process.done(
+    *(interpret, *SMALL, "--methods=vanilla", "--epoch=last"),
+    *("--figures=chosen", f"--checkpoint_dir={trained}"),
+    f"--output_dir={tmp_path}",
   )
-  assert (status, err) == (0, "")
   assert "## digits-lenet5-fc2-last: 24 neurons" in out
   names = {path.name for path in tmp_path.iterdir()}
   assert {

@@ -30,6 +30,16 @@ def assert_close(actual, expected, rtol=1e-4, atol=1e-6):
   )
 
 
+def assert_close_by_leaf(actual, expected, tolerance):
+  """Compares leaf by leaf, relative to the largest number of a leaf."""
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
+  for got, wanted in zip(
+    jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True
+  ):
+    atol = tolerance * np.abs(wanted).max()
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=atol)
+
+
 def train(
   learner,
   stream,

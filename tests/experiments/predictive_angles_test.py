@@ -51,11 +51,8 @@ def norms():
   return np.stack([np.float64(size(grads[name])) for name in LAYERS], axis=1)
 
 
-def test_as_many_sweeps_as_layers_of_rate_1_have_no_angle():
-  for name, (error, angle) in measure("fixed", 1.0, 3).items():
-    np.testing.assert_allclose(error, 0, atol=1e-5, err_msg=name)
-    np.testing.assert_allclose(angle, 0, atol=1e-3, err_msg=name)
-  # A sweep less does not reach the first layer, which then learns nothing.
+def test_sweeps_that_do_not_reach_the_first_layer():
+  """Which then learns nothing."""
   error, angle = measure("fixed", 1.0, 2)["fc1"]
   np.testing.assert_array_equal(error, 1)
   assert np.isnan(angle).all()

@@ -10,7 +10,7 @@ from experiments import table1
 from experiments.architectures import networks
 from experiments.learning import methods
 from experiments.records import results
-from experiments.tables import protocols
+from experiments.tables import figures, protocols
 from tests.experiments import in_process, tiny
 
 L1 = methods.METHODS["l1"].grid
@@ -24,6 +24,8 @@ SMALL = (
 def _small_network():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(networks, "make", lambda *args, **kwargs: tiny.NETWORK)
+    # Drawn, but not written, which takes long.
+    patch.setattr(figures, "_finish", lambda drawing, path: path.touch())
     yield
 
 
@@ -106,12 +108,8 @@ def test_what_is_trained_first(order, first, tmp_path):
 
 def test_what_is_missing_is_not_run(finished, tmp_path):
   directory, _ = finished
-  shutil.copytree(
-    directory,
-    tmp_path,
-    dirs_exist_ok=True,
-    ignore=shutil.ignore_patterns("*l1*"),
-  )
+  others = {"dirs_exist_ok": True, "ignore": shutil.ignore_patterns("*l1*")}
+  shutil.copytree(directory, tmp_path, **others)
   shutil.rmtree(tmp_path / "chosen")
   # All but one of a grid.
   for path in sorted((directory / "evaluation").glob("*l1*"))[1:]:

@@ -1,16 +1,31 @@
-"""Flags of reporting scripts that cannot be used are a line, and no folder."""
+"""Flags that cannot be used are a line, and no folder."""
 
 import pytest
 
-from experiments import learning_rules, predictive_angles, study, table1
+from experiments import (
+  few_shot,
+  full_data,
+  learning_rules,
+  predictive_angles,
+  study,
+  table1,
+)
 from tests.experiments import in_process
 
 COUNT = "expected a number from 1"
+NONNEGATIVE = "--methods=nonnegative"
 
 
 @pytest.mark.parametrize(
   "script,flag,message",
   (
+    (few_shot, "--dataset=cifar10", "value should be one of <digits|mnist|"),
+    (full_data, "--epochs=0", COUNT),
+    (full_data, "--tolerance=1", "got 1.0"),
+    (full_data, "--dataset=cifar10", "choose --model=resnet18"),
+    (full_data, "--bfloat16", "resnet18 computes in it, got --model=lenet5"),
+    (full_data, f"--model=resnet18 {NONNEGATIVE}", "nonnegative needs pixels"),
+    (full_data, f"--model=resnet18_16 {NONNEGATIVE}", "nonnegative needs pix"),
     (table1, "--shots=3", "the paper has 1, 5, 10, 20, got 3; give --epochs"),
     (table1, "--datasets=cifar10", "expected different ones of digits, mnist"),
     (table1, "--methods=l2", "expected different ones of vanilla"),
@@ -45,7 +60,7 @@ COUNT = "expected a number from 1"
 )
 def test_refused(script, flag, message, tmp_path):
   directory = tmp_path / "new"
-  line = in_process.refused(script, flag, f"--output_dir={directory}")
-  assert f"{flag.partition('=')[0]}: " in line
+  line = in_process.refused(script, *flag.split(), f"--output_dir={directory}")
+  assert flag.partition("=")[0] in line.split(": ")[1]
   assert message in line
   assert not directory.exists()

@@ -4,7 +4,6 @@ Each is to give the bits of a run without, or one line that says what to change.
 """
 
 import jax
-import matplotlib
 import pytest
 
 from benchmarks import profile_step, run as benchmarks_run, same_training
@@ -174,16 +173,6 @@ def test_every_script_pins_the_options(script, monkeypatch):
 
 
 FIGURES = ("accuracy_against_shots.png", "learning_curves_1shot.png")
-
-
-def test_settings_of_matplotlib(tmp_path):
-  plain, given = tmp_path / "plain", tmp_path / "given"
-  train(plain)
-  with matplotlib.rc_context({"text.usetex": True, "figure.facecolor": "red"}):
-    err, _ = train(given)
-  assert err == ""
-  for name in FIGURES:
-    assert (given / name).read_bytes() == (plain / name).read_bytes()
 
 
 def test_a_figure_that_fails_costs_no_number(tmp_path, monkeypatch):

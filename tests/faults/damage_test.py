@@ -79,17 +79,15 @@ def test_set_aside_and_made_again(name, place, damage, copy):
   here.done(name, folder)
 
 
-def test_each_damaged_file_has_a_name_of_its_own(copy):
-  folder = copy("few_shot")
-  path = folder / RECORDS["few_shot"]
-  for text in ("first", "second", "third"):
+def test_each_damaged_file_has_a_name_of_its_own(tmp_path, capsys):
+  path = tmp_path / "cell.json"
+  ends = ("", ".2", ".3")
+  for text in ends:
     path.write_text(text)
-    status, _, err = here.run("few_shot", folder)
-    assert status == 0
-    assert err.count("\n") == 1
-  for end, text in (("", "first"), (".2", "second"), (".3", "third")):
-    assert path.with_name(f"{path.name}.damaged{end}").read_text() == text
-  assert results.read(path)
+    assert results.find(path, {}) is None
+  assert capsys.readouterr().err.count("\n") == 3
+  for end in ends:
+    assert path.with_name(f"{path.name}.damaged{end}").read_text() == end
 
 
 @pytest.mark.parametrize("name,place", PLACES)
@@ -151,7 +149,8 @@ def test_two_processes_that_find_the_same_damage(tmp_path, capsys):
   assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_members_of_a_cell_that_is_not_whole_yet(tmp_path, monkeypatch):
+@pytest.mark.parametrize("damage", ("flipped", "foreign"))
+def test_members_of_a_cell_that_is_not_whole_yet(damage, tmp_path, monkeypatch):
   args = ("--methods=vanilla", "--seeds=6", "--members_per_chunk=1")
   with monkeypatch.context() as patch:
     patch.setattr(stores, "discard", lambda *_: None)
@@ -161,7 +160,7 @@ def test_members_of_a_cell_that_is_not_whole_yet(tmp_path, monkeypatch):
   record.unlink()
   first, *others = sorted(tmp_path.glob("partial/*/*.npz"))
   assert others
-  bad = flipped(first.read_bytes())
+  bad = DAMAGE[damage](first.read_bytes())
   first.write_bytes(bad)
   status, _, err = here.run("few_shot", tmp_path, *args)
   assert status == 0

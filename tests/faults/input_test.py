@@ -19,8 +19,9 @@ from experiments.architectures import networks
 from experiments.datasets import cache
 from experiments.learning.streams import Whole
 from experiments.population import cells, store as stores
-from experiments.population.cells import Cell, Member, Protocol
+from experiments.population.cells import Cell, Member
 from experiments.records import results
+from tests.experiments import planned
 from tests.faults import here
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
@@ -172,11 +173,15 @@ def test_checkpoint_dir(script, path, tmp_path, monkeypatch):
   assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize("path", ("\0", "a" * 5000, "no/such", "a\nb"))
+@pytest.mark.parametrize(
+  "path", ("\0", "a" * 5000, "no/such", "a\nb", __file__)
+)
 def test_data_dir(path, empty, monkeypatch):
   monkeypatch.setenv("BEAN_JAX_CACHE", str(empty))
   args = ("--dataset=mnist", f"--data_dir={path}")
-  assert "--data_dir" in refused(empty, "few_shot", *args)
+  line = refused(empty, "few_shot", *args)
+  assert "cannot be read" in line
+  assert "correct --data_dir" in line
 
 
 # Names that lead elsewhere.
@@ -209,10 +214,9 @@ def test_names_of_files(name, place):
 
 
 def make_config(dataset="digits", model="lenet5"):
-  folder = pathlib.Path("out")
-  protocol = Protocol(networks.Spec(model), seeds=(0,))
-  return cells.Config(
-    "test", dataset, None, folder, True, protocol, (), checkpoint_dir=folder
+  network, folder = networks.Spec(model), pathlib.Path("out")
+  return planned.make_config(
+    dataset=dataset, network=network, checkpoint_dir=folder
   )
 
 

@@ -42,13 +42,13 @@ print(int(dataset.test.images.sum()))
 
 
 @pytest.fixture
-def load(tmp_path):
-  """Starts a process that loads; it waits for a line of input."""
+def start():
+  """Starts a program with arguments, which waits until it has said "ready"."""
   started = []
 
-  def load(seconds):
+  def start(program, *args):
     process = subprocess.Popen(
-      [sys.executable, "-c", LOAD, str(tmp_path), str(seconds)],
+      [sys.executable, "-c", program, *map(str, args)],
       cwd=in_process.ROOT,
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
@@ -59,7 +59,7 @@ def load(tmp_path):
     assert process.stdout.readline() == "ready\n"
     return process
 
-  yield load
+  yield start
   for process in started:
     process.kill()
     process.communicate()
@@ -78,8 +78,8 @@ def num_decoded(tmp_path):
   return len((tmp_path / "decoded").read_text().splitlines())
 
 
-def test_two_writers_decode_once(load, tmp_path):
-  processes = [load(0.5) for _ in range(3)]
+def test_two_writers_decode_once(start, tmp_path):
+  processes = [start(LOAD, tmp_path, 0.5) for _ in range(3)]
   go(*processes)
   outputs = [process.communicate(timeout=60) for process in processes]
   assert len({out for out, _ in outputs}) == 1
@@ -89,14 +89,14 @@ def test_two_writers_decode_once(load, tmp_path):
   assert line.startswith("decoding mnist into ")
   assert line.count("\n") == 1
   # The cache is good: a last one decodes nothing.
-  last = load(0)
+  last = start(LOAD, tmp_path, 0)
   go(last)
   assert last.communicate(timeout=60) == (outputs[0][0], "")
   assert num_decoded(tmp_path) == 1
 
 
-def test_a_writer_that_was_killed_blocks_nobody(load, tmp_path):
-  first, second = load(1000), load(0)
+def test_a_writer_that_was_killed_blocks_nobody(start, tmp_path):
+  first, second = (start(LOAD, tmp_path, seconds) for seconds in (1000, 0))
   go(first)
   deadline = time.monotonic() + 60
   while not (tmp_path / "decoded").exists():
@@ -158,7 +158,6 @@ def test_where_there_are_no_locks(fcntl, tmp_path, monkeypatch):
 WRITE = """
 import os, pathlib, sys, time
 from experiments.records import files
-from tests.experiments import in_process
 os.fsync = lambda _: (print("ready", flush=True), time.sleep(1000))
 files.replace(pathlib.Path(sys.argv[1]), b"12345")
 """
@@ -171,25 +170,17 @@ def age(*paths):
     os.utime(path, (then, then))
 
 
-def test_what_a_killed_writer_left_is_removed(tmp_path):
+def test_what_a_killed_writer_left_is_removed(start, tmp_path):
   path = tmp_path / "record.json"
   path.write_bytes(b"old")
-  process = subprocess.Popen(
-    [sys.executable, "-c", WRITE, str(path)],
-    cwd=in_process.ROOT,
-    stdout=subprocess.PIPE,
-    text=True,
-  )
-  try:
-    assert process.stdout.readline() == "ready\n"
-    (temporary,) = tmp_path.glob(".*.tmp")
-    age(temporary)
-    # It is still being written.
-    files.remove_abandoned(tmp_path)
-    assert temporary.exists()
-  finally:
-    process.kill()
-    process.communicate()
+  process = start(WRITE, path)
+  (temporary,) = tmp_path.glob(".*.tmp")
+  age(temporary)
+  # It is still being written.
+  files.remove_abandoned(tmp_path)
+  assert temporary.exists()
+  process.kill()
+  process.communicate()
   files.remove_abandoned(tmp_path)
   assert os.listdir(tmp_path) == ["record.json"]
   assert path.read_bytes() == b"old"

@@ -11,8 +11,7 @@ from experiments.learning import methods
 from experiments.learning.learner import Hparams, Samples, Schedule
 from experiments.learning.streams import Augmentation, Whole
 from experiments.machine import devices
-from experiments.population import program
-from tests.experiments import full_data_test, tiny
+from tests.experiments import full_data_test, members, tiny
 from tests.experiments.population import simulations_test as tests
 
 STRENGTHS = (0.5, 10.0)
@@ -41,23 +40,16 @@ def samples(split, number, shape=(28, 28, 1)):
 
 def run_epochs(network, method, stream, batch_size, train, validation, epochs):
   """Trains two members; their last state and the metrics of every epoch."""
-  schedule = Schedule(epochs, batch_size)
   learner = methods.learner(
-    method, network, stream, schedule, methods.Options()
+    method, network, stream, Schedule(epochs, batch_size), methods.Options()
   )
-  programs = program.make(learner, stream, epochs)
-  keys = jax.vmap(jax.random.key)(jnp.array([3, 0]))
-  hparams = Hparams(jnp.full(2, 2e-2), jnp.array(STRENGTHS))
-  carry, metrics = programs.run(
-    programs.init(keys, hparams, train),
-    np.int32(0),
-    keys,
-    hparams,
-    np.ones(2, bool),
-    train,
-    validation,
+  (_, carry), metrics = members.train(
+    *(learner, stream, train, validation),
+    seeds=(3, 0),
+    hparams=Hparams(jnp.full(2, 2e-2), jnp.array(STRENGTHS)),
+    laps=(epochs,),
   )
-  return jax.device_get(carry), jax.device_get(metrics)
+  return carry, metrics
 
 
 def check(both, method, *, num_train, batch_size, shape=(28, 28, 1), **options):

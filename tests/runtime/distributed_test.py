@@ -7,7 +7,6 @@ from absl import flags
 import numpy as np
 import pytest
 
-from experiments import few_shot, full_data, study, table1
 from experiments.command import distributed, parsing
 from experiments.machine import interruption, processes as machine_processes
 from tests.experiments import in_process
@@ -32,6 +31,7 @@ STUDY = (
   *("--dataset=digits", "--variants=usual,batch_full", "--epochs=2"),
   *("--validations=1", "--seeds=100-101", "--members_per_chunk=1"),
 )
+AT = "coordinator_address="
 STOPPED = "stopped as asked; finished cells are kept, "
 
 
@@ -41,24 +41,18 @@ class TestFlags:
     (
       ("num_processes=2", "--coordinator_address: expected with --num_"),
       (
-        "coordinator_address=a:1 process_id=0",
+        f"{AT}a:1 process_id=0",
         "--num_processes: expected with --coordinator_address and --process_id",
       ),
       *(
         (
-          f"coordinator_address={address} num_processes=2 process_id=0",
-          "--coordinator_address: expected host:port, got ",
+          f"{AT}{address} num_processes=2 process_id=0",
+          "expected host:port, got",
         )
         for address in ("host", "host:x", ":1", "host:99999", "a/b:1")
       ),
-      (
-        "coordinator_address=a:1 num_processes=0 process_id=0",
-        "--num_processes: expected",
-      ),
-      (
-        "coordinator_address=a:1 num_processes=2 process_id=2",
-        "--process_id: expected",
-      ),
+      (f"{AT}a:1 num_processes=0 process_id=0", "--num_processes: expected"),
+      (f"{AT}a:1 num_processes=2 process_id=2", "--process_id: expected"),
       ("distributed", "found no job of Slurm, "),
     ),
   )
@@ -78,11 +72,6 @@ class TestFlags:
     ):
       raise AssertionError
     assert "\n" not in str(caught.value)
-
-  @pytest.mark.parametrize("script", (few_shot, full_data, study, table1))
-  def test_scripts_have_them(self, script):
-    flags_ = ("coordinator_address", "num_processes", "process_id")
-    assert {*flags_, "distributed"} <= set(script.FLAGS)
 
   def test_without_them_there_is_one_process(self):
     values = flags.FlagValues()
@@ -269,6 +258,7 @@ class TestFaults:
     # It is told, instead of waiting for ever.
     assert status == 0
     assert STOPPED in err
+    assert not list(tmp_path.glob("*.json"))
 
   def test_without_resume(self, tmp_path):
     args = (*FEW_SHOT, "--noresume", f"--output_dir={tmp_path}")
@@ -277,6 +267,7 @@ class TestFaults:
       assert (status, out) == (2, "")
       assert err.startswith("error: --noresume: several processes ")
       assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
   @pytest.mark.parametrize("seed", range(2))
   def test_random_faults(self, seed, whole, tmp_path):

@@ -10,11 +10,10 @@ from experiments.architectures.dropout import Dropout, drop
 X = jnp.asarray(np.random.default_rng(0).uniform(1, 2, (40, 250)), jnp.float32)
 
 
-def kept(rate, *, seed=0, place=0, x=X):
+def kept(rate, *, seed=0, place=0):
   """Whether each entry was kept."""
-  return (
-    np.asarray(drop(x, Dropout(rate, jax.random.key(seed)), place=place)) > 0
-  )
+  dropout = Dropout(rate, jax.random.key(seed))
+  return np.asarray(drop(X, dropout, place=place)) > 0
 
 
 def test_none_and_rate_0_change_nothing():

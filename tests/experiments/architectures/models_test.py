@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import signal, stats
+from scipy import stats
 
 from experiments import datasets
 from experiments.architectures import models, networks
 from experiments.architectures.dropout import Dropout
 from experiments.architectures.networks import Variables
+from tests import reference
 from tests.experiments.members import pick
 
 # Number of inputs of a unit, whose root bounds its initial parameters.
@@ -50,25 +51,12 @@ def max_pool(x):
   return windows.max(axis=(2, 4))
 
 
-def convolve(x, layer):
-  """What deep learning calls a convolution, within the border."""
-  kernel = np.asarray(layer["kernel"], np.float64)
-  maps = [
-    [
-      signal.correlate(image, kernel[..., o], mode="valid")[..., 0]
-      for o in range(kernel.shape[3])
-    ]
-    for image in x
-  ]
-  return np.moveaxis(np.array(maps), 1, -1) + layer["bias"]
-
-
 def lenet5(params, images):
   """LeNet-5 of the authors' code in float64, written from its layers."""
   x = images.astype(np.float64) / 255
-  x = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
-  x = max_pool(np.maximum(convolve(x, params["conv1"]), 0))
-  x = max_pool(np.maximum(convolve(x, params["conv2"]), 0))
+  for name, border in (("conv1", 2), ("conv2", 0)):
+    outputs = reference.convolve(x, params[name]["kernel"], border=border)
+    x = max_pool(np.maximum(outputs + params[name]["bias"], 0))
   x = x.reshape(len(images), 400)
   hidden = {}
   for name in ("fc1", "fc2", "fc3"):

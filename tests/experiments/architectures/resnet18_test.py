@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import signal, stats
+from scipy import stats
 
 from experiments.architectures import resnet18
 from experiments.architectures.dropout import Dropout
+from tests import reference
 
 # Narrow, and with half the stages; shortcuts of both kinds are among them.
 SMALL = resnet18.ResNet18(num_features=(3, 4))
@@ -99,15 +100,8 @@ class Definition:
 
   def conv(self, x, *path, stride):
     kernel = self.pick(self.params, path)["kernel"]
-    border = kernel.shape[0] // 2
-    x = np.pad(x, ((0, 0), (border, border), (border, border), (0, 0)))
-    maps = [
-      signal.correlate(image, kernel[..., place], mode="valid")[..., 0]
-      for image in x
-      for place in range(kernel.shape[-1])
-    ]
-    maps = np.array(maps).reshape(len(x), -1, *maps[0].shape)
-    return np.moveaxis(maps, 1, -1)[:, ::stride, ::stride]
+    outputs = reference.convolve(x, kernel, border=kernel.shape[0] // 2)
+    return outputs[:, ::stride, ::stride]
 
   def norm(self, x, *path):
     layer, running = (

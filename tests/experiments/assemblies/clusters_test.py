@@ -24,15 +24,10 @@ def test_silhouette_of_who_is_not_left_out():
   # Distances within are 1, and to the others 4.5, 3.5, 3.5 and 4.5.
   expected = np.mean([3.5 / 4.5, 2.5 / 3.5, 2.5 / 3.5, 3.5 / 4.5])
   np.testing.assert_allclose(clusters.silhouette(points, members), expected)
-
-
-@pytest.mark.parametrize(
-  "members",
-  ([0, 0, 0, 0], [0, 1, 2, 3], [-1, -1, -1, 0], [-1, -1, -1, -1]),
-)
-def test_silhouettes_that_are_not_defined(members):
+  # It is not defined of one cluster, of single points and of none.
   points = np.random.default_rng(0).normal(size=(4, 2))
-  assert np.isnan(clusters.silhouette(points, np.array(members)))
+  for members in ([0] * 4, [0, 1, 2, 3], [-1, -1, -1, 0], [-1] * 4):
+    assert np.isnan(clusters.silhouette(points, np.array(members)))
 
 
 def test_equal_points_are_no_clusters():

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import re
 
 from absl import flags
 import pytest
@@ -10,7 +11,7 @@ from benchmarks import run as benchmarks_run
 from experiments import full_data, report
 from experiments.command import flag_groups, parsing
 from experiments.learning import methods
-from tests.experiments import in_process, tiny
+from tests.experiments import in_process, planned, tiny
 from tests.faults import here
 
 # Flags that hold paths.
@@ -49,7 +50,7 @@ def test_without_a_home(tmp_path, monkeypatch):
   assert os.listdir() == []
 
 
-def parse(*args):
+def parse(args):
   """The flags of a script that has all groups."""
   values = flags.FlagValues()
   flag_groups.define_alphas(values, known=list(methods.METHODS))
@@ -60,7 +61,7 @@ def parse(*args):
   flag_groups.define(values, learning_rate="5e-4", validate_every=2)
   flag_groups.define(values, seeds="3", selection_seeds="100-101")
   flag_groups.define(values, shots=["1", "5"], epochs=["4"])
-  values(["script", *args])
+  values(["script", *(f"--{arg}" for arg in re.split("^--| --", args)[1:])])
   return values
 
 
@@ -83,67 +84,46 @@ DROPOUT, BEAN1 = (methods.METHODS[name].grid for name in ("dropout", "bean1"))
 @pytest.mark.parametrize(
   "args,dropout,bean1",
   (
-    ((), DROPOUT, BEAN1),
-    (("--alphas=0.5,0.1",), [0.5, 0.1], [0.5, 0.1]),
-    (("--alphas=bean1:3,0",), DROPOUT, [3.0, 0.0]),
-    (("--alphas=bean1:3,0 0.5",), [0.5], [3.0, 0.0]),
+    ("", DROPOUT, BEAN1),
+    ("--alphas=0.5,0.1", [0.5, 0.1], [0.5, 0.1]),
+    ("--alphas=bean1:3,0", DROPOUT, [3.0, 0.0]),
+    ("--alphas=bean1:3,0 0.5", [0.5], [3.0, 0.0]),
   ),
 )
 def test_strengths(args, dropout, bean1):
   expected = {"vanilla": (0.0,), "dropout": dropout, "bean1": bean1}
-  assert strengths(parse(*args)) == expected
+  assert strengths(parse(args)) == expected
 
 
 @pytest.mark.parametrize(
-  "args,vanilla,bean1",
+  "read,args,expected",
   (
-    ((), 5e-4, 5e-4),
-    (("--learning_rate=0.01",), 0.01, 0.01),
-    (("--learning_rate=bean1:0.1 0.01",), 0.01, 0.1),
-    (("--learning_rate=bean1:0.1 vanilla:0.2",), 0.2, 0.1),
+    *(
+      (learning_rates, args, {"vanilla": vanilla, "bean1": bean1})
+      for args, vanilla, bean1 in (
+        ("", 5e-4, 5e-4),
+        ("--learning_rate=0.01", 0.01, 0.01),
+        ("--learning_rate=bean1:0.1 0.01", 0.01, 0.1),
+        ("--learning_rate=bean1:0.1 vanilla:0.2", 0.2, 0.1),
+      )
+    ),
+    (flag_groups.schedule, "", [(1, 4), (5, 4)]),
+    (flag_groups.schedule, "--shots=5,1 --epochs=4,8", [(1, 8), (5, 4)]),
+    (flag_groups.schedule, "--epochs=3 --validate_every=0", [(1, 3), (5, 3)]),
+    (flag_groups.both_seeds, "--selection_seeds=3-4", ((0, 1, 2), (3, 4))),
+    (options, "", methods.Options()),
   ),
 )
-def test_learning_rates(args, vanilla, bean1):
-  assert learning_rates(parse(*args)) == {"vanilla": vanilla, "bean1": bean1}
+def test_what_is_read(read, args, expected):
+  assert read(parse(args)) == expected
 
 
 def test_options():
-  assert options(parse()) == methods.Options()
-  changed = {
-    "gamma": 0.5,
-    "distance": "absolute",
-    "alpha_units": "paper",
-    # In the order of the network.
-    "layers": ("fc1", "fc3"),
-    "decoupled_decay": True,
-    "dropout_at_eval": True,
-    "first_pseudo": 3,
-    "last_pseudo": 4,
-    "pseudo_periods": 5,
-    "pseudo_epochs": 6,
-    "competing_epochs": 7,
-    "readout_epochs": 8,
-  }
+  # In the order of the network.
+  changed = planned.UNUSUAL._asdict() | {"layers": ("fc1", "fc3")}
   args = [f"--{n}={v}" for n, v in changed.items() if n != "layers"]
-  found = options(parse(*args, "--layers=fc3,fc1"))
+  found = options(parse(" ".join([*args, "--layers=fc3,fc1"])))
   assert found == methods.Options(**changed)
-
-
-@pytest.mark.parametrize(
-  "args,expected",
-  (
-    ((), [(1, 4), (5, 4)]),
-    (("--shots=5,1", "--epochs=4,8"), [(1, 8), (5, 4)]),
-    (("--epochs=3", "--validate_every=0"), [(1, 3), (5, 3)]),
-  ),
-)
-def test_schedule(args, expected):
-  assert flag_groups.schedule(parse(*args)) == expected
-
-
-def test_both_seeds():
-  found = flag_groups.both_seeds(parse("--selection_seeds=3-4"))
-  assert found == ((0, 1, 2), (3, 4))
 
 
 @pytest.mark.parametrize(
@@ -182,8 +162,7 @@ def test_both_seeds():
   ),
 )
 def test_refused(read, args, message):
-  parts = args.split(" --")
-  values = parse(parts[0], *(f"--{part}" for part in parts[1:]))
+  values = parse(args)
   with pytest.raises(parsing.ConfigError) as caught:
     read(values)
   assert message in str(caught.value)

@@ -7,6 +7,7 @@ import pytest
 from experiments import datasets
 from experiments.architectures import networks
 from experiments.compaction import heads
+from experiments.learning import streams
 from tests.experiments import tiny
 from tests.experiments.compaction import tiny_head
 
@@ -51,18 +52,15 @@ def test_the_head_of_features_gives_the_logits(network, layers):
 
 
 def test_shots_are_those_of_the_seed():
+  """streams_test has which these are."""
   dataset = datasets.load("digits")
-  variables = draw_variables(tiny.NETWORK)
-  _, splits = heads.split_network(
-    tiny.NETWORK, variables, dataset, {"shots": 2, "seed": 5}
-  )
-  rows = datasets.draw_shots(dataset.train.labels, num_shots=2, seed=5)
-  np.testing.assert_array_equal(splits.train.labels, np.arange(10).repeat(2))
-  np.testing.assert_allclose(
-    splits.train.inputs,
-    dataset.train.images[rows].reshape(20, 784) / 255,
-    rtol=1e-6,
-  )
+  network, config = tiny.NETWORK, {"shots": 2, "seed": 5}
+  variables = draw_variables(network)
+  _, splits = heads.split_network(network, variables, dataset, config)
+  images, labels = streams.Shots(2).load(dataset, [5])
+  np.testing.assert_array_equal(splits.train.labels, labels[0])
+  expected = images[0].reshape(20, 784) / 255
+  np.testing.assert_allclose(splits.train.inputs, expected, rtol=1e-6)
   assert len(splits.test.labels) == 500
 
 

@@ -48,8 +48,8 @@ def test_all_parameters_where_none_will_do(group):
 
 def test_points_are_percent_and_may_be_reached(group):
   for points, parameters in ((0.39, 1010), (0.4, 110)):
-    result = need(group._replace(points=points), "l1", 0.1)
-    assert result.parameters[0] == parameters
+    found = need(group._replace(points=points), "l1", 0.1)
+    assert found.parameters[0] == parameters
 
 
 def test_test_images_do_not_choose():
@@ -87,7 +87,7 @@ def choose(group, choice):
   return {cell.method: cell.strength for cell in cells}
 
 
-def test_strongest_that_loses_little():
+def test_what_is_chosen():
   group = extended(
     # Stronger, and worse by more than half a point.
     ("bean1", 30.0, [0.893, 0.91, 0.91]),
@@ -99,12 +99,8 @@ def test_strongest_that_loses_little():
   without = fake_records.without(fake_records.without(group, 0.1), 0.01)
   assert set(choose(without, "strongest")) == {"vanilla", "bean1"}
   assert choose(without, "best")["l1"] == 1.0
-
-
-def test_smallest_need():
   group = extended(("bean1", 3.0, [0.95, 0.95, 0.5]))
-  expected = {"vanilla": 0.0, "l1": 0.1, "bean1": 3.0}
-  assert choose(group, "smallest") == expected
+  assert choose(group, "smallest") == {**expected, "bean1": 3.0}
   assert choose(group, "best")["bean1"] == 10.0
 
 

@@ -121,29 +121,25 @@ class TestRemoveUnits:
     assert_same_function(compact, head)
 
 
-class TestMergeAssemblies:
-  def test_copies_can_be_merged(self):
-    head = make_pairs()
-    compact = make("merge", head, 0.5)
-    assert shapes(compact) == [(7, 3), (3, 4)]
-    assert_same_function(compact, head)
+# Never fires: none, one amid an assembly by its outgoing weights, all.
+@pytest.mark.parametrize(
+  "head,silent,expected",
+  (
+    (make_pairs(), [], (7, 3)),
+    (make_pairs(), [3], None),
+    (tiny_head.make_head(), list(range(6)), (7, 1)),
+  ),
+)
+def test_merging_copies_changes_nothing(head, silent, expected):
+  head.params["fc1"]["bias"][silent] = -100
+  compact = make("merge", head, 0.5)
+  assert expected in (None, shapes(compact)[0])
+  assert_same_function(compact, head)
 
-  def test_units_that_never_fire_are_no_part_of_an_assembly(self):
-    head = make_pairs()
-    # In the middle of an assembly, by its outgoing weights.
-    head.params["fc1"]["bias"][3] = -100
-    assert_same_function(make("merge", head, 0.5), head)
 
-  def test_one_unit_stays_where_none_fires(self):
-    head = tiny_head.make_head()
-    head.params["fc1"]["bias"][:] = -100
-    compact = make("merge", head, 0.9)
-    assert shapes(compact)[0] == (7, 1)
-    assert_same_function(compact, head)
-
-  def test_features_stay(self):
-    compact = make("merge", tiny_head.make_head(units=WITH_FEATURES), 0.5)
-    np.testing.assert_array_equal(compact.inputs, np.arange(7))
+def test_merging_leaves_features():
+  compact = make("merge", tiny_head.make_head(units=WITH_FEATURES), 0.5)
+  np.testing.assert_array_equal(compact.inputs, np.arange(7))
 
 
 @pytest.mark.parametrize("number", (1, 2, 3, 6))

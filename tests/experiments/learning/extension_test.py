@@ -1,6 +1,9 @@
-"""The learner that BUILD.md adds as an example, trained by a script."""
+"""The learner that BUILD.md adds as an example, and a network, in scripts."""
 
 import re
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -48,3 +51,25 @@ def test_it_learns_and_stands_in_the_table(tmp_path):
   # Records have six digits after the point.
   assert np.all(np.diff(curves[1]) <= 2e-6)
   assert np.all(curves[1][:, -1] < 0.99 * curves[1][:, 0])
+
+
+@pytest.mark.slow
+def test_a_network_is_an_entry(tmp_path):
+  """Flags, --help, records and tables of whole datasets follow."""
+  for name in ("experiments", "bean_jax"):
+    shutil.copytree(in_process.ROOT / name, tmp_path / name)
+  path = tmp_path / "experiments" / "architectures" / "networks.py"
+  before, entry, after = path.read_text().partition('  "mlp500": ')
+  new = '  "mlp20": functools.partial(_perceptron, (20,)),\n'
+  path.write_text(before + new + entry + after)
+
+  def run(*args):
+    command = [sys.executable, "-m", "experiments.full_data", *args]
+    options = {"capture_output": True, "text": True, "check": True}
+    return subprocess.run(command, cwd=tmp_path, **options).stdout
+
+  assert "|mlp20|" in run("--help")
+  run("--model=mlp20", "--methods=vanilla", "--epochs=1", "--output_dir=out")
+  record = results.read(tmp_path / "out" / "digits-mlp20-vanilla.json")
+  assert record["config"]["model"] == "mlp20"
+  assert "## digits, mlp20, " in (tmp_path / "out" / "table.md").read_text()

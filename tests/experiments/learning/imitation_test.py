@@ -81,11 +81,12 @@ def predict(posterior, images):
   return gaussian_process.predict(posterior, pseudo_examples.points(images))
 
 
-@functools.partial(jax.jit, static_argnames="num_examples")
-def mix(key, images, num_examples):
-  return pseudo_examples.interpolate_pairs(
-    key, images, num_examples=num_examples
-  )
+mix = jax.jit(pseudo_examples.interpolate_pairs, static_argnames="num_examples")
+divergence = jax.jit(functools.partial(pseudo_examples.divergence, NETWORK))
+ascend = jax.jit(
+  functools.partial(pseudo_examples.ascend, NETWORK),
+  static_argnames="num_steps",
+)
 
 
 def logits_of(params, images):
@@ -94,23 +95,11 @@ def logits_of(params, images):
   return logits
 
 
-@functools.partial(jax.jit, static_argnames="num_steps")
-def ascend(params, posterior, images, rate, num_steps):
-  return pseudo_examples.ascend(
-    NETWORK, params, posterior, images, rate, num_steps=num_steps
-  )
-
-
-@jax.jit
-def divergence(params, posterior, pixels):
-  return pseudo_examples.divergence(NETWORK, params, posterior, pixels)
-
-
 @pytest.fixture(scope="module")
 def reference():
   """The reference model of the first member, and pseudo examples."""
   first = pick(draw(), 0)
-  return fit(first), mix(jax.random.key(5), first.inputs, 20)
+  return fit(first), mix(jax.random.key(5), first.inputs, num_examples=20)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +128,7 @@ def test_pseudo_examples_grow_in_equal_steps(sizes, counts, first_steps):
 def test_mixtures_are_of_two_different_images():
   # The value of a pixel is the share of the image that has it.
   images = 255 * jnp.eye(4, dtype=jnp.uint8).reshape(4, 2, 2, 1)
-  mixed = mix(jax.random.key(0), images, 500)
+  mixed = mix(jax.random.key(0), images, num_examples=500)
   assert mixed.dtype == jnp.uint8
   shares = np.asarray(mixed, np.float64).reshape(500, 4)
   np.testing.assert_allclose(shares.sum(axis=1), 255, atol=1)
@@ -168,7 +157,7 @@ def test_pseudo_examples_move_uphill(reference):
   posterior, images = reference
   before = divergence(PARAMS, posterior, images.astype(jnp.float32) / 255)
   for num_steps in (1, 2):
-    moved = ascend(PARAMS, posterior, images, 0.02, num_steps)
+    moved = ascend(PARAMS, posterior, images, 0.02, num_steps=num_steps)
     after = divergence(PARAMS, posterior, moved.astype(jnp.float32) / 255)
     assert np.all(after > before + 0.01)
     before = after
@@ -177,7 +166,7 @@ def test_pseudo_examples_move_uphill(reference):
     jax.grad(lambda x: jnp.sum(divergence(PARAMS, posterior, x)))
   )
   signs = np.sign(grad_fn(images.astype(jnp.float32) / 255))
-  moved = ascend(PARAMS, posterior, images, 0.2, 1)
+  moved = ascend(PARAMS, posterior, images, 0.2, num_steps=1)
   expected = np.clip(np.float32(images) + 51 * signs, 0, 255)
   assert np.mean((expected == 0) | (expected == 255)) > 0.2
   right = np.abs(np.float32(moved) - expected) <= 1
@@ -209,10 +198,12 @@ def test_equals_training_by_hand():
   params = NETWORK.init(jax.random.fold_in(key, learner.INIT)).params
   opt_state, posterior = optimizer.init(params), fit(shots)
   # Made for all periods at once, in whole batches.
-  pseudo = mix(jax.random.fold_in(key, imitation.PAIRS), shots.inputs, 300)
+  pseudo = mix(
+    jax.random.fold_in(key, imitation.PAIRS), shots.inputs, num_examples=300
+  )
   correct, moved = [], 0
   for period, count in enumerate((150, 210, 270)):
-    uphill = ascend(params, posterior, pseudo, own.strength, 5)
+    uphill = ascend(params, posterior, pseudo, own.strength)
     pseudo = pseudo.at[:moved].set(uphill[:moved])
     moved = count
     targets, uncertainty = predict(posterior, pseudo)
@@ -285,7 +276,7 @@ def test_failed_member_stands_still_and_the_others_go_on():
   assert_close(pick(carry.state.variables.params, 1), params)
   # Nor do its pseudo examples move.
   pairs_key = jax.random.fold_in(key, imitation.PAIRS)
-  pseudo = mix(pairs_key, draw().inputs[1], 300)
+  pseudo = mix(pairs_key, draw().inputs[1], num_examples=300)
   assert_equal(carry.state.memory.pseudo[1], pseudo)
 
 

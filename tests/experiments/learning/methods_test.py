@@ -14,7 +14,8 @@ from experiments.learning import methods, penalties
 from experiments.learning.learner import Hparams, Samples, Schedule
 from experiments.learning.streams import Batch, Shots
 from experiments.records import results
-from tests.experiments import members, tiny
+from tests import reference
+from tests.experiments import members, planned, tiny
 
 DIGITS = tiny.load_digits(20)
 SHOTS, ONCE = Shots(1), Schedule(1)
@@ -136,19 +137,13 @@ def differentiate(function, params, step=1e-5):
   return jax.tree.map(differentiate_leaf, params)
 
 
-def naive_bean(
-  params, hidden, *, order, gamma=1.0, distance="squared", units="code"
-):
-  """The penalty as in the authors' code: plain means, and no factor 1 / M."""
+def naive_bean(params, hidden, *, units="code", **options):
+  """The penalty of the paper; the authors' code has no factor 1 / M^order."""
   total = 0.0
   for layer, rows in hidden.items():
     kernel = params[layer]["kernel"]
-    weights = np.abs(np.tanh(gamma * kernel))
-    distances = np.abs(rows[:, :, None] - rows[:, None, :])
-    if distance == "squared":
-      distances **= 2
-    factor = kernel.shape[1] ** -order if units == "paper" else 1.0
-    total += factor * np.mean((weights @ weights.T) ** order * distances)
+    factor = kernel.shape[1] ** options["order"] if units == "code" else 1
+    total += factor * reference.layer_penalty(rows, kernel, **options)
   return total
 
 
@@ -165,10 +160,10 @@ def naive_without_wiring(kernels, hidden, wiring):
   """Code units: the mean of F F' instead of F F' / M, times A of mean 1."""
   total = 0.0
   for layer, rows in hidden.items():
-    weights = np.abs(np.tanh(kernels[layer]["kernel"]))
-    distances = (rows[:, :, None] - rows[:, None, :]) ** 2
+    kernel = kernels[layer]["kernel"]
+    mean = kernel.shape[1] * np.mean(reference.neuron_correlation(kernel))
     factors = wiring(LAYERS.index(layer), rows.shape[1])
-    total += np.mean(weights @ weights.T) * np.mean(factors * distances)
+    total += mean * np.mean(factors * reference.coactivation_divergence(rows))
   return total
 
 
@@ -186,14 +181,13 @@ DEFINITIONS = {
     for row in params[layer]["kernel"]
   ),
   "decov": lambda params, hidden, fixed: naive_decov(hidden),
-  "bean1": lambda params, hidden, fixed: naive_bean(params, hidden, order=1),
-  "bean2": lambda params, hidden, fixed: naive_bean(params, hidden, order=2),
-  "bean1_frozen": lambda params, hidden, fixed: naive_bean(
-    fixed, hidden, order=1
-  ),
-  "bean2_frozen": lambda params, hidden, fixed: naive_bean(
-    fixed, hidden, order=2
-  ),
+  **{
+    f"bean{order}{end}": lambda params, hidden, fixed, order=order, end=end: (
+      naive_bean(fixed if end else params, hidden, order=order)
+    )
+    for order in (1, 2)
+    for end in ("", "_frozen")
+  },
   "bean1_random": lambda params, hidden, fixed: naive_without_wiring(
     fixed, hidden, penalties._random_correlation
   ),
@@ -314,44 +308,29 @@ def test_strength_0_is_vanilla(params):
 
 
 @every_method
-def test_only_the_listed_options_matter(name, params):
+def test_only_the_listed_options_matter(name):
   """Records name no other: see `cells.cell_config`."""
-  unusual = methods.Options(
-    gamma=2.5,
-    distance="absolute",
-    alpha_units="paper",
-    layers=("fc2",),
-    decoupled_decay=True,
-    dropout_at_eval=True,
-    first_pseudo=8,
-    last_pseudo=20_000,
-    pseudo_periods=2,
-    pseudo_epochs=3,
-    competing_epochs=7,
-    readout_epochs=11,
-  )
+  unusual = planned.UNUSUAL
   usual = methods.Options()
-  network, variables, samples = NETWORK, Variables(params, {}), SAMPLES
+  network, samples = NETWORK, SAMPLES
   if own := methods.METHODS[name].network:
     network = networks.make(networks.Spec(own))
-    variables = network.init(jax.random.key(0))
     samples = Samples(jnp.zeros((5, 28, 28, 1), jnp.uint8), SAMPLES.labels)
-  assert all(a != b for a, b in zip(unusual, usual, strict=True))
-  stacked = jax.tree.map(lambda leaf: leaf[None], variables)
+  variables = jax.eval_shape(jax.vmap(network.init), members.keys_of(0))
 
   def traced(options):
     """All that training and evaluation compute, as a text."""
     schedule = methods.schedule(name, Schedule(1, 2), options)
     learner = methods.learner(name, network, SHOTS, schedule, options)
 
-    def everything(key, hparams):
+    def everything(key, hparams, stacked):
       state = learner.init(key, hparams, samples)
       lap = learner.lap(state, jnp.int32(0), key, hparams, samples)
       many = jax.tree.map(lambda leaf: leaf[None], (key, hparams))
       return lap, learner.predict(stacked, samples.inputs, *many, 1)
 
     hparams = Hparams(jnp.float32(5e-4), jnp.float32(0.5))
-    closed = jax.make_jaxpr(everything)(jax.random.key(0), hparams)
+    closed = jax.make_jaxpr(everything)(jax.random.key(0), hparams, variables)
     numbers = [np.asarray(const).tolist() for const in closed.consts]
     text = re.sub("0x[0-9a-f]+", "", str(closed))
     return text, numbers, learner.num_laps, learner.epochs
@@ -475,9 +454,6 @@ def test_evaluation_is_without_dropout_unless_asked_for(name):
     assert found == 0
 
 
-# A new method is covered by being in the table.
-
-
 @every_method
 def test_method_is_complete(name):
   method = methods.METHODS[name]
@@ -536,56 +512,76 @@ def test_cost_is_that_of_the_steps(batch_size, steps, size):
       assert cost == method.cost(methods.Options(), 10) > 1e4
 
 
-@every_method
-def test_method_trains_a_population(name):
-  options = methods.Options(
-    first_pseudo=100,
-    last_pseudo=100,
-    pseudo_periods=2,
-    pseudo_epochs=1,
-    competing_epochs=1,
-    readout_epochs=1,
-  )
-  schedule = methods.schedule(name, Schedule(1, batch_size=4), options)
-  network, layer = tiny.NETWORK, "fc2"
-  if (own := methods.METHODS[name].network) and own.startswith("competing"):
-    network, layer = networks.make(networks.Spec(own)), "readout"
-  learner = methods.learner(name, network, SHOTS, schedule, options)
-  grid = methods.METHODS[name].grid
-  weak, strong = grid[0], grid[-1]
-  seeds = (0, 1, 0)
-  keys = members.keys_of(*seeds)
-  hparams = Hparams(jnp.full(3, 5e-4), jnp.array((weak, weak, strong)))
-  data = jax.tree.map(jnp.asarray, SHOTS.load(DIGITS, seeds))
+SHORT = methods.Options(
+  first_pseudo=100,
+  last_pseudo=100,
+  pseudo_periods=2,
+  pseudo_epochs=1,
+  competing_epochs=1,
+  readout_epochs=1,
+)
+MEMBERS = (0, 1, 0)
 
-  @jax.jit
-  def train(keys, hparams, data):
+
+def make_population(name):
+  """The learner of a method, its network and hyper-parameters of members."""
+  network = tiny.NETWORK
+  if (own := methods.METHODS[name].network) and own.startswith("competing"):
+    network = networks.make(networks.Spec(own))
+  schedule = methods.schedule(name, Schedule(1, batch_size=4), SHORT)
+  grid = methods.METHODS[name].grid
+  hparams = Hparams(jnp.full(3, 5e-4), jnp.array((grid[0], grid[0], grid[-1])))
+  return (
+    methods.learner(name, network, SHOTS, schedule, SHORT),
+    network,
+    hparams,
+  )
+
+
+@pytest.fixture(scope="module")
+def trained():
+  """Of every method, variables before and after two laps, and the reports."""
+
+  def train(name, keys, data):
+    learner, _, hparams = make_population(name)
     state = jax.vmap(learner.init)(keys, hparams, data)
-    before = state.variables
     prepared = jax.vmap(learner.prepare)(data)
     run = jax.vmap(learner.lap, (0, None, 0, 0, 0))
-    # Two laps, as pseudo examples move between them.
-    state, report = jax.lax.scan(
+    # Two, as pseudo examples move between them.
+    last, report = jax.lax.scan(
       lambda state, lap: run(state, lap, keys, hparams, prepared),
       state,
       jnp.arange(2),
     )
-    return before, state.variables, report
+    return state.variables, last.variables, report
 
-  before, variables, report = train(keys, hparams, data)
+  @jax.jit
+  def train_all(*args):
+    return {name: train(name, *args) for name in methods.METHODS}
+
+  data = jax.tree.map(jnp.asarray, SHOTS.load(DIGITS, MEMBERS))
+  return jax.device_get(train_all(members.keys_of(*MEMBERS), data))
+
+
+@every_method
+def test_method_trains_a_population(name, trained):
+  before, variables, report = trained[name]
   np.testing.assert_array_equal(report.failed_step, -1)
   assert {"objective", "train_loss"} <= set(report.metrics)
   for values in report.metrics.values():
     assert values.shape == (2, 3)
     assert np.all(np.isfinite(values))
+  layer = list(variables.params)[-1]
   kernels = variables.params[layer]["kernel"]
   for member, old in enumerate(before.params[layer]["kernel"]):
     assert not np.array_equal(kernels[member], old)
   # Whatever it does in training, the network itself is evaluated.
-  images = DIGITS.validation.images
+  learner, network, hparams = make_population(name)
+  images, keys = DIGITS.validation.images, members.keys_of(*MEMBERS)
   np.testing.assert_array_equal(
     learner.predict(variables, images, keys, hparams, 1),
     network.predict(variables, images),
   )
   # The strength is a member's own.
-  assert np.array_equal(kernels[0], kernels[2]) == (weak == strong)
+  grid = methods.METHODS[name].grid
+  assert np.array_equal(kernels[0], kernels[2]) == (len(grid) == 1)

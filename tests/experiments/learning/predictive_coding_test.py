@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.learning import predictive_coding
+from tests.experiments.members import assert_close_by_leaf as assert_close
 
 WIDTHS = (5, 7, 6, 4, 3)
 BATCH = 3
@@ -91,15 +92,6 @@ def oracle(params, inputs, targets, *, strict, step_size, num_sweeps):
       grads[place]["bias"] += error
       grads[place]["kernel"] += np.outer(at[place], error)
   return grads
-
-
-def assert_close(actual, expected, tolerance):
-  """Compares trees leaf by leaf, relative to the largest entry of a leaf."""
-  assert jax.tree.structure(actual) == jax.tree.structure(expected)
-  for a, b in zip(
-    jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True
-  ):
-    np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
 
 
 @pytest.mark.parametrize(

@@ -43,10 +43,6 @@ class TestShots:
         data.labels[place], digits.train.labels[rows]
       )
 
-  def test_more_than_there_are(self):
-    with pytest.raises(datasets.DatasetError, match="500 shots"):
-      streams.Shots(500).load(datasets.load("digits"), [0])
-
   def test_images_are_prepared_once(self):
     images = jnp.arange(2 * 784, dtype=jnp.uint8).reshape(2, 28, 28, 1)
     data = Samples(images, jnp.array([3, 4]))

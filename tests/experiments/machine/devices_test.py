@@ -100,23 +100,6 @@ class TestSpread:
     with pytest.raises(ValueError, match="evenly divisible"):
       spread(jnp.arange(3))
 
-  def test_the_axis_may_be_reduced_over(self):
-    spread = devices.spread(
-      lambda x, y: jax.lax.psum(jnp.sum(x) * y, devices.AXIS),
-      takes=(MANY, SHARED),
-      gives=SHARED,
-    )
-    sums = spread(jnp.arange(4.0), jnp.ones(3))
-    np.testing.assert_array_equal(sums, [6, 6, 6])
-
-  def test_donated_arguments_are_consumed(self):
-    spread = devices.spread(
-      lambda x, y: x + y, takes=(MANY, MANY), gives=MANY, donate=(0,)
-    )
-    first, second = devices.place((jnp.arange(4.0), jnp.ones(4)), MANY)
-    np.testing.assert_array_equal(spread(first, second), [1, 2, 3, 4])
-    assert (first.is_deleted(), second.is_deleted()) == (True, False)
-
 
 @pytest.mark.parametrize("spec", (MANY, SECOND, SHARED), ids=str)
 def test_place(spec):

@@ -87,15 +87,13 @@ def measured(function, *args):
 
 def fitting_width(method, network, stream, wanted, *, num_validation=50):
   """As many members as fit, of ten images each or of sixty for all."""
-  if isinstance(stream, Shots):
-    schedule, num_samples = Schedule(1), 10
-  else:
-    schedule, num_samples = Schedule(1, batch_size=20), 60
+  own = isinstance(stream, Shots)
+  schedule = Schedule(1, batch_size=1 if own else 20)
   return program.fitting_width(
     methods.learner(method, network, stream, schedule, methods.Options()),
     stream,
     image_shape=(28, 28, 1),
-    num_samples=num_samples,
+    num_samples=10 if own else 60,
     num_validation=num_validation,
     wanted=wanted,
   )
@@ -112,10 +110,7 @@ def _nothing_is_kept():
 @pytest.mark.parametrize(
   "method,stream",
   (
-    ("vanilla", Shots(1)),
-    ("bean1", Shots(1)),
-    ("bean2", Shots(1)),
-    ("imitation", Shots(1)),
+    *((name, Shots(1)) for name in ("vanilla", "bean1", "bean2", "imitation")),
     ("bean1", Whole()),
   ),
   ids=str,

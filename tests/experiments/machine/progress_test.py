@@ -11,7 +11,7 @@ CELL = "5-shot BEAN-1 alpha=0.5"
 SEEDS = (3, 4, 9)
 
 
-def make_metrics(failed_step=(-1, -1, -1)):
+def make_metrics(failed_step):
   failed_step = np.array(failed_step)
   accuracy = np.where(failed_step < 0, (0.25, 0.5, 0.3), np.nan)
   return {
@@ -29,20 +29,16 @@ def terminal(monkeypatch):
 
 
 def test_lines_of_finished_cells_away_from_a_terminal(capsys):
+  """Simulations that failed are named."""
   with progress.bar(total=100, skipped=0) as bar:
     bar.tick(CELL, 60, 0.5)
-    bar.cell_done(CELL, make_metrics(), 12.4, SEEDS)
+    for failed_step in ((-1, -1, -1), (-1, 17, -1), (0, 1, 2)):
+      bar.cell_done(CELL, make_metrics(failed_step), 12.4, SEEDS)
     bar.tick(CELL, 40, 0.6)
-  assert capsys.readouterr().out.splitlines() == [
+  all_, one, reason, none, *reasons = capsys.readouterr().out.splitlines()
+  assert all_ == (
     "5-shot BEAN-1 alpha=0.5: test 35.00 %, 3 of 3 simulations, 30 epochs, 12 s"
-  ]
-
-
-def test_failed_simulations_are_named(capsys):
-  with progress.bar(total=100, skipped=0) as bar:
-    bar.cell_done(CELL, make_metrics((-1, 17, -1)), 12.4, SEEDS)
-    bar.cell_done(CELL, make_metrics((0, 1, 2)), 12.4, SEEDS)
-  one, reason, none, *reasons = capsys.readouterr().out.splitlines()
+  )
   assert one.endswith(": test 27.50 %, 2 of 3 simulations, 30 epochs, 12 s")
   assert reason == "  seed 4 met a non-finite loss in step 17: left out"
   assert none.endswith(": test none, 0 of 3 simulations, 30 epochs, 12 s")

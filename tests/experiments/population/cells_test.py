@@ -1,7 +1,7 @@
 """Tests of experiments.population.cells: what tells cells apart."""
 
+import functools
 import json
-import pathlib
 
 import pytest
 
@@ -12,54 +12,28 @@ from experiments.learning.streams import Augmentation, Shots, Whole
 from experiments.population import cells
 from experiments.population.cells import Cell, Member
 from experiments.records import results
-from tests.experiments import in_process
+from tests.experiments import in_process, planned
 
 VANILLA = Cell(Shots(1), "vanilla", 0.0, 6)
 BEAN = Cell(Shots(1), "bean1", 10.0, 6)
 WHOLE = BEAN._replace(stream=Whole())
 
 
-def make_config(folder="folder", *, dataset="digits", data_dir=None, **choices):
-  protocol = cells.Protocol(networks.Spec(), seeds=(3, 5))
-  return cells.Config(
-    experiment="test",
-    dataset=dataset,
-    data_dir=data_dir,
-    output_dir=pathlib.Path(folder),
-    resume=True,
-    protocol=protocol._replace(**choices),
-    cells=(VANILLA, BEAN),
-  )
+make_config = functools.partial(planned.make_config, chosen=(VANILLA, BEAN))
 
 
 def fields(cell, **choices):
   return cells.cell_config(make_config(**choices), cell)
 
 
-UNUSUAL = methods.Options(
-  gamma=2.0,
-  distance="absolute",
-  alpha_units="paper",
-  layers=("fc2",),
-  decoupled_decay=True,
-  dropout_at_eval=True,
-  first_pseudo=8,
-  last_pseudo=20,
-  pseudo_periods=2,
-  pseudo_epochs=30,
-  competing_epochs=60,
-  readout_epochs=90,
-)
-
-
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_unusual_choices_of_the_method_are_named(name):
   method = methods.METHODS[name]
-  # So that an option which is added is thought of.
-  assert all(a != b for a, b in zip(UNUSUAL, methods.Options(), strict=True))
   cell = Cell(Shots(1), name, 0.5, 60)
   usual = fields(cell)
-  expected = {field: getattr(UNUSUAL, field) for field in method.options}
+  expected = {
+    field: getattr(planned.UNUSUAL, field) for field in method.options
+  }
   if name == "imitation":
     # It has a pace of its own.
     assert usual["optimizer"] == "nadam"
@@ -67,7 +41,7 @@ def test_unusual_choices_of_the_method_are_named(name):
   if method.options == COMPETING_OPTIONS:
     assert (usual["epochs"], usual["validate_every"]) == (500, 20)
     expected |= {"epochs": 150, "validate_every": 10}
-  assert fields(cell, options=UNUSUAL) == {**usual, **expected}
+  assert fields(cell, options=planned.UNUSUAL) == {**usual, **expected}
 
 
 def test_validations_and_network_are_named_where_unusual():
@@ -192,15 +166,15 @@ def test_records_of_before_are_valid():
 
 def test_every_cell_has_a_file_of_its_own():
   config = make_config()
-  planned = {
+  every = {
     Cell(stream, name, strength, 6)
     for stream in (Shots(1), Shots(11), Whole())
     for name, method in methods.METHODS.items()
     for strength in (*method.grid, 1.0000001, 1e-5)
     if method.hparam or strength == 0
   }
-  paths = {cells.cell_path(config, cell) for cell in planned}
-  assert len(paths) == len(planned)
+  paths = {cells.cell_path(config, cell) for cell in every}
+  assert len(paths) == len(every)
   safe = set("abcdefghijklmnopqrstuvwxyz0123456789._-+")
   assert all(set(path.name) <= safe for path in paths)
 

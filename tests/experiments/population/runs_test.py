@@ -1,7 +1,6 @@
 """Tests of experiments.population.runs; the scripts' tests train for real."""
 
 import dataclasses
-import pathlib
 import shutil
 
 import jax
@@ -21,28 +20,17 @@ from experiments.population import (
   store as stores,
 )
 from experiments.population.cells import Cell, Member
-from experiments.records import checkpoints, results
-from tests.experiments import in_process, tiny
+from experiments.records import results
+from tests.experiments import in_process, planned, tiny
 
 VANILLA = Cell(Shots(1), "vanilla", 0.0, 6)
 BEAN = Cell(Shots(1), "bean1", 10.0, 6)
 DROPOUT = Cell(Shots(2), "dropout", 0.5, 6)
-PROTOCOL = cells.Protocol(networks.Spec(), seeds=(3, 5))
 OPTIONS = methods.Options(layers=("fc2",), gamma=2.0)
 
 
 def make_config(folder, *chosen, **changes):
-  of_protocol = {k: changes.pop(k) for k in PROTOCOL._fields if k in changes}
-  config = cells.Config(
-    experiment="test",
-    dataset="digits",
-    data_dir=None,
-    output_dir=pathlib.Path(folder),
-    resume=True,
-    protocol=PROTOCOL._replace(**of_protocol),
-    cells=chosen or (VANILLA, BEAN),
-  )
-  return dataclasses.replace(config, **changes)
+  return planned.make_config(folder, chosen or (VANILLA, BEAN), **changes)
 
 
 def train(*configs, **options):
@@ -61,15 +49,18 @@ class Simulator:
   def __init__(self):
     self.calls = []
     self.trained = []
+    self.work = 0
 
-  def run(self, planned, dataset, store, *, tick, done=(), **_):
-    self.calls.append((tuple(planned), set(done)))
+  def run(self, chosen, dataset, store, *, tick, done=(), **_):
+    self.calls.append((tuple(chosen), set(done)))
     protocol = store.config.protocol
-    for cell in planned:
+    for cell in chosen:
       if cell in done:
         continue
       for seed in protocol.seeds:
-        tick(Member(cell, seed), cells.cost(cell, dataset, protocol), 0.5)
+        cost = cells.cost(cell, dataset, protocol)
+        tick(Member(cell, seed), cost, 0.5)
+        self.work += cost
       self.trained.append(cell)
       num_seeds = len(protocol.seeds)
       metrics = {
@@ -132,27 +123,14 @@ class TestTrain:
   def test_without_resume_and_cheapest_first(self, simulator, tmp_path):
     config = make_config(tmp_path, DROPOUT, BEAN, VANILLA, resume=False)
     (records,) = train(config)
+    assert runs.work(config) == simulator.work
+    assert runs.work(dataclasses.replace(config, cells=())) == 0
     assert runs.missing(config) == config
     assert train(config, cheapest_first=True) != [records]
     assert simulator.trained == [*config.cells, VANILLA, BEAN, DROPOUT]
     assert [r["config"]["method"] for r in records] == [
       *("dropout", "bean1", "vanilla")
     ]
-
-  def test_work_is_what_the_simulator_will_tell(
-    self, simulator, tmp_path, monkeypatch
-  ):
-    told = []
-    monkeypatch.setattr(
-      progress.Bar, "tick", lambda bar, cell, work, accuracy: told.append(work)
-    )
-    config = make_config(
-      tmp_path, VANILLA, DROPOUT, seeds=(1, 2, 3), validate_every=2
-    )
-    train(config)
-    assert len(told) == 6
-    assert runs.work(config) == sum(told)
-    assert runs.work(dataclasses.replace(config, cells=())) == 0
 
   @pytest.mark.parametrize("what", ("record", "shots", "folder"))
   def test_nothing_is_trained_where_a_run_is_impossible(
@@ -278,31 +256,6 @@ class TestCheckpoints:
       path.write_text("an altered file")
     again = train(dataclasses.replace(config, resume=False))
     assert numbers(*again) == numbers(finished[1][:1])
-
-  @pytest.mark.parametrize(
-    "change,message",
-    (
-      ({"stream": Whole(patience=3)}, "patience: expected 3, got 5"),
-      ({"batch_size": 7}, "batch_size: expected 7, got 20"),
-      ({"seeds": (0,)}, r"seeds: expected \[0\], got \[0, 4\]"),
-    ),
-  )
-  def test_another_configuration(self, change, message, finished):
-    folder, _ = finished
-    of_cell = {k: v for k, v in change.items() if k in Cell._fields}
-    others = {k: v for k, v in change.items() if k not in of_cell}
-    chosen = [cell._replace(**of_cell) for cell in CELLS[1:]]
-    config = make_whole(folder, *chosen, **others)
-    before = in_process.contents(folder)
-    with pytest.raises(results.ResultError, match=message) as caught:
-      train(config)
-    assert "\n" not in str(caught.value)
-    if "seeds" not in change:
-      config = dataclasses.replace(config, output_dir=folder / "none")
-      with pytest.raises(checkpoints.CheckpointError, match=message):
-        train(config)
-      config.output_dir.rmdir()
-    assert in_process.contents(folder) == before
 
 
 @pytest.mark.usefixtures("_small")

@@ -17,13 +17,12 @@ from experiments.machine import interruption, processes
 from experiments.population import (
   cells,
   groups,
-  program,
   simulations,
   store as stores,
 )
 from experiments.population.cells import Cell, Member
 from experiments.records import checkpoints, results
-from tests.experiments import in_process, tiny
+from tests.experiments import in_process, members as population, planned, tiny
 
 SEEDS = (3, 0, 11, 7)
 EPOCHS = 6
@@ -64,56 +63,51 @@ def make_cells(kind, *strengths, method="bean1", **changes):
   )
 
 
-def members(planned):
-  return [Member(cell, seed) for cell in planned for seed in SEEDS]
+def members(chosen):
+  return [Member(cell, seed) for cell in chosen for seed in SEEDS]
 
 
-def make_protocol(kind, **other):
+def make_store(folder, kind, chosen=(), *, networks_=False, **changes):
   size, width = KINDS[kind][2]
-  return cells.Protocol(
-    networks.Spec(kind), SEEDS, batch_size=size, members_per_chunk=width
-  )._replace(**other)
-
-
-def make_store(folder, kind, planned, *, networks_=False, seconds=0.0, **other):
-  config = cells.Config(
-    experiment="test",
-    dataset="digits",
-    data_dir=None,
-    output_dir=folder,
-    resume=True,
-    protocol=make_protocol(kind, **other),
-    cells=tuple(planned),
-    checkpoint_dir=folder if networks_ else None,
-    checkpoint_seconds=seconds,
-  )
+  usual = {"network": networks.Spec(kind), "seeds": SEEDS, "batch_size": size}
+  usual |= {"members_per_chunk": width, "checkpoint_seconds": 0.0}
+  usual |= {"checkpoint_dir": folder if networks_ else None}
+  config = planned.make_config(folder, chosen, **{**usual, **changes})
   return stores.Store(config, ENVIRONMENT)
 
 
-def run(folder, kind, planned=None, *, tick=lambda *_: None, **other):
+def make_protocol(kind, **changes):
+  return make_store("", kind, **changes).config.protocol
+
+
+def run(
+  folder,
+  kind,
+  chosen=None,
+  *,
+  tick=lambda *_: None,
+  done=(),
+  share=(0, 1),
+  **other,
+):
   """Trains cells, going on from what the folder holds; outcomes by cell."""
-  planned = make_cells(kind) if planned is None else planned
-  options = {
-    name: other.pop(name) for name in ("done", "share") if name in other
-  }
-  store = make_store(folder, kind, planned, **other)
-  return dict(simulations.run(planned, FEW, store, tick=tick, **options))
+  chosen = make_cells(kind) if chosen is None else chosen
+  store = make_store(folder, kind, chosen, **other)
+  options = {"tick": tick, "done": done, "share": share}
+  return dict(simulations.run(chosen, FEW, store, **options))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
   """Runs to their end, with their networks: folder, outcomes and ticks."""
 
-  class Runs(dict):
-    def __missing__(self, kind):
-      folder, ticks = tmp_path_factory.mktemp(kind), []
-      outcomes = run(
-        folder, kind, networks_=True, tick=lambda *tick: ticks.append(tick)
-      )
-      self[kind] = folder, outcomes, ticks
-      return self[kind]
+  @functools.cache
+  def finished(kind):
+    folder, ticks = tmp_path_factory.mktemp(kind), []
+    options = {"networks_": True, "tick": lambda *tick: ticks.append(tick)}
+    return folder, run(folder, kind, **options), ticks
 
-  return Runs()
+  return finished
 
 
 def assert_same(actual, expected):
@@ -129,15 +123,12 @@ def assert_same(actual, expected):
 
 @BOTH
 def test_cells_come_in_order_with_all_metrics(kind, finished):
-  _, outcomes, _ = finished[kind]
+  _, outcomes, _ = finished(kind)
   assert list(outcomes) == list(make_cells(kind))
   for outcome in outcomes.values():
     values = outcome.metrics
-    curves = {
-      "objective_curve",
-      "train_loss_curve",
-      "validation_accuracy_curve",
-    }
+    reported = ("objective", "train_loss", "validation_accuracy")
+    curves = {f"{name}_curve" for name in reported}
     assert values.keys() == curves | {
       *("test_accuracy", "test_accuracy_last", "validation_accuracy"),
       *("validation_accuracy_last", "best_epoch", "best_correct"),
@@ -148,11 +139,8 @@ def test_cells_come_in_order_with_all_metrics(kind, finished):
       assert np.all(np.isfinite(array))
     assert outcome.seconds > 0
     assert outcome.members_per_chunk == KINDS[kind][2][1]
-    for name, expected in (
-      ("epochs", 6),
-      ("converged", 0),
-      ("failed_step", -1),
-    ):
+    constants = {"epochs": 6, "converged": 0, "failed_step": -1}
+    for name, expected in constants.items():
       np.testing.assert_array_equal(values[name], expected)
     curve = values["validation_accuracy_curve"]
     for name, expected in (
@@ -167,7 +155,7 @@ def test_cells_come_in_order_with_all_metrics(kind, finished):
 
 @BOTH
 def test_ticks_add_up_to_the_cost(kind, finished):
-  _, outcomes, ticks = finished[kind]
+  _, outcomes, ticks = finished(kind)
   work = collections.Counter()
   for member, done, accuracy in ticks:
     work[member] += done
@@ -179,22 +167,18 @@ def test_ticks_add_up_to_the_cost(kind, finished):
 @BOTH
 def test_a_member_is_its_seed_trained_alone(kind, finished):
   """Draw, initial parameters, order and test, all from the seed."""
-  _, outcomes, _ = finished[kind]
+  _, outcomes, _ = finished(kind)
   cell, place = make_cells(kind)[1], 2
   group = groups.make([cell], FEW, make_protocol(kind))
-  learner, stream = group.learner, group.stream
-  keys = jax.random.key(SEEDS[place])[None]
-  hparams = Hparams(jnp.array([LEARNING_RATE]), jnp.array([cell.strength]))
-  raw = stream.load(FEW, [SEEDS[place]])
-  prepare = jax.vmap(learner.prepare) if kind == "few_shot" else learner.prepare
-  carry, curves = jax.jit(program.make_run(learner, stream, EPOCHS))(
-    program.make_init(learner, stream)(keys, hparams, raw),
-    0,
-    keys,
-    hparams,
-    np.ones(1, bool),
-    prepare(jax.tree.map(jnp.asarray, raw)),
+  # Twice, as there are two devices.
+  seeds = [SEEDS[place]] * 2
+  numbers = jnp.array([LEARNING_RATE] * 2), jnp.array([cell.strength] * 2)
+  (_, carry), curves = population.train(
+    *(group.learner, group.stream, group.stream.load(FEW, seeds)),
     Samples(*FEW.validation),
+    seeds=seeds,
+    hparams=Hparams(*numbers),
+    laps=(EPOCHS,),
   )
   values = {name: v[place] for name, v in outcomes[cell].metrics.items()}
   for name in ("objective", "train_loss"):
@@ -214,7 +198,7 @@ def test_a_member_is_its_seed_trained_alone(kind, finished):
 
 @BOTH
 def test_networks_that_are_kept_are_those_that_were_tested(kind, finished):
-  folder, outcomes, _ = finished[kind]
+  folder, outcomes, _ = finished(kind)
   store = make_store(folder, kind, outcomes, networks_=True)
   differ = []
   for place, member in enumerate(members(outcomes)):
@@ -261,7 +245,7 @@ def stop_after(number):
 @BOTH
 @pytest.mark.parametrize("moments", ((1,), (7, 2), (11, 1), None))
 def test_killed_and_resumed(moments, kind, finished, tmp_path):
-  folder, outcomes, _ = finished[kind]
+  folder, outcomes, _ = finished(kind)
   for moment in moments or (1 + KINDS[kind][2][1] * 2,):
     with pytest.raises(Killed):
       run(tmp_path, kind, networks_=True, tick=kill_at(moment))
@@ -276,9 +260,9 @@ def test_killed_and_resumed(moments, kind, finished, tmp_path):
 @BOTH
 def test_stopped_between_calls(kind, finished, tmp_path, monkeypatch):
   """Although no checkpoint is due, nothing is lost; nor are networks wanted."""
-  _, expected, _ = finished[kind]
-  planned = make_cells(kind)
-  store = make_store(tmp_path, kind, planned, seconds=1000.0)
+  _, expected, _ = finished(kind)
+  chosen = make_cells(kind)
+  store = make_store(tmp_path, kind, chosen, checkpoint_seconds=1000.0)
   outcomes, stops, before = {}, 0, 0.0
   while len(outcomes) < 2:
     work = []
@@ -286,7 +270,7 @@ def test_stopped_between_calls(kind, finished, tmp_path, monkeypatch):
     monkeypatch.setattr(interruption, "stop_requested", stop)
     try:
       for cell, outcome in simulations.run(
-        planned,
+        chosen,
         FEW,
         store,
         done=frozenset(outcomes),
@@ -311,7 +295,7 @@ def test_checkpoints_are_written_from_time_to_time(kind, tmp_path):
     # In the second call of the first chunk.
     moment = expected + 1 if expected else 6
     with pytest.raises(Killed):
-      run(tmp_path, kind, tick=kill_at(moment), seconds=seconds)
+      run(tmp_path, kind, tick=kill_at(moment), checkpoint_seconds=seconds)
     assert len(list(tmp_path.rglob("*.npz"))) == expected
   store = make_store(tmp_path, kind, make_cells(kind))
   member = Member(make_cells(kind)[0], SEEDS[0])
@@ -325,7 +309,7 @@ def test_what_is_missing_gives_the_bits_of_a_whole_run(
   kind, finished, tmp_path
 ):
   """Chunks keep their width, though there are fewer members to fill them."""
-  _, expected, _ = finished[kind]
+  _, expected, _ = finished(kind)
   first, second = make_cells(kind)
   assert_same(run(tmp_path, kind, done={first}), {second: expected[second]})
 
@@ -335,7 +319,7 @@ def test_what_is_missing_gives_the_bits_of_a_whole_run(
 def test_width_of_chunks_does_not_change_the_numbers(
   width, kind, finished, tmp_path
 ):
-  _, expected, _ = finished[kind]
+  _, expected, _ = finished(kind)
   outcomes = run(tmp_path, kind, members_per_chunk=width)
   for cell, outcome in outcomes.items():
     # On every device; a last chunk runs the program of the others.
@@ -375,14 +359,14 @@ def test_first_process_waits_until_it_is_stopped(kind, tmp_path, monkeypatch):
 
 
 def test_converged_members_wait_for_the_others(finished, tmp_path):
-  _, whole, _ = finished["whole"]
-  planned = make_cells("whole", stream=Whole(patience=1, tolerance=0.12))
+  _, whole, _ = finished("whole")
+  chosen = make_cells("whole", stream=Whole(patience=1, tolerance=0.12))
   work, epochs = collections.Counter(), []
 
   def tick(member, done, _):
     work[member] += done
 
-  for cell, outcome in run(tmp_path, "whole", planned, tick=tick).items():
+  for cell, outcome in run(tmp_path, "whole", chosen, tick=tick).items():
     values = outcome.metrics
     expected = whole[cell._replace(stream=KINDS["whole"][0])].metrics
     for member, number in enumerate(values["epochs"]):
@@ -400,13 +384,13 @@ def test_converged_members_wait_for_the_others(finished, tmp_path):
     epochs += list(values["epochs"])
   # Otherwise the test would say nothing.
   assert 1 < min(epochs) < max(epochs)
-  cost = cells.cost(planned[0], FEW, make_protocol("whole"))
+  cost = cells.cost(chosen[0], FEW, make_protocol("whole"))
   assert [*work.values()] == pytest.approx([cost] * 8)
 
 
 @BOTH
 def test_failed_members_are_left_out_and_harm_nobody(kind, finished, tmp_path):
-  _, expected, _ = finished[kind]
+  _, expected, _ = finished(kind)
   healthy, failing = make_cells(kind, 1.0, 1e38)
   outcomes = run(tmp_path, kind, [healthy, failing], networks_=True)
   assert_same({healthy: outcomes[healthy]}, {healthy: expected[healthy]})
@@ -419,6 +403,31 @@ def test_failed_members_are_left_out_and_harm_nobody(kind, finished, tmp_path):
   path = stores.path(store, Member(failing, SEEDS[0]), 1)
   for leaf in jax.tree.leaves(checkpoints.load(path).last):
     assert np.all(np.isfinite(leaf))
+
+
+# At the first float32 overflows, at the second it does not.
+@pytest.mark.slow
+@BOTH
+@pytest.mark.parametrize("method", ("bean1", "bean2", "l1", "group_lasso"))
+def test_overflow_disturbs_no_other_of_its_chunk(kind, method, tmp_path):
+  """Beside strengths 1 and 10, all twelve members at once on two devices."""
+
+  def train(strength):
+    chosen = make_cells(kind, 1.0, strength, 10.0, method=method)
+    outcomes = run(tmp_path / f"{strength}", kind, chosen, members_per_chunk=6)
+    return [outcomes[cell].metrics for cell in chosen]
+
+  healthy = train(5.0)
+  for metrics in healthy:
+    np.testing.assert_array_equal(metrics["failed_step"], -1)
+  for strength, fails in ((1e38, True), (1e20, False)):
+    before, failing, after = train(strength)
+    assert np.all((failing["failed_step"] >= 0) == fails)
+    assert np.any(failing["train_loss_curve"] != healthy[1]["train_loss_curve"])
+    for metrics, expected in ((before, healthy[0]), (after, healthy[2])):
+      assert metrics.keys() == expected.keys()
+      for name, values in expected.items():
+        np.testing.assert_array_equal(metrics[name], values, name)
 
 
 def test_cost_counts_validations():
@@ -435,10 +444,10 @@ def test_cost_counts_validations():
 
 
 def test_number_of_laps_that_has_no_small_divisor(tmp_path):
-  planned = make_cells("few_shot", 1.0, epochs=7)
+  chosen = make_cells("few_shot", 1.0, epochs=7)
   ticks = []
   (outcome,) = run(
-    tmp_path, "few_shot", planned, tick=lambda *tick: ticks.append(tick)
+    tmp_path, "few_shot", chosen, tick=lambda *tick: ticks.append(tick)
   ).values()
   assert outcome.metrics["train_loss_curve"].shape == (4, 7)
   assert len(ticks) == 7 * 4
@@ -465,8 +474,8 @@ def test_methods_of_their_own_pace_go_on_to_the_bit(
     monkeypatch.setattr(networks, "make", lambda *_, **__: small)
   else:
     monkeypatch.setattr(networks, "make", lambda *_, **__: tiny.NETWORK)
-  planned = make_cells("few_shot", 0.02, method=method)
-  go = functools.partial(run, kind="few_shot", planned=planned, options=OPTIONS)
+  chosen = make_cells("few_shot", 0.02, method=method)
+  go = functools.partial(run, kind="few_shot", chosen=chosen, options=OPTIONS)
   whole = go(tmp_path / "whole")
   with pytest.raises(Killed):
     go(tmp_path / "killed", tick=kill_at(3))
@@ -495,13 +504,19 @@ class TestStore:
     (("versions", {"jax": "0.0"}), ("device", {"kind": "x"}), ("git", None)),
   )
   def test_what_was_made_otherwise_is_kept_apart(
-    self, field, value, store, capsys
+    self, field, value, store, tmp_path, capsys
   ):
     other = store._replace(environment={**ENVIRONMENT, "git": {}, field: value})
     store = store._replace(environment={**ENVIRONMENT, "git": {}})
     before = stores.folder(store, self.CELL, 2)
     changed = stores.folder(other, self.CELL, 2)
     assert len({before, changed, stores.folder(store, self.CELL, 3)}) == 3
+    # Neither the number of devices matters nor who else is trained.
+    device = {**ENVIRONMENT["device"], "count": 99}
+    environment = {**store.environment, "device": device}
+    others = make_store(tmp_path, "few_shot", seeds=(5,))
+    others = others._replace(environment=environment)
+    assert stores.folder(others, self.CELL, 2) == before
     changed.mkdir(parents=True)
     stores.prepare(store, self.CELL, 2)
     assert f"warning: {changed}: members of another version" in (
@@ -511,12 +526,6 @@ class TestStore:
     # Of a cell whose name begins alike.
     stores.prepare(store, self.CELL._replace(strength=10.0), 2)
     assert capsys.readouterr().err == ""
-
-  def test_number_of_devices_does_not_matter(self, store):
-    device = {**ENVIRONMENT["device"], "count": 99}
-    other = store._replace(environment={**ENVIRONMENT, "device": device})
-    folders = [stores.folder(s, self.CELL, 2) for s in (store, other)]
-    assert folders[0] == folders[1]
 
   def test_discard(self, store, tmp_path):
     other = self.CELL._replace(strength=10.0)

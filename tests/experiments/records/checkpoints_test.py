@@ -106,9 +106,9 @@ def test_numpy_alone_can_read_it(path):
 def test_altered_and_truncated_files_are_refused(path):
   content = path.read_bytes()
   size = len(content)
-  bad = [content[:length] for length in (*range(0, size, 97), size - 1)]
+  bad = [content[:length] for length in (*range(0, size, 499), size - 1)]
   bad.append(content + b"\n")
-  for place in (*range(0, size - 100, 3), *range(size - 100, size)):
+  for place in (*range(0, size - 100, 41), *range(size - 100, size)):
     altered = bytearray(content)
     altered[place] ^= 1 << place % 8
     bad.append(altered)
@@ -188,32 +188,29 @@ def test_files_that_cannot_be_read_are_one_line(tmp_path):
 
 FLOAT = np.dtype(np.float32)
 KERNEL = {"kernel": jax.ShapeDtypeStruct((3, 2), FLOAT)}
+BIAS, PAIR = {"bias": np.zeros(3, FLOAT)}, np.zeros(2, FLOAT)
 
 
 @pytest.mark.parametrize(
-  "changes,message",
+  "part,other,message",
   (
-    ({"batch_stats": {}}, "batch_stats/norm/mean to be absent, got float32"),
+    ("batch_stats", {}, "batch_stats/norm/mean to be absent, got float32"),
     (
-      {"params": {"fc1": KERNEL, "fc2": {"bias": np.zeros(3, FLOAT)}}},
+      *("params", {"fc1": KERNEL, "fc2": BIAS}),
       "params/fc2/bias to be float32 [3], got float32 [2]",
     ),
     (
-      {"batch_stats": {"norm": {"mean": np.zeros(2)}}},
+      *("batch_stats", {"norm": {"mean": np.zeros(2)}}),
       "float64 [2], got float32 [2]",
     ),
     (
-      {
-        "batch_stats": {
-          "norm": dict.fromkeys(("mean", "var"), np.zeros(2, FLOAT))
-        }
-      },
+      *("batch_stats", {"norm": {"mean": PAIR, "var": PAIR}}),
       "norm/var to be float32 [2], got none: of another network",
     ),
   ),
 )
-def test_arrays_of_another_network_are_refused(changes, message, path):
-  template = make_variables(0)._replace(**changes)
+def test_arrays_of_another_network_are_refused(part, other, message, path):
+  template = make_variables(0)._replace(**{part: other})
 
   def restore(path):
     checkpoints.restore(path, checkpoints.load(path).last, template)

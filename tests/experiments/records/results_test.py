@@ -182,18 +182,15 @@ def test_finds_what_the_same_configuration_made_or_makes_it(path):
   "changes,config,reason",
   (
     (
-      {"versions": {"jax": "0.10.1", "bean_jax": "0.0.1"}},
-      {},
+      *({"versions": {"jax": "0.10.1", "bean_jax": "0.0.1"}}, {}),
       f"made by bean_jax 0.0.1, this is {bean_jax.__version__}",
     ),
     (
-      {"settings": {"jax_default_prng_impl": "rbg"}},
-      {},
+      *({"settings": {"jax_default_prng_impl": "rbg"}}, {}),
       "made with jax_default_prng_impl=rbg, this is threefry2x32",
     ),
     (
-      {},
-      {"alpha": 1.0, "shots": 1},
+      *({}, {"alpha": 1.0, "shots": 1}),
       "made with another configuration (alpha: expected 1.0, got 0.1;"
       " shots: expected 1, got nothing)",
     ),

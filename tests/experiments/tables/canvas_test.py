@@ -1,7 +1,6 @@
 """Tests of experiments.tables.canvas."""
 
 import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -12,8 +11,8 @@ import pytest
 
 from experiments.records import results
 from experiments.tables import canvas, figures, stats
+from tests.experiments import in_process
 
-_ROOT = pathlib.Path(__file__).parents[3]
 SERIES = [("BEAN-1", [1, 5], [stats.Interval(0.5, 0.4, 0.6)] * 2)]
 
 
@@ -63,7 +62,7 @@ def test_backend_of_a_notebook(backend, expected):
   )
   process = subprocess.run(
     [sys.executable, "-c", program],
-    cwd=_ROOT,
+    cwd=in_process.ROOT,
     env=os.environ | {"MPLBACKEND": backend, "DISPLAY": ""},
     capture_output=True,
     text=True,
@@ -75,9 +74,9 @@ def test_backend_of_a_notebook(backend, expected):
 
 def test_all_take_matplotlib_from_here():
   importing = {
-    path.relative_to(_ROOT).as_posix()
+    path.relative_to(in_process.ROOT).as_posix()
     for folder in ("experiments", "benchmarks")
-    for path in (_ROOT / folder).rglob("*.py")
+    for path in (in_process.ROOT / folder).rglob("*.py")
     if re.search(r"^ *(import|from) matplotlib", path.read_text(), re.MULTILINE)
   }
   assert importing == {"experiments/tables/canvas.py"}

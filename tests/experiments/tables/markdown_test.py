@@ -23,9 +23,6 @@ def test_cells_survive_rendering():
   assert "<th>gain over vanilla</th>" in html
   assert "<td>BEAN-1, A random</td>" in html
   assert markdown.table(["a"], []) == "| a |\n| - |"
-
-
-def test_rows_of_other_lengths_are_refused():
   with pytest.raises(ValueError, match="zip"):
     markdown.table(["a", "b"], [["1"]])
 
