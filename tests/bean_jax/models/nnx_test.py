@@ -416,23 +416,6 @@ def test_model_is_left_as_it_was():
   assert_equal(nnx.state(model), state)
 
 
-def test_transformations_of_jax_with_the_model_merged_inside():
-  graph, state = nnx.split(Lifted(_call))
-
-  def loss_fn(state, inputs):
-    return loss_of(nnx.merge(graph, state)(inputs))
-
-  def penalties(state):
-    return bean_jax.penalties(loss_fn)(state, INPUTS)[1]
-
-  members = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), state)
-  of_all = jax.jit(jax.vmap(penalties))(members)
-  assert set(of_all) == {"lifted/fc/kernel", "last/kernel"}
-  for index in range(2):
-    one = jax.jit(penalties)(by_hand.at(members, index))
-    assert_close(by_hand.at(of_all, index), one)
-
-
 def test_several_modules_among_the_arguments():
   def loss_fn(models, teacher, inputs):
     hidden = jnp.tanh(models["body"](inputs))
@@ -520,11 +503,3 @@ def test_what_cannot_be_had_is_named(lift, reason):
   output, activations, _ = bean_jax.capture(model, layers="!lifted/*")(INPUTS)
   np.testing.assert_array_equal(output, expected)
   assert list(activations) == ["last/kernel"]
-
-
-def test_model_from_outside_of_the_trace():
-  model = Lifted(_call)
-  with pytest.raises(ValueError, match="not closed over"):
-    bean_jax.regularize(lambda inputs: loss_of(model(inputs)), alpha=1.0)(
-      INPUTS
-    )
