@@ -64,14 +64,10 @@ class Shared(nn.Module):
     return self.fc(jnp.tanh(self.fc(inputs)))
 
 
-LIFTS = {"remat": nn.remat, "jit": nn.jit}
-PLAIN = {"vmap": jax.vmap, "checkpoint": jax.checkpoint, "jax.jit": jax.jit}
-
-
 class Methods(nn.Module):
-  """Two layers called by a function, which `kind` of transformation lifts."""
+  """Two layers called by a method, which `lift` transforms."""
 
-  kind: str = "none"
+  lift: Callable
 
   def setup(self):
     self.fc1 = DENSE(DIM)
@@ -81,15 +77,21 @@ class Methods(nn.Module):
     return self.fc2(jnp.tanh(self.fc1(inputs)))
 
   def __call__(self, inputs):
-    if self.is_initializing() or self.kind == "none":
+    if self.is_initializing():
       return self.both(inputs)
-    if self.kind in LIFTS:
-      return LIFTS[self.kind](Methods.both)(self, inputs)
-    if self.kind in PLAIN:
-      return PLAIN[self.kind](self.both)(inputs)
-    return nn.value_and_grad(
-      lambda module, inputs: jnp.sum(module.both(inputs) ** 2), self, inputs
-    )
+    return self.lift(self, inputs)
+
+
+METHODS = {
+  "remat": nn.remat(Methods.both),
+  "jit": nn.jit(Methods.both),
+  "vmap": lambda module, inputs: jax.vmap(module.both)(inputs),
+  "checkpoint": lambda module, inputs: jax.checkpoint(module.both)(inputs),
+  "jax.jit": lambda module, inputs: jax.jit(module.both)(inputs),
+  "grad": lambda module, inputs: nn.value_and_grad(
+    lambda module, inputs: jnp.sum(module.both(inputs) ** 2), module, inputs
+  ),
+}
 
 
 def _lift(transform, block, **options):
@@ -141,13 +143,13 @@ def test_lifted_blocks(name):
   _check(Lifted(lift), layers_of, INPUTS, raw=["first/fc/kernel"])
 
 
-@pytest.mark.parametrize("kind", (*LIFTS, *PLAIN, "grad"))
-def test_lifted_methods(kind):
+@pytest.mark.parametrize("name", METHODS)
+def test_lifted_methods(name):
   def layers_of(params, inputs):
     hidden = jnp.tanh(by_hand.dense(params["fc1"], inputs))
     return {"fc2/kernel": (hidden, params["fc2"]["kernel"])}
 
-  _check(Methods(kind), layers_of, INPUTS, raw=["fc1/kernel"])
+  _check(Methods(METHODS[name]), layers_of, INPUTS, raw=["fc1/kernel"])
 
 
 def _layers_of_shared(params, inputs):
@@ -560,7 +562,7 @@ def test_model_that_runs_another_and_reads_its_intermediates():
 
 
 def test_method_that_is_called_by_its_name():
-  model = Methods("grad")
+  model = Methods(METHODS["grad"])
   variables = model.init(jax.random.key(0), INPUTS)
   apply_fn = bean_jax.capture(functools.partial(model.apply, method="both"))
   _, activations, _ = apply_fn(variables, INPUTS)

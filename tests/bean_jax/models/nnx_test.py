@@ -211,22 +211,14 @@ def _check_after(layer, layers_of, inputs):
   _check_model(After(layer), of_model, inputs, raw=["before/kernel"])
 
 
-@pytest.mark.parametrize(
-  "in_features, out_features, axis",
-  ((4, (5, 3), -1), ((5, 4), 3, (-1, 1)), ((5, 4), (2, 3), (-2, -1))),
-  ids=("features", "unordered_axes", "axes"),
-)
-def test_layers_of_several_axes(in_features, out_features, axis):
-  layer = nnx.LinearGeneral(
-    in_features, out_features, axis=axis, rngs=nnx.Rngs(0)
-  )
-  size = DIM if axis == -1 else 5 * DIM
-  _check_after(
-    layer,
+def _general(in_features, out_features, axis):
+  """Returns a layer of several axes, and the same by hand."""
+  size = int(np.prod(in_features))
+  return (
+    functools.partial(nnx.LinearGeneral, in_features, out_features, axis=axis),
     lambda params, inputs: {
       "kernel": (inputs.reshape(-1, size), params["kernel"].reshape(size, -1))
     },
-    TOKENS,
   )
 
 
@@ -241,6 +233,9 @@ def _layers_of_adaptation(params, inputs):
 
 # Each makes a layer for random numbers; beside it stands the same by hand.
 LAYERS = {
+  "features": _general(DIM, (5, 3), -1),
+  "unordered axes": _general((5, DIM), 3, (-1, 1)),
+  "axes": _general((5, DIM), (2, 3), (-2, -1)),
   "batch axis": (
     functools.partial(nnx.LinearGeneral, DIM, 3, batch_axis={0: 2}),
     lambda params, inputs: {
