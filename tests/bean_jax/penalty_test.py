@@ -16,6 +16,7 @@ from tests.bean_jax.layers import (
   OPTIONS,
   ORDERS,
   assert_equals_oracle,
+  assert_leaves_close,
   draw_layer,
   jitted_gradients,
   jitted_penalty,
@@ -224,9 +225,7 @@ def test_neurons_that_tie_equal_oracle_in_any_order(shape, options):
     (direction[0][:, neurons], direction[1][neurons]),
   )
   expected = by_activations[:, neurons], by_kernel[neurons]
-  for one, other in zip(permuted, expected, strict=True):
-    largest = np.max(np.abs(other))
-    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * largest)
+  assert_leaves_close(permuted, expected)
 
 
 @each_option
