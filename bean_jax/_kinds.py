@@ -198,11 +198,13 @@ def made(
   is_mixed = any(kind.is_mixed and kind.parameter for kind in operands)
   others = [i for i in activity if not operands[i].is_slope]
   if others and repeated != frozenset():
+    # The axes that the parameter itself has: a kernel has two at least.
     own = set[int]()
     if repeated is not None:
       own = {i for i, size in enumerate(shape) if size != 1} - repeated
     if len(own) < 2 or name not in _SUMS | _PRODUCTS:
       return joined(operands, **known)
+    # What repeats along one of them scales the kernel's rows or columns.
     is_mixed |= name in _SUMS or not all(
       own.intersection(spread[i] or ()) for i in others
     )

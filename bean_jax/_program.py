@@ -75,14 +75,24 @@ class Product(NamedTuple):
 
 
 class _Context(NamedTuple):
-  """Where an equation stands."""
+  """Where an equation stands.
+
+  Attributes:
+    place: Its own.
+    scans: Those that it is within, and their lengths.
+    trouble: Why no operands can be had there; "" if they can.
+    is_derivative: Whether it is part of a backward pass.
+    is_inside: Whether it is part of what is differentiated.
+    is_forward: Whether that is differentiated in forward mode.
+    beside: The equations before it and after it.
+  """
 
   place: Place = ()
   scans: tuple[tuple[Place, int], ...] = ()
   trouble: str = ""
   is_derivative: bool = False
-  is_inside: bool = False  # Of what is differentiated,
-  is_forward: bool = False  # in forward mode.
+  is_inside: bool = False
+  is_forward: bool = False
   beside: tuple[core.JaxprEqn | None, core.JaxprEqn | None] = (None, None)
 
 
@@ -339,9 +349,10 @@ class Program:
       summed, batch = ((axes.lhs_spec[1],), (axes.rhs_spec[1],)), ((), ())
     else:
       summed, batch = ((pair[1 - kernel], pair[kernel]) for pair in axes)
-    # A kernel that samples change meets each sample's inputs.
-    meets_own = not inputs.is_mixed and (kind.repeated or {-1}) <= set(batch[1])
-    if kind.is_mixed and not (convolution or meets_own):
+    # A kernel that samples change repeats along them, and meets their inputs.
+    is_by_sample = kind.repeated and kind.repeated <= set(batch[1])
+    may_be_none = inputs.is_mixed or not is_by_sample
+    if kind.is_mixed and may_be_none and not convolution:
       return result
     if context.is_derivative or _is_tangent(eqn, kernel, context):
       self._derivatives[context.place] = kind.number

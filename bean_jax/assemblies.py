@@ -53,16 +53,15 @@ def class_profiles(
   """
   name = "class_profiles"
   activations = _checks.activation_rows(activations, name=name)
-  *batch_shape, num_neurons = activations.shape
+  shape = activations.shape[:-1]
   labels = _checks.integers(f"{name}: labels", labels)
-  shape = tuple(batch_shape)
   _checks.same_shape(f"{name}: labels", labels, shape, (math.prod(shape),))
   labels = labels.reshape(-1)
   if labels.size == 0:
     raise ValueError(f"{name}: expected at least one sample, got none")
   if not isinstance(labels, jax.core.Tracer):
     _check_classes(labels, num_classes, name)
-  rows = activations.reshape(-1, num_neurons)
+  rows = activations.reshape(-1, activations.shape[-1])
   one_hot = jax.nn.one_hot(labels, num_classes, dtype=rows.dtype)
   counts = jnp.maximum(jnp.sum(one_hot, axis=0), 1)
   # Relative to the first sample, so that what is constant stays so.
@@ -276,9 +275,8 @@ def cohesion(
     >>> print(within, between)
     2.0 0.5
   """
-  matrix, members = _pairs(matrix, assemblies, "cohesion")
-  same, different = _relations(members, matrix.dtype)
-  same = jnp.where(jnp.eye(len(members), dtype=bool), 0, same)
+  matrix, same, different = _pairs(matrix, assemblies, "cohesion")
+  same = jnp.where(jnp.eye(len(matrix), dtype=bool), 0, same)
   within, between = (
     correlation.ratio(jnp.sum(weights * matrix), jnp.sum(weights))
     for weights in (same, different)
@@ -315,9 +313,8 @@ def modularity(matrix: ArrayLike, assemblies: ArrayLike) -> jax.Array:
     Newman, `Analysis of weighted networks
     <https://doi.org/10.1103/PhysRevE.70.056131>`_, 2004.
   """
-  matrix, members = _pairs(matrix, assemblies, "modularity")
-  same, different = _relations(members, matrix.dtype)
-  alone = jnp.eye(len(members), dtype=bool)
+  matrix, same, different = _pairs(matrix, assemblies, "modularity")
+  alone = jnp.eye(len(matrix), dtype=bool)
   edges = jnp.where(alone, 0, matrix * (same + different))
   degrees = jnp.sum(edges, axis=1)
   total = jnp.sum(degrees)
@@ -367,9 +364,8 @@ def proximity(strength: ArrayLike, *, paths: bool = False) -> jax.Array:
   shared = jnp.where(jnp.eye(len(shared), dtype=bool), 0, shared)
   squares = strength**2
   returning = jnp.sum(squares, axis=1, keepdims=True) - squares
-  return jnp.maximum(
-    correlation.matmul(strength, shared) - strength * returning, 0
-  )
+  every = correlation.matmul(strength, shared)
+  return jnp.maximum(every - strength * returning, 0)
 
 
 def clustering_coefficient(strength: ArrayLike) -> jax.Array:
@@ -537,11 +533,7 @@ def rescale_units(
   shift = jnp.asarray(bias, incoming.dtype)
   for what, array in (("scales", factors), ("bias", shift)):
     _checks.same_shape(f"{name}: {what}", array, outgoing.shape[:1])
-  return (
-    incoming * factors[None],
-    shift * factors,
-    outgoing / factors[:, None],
-  )
+  return incoming * factors[None], shift * factors, outgoing / factors[:, None]
 
 
 def _profiles(value: ArrayLike, name: str) -> jax.Array:
@@ -556,12 +548,12 @@ def _profiles(value: ArrayLike, name: str) -> jax.Array:
 
 def _pairs(
   matrix: ArrayLike, assemblies: ArrayLike, name: str
-) -> tuple[jax.Array, jax.Array]:
-  """Returns a matrix [N, N] and the assemblies [N] of its neurons."""
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Returns a matrix [N, N], the pairs within assemblies, and those between."""
   square = _checks.kernel_matrix(matrix, name=name)
   members = _checks.integer_vector(f"{name}: assemblies", assemblies)
   _checks.same_shape(f"{name}: matrix", square, (len(members), len(members)))
-  return square, members
+  return square, *_relations(members, square.dtype)
 
 
 def _relations(

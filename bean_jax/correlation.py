@@ -113,14 +113,13 @@ def neuron_correlation(
     2021: Eq. 5 (order 1) and Eq. 7 (order 2).
   """
   order = _checks.order_of_correlation(order)
-  gamma = _checks.nonnegative_scalar("gamma", gamma)
   kernel = _checks.kernel_matrix(kernel, name="neuron_correlation")
 
   def of_arrays(kernel: jax.Array, gamma: jax.Array) -> jax.Array:
     strength = relative_strength(kernel, gamma)
     return rows_of_correlation(strength, strength, order)
 
-  gamma = jnp.asarray(gamma, kernel.dtype)
+  gamma = jnp.asarray(_checks.nonnegative_scalar("gamma", gamma), kernel.dtype)
   return _sharding.with_automatic_axes(of_arrays, kernel, gamma)
 
 

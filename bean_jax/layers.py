@@ -18,19 +18,18 @@ class FoundLayers(tuple[Layer, ...]):
 
   def __str__(self) -> str:
     """Returns a line a layer: path, N, M, calls, and why it is left out."""
-    rows = [("path", "N", "M", "calls", "")]
-    for *columns, why in self:
-      text = f"left out: {why}" if why else ""
-      known = ("?" if column is None else str(column) for column in columns)
-      rows.append((*known, text))  # type: ignore[arg-type]
-    path, *widths = (
-      max(map(len, column)) for column in zip(*rows, strict=True)
-    )
-    return "\n".join(
-      f"{row[0]:{path}}  {row[1]:>{widths[0]}}  {row[2]:>{widths[1]}}  "
-      f"{row[3]:>{widths[2]}}  {row[4]}".rstrip()
-      for row in rows
-    )
+    rows: list[tuple[str, ...]] = [("path", "N", "M", "calls", "")]
+    for path, *numbers, why in self:
+      known = ["?" if number is None else str(number) for number in numbers]
+      rows.append((path, *known, f"left out: {why}" if why else ""))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+      "  ".join(
+        [path.ljust(widths[0]), *map(str.rjust, numbers, widths[1:]), why]
+      )
+      for path, *numbers, why in rows
+    ]
+    return "\n".join(map(str.rstrip, lines))
 
 
 def find_layers(

@@ -67,14 +67,8 @@ def layer_penalty(
     Gao, Ascoli and Zhao, `BEAN <https://doi.org/10.3389/fnbot.2021.567482>`_,
     2021: Eq. 1, with A of Eq. 5 (order 1) or Eq. 7 (order 2).
   """
-  return _checked_penalty(
-    activations,
-    kernel,
-    where,
-    order=_checks.order_of_correlation(order),
-    gamma=_checks.nonnegative_scalar("gamma", gamma),
-    distance=_checks.known_distance(distance),
-    name="layer_penalty",
+  return _named_penalty(
+    "layer_penalty", activations, kernel, where, order, gamma, distance
   )
 
 
@@ -123,9 +117,6 @@ def bean_penalty(
     Gao, Ascoli and Zhao, `BEAN <https://doi.org/10.3389/fnbot.2021.567482>`_,
     2021: Section 2.1, the second term of L = L_DNN + alpha L_c.
   """
-  order = _checks.order_of_correlation(order)
-  gamma = _checks.nonnegative_scalar("gamma", gamma)
-  distance = _checks.known_distance(distance)
   _checks.same_structure(activations, kernels, names=("activations", "kernels"))
   layers = jax.tree.leaves_with_path(activations)
   if not layers:
@@ -143,15 +134,7 @@ def bean_penalty(
   ):
     name = f"layer {jax.tree_util.keystr(path)}"
     weight = _checks.nonnegative_scalar(f"{name}: alpha", strength)
-    term = _checked_penalty(
-      hidden,
-      kernel,
-      where,
-      order=order,
-      gamma=gamma,
-      distance=distance,
-      name=name,
-    )
+    term = _named_penalty(name, hidden, kernel, where, order, gamma, distance)
     weights.append(weight)
     # A known 0 switches the layer off even where its penalty overflows.
     terms.append(jnp.zeros_like(term) if is_off(weight) else term)
@@ -172,24 +155,25 @@ def weighted_sum(
   return jnp.sum(jnp.asarray(weights, dtype) * values)
 
 
-def _checked_penalty(
+def _named_penalty(
+  name: str,
   activations: ArrayLike,
   kernel: ArrayLike,
   where: ArrayLike | None,
-  *,
   order: int,
   gamma: ArrayLike,
   distance: str,
-  name: str,
 ) -> jax.Array:
-  """Computes `layer_penalty` for checked options; errors name the layer."""
+  """Computes `layer_penalty`; errors of arrays name the layer."""
+  order = _checks.order_of_correlation(order)
+  gamma = jnp.asarray(_checks.nonnegative_scalar("gamma", gamma))
+  distance = _checks.known_distance(distance)
   hidden = _checks.activation_rows(activations, name=name)
   kernel = _checks.kernel_matrix(kernel, name=name)
   _checks.same_neurons(hidden, kernel, name=name)
   mask = _checks.sample_mask(where, hidden.shape[:-1], name=name)
   fn = functools.partial(of_arrays, order=order, distance=distance)
-  arrays = hidden, kernel, jnp.asarray(gamma), mask
-  return _sharding.with_automatic_axes(fn, *arrays)
+  return _sharding.with_automatic_axes(fn, hidden, kernel, gamma, mask)
 
 
 # Layers of equal shapes are traced once: by itself, each took as long as a few

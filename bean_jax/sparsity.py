@@ -187,11 +187,8 @@ def magnitude_masks(
     masks = jnp.split(_kept(jnp.concatenate(sizes), fraction), ends)
   else:
     masks = [_kept(size, fraction) for size in sizes]
-  shaped = [
-    mask.reshape(jnp.shape(leaf))
-    for mask, leaf in zip(masks, leaves, strict=True)
-  ]
-  return jax.tree.unflatten(structure, shaped)
+  shapes = map(jnp.shape, leaves)
+  return jax.tree.unflatten(structure, map(jnp.reshape, masks, shapes))
 
 
 def unit_importance(activations: ArrayLike, kernel: ArrayLike) -> jax.Array:

@@ -9,7 +9,7 @@ the arrays lie.
 
 from flax import linen as nn
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import optax
 from sklearn import datasets
@@ -28,10 +28,9 @@ def loss_fn(params, images, labels):
 
 
 def train(loss_fn, params, images, labels, num_devices):
-  devices = jax.devices()[:num_devices]
-  mesh = jax.make_mesh(
-    (num_devices,), ("batch",), (AxisType.Auto,), devices=devices
-  )
+  mesh = Mesh(jax.devices()[:num_devices], "batch")
+  split = NamedSharding(mesh, PartitionSpec("batch"))
+  whole = NamedSharding(mesh, PartitionSpec())
 
   @jax.jit
   def train_step(params, opt_state, images, labels):
@@ -39,9 +38,6 @@ def train(loss_fn, params, images, labels, num_devices):
     updates, opt_state = tx.update(gradients, opt_state, params)
     return optax.apply_updates(params, updates), opt_state, loss
 
-  split, whole = (
-    NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("batch",), ())
-  )
   state = jax.device_put((params, tx.init(params)), whole)
   batch = jax.device_put((images, labels), split)
   for _ in range(60):

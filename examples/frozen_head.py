@@ -12,6 +12,7 @@ of the loss, and only the gradient of some is taken: so BEAN finds the layers.
 
 import functools
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,39 +21,25 @@ from sklearn import datasets
 
 import bean_jax
 
+
+class Net(nn.Module):
+  """A perceptron."""
+
+  @nn.compact
+  def __call__(self, images):
+    hidden = nn.relu(nn.Dense(64, name="fc1")(images))
+    hidden = nn.relu(nn.Dense(32, name="fc2")(hidden))
+    return nn.Dense(10, name="head")(hidden)
+
+
+model = Net()
 tx = optax.adam(3e-3)
 
 
-def init_layer(key, num_inputs, num_outputs):
-  draw = jax.random.normal(key, (num_inputs, num_outputs))
-  return {
-    "kernel": draw * np.sqrt(2 / num_inputs),
-    "bias": jnp.zeros(num_outputs),
-  }
-
-
-def init_params(key):
-  keys = jax.random.split(key, 3)
-  sizes = {"fc1": (64, 64), "fc2": (64, 32), "head": (32, 10)}
-  return {
-    name: init_layer(key, *size)
-    for (name, size), key in zip(sizes.items(), keys, strict=True)
-  }
-
-
-def dense(layer, inputs):
-  return inputs @ layer["kernel"] + layer["bias"]
-
-
-def encode(body, images):
-  return jax.nn.relu(
-    dense(body["fc2"], jax.nn.relu(dense(body["fc1"], images)))
-  )
-
-
 def loss_fn(params, images, labels):
-  logits = dense(params["head"], encode(params, images))
-  return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+  logits = model.apply({"params": params}, images)
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  return losses.mean(), jnp.mean(logits.argmax(axis=1) == labels)
 
 
 @functools.partial(jax.jit, static_argnames="num_steps")
@@ -61,7 +48,8 @@ def train(trained, frozen, images, labels, alpha, num_steps):
 
   def step(carry, _):
     trained, opt_state = carry
-    gradients = jax.grad(lambda t: fn({**t, **frozen}, images, labels))(trained)
+    grad_fn = jax.grad(lambda t: fn(t | frozen, images, labels), has_aux=True)
+    gradients, _ = grad_fn(trained)
     updates, opt_state = tx.update(gradients, opt_state)
     return (optax.apply_updates(trained, updates), opt_state), None
 
@@ -73,20 +61,18 @@ def main():
   images, labels = datasets.load_digits(return_X_y=True)
   images = np.float32(images / 16)
   sideways = images.reshape(-1, 8, 8).swapaxes(1, 2)[:, ::-1].reshape(-1, 64)
-  initial = init_params(jax.random.key(0))
+  initial = model.init(jax.random.key(0), images[:1])["params"]
   body = train(initial, {}, images[:900], labels[:900], 0.0, num_steps=300)
   head, new_head = {"head": body.pop("head")}, {"head": initial["head"]}
   ways = {"frozen head": (body, head), "frozen body": (new_head, body)}
+  penalties_fn = bean_jax.penalties(loss_fn, layers="head/kernel")
   for kind, (trained, frozen) in ways.items():
     for name, alpha in (("plain", 0.0), ("BEAN", 1.0)):
       few = sideways[900:950], labels[900:950]
       adapted = frozen | train(trained, frozen, *few, alpha, num_steps=200)
-      hidden = encode(adapted, sideways[950:])
-      logits = dense(adapted["head"], hidden)
-      accuracy = jnp.mean(jnp.argmax(logits, axis=1) == labels[950:])
-      penalty = bean_jax.layer_penalty(hidden, adapted["head"]["kernel"])
-      print(f"{kind}, {name}: test accuracy {accuracy:.1%}, ", end="")
-      print(f"penalty {penalty:.4f}")
+      result, penalties = penalties_fn(adapted, sideways[950:], labels[950:])
+      print(f"{kind}, {name}: test accuracy {result[1]:.1%}, ", end="")
+      print(f"penalty {penalties['head/kernel']:.4f}")
 
 
 if __name__ == "__main__":

@@ -17,9 +17,7 @@ from sklearn import datasets
 
 import bean_jax
 
-model = nn.Sequential(
-  [nn.Dense(64), nn.relu, nn.Dense(32), nn.relu, nn.Dense(10)]
-)
+model = nn.Sequential([nn.Dense(64), nn.relu, nn.Dense(10)])
 
 
 def loss_fn(params, images, labels):
@@ -29,47 +27,43 @@ def loss_fn(params, images, labels):
 
 ascent = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
 sam = optax.contrib.sam(optax.adam(3e-3), ascent, opaque_mode=True)
-# Each with its number of steps, and what its update takes beside gradients.
+# Each with its steps and batches, and what its update takes beside gradients.
 OPTIMIZERS = {
-  "lbfgs": (optax.lbfgs(), 30, ["value", "grad", "value_fn"]),
-  "sharpness_aware": (sam, 150, ["grad_fn"]),
-  "accumulated": (optax.MultiSteps(optax.sgd(0.2), 5), 300, []),
+  "lbfgs": (optax.lbfgs(), 30, 1, ["value", "grad", "value_fn"]),
+  "sharpness_aware": (sam, 150, 1, ["grad_fn"]),
+  "accumulated": (optax.MultiSteps(optax.sgd(0.2), 5), 300, 5, []),
 }
 
 
-def train(loss_fn, params, batches, tx, num_steps, takes):
+def train(loss_fn, params, images, labels, tx, num_steps, num_batches, takes):
   @jax.jit
-  def step(params, state, batch):
-    def value_fn(params, _=None):
-      return loss_fn(params, *batch)
-
-    value, grad = jax.value_and_grad(value_fn)(params)
-    known = {"value": value, "grad": grad, "value_fn": value_fn}
-    known["grad_fn"] = jax.grad(value_fn)
+  def step(params, state, *batch):
+    value, grad = jax.value_and_grad(loss_fn)(params, *batch)
+    known = {"value": value, "grad": grad}
+    known["value_fn"] = lambda params: loss_fn(params, *batch)
+    known["grad_fn"] = lambda params, _: jax.grad(loss_fn)(params, *batch)
     options = {name: known[name] for name in takes}
     updates, state = tx.update(grad, state, params, **options)
     return optax.apply_updates(params, updates), state
 
   state = tx.init(params)
   for index in range(num_steps):
-    params, state = step(params, state, batches[index % len(batches)])
+    part = slice(index % num_batches, None, num_batches)
+    params, state = step(params, state, images[part], labels[part])
   return params
 
 
 def main():
   images, labels = datasets.load_digits(return_X_y=True)
   images = np.float32(images / 16)
-  whole, test = (images[:100], labels[:100]), (images[100:], labels[100:])
-  parts = [(whole[0][i::5], whole[1][i::5]) for i in range(5)]
   initial = model.init(jax.random.key(0), images[:1])["params"]
-  bean_loss_fn = bean_jax.regularize(loss_fn, alpha=1.0)  # BEAN
-  for optimizer, options in OPTIMIZERS.items():
-    batches = parts if optimizer == "accumulated" else [whole]
-    for name, function in (("plain", loss_fn), ("BEAN", bean_loss_fn)):
-      params = train(function, initial, batches, *options)
-      loss, penalties = bean_jax.penalties(loss_fn)(params, *test)
-      penalty = sum(penalties.values())
-      print(f"{optimizer}, {name}: test loss {loss:.3f}, penalty {penalty:.4f}")
+  bean_loss_fn = bean_jax.regularize(loss_fn, alpha=10.0)  # BEAN
+  penalties_fn = bean_jax.penalties(loss_fn)
+  for kind, options in OPTIMIZERS.items():
+    for way, function in (("plain", loss_fn), ("BEAN", bean_loss_fn)):
+      params = train(function, initial, images[:100], labels[:100], *options)
+      loss, each = penalties_fn(params, images[100:], labels[100:])
+      print(f"{kind}, {way}: loss {loss:.3f}, penalty {sum(each.values()):.4f}")
 
 
 if __name__ == "__main__":

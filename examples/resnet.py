@@ -68,20 +68,18 @@ def main():
   all_fn = bean_jax.regularize(loss_fn, alpha=1.0, convolutions=True)  # BEAN
   ways = {"plain": loss_fn, "BEAN, dense": dense_fn, "BEAN, all": all_fn}
   for name, function in ways.items():
-    accuracies, times = [], []
+    hits, times = [], []
     for seed in range(5):
       params = model.init(jax.random.key(seed), images[:1])["params"]
       rng = np.random.default_rng(seed)
       few, rest = np.split(rng.permutation(len(images)), [100])
       params, seconds, size = train(function, params, images[few], labels[few])
       logits = model.apply({"params": params}, images[rest])
-      accuracies.append(jnp.mean(logits.argmax(axis=1) == labels[rest]))
+      hits.append(jnp.mean(logits.argmax(axis=1) == labels[rest]))
       times.append(seconds)
-    print(
-      f"{name}: test accuracy {np.mean(accuracies):.1%} "
-      f"+- {np.std(accuracies, ddof=1) / np.sqrt(5):.1%}, "
-      f"{1e3 * np.median(times):.1f} ms a step, {size / 1e6:.1f} MB"
-    )
+    error = np.std(hits, ddof=1) / np.sqrt(5)
+    print(f"{name}: test accuracy {np.mean(hits):.1%} +- {error:.1%}", end="")
+    print(f", {1e3 * np.median(times):.1f} ms a step, {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Bad input: what is refused, when, and what the message says."""
 
 from collections import OrderedDict
+import functools
 
 from flax.core import FrozenDict
 import jax
@@ -43,22 +44,13 @@ FUNCTIONS = {
     HIDDEN, **options
   ),
 }
+PENALTIES = ("layer_penalty", "bean_penalty", "regularize")
 TAKES = {
-  "order": (
-    "layer_penalty",
-    "bean_penalty",
-    "regularize",
-    "neuron_correlation",
-  ),
-  "gamma": (
-    "layer_penalty",
-    "bean_penalty",
-    "regularize",
-    "neuron_correlation",
-  ),
-  "alpha": ("bean_penalty", "regularize"),
-  "distance": (*list(FUNCTIONS)[:3], "coactivation_divergence"),
-  "where": (*list(FUNCTIONS)[:3], "coactivation_divergence"),
+  "order": (*PENALTIES, "neuron_correlation"),
+  "gamma": (*PENALTIES, "neuron_correlation"),
+  "alpha": PENALTIES[1:],
+  "distance": (*PENALTIES, "coactivation_divergence"),
+  "where": (*PENALTIES, "coactivation_divergence"),
 }
 SMALL = (-1, -0.5, NAN, INF, -np.float32(2), np.float64("nan"), np.int32(-3))
 SMALL += (np.array(-1.0), jnp.float32("nan"), jnp.asarray(-2, jnp.bfloat16))
@@ -143,17 +135,12 @@ BAD_LAYERS = {
 @pytest.mark.parametrize("case", BAD_LAYERS)
 def test_shape_and_dtype_of_a_layer(case):
   activations, kernel, parts = BAD_LAYERS[case]
-  trees = (
-    {"fc1": HIDDEN, "head": {"fc2": activations}},
-    {
-      "fc1": KERNEL,
-      "head": {"fc2": kernel},
-    },
-  )
+  inputs = {"fc1": HIDDEN, "head": {"fc2": activations}}
+  kernels = {"fc1": KERNEL, "head": {"fc2": kernel}}
   error = (TypeError, ValueError)
   for function in (bean_jax.bean_penalty, _regularized):
     _refuses(
-      lambda function=function: function(*trees),
+      lambda function=function: function(inputs, kernels),
       "layer ['head']['fc2']",
       *parts,
       error=error,
@@ -162,51 +149,31 @@ def test_shape_and_dtype_of_a_layer(case):
     lambda: bean_jax.layer_penalty(activations, kernel), *parts, error=error
   )
   if not isinstance(activations, str):
-    _refuses(
-      lambda: jax.eval_shape(bean_jax.layer_penalty, activations, kernel),
-      *parts,
-      error=error,
-    )
+    layer_penalty = functools.partial(jax.eval_shape, bean_jax.layer_penalty)
+    _refuses(lambda: layer_penalty(activations, kernel), *parts, error=error)
   # A part sees one of the two arrays.
   if parts[0] == "activations":
-    _refuses(
-      lambda: bean_jax.coactivation_divergence(activations),
-      *parts,
-      error=error,
-    )
+    call = functools.partial(bean_jax.coactivation_divergence, activations)
+    _refuses(call, *parts, error=error)
   elif parts[0] == "kernel":
-    _refuses(lambda: bean_jax.neuron_correlation(kernel), *parts, error=error)
+    call = functools.partial(bean_jax.neuron_correlation, kernel)
+    _refuses(call, *parts, error=error)
 
 
+H, K = {"fc1": HIDDEN}, {"fc1": KERNEL}
 UNEQUAL = {
-  "a missing kernel": ({"fc1": HIDDEN, "fc2": HIDDEN}, {"fc1": KERNEL}, "fc2"),
-  "another name": ({"fc2": HIDDEN}, {"fc1": KERNEL}, "fc2"),
+  "a missing kernel": ({**H, "fc2": HIDDEN}, K, "fc2"),
+  "another name": ({"fc2": HIDDEN}, K, "fc2"),
   "another nesting": ({"fc2": {"in": HIDDEN}}, {"fc2": KERNEL}, "fc2"),
   "a list and a dict": ([HIDDEN], {"fc2": KERNEL}, "0"),
   "no activations": ({}, {"fc2": KERNEL}, "fc2"),
   "nothing": ({}, {}, "empty"),
   "None": (None, None, "empty"),
-  "a layer of None": (
-    {"fc1": HIDDEN, "fc2": None},
-    {"fc1": KERNEL},
-    "'fc2': None",
-  ),
-  "dict, FrozenDict": (
-    {"fc1": HIDDEN},
-    FrozenDict({"fc1": KERNEL}),
-    "FrozenDict",
-  ),
+  "a layer of None": ({**H, "fc2": None}, K, "'fc2': None"),
+  "dict, FrozenDict": (H, FrozenDict(K), "FrozenDict"),
   "list, tuple": ([HIDDEN], (KERNEL,), "other containers"),
-  "OrderedDict, dict": (
-    OrderedDict(fc1=HIDDEN),
-    {"fc1": KERNEL},
-    "OrderedDict",
-  ),
-  "FrozenDict, dict": (
-    {"head": FrozenDict({"fc1": HIDDEN})},
-    {"head": {"fc1": KERNEL}},
-    "FrozenDict",
-  ),
+  "OrderedDict, dict": (OrderedDict(H), K, "OrderedDict"),
+  "FrozenDict, dict": ({"head": FrozenDict(H)}, {"head": K}, "FrozenDict"),
 }
 
 
@@ -214,13 +181,8 @@ UNEQUAL = {
 @pytest.mark.parametrize("function", (bean_jax.bean_penalty, _regularized))
 def test_unequal_trees(function, case):
   activations, kernels, part = UNEQUAL[case]
-  _refuses(
-    lambda: function(activations, kernels),
-    "activations",
-    "kernels",
-    part,
-    error=ValueError,
-  )
+  call = functools.partial(function, activations, kernels)
+  _refuses(call, "activations", "kernels", part, error=ValueError)
 
 
 @pytest.mark.parametrize(
@@ -228,14 +190,9 @@ def test_unequal_trees(function, case):
 )
 @pytest.mark.parametrize("function", (bean_jax.bean_penalty, _regularized))
 def test_alpha_of_other_layers(function, alpha):
-  activations = {"fc1": HIDDEN, "fc2": HIDDEN}
-  kernels = {"fc1": KERNEL, "fc2": KERNEL}
-  _refuses(
-    lambda: function(activations, kernels, alpha=alpha),
-    "alpha",
-    "fc2",
-    error=ValueError,
-  )
+  trees = {**H, "fc2": HIDDEN}, {**K, "fc2": KERNEL}
+  call = functools.partial(function, *trees, alpha=alpha)
+  _refuses(call, "alpha", "fc2", error=ValueError)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """No tensor of pairwise differences, on any path, and sizes beyond 2^31."""
 
 import functools
+import itertools
 import math
 
 import jax
@@ -28,7 +29,9 @@ SMALL = ((37, 53, 11), (7, 211, 307), (307, 89, 17), (3, 401, 2))
 LARGE = ((64, 1024, 40), (1031, 409, 400), (31, 2039, 2053), (512, 4096, 4096))
 
 
-def _largest(function, *shapes) -> int:
+def _largest(function, *sizes) -> int:
+  """Returns the largest array of a function of a layer of sizes S, N and M."""
+  shapes = list(itertools.pairwise(sizes))
   arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
   jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
   # Python integers, because these products are the ones which overflow.
@@ -55,13 +58,10 @@ def _programs(options):
 @pytest.mark.parametrize("shape", SMALL, ids=str)
 @pytest.mark.parametrize("order", (1, 2))
 def test_squared_distance_forms_no_pairwise_tensor(order, shape):
-  num_samples, num_neurons, num_next = shape
+  num_samples, num_neurons, _ = shape
   options = {"order": order, "distance": "squared"}
   for name, program in _programs(options).items():
-    largest = _largest(
-      program, (num_samples, num_neurons), (num_neurons, num_next)
-    )
-    assert largest < num_samples * num_neurons**2, name
+    assert _largest(program, *shape) < num_samples * num_neurons**2, name
 
 
 @pytest.mark.parametrize("shape", LARGE, ids=str)
@@ -76,17 +76,14 @@ def test_memory_is_that_of_matrices_and_a_block(options, shape):
   )
   assert num_samples * num_neurons**2 > 4 * (BLOCK + matrices)
   for name, program in _programs(options).items():
-    largest = _largest(
-      program, (num_samples, num_neurons), (num_neurons, num_next)
-    )
-    assert largest <= BLOCK + matrices, name
+    assert _largest(program, *shape) <= BLOCK + matrices, name
 
 
 def test_order_one_squared_forms_no_matrix_of_neurons():
   # A and D take N^2; a wide layer that is narrow after it must need neither.
   options = {"order": 1, "distance": "squared"}
   for name, program in _programs(options).items():
-    assert _largest(program, (4, 9973), (9973, 10)) <= 10 * 9973, name
+    assert _largest(program, 4, 9973, 10) <= 10 * 9973, name
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -97,7 +94,7 @@ def test_divergence_forms_no_pairwise_tensor(distance):
     )
 
   for program in (total, jax.grad(total)):
-    assert _largest(program, (300, 1024)) <= 1024**2 + BLOCK
+    assert _largest(program, 300, 1024) <= 1024**2 + BLOCK
 
 
 def test_the_definition_would_be_seen():
@@ -106,17 +103,14 @@ def test_the_definition_would_be_seen():
     correlation = bean_jax.neuron_correlation(kernel)
     return jnp.mean(correlation[None] * difference**2)
 
-  num_samples, num_neurons, num_next = SMALL[0]
+  shape = num_samples, num_neurons, _ = SMALL[0]
   inside_scan = jax.jit(
     lambda h, w: jax.lax.scan(
       lambda total, _: (total + by_definition(h, w), None), 0.0, length=2
     )
   )
   for program in (by_definition, inside_scan):
-    largest = _largest(
-      program, (num_samples, num_neurons), (num_neurons, num_next)
-    )
-    assert largest >= num_samples * num_neurons**2
+    assert _largest(program, *shape) >= num_samples * num_neurons**2
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bean_jax
-from tests.bean_jax.layers import OPTIONS
+from tests.bean_jax.layers import OPTIONS, assert_leaves_close
 
 KINDS = (AxisType.Explicit, AxisType.Auto)
 
@@ -26,15 +26,6 @@ def _init():
 def _loss_fn(params, inputs):
   hidden = jnp.tanh(jnp.einsum("bln,nm->blm", inputs, params["first"]))
   return jnp.mean(jnp.einsum("bln,nm->blm", hidden, params["last"]) ** 2)
-
-
-def _assert_close(ours, expected):
-  for one, other in zip(
-    jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True
-  ):
-    np.testing.assert_allclose(
-      np.asarray(one), np.asarray(other), rtol=1e-5, atol=1e-7
-    )
 
 
 @pytest.fixture(
@@ -66,7 +57,7 @@ def test_found_layers(mesh, in_context):
   )
   with jax.set_mesh(mesh) if in_context else contextlib.nullcontext():
     ours = jax.jit(value_and_grad)(*placed)
-  _assert_close(ours, value_and_grad(params, inputs))
+  assert_leaves_close(ours, value_and_grad(params, inputs))
 
 
 def test_arrays_that_lie_on_a_mesh(mesh):
@@ -100,4 +91,4 @@ def test_arrays_that_lie_on_a_mesh(mesh):
     _place(mesh, jnp.float32(2.0)),
   )
   for fn in (penalties, others):
-    _assert_close(fn(*placed), fn(hidden, kernel, jnp.float32(2.0)))
+    assert_leaves_close(fn(*placed), fn(hidden, kernel, jnp.float32(2.0)))

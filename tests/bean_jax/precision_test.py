@@ -13,6 +13,7 @@ from tests.bean_jax.layers import (
   DISTANCES,
   OPTIONS,
   ORDERS,
+  assert_leaves_close,
   draw_layer,
   jitted_gradients,
   jitted_penalty,
@@ -132,10 +133,7 @@ def test_activations_whose_squares_are_finite(options, sizes, level, masked):
   activations[~where] = np.finfo(np.float32).max
   penalty = jitted_penalty(**options)(activations, kernel, where=where)
   gradients = jitted_gradients(**options)(activations, kernel, where=where)
-  ours = penalty, gradients[0][where], gradients[1]
-  for one, other in zip(ours, expected, strict=True):
-    largest = np.max(np.abs(other))
-    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * largest)
+  assert_leaves_close((penalty, gradients[0][where], gradients[1]), expected)
 
 
 @pytest.mark.parametrize("level", (1e-10, 1e18, 9e18))
@@ -148,9 +146,7 @@ def test_divergence_of_activations_whose_squares_are_finite(distance, level):
     functools.partial(bean_jax.coactivation_divergence, distance=distance)
   )(activations)
   expected = reference.coactivation_divergence(activations, distance=distance)
-  np.testing.assert_allclose(
-    divergence, expected, rtol=0, atol=1e-6 * np.max(expected)
-  )
+  assert_leaves_close(divergence, expected, 1e-6)
 
 
 def test_jit_is_right_beyond_32768_rows():

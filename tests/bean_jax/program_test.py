@@ -235,43 +235,8 @@ def test_linen_module_instead_of_its_apply():
     bean_jax.capture(nn.Dense(3))({"params": {}}, _draw_inputs())
 
 
-def test_constant_loss_gives_the_penalty_alone():
-  params, inputs = _init(), _draw_inputs()
-  bean_loss_fn = bean_jax.regularize(
-    lambda *call: (0.0, _loss_fn(*call)), alpha=2.0
-  )
-  penalty, loss = jax.jit(bean_loss_fn)(params, inputs)
-  plain, with_bean = (
-    jax.jit(fn)(params, inputs) for fn in (_loss_fn, _by_hand)
-  )
-  np.testing.assert_allclose((loss, penalty + loss), (plain, with_bean), 1e-6)
-
-
-@pytest.mark.parametrize(
-  "alpha", ({"mid*": 2.0, "*": 0.5}, {"middle": 2.0, "last": 0.5}.get)
-)
-def test_alpha_by_path(alpha):
-  params, inputs = _init(), _draw_inputs()
-  plain, by_layer = bean_jax.penalties(_loss_fn)(params, inputs)
-  expected = plain + 2.0 * by_layer["middle"] + 0.5 * by_layer["last"]
-  _assert_trees_close(_found(params, inputs, alpha=alpha), expected)
-
-
 # Transformations: each makes of a loss function of parameters and inputs a
 # function of these.
-
-
-def _over_alphas_and_members(loss_fn):
-  def of_one(alpha, params, inputs):
-    return jax.value_and_grad(loss_fn)(params, inputs, alpha=alpha)
-
-  def of_all(params, inputs):
-    members = jax.tree.map(lambda leaf: jnp.stack([leaf, -2 * leaf]), params)
-    over_members = jax.vmap(of_one, in_axes=(None, 0, None))
-    over_all = jax.vmap(over_members, in_axes=(0, None, None))
-    return over_all(jnp.array([0.0, 0.5, 20.0]), members, inputs)
-
-  return of_all
 
 
 def _over_one_kernel(loss_fn):
@@ -325,7 +290,6 @@ TRANSFORMATIONS = {
   "reverse mode": jax.value_and_grad,
   "forward mode": jax.jacfwd,
   "Hessian": jax.hessian,
-  "vmap over alphas and members": _over_alphas_and_members,
   "vmap over one kernel": _over_one_kernel,
   "scan of training steps": _trained_in_scan,
   "shard_map": _with_samples_over_devices,
@@ -334,32 +298,16 @@ TRANSFORMATIONS = {
 }
 
 
-@jax.custom_jvp
-def _bent(inputs):
-  return jnp.tanh(inputs)
-
-
-_bent.defjvps(lambda tangent, outputs, _: 3.0 * tangent * (1 - outputs**2))
-
-
-INSIDE = {
-  "jit": jax.jit(_layer),
-  "custom_jvp beside": lambda inputs, kernel: _bent(inputs @ kernel),
-  **{
-    f"save {name}": jax.checkpoint(_layer, policy=policy)
-    for name, policy in POLICIES.items()
-  },
-}
-
-
-def _with_layers(layer):
+def _rematerialized_inside(policy):
+  layer = jax.checkpoint(_layer, policy=policy)
   return lambda loss_fn: jax.value_and_grad(
     functools.partial(loss_fn, layer=layer)
   )
 
 
 TRANSFORMATIONS |= {
-  f"{name} inside": _with_layers(layer) for name, layer in INSIDE.items()
+  f"save {name} inside": _rematerialized_inside(policy)
+  for name, policy in POLICIES.items()
 }
 
 
@@ -447,26 +395,6 @@ def test_exported_for_batches_of_any_size(distance):
     _assert_trees_close(
       exported.call(params, inputs), value_and_grad_fn(params, inputs)
     )
-
-
-def test_products_of_a_backward_pass_are_no_layers():
-  def salient(loss_fn, penalized_fn):
-    def salient_loss_fn(params, inputs):
-      saliency = jax.grad(loss_fn, argnums=1)(params, inputs)
-      return penalized_fn(params, inputs) + jnp.sum(saliency**2)
-
-    return salient_loss_fn
-
-  call = _init(), _draw_inputs()
-  loss_fn = salient(_loss_fn, _loss_fn)
-  ours, expected = (
-    jax.jit(jax.value_and_grad(fn))(*call)
-    for fn in (
-      bean_jax.regularize(loss_fn, alpha=2.0),
-      salient(_loss_fn, _by_hand),
-    )
-  )
-  _assert_trees_close(ours, expected)
 
 
 # What it costs.

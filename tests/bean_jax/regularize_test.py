@@ -176,16 +176,6 @@ def test_alpha_zero_switches_off_a_penalty_that_overflows(params, batch):
   chex.assert_trees_all_equal(gradient, expected)
 
 
-def test_alpha_by_layer(regularize, params, batch):
-  alphas = {"fc1": 0.5, "fc2": 20.0}
-  penalties = _penalties(params, batch)
-  regularized_fn = regularize(_loss_fn, alpha=alphas)
-  loss, _ = regularized_fn(params, batch)
-  plain, _ = _loss_fn(params, batch)
-  expected = plain + sum(alphas[name] * penalties[name] for name in alphas)
-  np.testing.assert_allclose(loss, expected, rtol=1e-5)
-
-
 def test_mask_of_real_samples(regularize, params, batch):
   where = np.arange(NUM_SAMPLES) < 7
 

@@ -138,10 +138,13 @@ def test_rows_stand_for_as_many_as_their_batch_has(where):
   np.testing.assert_allclose(terms[PATH], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("shape", ((6,), (6, 4), (24,)))
+@pytest.mark.parametrize(
+  "batch, shape",
+  (((6, 4), (6,)), ((6, 4), (6, 4)), ((6, 4), (24,)), ((24,), (6, 4))),
+)
 @pytest.mark.parametrize("samples", (None, 10))
-def test_masks_fit_the_first_axes_of_a_batch(shape, samples):
-  params, inputs = _init(jax.random.key(0)), _draw((6, 4))
+def test_masks_fit_the_first_axes_of_a_batch(batch, shape, samples):
+  params, inputs = _init(jax.random.key(0)), _draw(batch)
   where = np.arange(math.prod(shape)).reshape(shape) % 3 > 0
   ours = _penalty(
     params, inputs, where_fn=lambda params, inputs: where, samples=samples
@@ -155,32 +158,26 @@ def test_masks_fit_the_first_axes_of_a_batch(shape, samples):
   np.testing.assert_allclose(ours, expected, rtol=1e-5)
 
 
-def test_masks_of_samples_and_steps_fit_a_batch_that_was_joined():
-  params, inputs = _init(jax.random.key(0)), _draw((24,))
-  where = np.arange(24).reshape(6, 4) % 3 > 0
-  ours = _penalty(params, inputs, where_fn=lambda params, inputs: where)
-  hidden = np.tanh(inputs @ params["first"])[where.reshape(-1)]
-  expected = reference.layer_penalty(hidden, params[PATH])
-  np.testing.assert_allclose(ours, expected, rtol=1e-5)
-
-
 def test_no_real_sample_is_no_penalty():
   params, inputs = _init(jax.random.key(0)), _draw((6,))
   ours = _penalty(params, inputs, where_fn=lambda *_: np.zeros(6, bool))
   assert ours == 0
 
 
-def test_a_mask_that_does_not_fit_names_the_layer_and_both_shapes():
+@pytest.mark.parametrize(
+  "where, message",
+  (
+    (np.ones(5, bool), r"\[6, 4\].*\[5\]"),
+    # In another order the right number of entries would mask other samples.
+    (np.ones((4, 6), bool), r"\[6, 4\].*\[4, 6\]"),
+    (np.bool_(True), r"\[6, 4\].*\[\]"),
+    (np.ones(6, np.float32), "boolean.*float"),
+  ),
+)
+def test_a_mask_that_does_not_fit_names_the_layer(where, message):
   params, inputs = _init(jax.random.key(0)), _draw((6, 4))
-  with pytest.raises(ValueError, match=r"'last'.*\[6, 4\].*\[5\]"):
-    _penalty(params, inputs, where_fn=lambda *_: np.ones(5, bool))
-  # In another order the right number of entries would mask other samples.
-  with pytest.raises(ValueError, match=r"'last'.*\[6, 4\].*\[4, 6\]"):
-    _penalty(params, inputs, where_fn=lambda *_: np.ones((4, 6), bool))
-  with pytest.raises(ValueError, match=r"'last'.*\[6, 4\].*\[\]"):
-    _penalty(params, inputs, where_fn=lambda *_: np.bool_(True))
-  with pytest.raises(TypeError, match=r"'last'.*boolean.*float"):
-    _penalty(params, inputs, where_fn=lambda *_: np.ones(6, np.float32))
+  with pytest.raises((TypeError, ValueError), match=f"'last'.*{message}"):
+    _penalty(params, inputs, where_fn=lambda *_: where)
 
 
 @pytest.mark.parametrize("samples", (0, -3, 2.5, True, "all"))

@@ -17,7 +17,7 @@ import pytest
 import bean_jax
 from tests import reference
 from tests.bean_jax.functions import ANALYSES
-from tests.bean_jax.layers import OPTIONS, draw_layer
+from tests.bean_jax.layers import OPTIONS, assert_leaves_close, draw_layer
 
 # Those that are made to change, or to refuse, what programs of jax.numpy do.
 # All tests of the library run without rank promotion.
@@ -99,24 +99,12 @@ def _penalties(dtypes):
   return jax.device_get(jax.jit(both)(layer)), expected
 
 
-def _close(ours, expected, tolerance):
-  assert jax.tree.structure(ours) == jax.tree.structure(expected)
-  for one, other in zip(
-    jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True
-  ):
-    other = np.asarray(other, np.float64)
-    largest = np.max(np.abs(other))
-    np.testing.assert_allclose(
-      np.asarray(one, np.float64), other, rtol=0, atol=tolerance * largest
-    )
-
-
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings_change_no_number(name):
   expected = _analyses_by_default()
   with _set(SETTINGS[name]):
-    _close(_analyses(), expected, 1e-5)
-    _close(*_penalties((jnp.float32, jnp.float32)), 1e-5)
+    assert_leaves_close(_analyses(), expected, 1e-5)
+    assert_leaves_close(*_penalties((jnp.float32, jnp.float32)), 1e-5)
 
 
 # bfloat16 kernels of activations in float32, and the other way round.
@@ -128,7 +116,7 @@ def test_dtypes_that_differ_need_no_promotion(promotion, dtypes):
   with jax.numpy_dtype_promotion(promotion):
     ours, expected = _penalties([jnp.dtype(name) for name in dtypes])
   coarsest = max(float(jnp.finfo(name).eps) for name in dtypes)
-  _close(ours, expected, coarsest)
+  assert_leaves_close(ours, expected, coarsest)
 
 
 @pytest.mark.parametrize(
@@ -167,4 +155,4 @@ def test_analyses_of_other_dtypes(dtype, promotion, odd):
 @pytest.mark.parametrize("name", OFF_AND_ON)
 def test_what_is_on_or_off_changes_no_number(name):
   with _set({name: not jax.config.values[name]}):
-    _close(*_penalties((jnp.float32, jnp.float32)), 1e-5)
+    assert_leaves_close(*_penalties((jnp.float32, jnp.float32)), 1e-5)

@@ -20,6 +20,7 @@ from tests.bean_jax.layers import (
   DISTANCES,
   OPTIONS,
   SHAPES,
+  assert_leaves_close,
   draw_layer,
   equations,
   name_of,
@@ -37,12 +38,6 @@ def _sharded(function, in_specs, out_specs):
 
 def _mean_over_devices(penalty_fn):
   return lambda *arrays: jax.lax.pmean(penalty_fn(*arrays), "device")
-
-
-def _close(ours, expected):
-  for one, other in zip(ours, expected, strict=True):
-    largest = np.max(np.abs(other))
-    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * largest)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -66,7 +61,7 @@ def test_samples_over_devices(options, shape):
     np.testing.assert_allclose(
       value, reference.layer_penalty(*layer, **options), rtol=1e-5
     )
-    _close(gradients, expected)
+    assert_leaves_close(gradients, expected)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=name_of)
@@ -99,7 +94,7 @@ def test_masks_strengths_and_slopes_over_devices(options):
     jax.jit(jax.value_and_grad(function, argnums=(0, 1, 2, 3)))(*arguments)
     for function in (sharded, penalty_fn)
   )
-  _close(jax.tree.leaves(ours), jax.tree.leaves(expected))
+  assert_leaves_close(ours, expected)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -113,10 +108,8 @@ def test_members_over_devices(options, shape):
   own = _sharded(
     jax.vmap(jax.grad(penalty_fn, argnums=(0, 1))), (SPLIT, SPLIT), SPLIT
   )
-  _close(
-    jax.jit(own)(activations, kernels),
-    map(np.stack, zip(*expected, strict=True)),
-  )
+  stacked = tuple(map(np.stack, zip(*expected, strict=True)))
+  assert_leaves_close(jax.jit(own)(activations, kernels), stacked)
   shared = _sharded(
     lambda h, w: jax.lax.psum(penalty_fn(h, w[0]), "device"),
     (WHOLE, SPLIT),
@@ -129,7 +122,7 @@ def test_members_over_devices(options, shape):
     reference.layer_gradients(activations[0], kernel, **options)[0]
     for kernel in kernels
   ]
-  _close([by_activations], [sum(both)])
+  assert_leaves_close([by_activations], [sum(both)])
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -146,7 +139,9 @@ def test_divergence_over_devices(distance):
     )
     for function in (sharded, divergence_fn)
   )
-  _close([sharded(activations), ours], [divergence_fn(activations), expected])
+  assert_leaves_close(
+    [sharded(activations), ours], [divergence_fn(activations), expected]
+  )
 
 
 FUNCTIONS = ANALYSES | {

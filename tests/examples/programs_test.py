@@ -31,7 +31,7 @@ def _run(name: str) -> str:
     capture_output=True,
     text=True,
     check=False,
-    timeout=300,
+    timeout=600,
     cwd=ROOT,
     # With as few threads as cores, several CPU devices may starve each other.
     env={**os.environ, "JAX_PLATFORMS": "cpu", "NPROC": "8"},
@@ -64,6 +64,25 @@ def test_can_be_copied(name):
   modules = re.findall(r"^\s*(?:import|from) (\w+)", program, re.MULTILINE)
   assert not {*modules} & {"experiments", "benchmarks", "examples", "tests"}
   assert f"python -m examples.{name}" in ast.get_docstring(ast.parse(program))
+
+
+@each_example
+def test_fits_on_a_screen(name):
+  program = EXAMPLES[name]
+  lines = program.splitlines()
+  # Beside what it imports, its model and what it says of itself.
+  beside = {
+    number
+    for node in ast.parse(program).body
+    if isinstance(node, ast.Import | ast.ImportFrom | ast.ClassDef | ast.Expr)
+    for number in range(node.lineno, (node.end_lineno or 0) + 1)
+  }
+  code = [
+    line
+    for number, line in enumerate(lines, 1)
+    if number not in beside and not re.match(r"\s*(#|$)", line)
+  ]
+  assert len(code) < 40
 
 
 def test_the_extra_installs_what_they_import():
@@ -113,8 +132,8 @@ def test_optimizers_lower_the_penalty(name):
     _penalties(text, f"{name}, {way}") for way in ("plain", "BEAN")
   )
   assert 0 < after < 0.7 * before
-  plain, bean = _numbers(text, rf"{name}, .* test loss ([\d.]+)")
-  assert bean < 1.05 * plain
+  plain, bean = _numbers(text, rf"{name}, .* loss ([\d.]+)")
+  assert bean < 1.1 * plain
 
 
 @pytest.mark.slow
@@ -173,30 +192,30 @@ def test_frozen_parts_adapt_with_a_lower_penalty():
 
 
 @pytest.mark.slow
-def test_assemblies_form():
-  plain, bean = _run("language_model").split("BEAN:")
-  ratios = [
-    _numbers(part, r"neurons \[[ \d]+\] differ ([\d.]+) x as much")
-    for part in (plain, bean)
-  ]
-  assert len(ratios[0]) == len(ratios[1]) == 8
-  # Of single assemblies they depend on the last bits.
-  assert sum(ratios[1]) < 0.8 * sum(ratios[0])
-
-
-@pytest.mark.slow
-def test_choices_of_layers_differ():
-  text = _run("vision_transformer")
-  plain, every, _, head = _numbers(text, r"silhouette ([\d.]+)")
-  assert plain < 0.2
-  assert min(every, head) > 1.5 * plain
-
-
-@pytest.mark.slow
-def test_transformers_learn():
-  assert min(_accuracies(_run("vision_transformer"))) > 75
+def test_neurons_that_are_wired_together_fire_together():
+  text = _run("language_model")
   # A uniform guess takes 6.7 bits, the frequencies of characters about 4.7.
-  assert max(_numbers(_run("language_model"), r"([\d.]+) bits")) < 3.5
+  plain, *bean = _numbers(text, r"([\d.]+) bits")
+  assert plain < 3.2
+  assert max(bean) < plain + 0.25
+  for place in ("differ ", "and "):
+    plain, *bean = _numbers(text, rf"{place}([\d.]+)")
+    assert max(bean) < 0.95 * plain
+    assert max(bean) - min(bean) < 0.1
+
+
+@pytest.mark.slow
+def test_choices_of_layers_differ_and_some_rows_do_what_all_do():
+  text = _run("vision_transformer")
+  plain, *every, _, head = _numbers(text, r"silhouette ([\d.]+)")
+  assert plain < 0.2
+  assert min(*every, head) > 1.5 * plain
+  assert max(every) - min(every) < 0.1
+  plain, *every, dense, head = _accuracies(text)
+  assert plain > 55
+  assert min(every) > plain + 2
+  assert max(every) - min(every) < 5
+  assert min(dense, head) > plain - 2
 
 
 @pytest.mark.slow

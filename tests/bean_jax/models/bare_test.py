@@ -272,13 +272,6 @@ def low_rank_merged(dense, params, inputs):
   return dense("fc2", _hidden(params, inputs), kernel)
 
 
-@network(down=_draw(6, 2), up=_draw(2, 3))
-def low_rank_beside(dense, params, inputs):
-  hidden = _hidden(params, inputs)
-  low = dense("down", hidden, params["down"])
-  return dense("fc2", hidden, params["fc2"]) + dense("up", low, params["up"])
-
-
 @network(
   {"down": _draw(6, 2), "up": _draw(2, 3), "head": FC3}, (INPUTS, MLP), ["down"]
 )
@@ -508,25 +501,6 @@ def unrolled_from_zeros(params, inputs):
   }
 
 
-@case({"fc1": FC1, "blocks": {"up": _draw(3, 6, 5), "down": _draw(3, 5, 6)}})
-def stacked_blocks(params, inputs):
-  """Blocks whose kernels a scan goes over, checkpointed."""
-
-  @jax.checkpoint
-  def block(hidden, kernels):
-    inner = jnp.tanh(hidden @ kernels["up"])
-    outputs = hidden + inner @ kernels["down"]
-    return outputs, {"up": hidden, "down": inner}
-
-  blocks = params["blocks"]
-  hidden, before = lax.scan(block, inputs @ params["fc1"], blocks)
-  return loss_of(hidden), {
-    f"blocks/{name}[{i}]": (before[name][i], blocks[name][i])
-    for name in blocks
-    for i in range(3)
-  }
-
-
 @case({"fc1": FC1, "deep": _draw(2, 6, 6)})
 def index_of_a_loop(params, inputs):
   """Each step of a loop takes its kernel by its own number."""
@@ -568,19 +542,6 @@ def custom_derivatives_beside(params, inputs):
   hidden = doubled(clipped(_norm_of_batch(inputs @ params["fc1"])))
   hidden, kernel = jax.device_put((hidden, params["fc2"]))
   outputs = jax.jit(jnp.matmul)(hidden, kernel)
-  return loss_of(outputs), {"fc2": (hidden, params["fc2"])}
-
-
-@case()
-def recomputed_with_a_policy(params, inputs):
-  policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-
-  @functools.partial(jax.checkpoint, policy=policy)
-  def block(params, inputs):
-    hidden = _hidden(params, inputs)
-    return hidden, hidden @ params["fc2"]
-
-  hidden, outputs = block(params, inputs)
   return loss_of(outputs), {"fc2": (hidden, params["fc2"])}
 
 

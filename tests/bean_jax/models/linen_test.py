@@ -64,14 +64,10 @@ class Shared(nn.Module):
     return self.fc(jnp.tanh(self.fc(inputs)))
 
 
-LIFTS = {"remat": nn.remat, "jit": nn.jit}
-PLAIN = {"vmap": jax.vmap, "checkpoint": jax.checkpoint, "jax.jit": jax.jit}
-
-
 class Methods(nn.Module):
-  """Two layers called by a function, which `kind` of transformation lifts."""
+  """Two layers called by a method, which `lift` transforms."""
 
-  kind: str = "none"
+  lift: Callable
 
   def setup(self):
     self.fc1 = DENSE(DIM)
@@ -81,35 +77,21 @@ class Methods(nn.Module):
     return self.fc2(jnp.tanh(self.fc1(inputs)))
 
   def __call__(self, inputs):
-    if self.is_initializing() or self.kind == "none":
+    if self.is_initializing():
       return self.both(inputs)
-    if self.kind in LIFTS:
-      return LIFTS[self.kind](Methods.both)(self, inputs)
-    if self.kind in PLAIN:
-      return PLAIN[self.kind](self.both)(inputs)
-    return getattr(self, self.kind)(inputs)
+    return self.lift(self, inputs)
 
-  def grad(self, inputs):
-    return nn.value_and_grad(
-      lambda module, inputs: jnp.sum(module.both(inputs) ** 2), self, inputs
-    )
 
-  def cond(self, inputs):
-    branches = (Methods.both, lambda module, inputs: module.fc1(inputs))
-    return nn.cond(jnp.sum(inputs) > 0, *branches, self, inputs)
-
-  def while_loop(self, inputs):
-    return nn.while_loop(
-      lambda _, carry: jnp.sum(carry) > 1e3, Methods.both, self, inputs
-    )
-
-  def custom_vjp(self, inputs):
-    def forward(module, inputs):
-      return nn.vjp(Methods.both, module, inputs)
-
-    return nn.custom_vjp(
-      Methods.both, forward, lambda vjp_fn, tangent: vjp_fn(tangent)
-    )(self, inputs)
+METHODS = {
+  "remat": nn.remat(Methods.both),
+  "jit": nn.jit(Methods.both),
+  "vmap": lambda module, inputs: jax.vmap(module.both)(inputs),
+  "checkpoint": lambda module, inputs: jax.checkpoint(module.both)(inputs),
+  "jax.jit": lambda module, inputs: jax.jit(module.both)(inputs),
+  "grad": lambda module, inputs: nn.value_and_grad(
+    lambda module, inputs: jnp.sum(module.both(inputs) ** 2), module, inputs
+  ),
+}
 
 
 def _lift(transform, block, **options):
@@ -161,13 +143,13 @@ def test_lifted_blocks(name):
   _check(Lifted(lift), layers_of, INPUTS, raw=["first/fc/kernel"])
 
 
-@pytest.mark.parametrize("kind", (*LIFTS, *PLAIN, "grad"))
-def test_lifted_methods(kind):
+@pytest.mark.parametrize("name", METHODS)
+def test_lifted_methods(name):
   def layers_of(params, inputs):
     hidden = jnp.tanh(by_hand.dense(params["fc1"], inputs))
     return {"fc2/kernel": (hidden, params["fc2"]["kernel"])}
 
-  _check(Methods(kind), layers_of, INPUTS, raw=["fc1/kernel"])
+  _check(Methods(METHODS[name]), layers_of, INPUTS, raw=["fc1/kernel"])
 
 
 def _layers_of_shared(params, inputs):
@@ -317,13 +299,6 @@ def test_layers_of_several_axes(layer, shape, axes):
 
   inputs = jax.random.normal(jax.random.key(0), shape)
   _check_after(layer, layers_of, inputs)
-
-
-def test_batch_dims_are_layers_of_a_stack():
-  def layers_of(params, inputs):
-    return {f"kernel[{i}]": (inputs[i], params["kernel"][i]) for i in range(2)}
-
-  _check_after(nn.DenseGeneral(3, batch_dims=(0,)), layers_of, TOKENS)
 
 
 def test_cross_attention():
@@ -587,46 +562,8 @@ def test_model_that_runs_another_and_reads_its_intermediates():
 
 
 def test_method_that_is_called_by_its_name():
-  model = Methods("cond")
+  model = Methods(METHODS["grad"])
   variables = model.init(jax.random.key(0), INPUTS)
   apply_fn = bean_jax.capture(functools.partial(model.apply, method="both"))
   _, activations, _ = apply_fn(variables, INPUTS)
   assert list(activations) == ["fc2/kernel"]
-
-
-@pytest.mark.parametrize(
-  "kind, reason",
-  (
-    ("cond", "jax.lax.cond"),
-    ("while_loop", "jax.lax.while_loop"),
-    ("custom_vjp", "jax.custom_vjp"),
-  ),
-)
-def test_what_cannot_be_had_is_named(kind, reason):
-  model = Lifted(lambda _: functools.partial(Wrapped, kind))
-  params = model.init(jax.random.key(0), INPUTS)
-
-  def loss_fn(params, inputs):
-    return loss_of(model.apply(params, inputs))
-
-  paths = ["lifted/methods/fc1/kernel", "lifted/methods/fc2/kernel"]
-  found = bean_jax.find_layers(loss_fn, params, INPUTS)
-  left_out = {layer.path: layer.left_out for layer in found}
-  for path in paths:
-    assert reason in left_out[path]
-  with pytest.raises(ValueError, match="cannot be had") as caught:
-    bean_jax.regularize(loss_fn, alpha=1.0)(params, INPUTS)
-  pattern = [f"!{path}" for path in paths]
-  assert f"layers={pattern}" in str(caught.value)
-  _, activations, _ = bean_jax.capture(loss_fn, layers=pattern)(params, INPUTS)
-  assert list(activations) == ["last/kernel"]
-
-
-class Wrapped(nn.Module):
-  """Two layers within a transformation, called as a block is."""
-
-  kind: str
-
-  @nn.compact
-  def __call__(self, inputs, _):
-    return Methods(self.kind, name="methods")(inputs), None

@@ -211,22 +211,14 @@ def _check_after(layer, layers_of, inputs):
   _check_model(After(layer), of_model, inputs, raw=["before/kernel"])
 
 
-@pytest.mark.parametrize(
-  "in_features, out_features, axis",
-  ((4, (5, 3), -1), ((5, 4), 3, (-1, 1)), ((5, 4), (2, 3), (-2, -1))),
-  ids=("features", "unordered_axes", "axes"),
-)
-def test_layers_of_several_axes(in_features, out_features, axis):
-  layer = nnx.LinearGeneral(
-    in_features, out_features, axis=axis, rngs=nnx.Rngs(0)
-  )
-  size = DIM if axis == -1 else 5 * DIM
-  _check_after(
-    layer,
+def _general(in_features, out_features, axis):
+  """Returns a layer of several axes, and the same by hand."""
+  size = int(np.prod(in_features))
+  return (
+    functools.partial(nnx.LinearGeneral, in_features, out_features, axis=axis),
     lambda params, inputs: {
       "kernel": (inputs.reshape(-1, size), params["kernel"].reshape(size, -1))
     },
-    TOKENS,
   )
 
 
@@ -241,6 +233,9 @@ def _layers_of_adaptation(params, inputs):
 
 # Each makes a layer for random numbers; beside it stands the same by hand.
 LAYERS = {
+  "features": _general(DIM, (5, 3), -1),
+  "unordered axes": _general((5, DIM), 3, (-1, 1)),
+  "axes": _general((5, DIM), (2, 3), (-2, -1)),
   "batch axis": (
     functools.partial(nnx.LinearGeneral, DIM, 3, batch_axis={0: 2}),
     lambda params, inputs: {
@@ -416,23 +411,6 @@ def test_model_is_left_as_it_was():
   assert_equal(nnx.state(model), state)
 
 
-def test_transformations_of_jax_with_the_model_merged_inside():
-  graph, state = nnx.split(Lifted(_call))
-
-  def loss_fn(state, inputs):
-    return loss_of(nnx.merge(graph, state)(inputs))
-
-  def penalties(state):
-    return bean_jax.penalties(loss_fn)(state, INPUTS)[1]
-
-  members = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), state)
-  of_all = jax.jit(jax.vmap(penalties))(members)
-  assert set(of_all) == {"lifted/fc/kernel", "last/kernel"}
-  for index in range(2):
-    one = jax.jit(penalties)(by_hand.at(members, index))
-    assert_close(by_hand.at(of_all, index), one)
-
-
 def test_several_modules_among_the_arguments():
   def loss_fn(models, teacher, inputs):
     hidden = jnp.tanh(models["body"](inputs))
@@ -520,11 +498,3 @@ def test_what_cannot_be_had_is_named(lift, reason):
   output, activations, _ = bean_jax.capture(model, layers="!lifted/*")(INPUTS)
   np.testing.assert_array_equal(output, expected)
   assert list(activations) == ["last/kernel"]
-
-
-def test_model_from_outside_of_the_trace():
-  model = Lifted(_call)
-  with pytest.raises(ValueError, match="not closed over"):
-    bean_jax.regularize(lambda inputs: loss_of(model(inputs)), alpha=1.0)(
-      INPUTS
-    )
