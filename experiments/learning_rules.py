@@ -193,7 +193,6 @@ def _make_stage(
     dataset=_DATASET.value,
     data_dir=FLAGS.data_dir,
     output_dir=directory,
-    resume=True,
     protocol=cells.Protocol(
       networks.Spec(_MODEL.value),
       seeds,
@@ -257,7 +256,7 @@ def _chosen_parts(
   by_place = {}
   for group in records.cells(sources.find(directory, job.names)):
     config = group[0].config
-    place = config["shots"], config["method"], sources.strength(config)
+    place = config["shots"], config["method"], methods.strength(config)
     by_place[place] = group
   dataset = paper.title(_DATASET.value)
   for protocol, entries in accuracies.items():
@@ -268,7 +267,7 @@ def _chosen_parts(
       chosen = {}
       for name in job.names:
         entry = entries.get((name, shots))
-        place = shots, name, (entry.strength or 0.0) if entry else None
+        place = shots, name, entry.strength if entry else None
         if place in by_place:
           chosen[name] = Networks(by_place[place], EPOCHS[protocol])
       yield Part(

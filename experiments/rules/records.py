@@ -25,6 +25,7 @@ from experiments.architectures.networks import Network, Variables
 from experiments.assemblies import clusters, measures, sources
 from experiments.assemblies.sources import Source
 from experiments.attacks import curves
+from experiments.learning import methods
 from experiments.records import results
 from experiments.records.results import Record
 from experiments.weights import distributions, kernels, signs
@@ -64,7 +65,7 @@ def cells(found: Sequence[Source]) -> list[tuple[Source, ...]]:
 
   def place(source: Source) -> tuple[str, str, float]:
     config = source.config
-    return sources.setting(config), config["method"], sources.strength(config)
+    return sources.setting(config), config["method"], methods.strength(config)
 
   # They come in the order of their places.
   return [tuple(group) for _, group in itertools.groupby(found, place)]
