@@ -200,7 +200,6 @@ def _make_stage(
     dataset=_DATASET.value,
     data_dir=FLAGS.data_dir,
     output_dir=directory,
-    resume=True,
     protocol=cells.Protocol(
       networks.Spec(_MODEL.value),
       seeds,
@@ -262,7 +261,7 @@ def _train(job: Job) -> None:
 
 
 def _place(config: Mapping[str, Any]) -> Place:
-  return config["shots"], config["method"], sources.strength(config)
+  return config["shots"], config["method"], methods.strength(config)
 
 
 def _chosen_parts(
@@ -290,7 +289,7 @@ def _chosen_parts(
     epoch = EPOCHS[protocol]
     for shots in reversed(job.evaluated):
       places = {
-        name: (shots, name, entries[name, shots].strength or 0.0)
+        name: (shots, name, entries[name, shots].strength)
         for name in job.names
         if (name, shots) in entries
       }

@@ -224,7 +224,6 @@ def _make_run(name: str, shots: int, usual_epochs: int) -> cells.Config:
     dataset=_DATASET.value,
     data_dir=FLAGS.data_dir,
     output_dir=pathlib.Path(FLAGS.output_dir) / name,
-    resume=True,
     protocol=cells.Protocol(
       networks.Spec(initializer=variant.initializer),
       parsing.seeds("seeds", FLAGS.seeds),
@@ -255,7 +254,7 @@ def gains(records: ByVariant) -> dict[tuple[str, str], np.ndarray]:
     for record in summary.chosen(tried):
       name = record["config"]["method"]
       compared = stats.differences(summary.kept(record, _BEST), baseline)
-      if name != "vanilla" and compared.size:
+      if methods.METHODS[name].baseline and compared.size:
         found[variant, name] = compared
   return found
 
@@ -315,9 +314,10 @@ def alpha_table(records: ByVariant) -> str:
   for variant, tried in records.items():
     for name in dict.fromkeys(record["config"]["method"] for record in tried):
       for record in _of_method(tried, name):
-        alpha = summary.strength(record)
-        shown = "" if alpha is None else f"{alpha:g}"
-        names = VARIANTS[variant].meaning, methods.METHODS[name].title
+        method = methods.METHODS[name]
+        alpha = f"{methods.strength(record['config']):g}"
+        shown = alpha if method.hparam else ""
+        names = VARIANTS[variant].meaning, method.title
         accuracies = _percent(record, _BEST), _percent(record, _LAST)
         rows.append([*names, shown, *accuracies])
   return markdown.table(head, rows)
@@ -332,17 +332,17 @@ def _of_method(
     for record in records
     if record["config"]["method"] == name and summary.kept(record, _BEST)
   ]
-  return sorted(found, key=lambda record: summary.strength(record) or 0.0)
+  return sorted(found, key=lambda record: methods.strength(record["config"]))
 
 
 def _alpha(record: summary.Record, tried: Sequence[summary.Record]) -> str:
   """Names a record's alpha, and says where it is the least or the greatest."""
-  alpha = summary.strength(record)
-  if alpha is None:
-    return ""
   name = record["config"]["method"]
+  if not methods.METHODS[name].hparam:
+    return ""
+  alpha = methods.strength(record["config"])
   same = [other for other in tried if other["config"]["method"] == name]
-  alphas = [summary.strength(other) for other in same]
+  alphas = [methods.strength(other["config"]) for other in same]
   return f"{alpha:g}" + " (edge)" * (alpha in (min(alphas), max(alphas)))
 
 

@@ -48,12 +48,7 @@ _DATASETS = flags.DEFINE_list(
   "images to learn from, comma-separated, of: digits, " + ", ".join(DATASETS),
   flag_values=FLAGS,
 )
-_SHOTS = flags.DEFINE_list(
-  "shots",
-  [str(shots) for shots in EPOCHS],
-  "training images of each class, comma-separated",
-  flag_values=FLAGS,
-)
+flag_groups.define(FLAGS, shots=[str(shots) for shots in EPOCHS])
 flag_groups.define_methods(
   FLAGS, known=list(methods.METHODS), default=methods.TABLE1
 )
@@ -89,7 +84,7 @@ flag_groups.define(FLAGS, train=True)
 
 def make_stages() -> list[Stage]:
   """Builds the runs from flags, the cheapest numbers of shots first."""
-  shots = sorted(parsing.numbers("shots", _SHOTS.value, int, low=1))
+  shots = sorted(parsing.numbers("shots", FLAGS.shots, int, low=1))
   parsing.number("validate_every", _VALIDATE_EVERY.value, low=1)
   names = parsing.names("methods", FLAGS.methods, list(methods.METHODS))
   data = parsing.names("datasets", _DATASETS.value, ["digits", *DATASETS])
@@ -127,7 +122,6 @@ def _make_run(
     dataset=dataset,
     data_dir=FLAGS.data_dir,
     output_dir=pathlib.Path(FLAGS.output_dir),
-    resume=True,
     protocol=cells.Protocol(
       networks.Spec(),
       seeds,
@@ -139,9 +133,7 @@ def _make_run(
   )
 
 
-def _chosen(
-  stage: Stage, unknown: Mapping[str, float | None] = {}
-) -> cells.Config:
+def _chosen(stage: Stage, unknown: Mapping[str, float] = {}) -> cells.Config:
   """Returns the run that validates after every epoch with chosen strengths.
 
   Where there is no choice yet, the strength may be one of `unknown`. Methods of
@@ -149,7 +141,7 @@ def _chosen(
   they ever are.
   """
   strengths = unknown | {
-    record["config"]["method"]: summary.strength(record)
+    record["config"]["method"]: methods.strength(record["config"])
     for record in stages.best_of_grid(stage.evaluation)
   }
   any_size = {k: v for k, v in strengths.items() if k in methods.OF_ANY_SIZE}

@@ -22,7 +22,7 @@ class Spread(NamedTuple):
   dataset: str  # Its name in `paper.TABLE1`.
   shots: int  # Training images of each class.
   name: str  # "vanilla", whose accuracy it is, or a method, whose gain it is.
-  strength: float | None  # The hyper-parameter, None for vanilla.
+  strength: float  # The hyper-parameter, 0 for vanilla.
   split: str  # "test", or "validation" where a record has no test accuracies.
   evaluated: stats.Interval  # By the seeds that are reported.
   selecting: stats.Interval  # By the seeds that choose.
@@ -39,7 +39,11 @@ def spreads(few_shot: Mapping[str, Records]) -> list[Spread]:
     strengths = strict_strengths(records.selection)
     by_place = [
       {
-        (r["config"]["method"], r["config"]["shots"], summary.strength(r)): r
+        (
+          r["config"]["method"],
+          r["config"]["shots"],
+          methods.strength(r["config"]),
+        ): r
         for r in group
       }
       for group in (records.evaluation, records.selection)
@@ -48,8 +52,8 @@ def spreads(few_shot: Mapping[str, Records]) -> list[Spread]:
     for shots, name in itertools.product(
       paper.TABLE1[dataset]["vanilla"], names
     ):
-      strength = strengths.get(name)
-      places = [(name, shots, strength), ("vanilla", shots, None)]
+      strength = strengths.get(name, 0.0)
+      places = [(name, shots, strength), ("vanilla", shots, 0.0)]
       if all(place in group for group in by_place for place in places):
         groups = [[group[place] for place in places] for group in by_place]
         found.append(Spread(dataset, shots, name, strength, *_spread(groups)))

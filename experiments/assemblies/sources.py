@@ -76,12 +76,6 @@ def model_of(config: Mapping[str, Any]) -> str:
   return config.get("model", networks.Spec().name)
 
 
-def strength(config: Mapping[str, Any]) -> float:
-  """Returns the hyper-parameter of its method, 0 where there is none."""
-  hparam = methods.METHODS[config["method"]].hparam
-  return float(config[hparam]) if hparam else 0.0
-
-
 def setting(config: Mapping[str, Any]) -> str:
   """Names what simulations share to be compared, as "mnist-lenet5-10shot"."""
   few = [f"{config['shots']}shot"] if config.get("shots") else []
@@ -121,7 +115,7 @@ def find(
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     accuracy = float(metrics["validation_accuracy"])
     place = order.index(config["method"])
-    key = setting(config), place, strength(config), config["seed"]
+    key = setting(config), place, methods.strength(config), config["seed"]
     if key in found:
       raise parsing.ConfigError(
         f"--checkpoint_dir: {found[key].path.name} and {path.name} are of the "

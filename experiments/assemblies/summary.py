@@ -9,7 +9,7 @@ from experiments.assemblies import sources
 from experiments.learning import methods
 from experiments.records import results
 from experiments.records.results import Record
-from experiments.tables import markdown, stats
+from experiments.tables import markdown, stats, summary
 
 SELECTIONS = ("chosen", "clustered", "all")
 
@@ -51,7 +51,7 @@ def groups(records: Sequence[Record]) -> dict[str, Group]:
     trained = config["checkpoint"]
     epoch = "-last" if config["epoch"] == "last" else ""
     group = f"{sources.setting(trained)}-{config['layer']}{epoch}"
-    cell = trained["method"], sources.strength(trained)
+    cell = trained["method"], methods.strength(trained)
     found.setdefault(group, {}).setdefault(cell, []).append(record)
   return {
     name: tuple(Cell(*key, tuple(found)) for key, found in cells.items())
@@ -71,7 +71,9 @@ def clustered(cells: Group, *, margin: float) -> list[Cell]:
   vanilla networks, of the best where there are none. What counts is the mean
   silhouette of live neurons with weights of equal norm.
   """
-  vanilla = [cell for cell in cells if cell.method == "vanilla"]
+  vanilla = [
+    cell for cell in cells if not methods.METHODS[cell.method].baseline
+  ]
   least = max(map(_accuracy, vanilla or cells)) - margin
   return _best_of_each(
     [cell for cell in cells if _accuracy(cell) >= least],
@@ -142,9 +144,8 @@ def interval(
   if not kept.size:
     return "none"
   form = f"{sign}.{-digits}g" if digits < 0 else f"{sign}.{digits}f"
-  mean, low, high = (format(x, form) for x in stats.mean_interval(kept))
   count = f" ({kept.size} of {values.size})" if kept.size < values.size else ""
-  return mean + (f" [{low}, {high}]" if kept.size > 1 else "") + count
+  return summary.percent(stats.mean_interval(kept), form, factor=1) + count
 
 
 def _plain(name: str, digits: int = 2, factor: float = 1.0) -> Callable:

@@ -80,7 +80,7 @@ def _make_group(
   found: dict[tuple[str, float], dict[int, Record]] = {}
   for record in records:
     config = record["config"]["checkpoint"]
-    cell = config["method"], sources.strength(config)
+    cell = config["method"], methods.strength(config)
     found.setdefault(cell, {})[config["seed"]] = record
   if ("vanilla", 0.0) not in found:
     raise results.ResultError(
@@ -93,7 +93,7 @@ def _make_group(
       f"{title}: no seed that all methods and strengths have; train them with "
       "the same seeds"
     )
-  order = ["vanilla", *methods.METHODS]
+  order = list(methods.METHODS)
   names = set.intersection(*(set(record["metrics"]) for record in records))
   retrained = any(name.endswith("_retrained") for name in names)
   return Group(

@@ -119,7 +119,7 @@ def _detail(group: Group, cell: Cell, way: Way) -> list[str]:
     _strength(cell),
     interval(100 * trained),
     _thousands(need) + " k",
-    "" if cell.method == "vanilla" else ratios,
+    "" if cell is group.cells[0] else ratios,
     interval(100 * need.lost, sign="+"),
     f"{need.sizes['flops'].mean() / 1e3:.1f} k",
     f"{need.sizes['bytes'].mean() / 1e3:.1f} k",

@@ -26,7 +26,8 @@ class Method(NamedTuple):
     whole_batch: Whether it needs all of a batch on one device.
     step_cost: What a step takes beside its images, about, in images that pass
       forward: passes over the parameters, and the penalty of a few samples.
-    baseline: The entry of `METHODS` that its gain is taken over.
+    baseline: The entry of `METHODS` that its gain is taken over; None for the
+      one that all others are compared with.
     optimizer: Name of its optimizer, for records.
     pace: Maps options to a schedule of its own, whatever that of a run; None
       for a method that takes the run's.
@@ -49,7 +50,7 @@ class Method(NamedTuple):
   batch: int = 1
   whole_batch: bool = False
   step_cost: int = 5
-  baseline: str = "vanilla"
+  baseline: str | None = "vanilla"
   optimizer: str = "adam"
   pace: Callable[[Options], Schedule] | None = None
   network: str | None = None

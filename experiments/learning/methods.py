@@ -4,7 +4,9 @@ To add a method, add an entry to `METHODS`, or to one of its two parts; flags,
 cells, tables and figures follow. Any function that makes a `Learner` will do.
 """
 
+from collections.abc import Mapping
 import functools
+from typing import Any
 
 from experiments.architectures.networks import Network
 from experiments.learning import rule_rows, table1_rows
@@ -17,6 +19,12 @@ METHODS = {**table1_rows.ROWS, **rule_rows.ROWS}
 TABLE1 = tuple(table1_rows.ROWS)
 # Those that learn from a training set of any size.
 OF_ANY_SIZE = tuple(name for name, m in METHODS.items() if not m.shots_alone)
+
+
+def strength(config: Mapping[str, Any]) -> float:
+  """Returns the hyper-parameter of its method, 0 where there is none."""
+  hparam = METHODS[config["method"]].hparam
+  return float(config[hparam]) if hparam else 0.0
 
 
 @functools.cache

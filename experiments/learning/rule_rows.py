@@ -86,7 +86,9 @@ _FEW_UNITS = competing_units.Rule(norm=2.0, rank=2, step_size=0.02)
 _MANY_UNITS = competing_units.Rule(norm=3.0, rank=7, step_size=0.04)
 
 ROWS = {
-  "nonnegative": _nonnegative(TABLE1_ROWS["vanilla"], "Non-negative"),
+  "nonnegative": _nonnegative(
+    TABLE1_ROWS["vanilla"], "Non-negative", baseline="vanilla"
+  ),
   "nonnegative_bean1": _nonnegative(
     TABLE1_ROWS["bean1"], "Non-negative, BEAN-1", baseline="nonnegative"
   ),

@@ -82,7 +82,7 @@ _CONSTANT = _penalized(
 )
 
 ROWS = {
-  "vanilla": Method("Vanilla", None, (0.0,), (), of_loss()),
+  "vanilla": Method("Vanilla", None, (0.0,), (), of_loss(), baseline=None),
   "dropout": Method(
     "Dropout",
     "rate",

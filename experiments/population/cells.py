@@ -75,9 +75,9 @@ class Config:
     dataset: Name of the dataset.
     data_dir: Folder of TensorFlow Datasets, or None for the default.
     output_dir: Folder of the records.
-    resume: Whether records and members that are there are used.
     protocol: How every cell is trained.
     cells: What is trained, in this order.
+    resume: Whether records and members that are there are used.
     checkpoint_dir: Folder where trained networks are kept, or None.
     needs_networks: Whether a cell without its networks is trained again.
     checkpoint_seconds: Least time between two checkpoints of a member.
@@ -87,9 +87,9 @@ class Config:
   dataset: str
   data_dir: str | None
   output_dir: pathlib.Path
-  resume: bool
   protocol: Protocol
   cells: tuple[Cell, ...]
+  resume: bool = True
   checkpoint_dir: pathlib.Path | None = None
   needs_networks: bool = True
   checkpoint_seconds: float = 30.0

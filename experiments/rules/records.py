@@ -16,6 +16,7 @@ from experiments import datasets
 from experiments.architectures.networks import Variables
 from experiments.assemblies import sources
 from experiments.assemblies.sources import Source
+from experiments.learning import methods
 from experiments.records import results
 from experiments.records.results import Record
 from experiments.rules.evaluations import EVALUATIONS, Population, Settings
@@ -45,7 +46,7 @@ def cells(found: Sequence[Source]) -> list[tuple[Source, ...]]:
 
   def place(source: Source) -> tuple[str, str, float]:
     config = source.config
-    return sources.setting(config), config["method"], sources.strength(config)
+    return sources.setting(config), config["method"], methods.strength(config)
 
   # They come in the order of their places.
   return [tuple(group) for _, group in itertools.groupby(found, place)]

@@ -98,9 +98,8 @@ def _means(values: stats.BySeed) -> tuple[str, str]:
 
 def _baseline_note(method: methods.Method) -> str:
   """Names what a method's differences are to, where it is not vanilla."""
-  if method.baseline == "vanilla":
-    return ""
-  return f" (to {methods.METHODS[method.baseline].title})"
+  baseline = methods.METHODS[method.baseline]
+  return f" (to {baseline.title})" if baseline.baseline else ""
 
 
 def head_to_head(

@@ -27,7 +27,7 @@ class Entry(NamedTuple):
 
   # Test accuracy by seed, without the simulations that failed.
   accuracies: stats.BySeed
-  strength: float | None  # The hyper-parameter, None if the method has none.
+  strength: float  # The hyper-parameter, 0 if the method has none.
   # Whether that is the least or the greatest value that was tried.
   at_edge: bool
   num_failed: int  # Simulations that failed.
@@ -55,35 +55,30 @@ class Records(NamedTuple):
 
 def strict_strengths(
   selection: Sequence[summary.Record],
-) -> dict[str, float | None]:
+) -> dict[str, float]:
   """Chooses one value of each method's hyper-parameter for all shots.
 
   That of best accuracy on validation images after the last epoch, in the mean
   over the numbers of shots at which the whole grid was tried, if there are.
   """
-  by_method: dict[str, dict[int, dict[float | None, float]]] = {}
+  by_method: dict[str, dict[int, dict[float, float]]] = {}
   for record in selection:
     config = record["config"]
     accuracies = summary.kept(record, "validation_accuracy_last")
     by_shots = by_method.setdefault(config["method"], {})
     tried = by_shots.setdefault(config["shots"], {})
-    tried[summary.strength(record)] = (
+    tried[methods.strength(config)] = (
       summary.mean(accuracies) if accuracies else 0.0
     )
   chosen = {}
   for name, by_shots in by_method.items():
-    grid = _grid(name)
+    grid = methods.METHODS[name].grid
     whole = [tried for tried in by_shots.values() if tried.keys() >= set(grid)]
     if whole:
       chosen[name] = max(
         grid, key=lambda v, w=whole: np.mean([tried[v] for tried in w])
       )
   return chosen
-
-
-def _grid(name: str) -> Sequence[float | None]:
-  method = methods.METHODS[name]
-  return method.grid if method.hparam else (None,)
 
 
 def with_whole_grid(records: Sequence[summary.Record]) -> list[summary.Record]:
@@ -94,11 +89,14 @@ def with_whole_grid(records: Sequence[summary.Record]) -> list[summary.Record]:
 
   tried: dict[tuple[str, int], set] = {}
   for record in records:
-    tried.setdefault(place(record), set()).add(summary.strength(record))
+    tried.setdefault(place(record), set()).add(
+      methods.strength(record["config"])
+    )
   return [
     record
     for record in records
-    if tried[place(record)] >= set(_grid(record["config"]["method"]))
+    if tried[place(record)]
+    >= set(methods.METHODS[record["config"]["method"]].grid)
   ]
 
 
@@ -111,7 +109,7 @@ def entries(protocol: str, records: Records) -> Entries:
       record
       for record in records.evaluation
       if (name := record["config"]["method"]) in strengths
-      and summary.strength(record) == strengths[name]
+      and methods.strength(record["config"]) == strengths[name]
     ]
   by_place = {
     (record["config"]["method"], record["config"]["shots"]): record
@@ -130,20 +128,18 @@ def entries(protocol: str, records: Records) -> Entries:
 def _entry(
   record: summary.Record, baseline: summary.Record | None, metric: str
 ) -> Entry:
-  name = record["config"]["method"]
-  strength = summary.strength(record)
-  grid = methods.METHODS[name].grid
+  strength = methods.strength(record["config"])
+  method = methods.METHODS[record["config"]["method"]]
   accuracies = summary.kept(record, metric)
-  others = {}
-  if baseline is not None and name != "vanilla":
-    others = summary.kept(baseline, metric)
+  others = {} if baseline is None else summary.kept(baseline, metric)
   reference = {}
   if "test_accuracy_reference" in record["metrics"]:
     reference = summary.kept(record, "test_accuracy_reference")
   return Entry(
     accuracies,
     strength,
-    strength is not None and strength in (min(grid), max(grid)),
+    method.hparam is not None
+    and strength in (min(method.grid), max(method.grid)),
     len(record["seeds"]) - len(accuracies),
     stats.differences(accuracies, others),
     reference,

@@ -49,14 +49,11 @@ def make(base: cells.Config, selection_seeds: tuple[int, ...]) -> Stage:
 
 
 def with_strengths(
-  run: cells.Config, strengths: Mapping[str, float | None], **changes: Any
+  run: cells.Config, strengths: Mapping[str, float], **changes: Any
 ) -> cells.Config:
   """Returns the run of methods with one strength each, and other changes."""
   chosen = [
-    cell
-    for cell in run.cells
-    if cell.method in strengths
-    and cell.strength == (strengths[cell.method] or 0.0)
+    cell for cell in run.cells if strengths.get(cell.method) == cell.strength
   ]
   return dataclasses.replace(run, cells=tuple(chosen), **changes)
 

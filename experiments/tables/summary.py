@@ -12,12 +12,6 @@ from experiments.records.results import Record
 from experiments.tables import canvas, figures, markdown, paper, stats, versions
 
 
-def strength(record: Record) -> float | None:
-  """Returns the hyper-parameter of a record's cell, None if it has none."""
-  hparam = methods.METHODS[record["config"]["method"]].hparam
-  return record["config"][hparam] if hparam else None
-
-
 def kept(record: Record, name: str) -> dict[int, float]:
   """Returns a metric by seed, without the simulations that failed."""
   values = zip(record["seeds"], results.metric(record, name), strict=True)
@@ -75,7 +69,7 @@ def table(records: Sequence[Record]) -> str:
   baselines = {
     record["config"].get("shots"): kept(record, "test_accuracy")
     for record in records
-    if record["config"]["method"] == "vanilla"
+    if methods.METHODS[record["config"]["method"]].baseline is None
   }
   rows = [
     _row(
@@ -96,7 +90,7 @@ def _row(
   method = methods.METHODS[config["method"]]
   few = "shots" in config
   tested = kept(record, "test_accuracy")
-  others = {} if config["method"] == "vanilla" else baseline
+  others = baseline if method.baseline else {}
   gains = stats.differences(tested, others)
 
   def accuracy(name: str) -> str:
@@ -106,7 +100,8 @@ def _row(
   row["method"] = method.title
   row["strength"] = ""
   if method.hparam:
-    row["strength"] = f"{method.hparam} {strength(record):g}" + " *" * is_chosen
+    strength = f"{method.hparam} {methods.strength(config):g}"
+    row["strength"] = strength + " *" * is_chosen
   row["test accuracy, best epoch"] = accuracy("test_accuracy")
   row["last epoch"] = accuracy("test_accuracy_last")
   row["difference to vanilla"] = mean_percent(gains, "+.2f")
@@ -206,7 +201,7 @@ def against_strength(
   records: Sequence[Record], metric: str
 ) -> tuple[list[float], list[stats.Interval]]:
   """Returns the strengths that kept a simulation, and the metric's means."""
-  values = [(strength(record), kept(record, metric)) for record in records]
+  values = [(methods.strength(r["config"]), kept(r, metric)) for r in records]
   return (
     [number for number, found in values if found],
     [stats.mean_interval(found) for _, found in values if found],
@@ -220,10 +215,11 @@ def _draw_strengths(
   by_method: dict[str, list[Record]] = {}
   for record in records:
     name = record["config"]["method"]
+    method = methods.METHODS[name]
     values = kept(record, "test_accuracy")
-    if values and name == "vanilla":
-      baseline = methods.METHODS[name].title, stats.mean_interval(values)
-    elif values and methods.METHODS[name].hparam:
+    if values and method.baseline is None:
+      baseline = method.title, stats.mean_interval(values)
+    elif values and method.hparam:
       by_method.setdefault(name, []).append(record)
   if by_method:
     hparams = dict.fromkeys(methods.METHODS[name].hparam for name in by_method)
@@ -244,7 +240,7 @@ def _curve(record: Record) -> tuple[str, np.ndarray, np.ndarray]:
   method = methods.METHODS[record["config"]["method"]]
   label = method.title
   if method.hparam:
-    label += f", {method.hparam} = {strength(record):g}"
+    label += f", {method.hparam} = {methods.strength(record['config']):g}"
   values = results.metric(record, "validation_accuracy_curve")
   for row in values:
     # Who has converged stays what it is.

@@ -8,6 +8,7 @@ from experiments import datasets
 from experiments.architectures import networks
 from experiments.assemblies import ablation, sources
 from experiments.command import parsing
+from experiments.learning import methods
 from experiments.records import checkpoints
 from tests.experiments import tiny
 
@@ -63,7 +64,7 @@ def test_find(tmp_path, capsys):
   )
   settings = [sources.setting(source.config) for source in found[:2]]
   assert settings == ["digits-lenet5-10shot", "digits-mlp500"]
-  assert [sources.strength(s.config) for s in found] == [0, 0, 2, 2, 100, 10]
+  assert [methods.strength(s.config) for s in found] == [0, 0, 2, 2, 100, 10]
   assert [s.validation_accuracy for s in found] == [0.5] * 3 + [0.6, 0.5, 0.5]
   assert len({source.digest for source in found}) == len(found)
   (only,) = sources.find(tmp_path, ["bean2"])

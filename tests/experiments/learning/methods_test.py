@@ -455,6 +455,18 @@ def test_evaluation_is_without_dropout_unless_asked_for(name):
 
 
 @every_method
+def test_strength_has_the_name_that_the_method_gives_it(name):
+  hparam = methods.METHODS[name].hparam
+  config = {"method": name, **({hparam: 0.125} if hparam else {})}
+  assert methods.strength(config) == (0.125 if hparam else 0)
+
+
+def test_all_but_one_method_are_compared_with_another():
+  alone = [name for name, m in methods.METHODS.items() if m.baseline is None]
+  assert alone == ["vanilla"]
+
+
+@every_method
 def test_method_is_complete(name):
   method = methods.METHODS[name]
   titles = [method.title for method in methods.METHODS.values()]

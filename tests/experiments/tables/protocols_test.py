@@ -18,7 +18,7 @@ def test_strict_strength_is_best_over_all_shots_with_the_whole_grid():
     made.record("vanilla", choice=0.9),
   ]
   strengths = protocols.strict_strengths(selection)
-  assert strengths == {"bean1": 10.0, "vanilla": None}
+  assert strengths == {"bean1": 10.0, "vanilla": 0.0}
   whole = made.grid("bean1", (0.1, 0.2, 0.3, 0.4, 0.1), shots=1)
   part = made.grid("bean1", (0.9, 0.1, 0.1, 0.1, 0.1), shots=5)[:4]
   assert protocols.strict_strengths(whole + part) == {"bean1": 30.0}

@@ -5,7 +5,6 @@ import pathlib
 import numpy as np
 import pytest
 
-from experiments.learning import methods
 from experiments.tables import summary
 from tests.experiments.tables import made
 
@@ -89,12 +88,6 @@ def test_best_validation_is_chosen_not_best_test():
   assert [index for index, star in enumerate(stars) if star] == [1, 3, 5]
   last = summary.chosen(records[:3], "validation_accuracy_last")
   assert last == records[:1]
-
-
-def test_strength_of_each_method():
-  for name, method in methods.METHODS.items():
-    expected = None if method.hparam is None else 0.125
-    assert summary.strength(made.record(name, 0.125)) == expected
 
 
 def test_versions_that_differ_stand_below_the_table(tmp_path):
