@@ -6,7 +6,6 @@ MNIST. Those of the real data run where TFDS_DATA_DIR is set.
 
 import errno
 import io
-import json
 import os
 import pwd
 import subprocess
@@ -14,7 +13,6 @@ import sys
 from unittest import mock
 
 import numpy as np
-from PIL import Image
 import pytest
 from sklearn.datasets import load_digits
 import tensorflow_datasets as tfds
@@ -22,6 +20,7 @@ import tensorflow_datasets as tfds
 from experiments import datasets
 from experiments.datasets import cache, copies, digits, prepared
 from experiments.records import archives
+from tests.experiments import tiny
 
 _REAL_DATA_DIR = os.environ.get("TFDS_DATA_DIR")
 _LAYOUT = prepared.Layout((6, 5, 1), 8, 3, 4, 10)
@@ -63,42 +62,8 @@ def load_refused(name, data_dir, *parts):
     assert part in message
 
 
-def png(image):
-  buffer = io.BytesIO()
-  Image.fromarray(image[..., 0]).save(buffer, format="PNG")
-  return buffer.getvalue()
-
-
-def write_prepared(root, *, num_train=11, num_test=4, seed=0, version="3.0.1"):
-  """Prepares an mnist in root as TFDS does; its folder and its arrays."""
-  from array_record.python import array_record_module
-
-  generator = np.random.default_rng(seed)
-  folder = root / "mnist" / version
-  folder.mkdir(parents=True)
-  image = tfds.features.Image(shape=_LAYOUT.image_shape)
-  label = tfds.features.ClassLabel(num_classes=10)
-  features = tfds.features.FeaturesDict({"image": image, "label": label})
-  features.save_config(folder)
-  arrays, splits = [], []
-  for split, num in (("train", num_train), ("test", num_test)):
-    shape = (num, *_LAYOUT.image_shape)
-    images = generator.integers(0, 256, shape, dtype=np.uint8)
-    labels = generator.integers(0, 10, num, dtype=np.int32)
-    path = folder / f"mnist-{split}.array_record-00000-of-00001"
-    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
-    for image, label in zip(map(png, images), labels, strict=True):
-      writer.write(features.serialize_example({"image": image, "label": label}))
-    writer.close()
-    arrays += [images, labels]
-    name = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-    splits.append({"name": split, "numBytes": "1", "filepathTemplate": name})
-    splits[-1]["shardLengths"] = [str(num)]
-  info = {"name": "mnist", "version": version, "fileFormat": "array_record"}
-  (folder / "dataset_info.json").write_text(
-    json.dumps(info | {"splits": splits})
-  )
-  return folder, arrays
+def write_prepared(root, **kwargs):
+  return tiny.write_prepared(root, "mnist", _LAYOUT.image_shape, **kwargs)
 
 
 @pytest.fixture

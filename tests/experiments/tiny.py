@@ -5,12 +5,15 @@ ResNet-18, with batch statistics.
 """
 
 import functools
+import io
+import json
 import math
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from experiments import datasets
 from experiments.architectures import networks
@@ -126,3 +129,45 @@ def load_few_digits():
     validation=cut(digits.validation, slice(50)),
     test=cut(digits.test, slice(80)),
   )
+
+
+def _png(image):
+  buffer = io.BytesIO()
+  Image.fromarray(image[..., 0]).save(buffer, format="PNG")
+  return buffer.getvalue()
+
+
+def write_prepared(
+  root, name, shape, *, num_train=11, num_test=4, seed=0, version="3.0.1"
+):
+  """Prepares a dataset in root as TFDS does; its folder and its arrays."""
+  from array_record.python import array_record_module
+  import tensorflow_datasets as tfds
+
+  generator = np.random.default_rng(seed)
+  folder = root / name / version
+  folder.mkdir(parents=True)
+  image = tfds.features.Image(shape=shape)
+  label = tfds.features.ClassLabel(num_classes=10)
+  features = tfds.features.FeaturesDict({"image": image, "label": label})
+  features.save_config(folder)
+  arrays, splits = [], []
+  for split, num in (("train", num_train), ("test", num_test)):
+    images = generator.integers(0, 256, (num, *shape), dtype=np.uint8)
+    labels = generator.integers(0, 10, num, dtype=np.int32)
+    path = folder / f"{name}-{split}.array_record-00000-of-00001"
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+    for image, label in zip(map(_png, images), labels, strict=True):
+      writer.write(features.serialize_example({"image": image, "label": label}))
+    writer.close()
+    arrays += [images, labels]
+    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    splits.append(
+      {"name": split, "numBytes": "1", "filepathTemplate": template}
+    )
+    splits[-1]["shardLengths"] = [str(num)]
+  info = {"name": name, "version": version, "fileFormat": "array_record"}
+  (folder / "dataset_info.json").write_text(
+    json.dumps(info | {"splits": splits})
+  )
+  return folder, arrays

@@ -1,5 +1,6 @@
-"""The learner that BUILD.md adds as an example, and a network, in scripts."""
+"""The learner of BUILD.md, a network and a dataset, each added by one entry."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -54,22 +55,48 @@ def test_it_learns_and_stands_in_the_table(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_network_is_an_entry(tmp_path):
-  """Flags, --help, records and tables of whole datasets follow."""
+def test_a_network_and_a_dataset_are_an_entry_each(tmp_path):
+  """Flags, --help, records and tables follow, with few shots and with all."""
   for name in ("experiments", "bean_jax"):
     shutil.copytree(in_process.ROOT / name, tmp_path / name)
-  path = tmp_path / "experiments" / "architectures" / "networks.py"
-  before, entry, after = path.read_text().partition('  "mlp500": ')
-  new = '  "mlp20": functools.partial(_perceptron, (20,)),\n'
-  path.write_text(before + new + entry + after)
+  for file, first, new in (
+    (
+      "architectures/networks.py",
+      '  "mlp500": ',
+      '"mlp20": Entry(functools.partial(_perceptron, (20,)), gray=True),',
+    ),
+    (
+      "datasets/prepared.py",
+      '  "cifar10": ',
+      '"kmnist": Layout((28, 28, 1), 90, 30, 40, 10),',
+    ),
+  ):
+    path = tmp_path / "experiments" / file
+    before, entry, after = path.read_text().partition(first)
+    path.write_text(f"{before}  {new}\n{entry}{after}")
+  tiny.write_prepared(
+    tmp_path, "kmnist", (28, 28, 1), num_train=120, num_test=40
+  )
 
-  def run(*args):
-    command = [sys.executable, "-m", "experiments.full_data", *args]
+  def run(script, *args):
+    command = [sys.executable, "-m", f"experiments.{script}", *args]
+    environment = {**os.environ, "BEAN_JAX_CACHE": str(tmp_path / "cache")}
     options = {"capture_output": True, "text": True, "check": True}
-    return subprocess.run(command, cwd=tmp_path, **options).stdout
+    return subprocess.run(
+      command, cwd=tmp_path, env=environment, **options
+    ).stdout
 
-  assert "|mlp20|" in run("--help")
-  run("--model=mlp20", "--methods=vanilla", "--epochs=1", "--output_dir=out")
-  record = results.read(tmp_path / "out" / "digits-mlp20-vanilla.json")
-  assert record["config"]["model"] == "mlp20"
-  assert "## digits, mlp20, " in (tmp_path / "out" / "table.md").read_text()
+  both = "--model=mlp20", "--dataset=kmnist", "--data_dir=."
+  for script, place, title, args in (
+    ("full_data", "mlp20", "## kmnist, mlp20, ", ()),
+    ("few_shot", "1shot", "", ("--shots=1",)),
+  ):
+    text = run(script, "--help")
+    assert "|mlp20|" in text
+    assert "|kmnist" in text
+    less = "--methods=vanilla", "--epochs=1", "--seeds=2", *args
+    run(script, *both, *less, f"--output_dir={script}")
+    record = results.read(tmp_path / script / f"kmnist-{place}-vanilla.json")
+    assert record["config"]["model"] == "mlp20"
+    assert record["source"].startswith("tfds kmnist:")
+    assert title in (tmp_path / script / "table.md").read_text()
