@@ -276,7 +276,7 @@ def _for_dataset(
   def by_bytes(
     network: nn.Module, images: torch.Tensor, labels: torch.Tensor
   ) -> tuple[torch.Tensor, torch.Tensor]:
-    images = images.to(torch.float32)
+    images = images.to(next(network.parameters()).dtype)
     images = images / 255 if name == "lenet5" else images / 127.5 - 1
     return gradient(network, images, labels)
 
@@ -286,10 +286,16 @@ def _for_dataset(
 def batch_loss_and_gradients(
   name: str, params: PyTree, method: str, samples: Samples
 ) -> tuple[np.ndarray, PyTree]:
-  """Computes the loss of a batch of a dataset and its gradients."""
+  """Computes the loss of a batch of a dataset and its gradients, in float64.
+
+  PyTorch's gradients of ResNet-18 in float32 are wrong by up to 18 % of the
+  largest of a kernel for four images, on a CPU.
+  """
   network, gradient = _for_dataset(name, params, method)
   images = torch_networks.to_images(samples.inputs)
-  loss, _ = gradient(network, images, torch_networks.to_labels(samples.labels))
+  loss, _ = gradient(
+    network.double(), images, torch_networks.to_labels(samples.labels)
+  )
   return torch_networks.to_numpy(loss), gradients_of(network)
 
 

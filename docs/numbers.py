@@ -252,6 +252,7 @@ TABLES = {
   "gains mnist": functools.partial(gains, "mnist"),
   "gains fashion_mnist": functools.partial(gains, "fashion_mnist"),
   "rules mnist": functools.partial(rules, "mnist"),
+  "rules fashion_mnist": functools.partial(rules, "fashion_mnist"),
   "rules mnist networks": functools.partial(rules_networks, "mnist", 5),
   "rules mnist networks of 100 shots": functools.partial(
     rules_networks, "mnist", 100

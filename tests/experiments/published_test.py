@@ -79,9 +79,7 @@ def test_assemblies(name):
 
 
 RULES = (
-  *("--notrain", "--dataset=mnist", "--seeds=20", "--selection_seeds=100-119"),
-  *("--shots=1,2,5,10,20,50,100", "--epochs=200,200,100,100,50,50,50"),
-  *("--selection_shots=1,5", "--evaluated_shots=1,5,100", "--attacked=200"),
+  *("--notrain", "--seeds=20", "--selection_seeds=100-119", "--attacked=200"),
   "--methods=vanilla,bean1,bean2,nonnegative,pc_fixed,pc_strict,competing100,"
   "nonnegative_competing100,hebbian",
   "--members_per_chunk=5",
@@ -97,7 +95,25 @@ RULES = (
       "table1",
       ("--notrain", "--first_pseudo=62", "--last_pseudo=500"),
     ),
-    (learning_rules, "learning_rules/mnist", RULES),
+    (
+      learning_rules,
+      "learning_rules/mnist",
+      (
+        *RULES,
+        *("--dataset=mnist", "--shots=1,2,5,10,20,50,100"),
+        *("--epochs=200,200,100,100,50,50,50", "--selection_shots=1,5"),
+        "--evaluated_shots=1,5,100",
+      ),
+    ),
+    (
+      learning_rules,
+      "learning_rules/fashion_mnist",
+      (
+        *RULES,
+        *("--dataset=fashion_mnist", "--shots=1,5", "--epochs=200,100"),
+        *("--selection_shots=1", "--evaluated_shots=5"),
+      ),
+    ),
   ),
 )
 def test_scripts(script, name, args, tmp_path, monkeypatch):
