@@ -35,7 +35,7 @@ class Met(NamedTuple):
 
 
 def changed(tree: PyTree, seed: int) -> PyTree:
-  """Returns a tree with noise added to floats, and one to integers."""
+  """Returns a tree with noise added to floats, and integers turned around."""
   rng = np.random.default_rng(seed)
 
   def other(leaf: Any) -> Any:
@@ -44,7 +44,7 @@ def changed(tree: PyTree, seed: int) -> PyTree:
         0.1 * rng.standard_normal(leaf.shape), leaf.dtype
       )
     whole = jnp.issubdtype(jnp.result_type(leaf), jnp.signedinteger)
-    return leaf + 1 if whole else leaf
+    return leaf[..., ::-1] if whole and jnp.ndim(leaf) else leaf
 
   return jax.tree.map(other, tree)
 
