@@ -167,7 +167,9 @@ def _row(package: str, name: str, verdict: Verdict) -> str:
     name,
     *[numbers[kind] for kind in ("taken", "raw", "convolution", "refused")],
     "; ".join(verdict.faults) or "nothing",
-    "to the bit" if verdict.to_the_bit else "last bits",
+    ("to the bit" if verdict.to_the_bit else "last bits")
+    if numbers["taken"]
+    else "not run",
   )
   return f"| {' | '.join(map(str, cells))} |"
 
@@ -201,7 +203,7 @@ def _write(rows: Sequence[str], needed: Sequence[str]) -> None:
     models=len(rows),
     packages=len({row.split()[1] for row in rows}),
     rows="\n".join(rows),
-    needed="Where layers are refused, a user leaves them out:\n\n"
+    needed="Where layers are refused, `layers` leaves them out, if others are taken:\n\n"
     + "\n".join(needed)
     + "\n"
     if needed
