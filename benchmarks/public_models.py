@@ -44,15 +44,17 @@ other parameters and with other data: each factor that parameters change and
 data do not is a kernel. The penalties are those of the NumPy reference on what
 was met. Gradients are finite, the model is traced once, and the loss is as
 without BEAN: to the bit, or, where "last bits" stands, to 1e-6, as the compiler
-fuses operations within loops in another way.
+fuses operations in another way.
 
 *Taken* are layers of neurons; *raw* are those of raw data; *conv.* are
 convolutions; *refused* are those that cannot be walked into, and are named in
 the error. *Wrong* is what differs from what was met: a layer missed, a layer
 too many, a penalty that is another. See [which layers](layers.md).
 
-Where the layers of a flow are a scan, the first of them reads raw data and is
-taken all the same, since the others read neurons: leave it out by its path.
+Three rows are not explained yet. In both flows of flowjax a layer is taken that
+meets raw data, probably since its kernel is one of a stack whose others meet
+neurons. In the MLSTM of jax-unirep two penalties differ from those of what was
+met.
 
 | package | model | taken | raw | conv. | refused | wrong | loss |
 |---|---|---|---|---|---|---|---|
@@ -61,6 +63,10 @@ taken all the same, since the others read neurons: leave it out by its path.
 {needed}
 `KERAS_BACKEND=jax python -m benchmarks.public_models`; Python {python}, jax
 {jax}, {date}.
+"""
+_REFUSED = """\
+Where layers are refused, `layers` leaves them out. Where none are left, as in
+the neural ODE, the layers are to be handed out by `layers_fn`:
 """
 
 
@@ -203,11 +209,7 @@ def _write(rows: Sequence[str], needed: Sequence[str]) -> None:
     models=len(rows),
     packages=len({row.split()[1] for row in rows}),
     rows="\n".join(rows),
-    needed="Where layers are refused, `layers` leaves them out, if others are taken:\n\n"
-    + "\n".join(needed)
-    + "\n"
-    if needed
-    else "",
+    needed="\n".join([_REFUSED, *needed, ""]) if needed else "",
     python=platform.python_version(),
     jax=jax.__version__,
     date=datetime.datetime.now(datetime.UTC).date(),
