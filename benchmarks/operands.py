@@ -78,14 +78,24 @@ def layers(fn: Callable[..., Any], params: PyTree, *args: Any) -> list[Met]:
     for kernel, inputs in zip(stacks[side], stacks[1 - side], strict=True):
       met = Met(kernel.T, inputs, [inputs] * depends[1 - side][0])
       found.setdefault((kernel.shape, kernel.tobytes()), []).append(met)
-  return [
-    Met(
-      calls[0].kernel,
-      np.concatenate([call.inputs for call in calls]),
-      [call.inputs for call in calls if call.neurons],
-    )
-    for calls in found.values()
+  return [_joined(calls) for calls in found.values()]
+
+
+def _joined(calls: list[Met]) -> Met:
+  """Joins the calls of a kernel.
+
+  What is equal for all samples, such as the first state of a recurrent network,
+  has one row, which `jax.vmap` does not repeat.
+  """
+  most = max(len(call.inputs) for call in calls)
+  inputs = [
+    np.repeat(call.inputs, most // len(call.inputs), axis=0)
+    if len(call.inputs) == 1
+    else call.inputs
+    for call in calls
   ]
+  neurons = [x for x, call in zip(inputs, calls, strict=True) if call.neurons]
+  return Met(calls[0].kernel, np.concatenate(inputs), neurons)
 
 
 def _stack(operand: np.ndarray, summed: Any, batch: Any) -> np.ndarray:

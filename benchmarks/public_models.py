@@ -51,10 +51,9 @@ convolutions; *refused* are those that cannot be walked into, and are named in
 the error. *Wrong* is what differs from what was met: a layer missed, a layer
 too many, a penalty that is another. See [which layers](layers.md).
 
-Three rows are not explained yet. In both flows of flowjax a layer is taken that
-meets raw data, probably since its kernel is one of a stack whose others meet
-neurons. In the MLSTM of jax-unirep two penalties differ from those of what was
-met.
+The layers of both flows of flowjax are steps of a scan, which is read once for
+all of its steps. So the first layer of the first step, which meets raw data, is
+taken with the others; `layers=["*", "!*/layers/0/weight[0]"]` leaves it out.
 
 | package | model | taken | raw | conv. | refused | wrong | loss |
 |---|---|---|---|---|---|---|---|
