@@ -57,7 +57,7 @@ def main():
   images, labels = datasets.load_digits(return_X_y=True)
   images = np.float32(images / 16)
   initial = model.init(jax.random.key(0), images[:1])["params"]
-  bean_loss_fn = bean_jax.regularize(loss_fn, alpha=10.0)  # BEAN
+  bean_loss_fn = bean_jax.regularize(loss_fn, alpha=7.0)  # BEAN
   penalties_fn = bean_jax.penalties(loss_fn)
   for kind, options in OPTIMIZERS.items():
     for way, function in (("plain", loss_fn), ("BEAN", bean_loss_fn)):

@@ -145,7 +145,7 @@ def parse_config() -> cells.Config:
   folder = FLAGS.checkpoint_dir
   names = _parse_names()
   stream = Whole(
-    Augmentation(flip=_DATASET.value in datasets.MIRRORED, crop=_CROP.value),
+    Augmentation(flip=_DATASET.value in datasets.FLIPPABLE, crop=_CROP.value),
     jax.local_device_count() if _DATA_PARALLEL.value else 1,
     parsing.number("patience", _PATIENCE.value, low=0),
     parsing.number("tolerance", _TOLERANCE.value, low=0, below=1),

@@ -220,7 +220,7 @@ def _make_stage(
   )
 
 
-def _there(job: Job) -> tuple[dict[str, Entries], list[Record]]:
+def _reported(job: Job) -> tuple[dict[str, Entries], list[Record]]:
   """Returns the entries of protocols that there are, and all records."""
   found = stages.records(
     job.stages, lambda stage: stages.best_of_grid(stage.evaluation)
@@ -235,7 +235,7 @@ def _train(job: Job) -> None:
   planned = [run for stage in whole for run in stage]
   while planned:
     runs.train_all(planned)
-    accuracies, _ = _there(job)
+    accuracies, _ = _reported(job)
     planned = [
       stages.strict_run(stage, whole)
       for stage in job.stages
@@ -349,7 +349,7 @@ def run() -> None:
   job = parse_job()
   if FLAGS.train:
     _train(job)
-  accuracies, used = _there(job) if job.stages else ({}, [])
+  accuracies, used = _reported(job) if job.stages else ({}, [])
   if not processes.is_first():
     return
   parts = list(

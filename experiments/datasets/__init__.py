@@ -15,8 +15,8 @@ from experiments.datasets.shots import draw_shots
 from experiments.datasets.structure import Dataset, DatasetError, Split
 
 __all__ = (
+  "FLIPPABLE",
   "GRAY",
-  "MIRRORED",
   "NAMES",
   "Dataset",
   "DatasetError",
@@ -31,7 +31,8 @@ GRAY = (
   "digits",
   *(n for n, x in prepared.LAYOUTS.items() if x.image_shape == (28, 28, 1)),
 )
-MIRRORED = tuple(n for n, x in prepared.LAYOUTS.items() if x.mirrored)
+# Images whose mirror images are others of their class.
+FLIPPABLE = tuple(n for n, x in prepared.LAYOUTS.items() if x.flippable)
 
 
 @functools.cache

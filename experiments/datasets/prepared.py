@@ -21,7 +21,7 @@ class Layout(NamedTuple):
     num_validation: images for validation: the rest of TFDS's training split.
     num_test: images of TFDS's test split.
     num_classes: number of classes.
-    mirrored: whether the mirror image of one is another of its class.
+    flippable: whether the mirror image of one is another of its class.
   """
 
   image_shape: tuple[int, int, int]
@@ -29,13 +29,13 @@ class Layout(NamedTuple):
   num_validation: int
   num_test: int
   num_classes: int
-  mirrored: bool = False
+  flippable: bool = False
 
 
 LAYOUTS = {
   "mnist": Layout((28, 28, 1), 50_000, 10_000, 10_000, 10),
   "fashion_mnist": Layout((28, 28, 1), 50_000, 10_000, 10_000, 10),
-  "cifar10": Layout((32, 32, 3), 40_000, 10_000, 10_000, 10, mirrored=True),
+  "cifar10": Layout((32, 32, 3), 40_000, 10_000, 10_000, 10, flippable=True),
 }
 
 

@@ -26,7 +26,7 @@ there were none. One of another schema or configuration was made by somebody
 who may still want it: reading it raises `ResultError`, which names the file.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 import hashlib
 import importlib.metadata
 import json
@@ -199,14 +199,17 @@ def made(
   measure: Callable[[], Mapping[str, Any]],
   *,
   resume: bool = True,
+  metrics: Collection[str] = (),
 ) -> tuple[Record, bool]:
   """Finds a record, or measures what it needs, takes the time and writes it.
+
+  A record that lacks one of the metrics is measured anew.
 
   What `measure` returns, `metrics` among it, is added to the fields, with the
   environment and the seconds. Also returns whether it was measured just now.
   """
   record = find(path, fields["config"]) if resume else None
-  if record is not None:
+  if record is not None and record["metrics"].keys() >= set(metrics):
     return record, False
   started = time.monotonic()
   measured = measure()

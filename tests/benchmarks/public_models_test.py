@@ -1,10 +1,10 @@
+"""Public models that the tests have anyway, and the page of all of them."""
+
 import importlib.metadata
 import pathlib
 import re
 
 import pytest
-
-pytest.importorskip("flax")
 
 from benchmarks import public_model_makers, public_models
 

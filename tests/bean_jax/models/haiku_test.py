@@ -144,6 +144,19 @@ def test_cores_in_dynamic_unroll(core):
     assert sizes["lstm/linear/w"] == DIM + 3
 
 
+def test_projections_under_vmap_inside():
+  def network(inputs):
+    hidden = jnp.tanh(hk.Linear(6, b_init=START, name="fc1")(inputs))
+    layer = hk.Linear(3, name="fc2")
+    return hk.vmap(layer, split_rng=False)(hidden)
+
+  def by_hand(params, inputs):
+    hidden = jnp.tanh(_linear(params["fc1"], inputs))
+    return {"fc2/w": (hidden, params["fc2"]["w"])}
+
+  _check(network, by_hand, INPUTS, raw=["fc1/w"])
+
+
 def test_transformed_pair_is_told_the_line_that_works():
   model = hk.transform(lambda inputs: hk.Linear(3)(inputs))
   with pytest.raises(TypeError, match=r"its apply is: pass model\.apply"):

@@ -301,6 +301,13 @@ def test_layers_of_several_axes(layer, shape, axes):
   _check_after(layer, layers_of, inputs)
 
 
+def test_batch_dims_are_layers_of_a_stack():
+  def layers_of(params, inputs):
+    return {f"kernel[{i}]": (inputs[i], params["kernel"][i]) for i in range(2)}
+
+  _check_after(nn.DenseGeneral(3, batch_dims=(0,)), layers_of, TOKENS)
+
+
 def test_cross_attention():
   layer = nn.MultiHeadDotProductAttention(2, qkv_features=6, use_bias=False)
   layers_of = functools.partial(by_hand.attention, nn.dot_product_attention)

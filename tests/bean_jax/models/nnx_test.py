@@ -498,3 +498,11 @@ def test_what_cannot_be_had_is_named(lift, reason):
   output, activations, _ = bean_jax.capture(model, layers="!lifted/*")(INPUTS)
   np.testing.assert_array_equal(output, expected)
   assert list(activations) == ["last/kernel"]
+
+
+def test_model_from_outside_of_the_trace():
+  model = Lifted(_call)
+  with pytest.raises(ValueError, match="not closed over"):
+    bean_jax.regularize(lambda inputs: loss_of(model(inputs)), alpha=1.0)(
+      INPUTS
+    )
