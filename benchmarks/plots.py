@@ -1,14 +1,19 @@
 """Figures of cases as PNG files that can be read in black and white."""
 
+from __future__ import annotations
+
 import io
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks import cases
 from experiments.records import results
-from experiments.tables.canvas import axes, axis, figure, patches, ticker
+from experiments.tables import canvas
+
+if TYPE_CHECKING:
+  from experiments.tables.canvas import axes, axis, figure
 
 # Of ours and of the peers: dark against hatched.
 _OURS = {"color": "0.35"}
@@ -91,8 +96,8 @@ def _bars(case: cases.Case) -> figure.Figure:
       zorder=3,
     )
   handles = [
-    patches.Patch(label="bean_jax", **_OURS),
-    patches.Patch(label="others", **_PEERS),
+    canvas.patches.Patch(label="bean_jax", **_OURS),
+    canvas.patches.Patch(label="others", **_PEERS),
   ]
   if floors:
     ticks = plot.vlines(
@@ -153,13 +158,13 @@ def _lines(case: cases.Case) -> figure.Figure:
 def _plain_numbers(log_axis: axis.Axis) -> None:
   """Writes 0.5 and 2000, not 5e-1 and 2e3, at few places of a log axis."""
   # At 2 and 5 as well, since there are few powers of ten.
-  log_axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+  log_axis.set_major_locator(canvas.ticker.LogLocator(subs=(1, 2, 5)))
   log_axis.set_major_formatter(lambda value, position: f"{value:g}")
-  log_axis.set_minor_formatter(ticker.NullFormatter())
+  log_axis.set_minor_formatter(canvas.ticker.NullFormatter())
 
 
 def _blank(title: str, *, height: float) -> tuple[figure.Figure, axes.Axes]:
-  drawing = figure.Figure(figsize=(8.5, height), dpi=130, layout="constrained")
+  drawing = canvas.blank(8.5, height, dpi=130)
   plot = drawing.add_subplot()
   plot.set_title(title, fontsize=12, wrap=True)
   plot.grid(color="0.88", linewidth=0.8)

@@ -1,7 +1,10 @@
 """Which figures a run has, as PNG and PDF, and what is drawn in them."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 import pathlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,7 +14,9 @@ from experiments.assemblies.summary import Cell, Group
 from experiments.learning import methods
 from experiments.records import results
 from experiments.tables import canvas, figures
-from experiments.tables.canvas import axes, figure
+
+if TYPE_CHECKING:
+  from experiments.tables.canvas import axes, figure
 
 Metric = Callable[[Cell], np.ndarray]
 # Checkpoints, with their images, by the digest that records have.

@@ -6,10 +6,12 @@ lightness stand for numbers. Paths end in .png, and every function returns the
 figure that was written.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 import pathlib
 import string
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,13 +19,9 @@ import bean_jax
 from experiments.assemblies import clusters, measures
 from experiments.assemblies.sources import Layer
 from experiments.tables import canvas
-from experiments.tables.canvas import (
-  axes,
-  axis,
-  collections as mcollections,
-  colors,
-  figure,
-)
+
+if TYPE_CHECKING:
+  from experiments.tables.canvas import axes, axis, figure
 
 # Paul Tol's muted scheme and black, which colour-blind readers can tell apart.
 _COLORS = (
@@ -289,9 +287,9 @@ def _connections(
   lines[:, 1] = np.column_stack([places[targets], np.ones(len(targets))])
   shade = 0.1 + 0.6 * strength[sources, targets] / max(strength.max(), 1e-12)
   plot.add_collection(
-    mcollections.LineCollection(
+    canvas.collections.LineCollection(
       lines,
-      colors=colors.to_rgba_array(hues[sources], shade),
+      colors=canvas.colors.to_rgba_array(hues[sources], shade),
       # Solid into the next layer, dashed where it inhibits.
       linestyles=[
         "-" if weight > 0 else (0, (4, 3))

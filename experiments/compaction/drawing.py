@@ -6,8 +6,10 @@ every function returns the figure that was written. Strengths are chosen as
 `needed.CHOICES` says.
 """
 
+from __future__ import annotations
+
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +17,9 @@ from experiments.compaction import needed
 from experiments.compaction.needed import Group, Way
 from experiments.learning import methods
 from experiments.tables import canvas, figures, paper
-from experiments.tables.canvas import axes, figure, ticker
+
+if TYPE_CHECKING:
+  from experiments.tables.canvas import axes, figure
 
 # Points lost beyond which curves leave the picture.
 _WORST = 10.0
@@ -139,8 +143,10 @@ def _frame(plot: axes.Axes, title: str) -> None:
   figures.frame(plot, title)
   plot.grid(color="0.88")
   plot.set_xscale("log")
-  plot.xaxis.set_major_locator(ticker.LogLocator(10, subs=(1.0, 2.0, 5.0)))
+  plot.xaxis.set_major_locator(
+    canvas.ticker.LogLocator(10, subs=(1.0, 2.0, 5.0))
+  )
   plot.xaxis.set_major_formatter(
     lambda x, _: f"{x / 1e3:g} k" if x >= 1e3 else f"{x:g}"
   )
-  plot.xaxis.set_minor_formatter(ticker.NullFormatter())
+  plot.xaxis.set_minor_formatter(canvas.ticker.NullFormatter())

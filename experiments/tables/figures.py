@@ -6,17 +6,21 @@ colour (Okabe and Ito's, which colour-blind readers can tell apart), a line
 style and a marker of its own, so a figure can be read in black and white.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
 import pathlib
 import textwrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from experiments.learning import methods
 from experiments.tables import canvas, stats
-from experiments.tables.canvas import axes, figure
+
+if TYPE_CHECKING:
+  from experiments.tables.canvas import axes, figure
 
 # For each line its label, places [num_points] and as many means with bounds.
 Series = Sequence[tuple[str, ArrayLike, Sequence[stats.Interval]]]

@@ -56,8 +56,12 @@ def test_a_file_that_cannot_be_written_is_an_error(tmp_path):
   "backend,expected", (("inline", "agg"), ("svg", "svg"))
 )
 def test_backend_of_a_notebook(backend, expected):
+  """And no script imports matplotlib before it draws, which takes long."""
   program = (
-    "from experiments.tables import figures; import os, matplotlib; "
+    "import os, sys; from experiments import few_shot; "
+    "assert 'matplotlib' not in sys.modules; "
+    "from experiments.tables import canvas; canvas.blank(1, 1); "
+    "import matplotlib; "
     "print(os.environ['MPLBACKEND'], matplotlib.get_backend())"
   )
   process = subprocess.run(
