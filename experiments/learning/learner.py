@@ -138,8 +138,10 @@ def first_failure(
   bad = ~jnp.isfinite(objectives)
   finite = jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf)), variables)
   broken = ~jnp.stack(jax.tree.leaves(finite)).all()
-  late = jnp.where(broken, steps[-1], -1)
-  return jnp.where(jnp.any(bad), steps[jnp.argmax(bad)], late)
+  # As a part of the reduction over steps XLA computes it once, and not anew for
+  # every array of a member.
+  bad = bad.at[-1].set(bad[-1] | broken)
+  return jnp.where(jnp.any(bad), steps[jnp.argmax(bad)], -1)
 
 
 def plain_predict(network: Network) -> Callable[..., jax.Array]:
