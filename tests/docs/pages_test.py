@@ -84,7 +84,7 @@ def test_tables_are_those_of_the_results(path):
 def _intervals(text: str) -> np.ndarray:
   """Returns all means with their bounds that a text has [..., 3]."""
   number = r"([+-]?\d+\.\d+)"
-  found = re.findall(rf"{number}\s\[{number},\s{number}\]", text)
+  found = re.findall(rf"{number}\s+\[{number},\s+{number}\]", text)
   return np.array(found, float).reshape(-1, 3)
 
 
