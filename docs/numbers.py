@@ -257,6 +257,9 @@ TABLES = {
   "rules mnist networks of 100 shots": functools.partial(
     rules_networks, "mnist", 100
   ),
+  "rules fashion_mnist networks": functools.partial(
+    rules_networks, "fashion_mnist", 5
+  ),
   "penalty": penalty,
   "step times": step_times,
   "step environment": step_environment,
