@@ -181,12 +181,12 @@ def rules(dataset: str) -> str:
   return "\n".join(lines)
 
 
-def rules_networks(dataset: str, shots: int) -> str:
+def rules_networks(folder: str, shots: int) -> str:
   """Returns what the networks of learning rules are like."""
-  header, *rows = _rules(dataset, str(shots))
+  header, *rows = _rules(folder, str(shots))
   attacks = [name for name in header if name[:4] in ("FGSM", "PGD ")]
   columns = [*attacks, "zero gradients", "below 0.005", "Gini", "silhouette"]
-  accuracy, *others = _rules(dataset, r"\d+")
+  accuracy, *others = _rules(folder, r"\d+")
   place = accuracy.index(f"{shots}-shot")
   accuracies = {row[0]: row[place].partition("; ")[0] for row in others}
   lines = [
@@ -260,6 +260,12 @@ TABLES = {
   "rules fashion_mnist networks": functools.partial(
     rules_networks, "fashion_mnist", 5
   ),
+  "rules mnist controls": functools.partial(
+    rules_networks, "mnist-controls", 5
+  ),
+  "rules mnist controls of 100 shots": functools.partial(
+    rules_networks, "mnist-controls", 100
+  ),
   "penalty": penalty,
   "step times": step_times,
   "step environment": step_environment,
@@ -301,10 +307,11 @@ def _table1(dataset: str, protocol: str, title: str) -> list[list[str]]:
   return _cells(part)
 
 
-def _rules(dataset: str, shots: str) -> list[list[str]]:
+def _rules(folder: str, shots: str) -> list[list[str]]:
   """Returns the first table of learning rules of such shots, a pattern."""
-  text = (RESULTS / "learning_rules" / dataset / "table.md").read_text()
-  heading = rf"\n## {TITLES[dataset]}, {shots}-shot, protocol strict\n\n"
+  text = (RESULTS / "learning_rules" / folder / "table.md").read_text()
+  dataset = TITLES[folder.partition("-")[0]]
+  heading = rf"\n## {dataset}, {shots}-shot, protocol strict\n\n"
   _, part, *_ = re.split(heading, text, maxsplit=1)
   return _cells(part)
 

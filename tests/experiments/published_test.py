@@ -114,6 +114,16 @@ RULES = (
         *("--selection_shots=1", "--evaluated_shots=5"),
       ),
     ),
+    (
+      learning_rules,
+      "learning_rules/mnist-controls",
+      (
+        *RULES,
+        *("--dataset=mnist", "--methods=bean1_constant,mean_square"),
+        *("--shots=1,5,100", "--epochs=200,100,50"),
+        *("--selection_shots=1,5", "--evaluated_shots=5,100"),
+      ),
+    ),
   ),
 )
 def test_scripts(script, name, args, tmp_path, monkeypatch):
