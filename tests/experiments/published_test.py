@@ -111,7 +111,7 @@ RULES = (
       (
         *RULES,
         *("--dataset=fashion_mnist", "--shots=1,5", "--epochs=200,100"),
-        *("--selection_shots=1", "--evaluated_shots=5"),
+        *("--selection_shots=1,5", "--evaluated_shots=5"),
       ),
     ),
     (
