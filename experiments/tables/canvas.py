@@ -20,15 +20,7 @@ from experiments.machine import notices
 from experiments.records import results
 
 if TYPE_CHECKING:
-  from matplotlib import (
-    axes as axes,
-    axis as axis,
-    collections as collections,
-    colors as colors,
-    figure as figure,
-    patches as patches,
-    ticker as ticker,
-  )
+  from matplotlib import axes as axes, axis as axis, figure as figure
 
 
 def __getattr__(name: str) -> Any:
