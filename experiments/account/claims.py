@@ -5,6 +5,7 @@ from functools import partial
 from typing import NamedTuple
 
 from experiments.account import findings
+from experiments.learning import table1_rows
 
 _INTERPRET = (
   "python -m experiments.interpret --checkpoint_dir=outputs/lenet5 "
@@ -95,6 +96,8 @@ CLAIMS = (
       quantity="BEAN beside dropout less dropout alone",
       names=["bean1_dropout", "bean2_dropout", "bean1_constant_dropout"],
       rivals=["dropout"],
+      # The rate that it has beside BEAN.
+      given={"dropout": table1_rows.RATE_BESIDE_BEAN},
     ),
   ),
   Claim(

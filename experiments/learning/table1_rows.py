@@ -19,6 +19,8 @@ BEAN_OPTIONS = ("gamma", "distance", "alpha_units", "layers")
 _EVALUATION = ("dropout_at_eval",)
 BEAN1_ALPHAS = (0.1, 1.0, 10.0, 30.0, 100.0)
 BEAN2_ALPHAS = (1.0, 10.0, 100.0, 1e3, 1e4)
+# Of dropout: what it chooses alone for most shots, by validation images.
+RATE_BESIDE_BEAN = 0.5
 _LOWER_ALPHAS1 = (0.01, 0.1, 1.0, 10.0, 100.0)
 _LOWER_ALPHAS2 = (0.1, 1.0, 10.0, 100.0, 1e3)
 
@@ -62,14 +64,11 @@ def _bean(
 
 
 def _with_dropout(method: Method) -> Method:
-  """Returns a method whose outputs of hidden dense layers are dropped too.
-
-  At the rate that dropout alone chooses for most shots.
-  """
-  return method._replace(
-    options=method.options + _EVALUATION,
-    make=functools.partial(method.make, dropout_rate=lambda hparams: 0.5),
+  """Returns a method whose outputs of hidden dense layers are dropped too."""
+  make = functools.partial(
+    method.make, dropout_rate=lambda hparams: RATE_BESIDE_BEAN
   )
+  return method._replace(options=method.options + _EVALUATION, make=make)
 
 
 _CONSTANT = _penalized(

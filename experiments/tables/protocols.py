@@ -5,7 +5,7 @@ each number of shots. The strict one takes the last epoch, and for each method
 one value of its hyper-parameter for all shots, chosen with other seeds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -100,11 +100,18 @@ def with_whole_grid(records: Sequence[summary.Record]) -> list[summary.Record]:
   ]
 
 
-def entries(protocol: str, records: Records) -> Entries:
-  """Picks the records that one of the `PROTOCOLS` reports, where it has any."""
+def entries(
+  protocol: str,
+  records: Records,
+  given: Mapping[str, float] | None = None,
+) -> Entries:
+  """Picks the records that one of the `PROTOCOLS` reports, where it has any.
+
+  Of methods whose hyper-parameter is given, the strict one takes that.
+  """
   picked = records.chosen
   if protocol == "strict":
-    strengths = strict_strengths(records.selection)
+    strengths = {**strict_strengths(records.selection), **(given or {})}
     picked = [
       record
       for record in records.evaluation

@@ -92,6 +92,24 @@ def test_many_comparisons_are_corrected():
     )
 
 
+def test_bean_beside_dropout_is_held_against_dropout_of_its_rate():
+  found = few_shot({("bean1_dropout", 1): 0.6, ("dropout", 1): 0.4})
+  records = found.few_shot["mnist"]
+  # What is chosen alone is another rate, of another accuracy.
+  same_rate = made.record(
+    "dropout", 0.5, last=(0.5 + NOISE).tolist(), dataset="mnist"
+  )
+  records.evaluation.append(same_rate)
+  (claim,) = (c for c in claims.CLAIMS if c.title == "BEAN adds to dropout")
+  strict = [
+    compared
+    for compared in claim.find(found).comparisons
+    if compared.group == "protocol strict"
+  ]
+  assert len(strict) == 1
+  np.testing.assert_allclose(strict[0].interval.mean, 0.1, atol=1e-12)
+
+
 def network(rises):
   """Cells of a network whose quantity is above vanilla's 0.1 by some rises."""
   cells = []

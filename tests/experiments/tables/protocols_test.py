@@ -73,6 +73,15 @@ def test_strict_protocol_reports_the_last_epoch_of_the_other_seeds_choice(
   np.testing.assert_allclose(entry.gains, [0.1, 0.2, 0.0], atol=1e-12)
 
 
+def test_strict_protocol_takes_what_is_given_instead(records):
+  given = {"bean1": 10.0}
+  entry = protocols.entries("strict", records, given)["bean1", 1]
+  assert (entry.strength, entry.at_edge) == (10.0, False)
+  assert entry.accuracies == {0: 0.4, 1: 0.4, 2: 0.01}
+  # Validation images choose in the other.
+  assert protocols.entries("paper", records, given)["bean1", 1].strength == 1
+
+
 def test_failed_simulations_are_left_out_and_counted(records):
   records.chosen[1] = made.record("bean1", 1.0, test=(0.5, None, 0.4))
   entry = protocols.entries("paper", records)["bean1", 1]
