@@ -133,7 +133,11 @@ def differences(
   unit: str = "points",
 ) -> figure.Figure:
   """Draws differences, in hundredths, by name: one line of the figure each."""
-  names = list(dict.fromkeys(name for _, by_name in series for name in by_name))
+  # In the order of the series that has most.
+  fullest_first = sorted(series, key=lambda one: -len(one[1]))
+  names = list(
+    dict.fromkeys(name for _, by_name in fullest_first for name in by_name)
+  )
   drawing, plot = _blank(title, f"difference ({unit})", len(names))
   drawing.set_figheight(1.8 + max(0.42, 0.15 * len(series)) * len(names))
   plot.set_ylabel("")
