@@ -110,8 +110,8 @@ RULES = (
       "learning_rules/fashion_mnist",
       (
         *RULES,
-        *("--dataset=fashion_mnist", "--shots=1,2,5,10"),
-        *("--epochs=200,200,100,100", "--selection_shots=1,5"),
+        *("--dataset=fashion_mnist", "--shots=1,2,5,10,20"),
+        *("--epochs=200,200,100,100,50", "--selection_shots=1,5"),
         "--evaluated_shots=5",
       ),
     ),
