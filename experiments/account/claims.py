@@ -97,7 +97,7 @@ CLAIMS = (
       names=["bean1_dropout", "bean2_dropout", "bean1_constant_dropout"],
       rivals=["dropout"],
       # The rate that it has beside BEAN.
-      given={"dropout": table1_rows.RATE_BESIDE_BEAN},
+      strengths={"dropout": table1_rows.RATE_BESIDE_BEAN},
     ),
   ),
   Claim(

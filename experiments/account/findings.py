@@ -164,15 +164,15 @@ def against(
   quantity: str,
   names: Sequence[str] = ("bean1",),
   rivals: Sequence[str],
-  given: Mapping[str, float] | None = None,
+  strengths: Mapping[str, float] | None = None,
 ) -> Finding:
   """Judges some methods against others, at all shots in both protocols.
 
-  Hyper-parameters may be given, by method, for the strict one.
+  Strengths may be given, by method, for the strict one.
   """
   pairs: Pairs = {}
   for protocol in protocols.PROTOCOLS:
-    for dataset, shots, entries in _places(found, protocol, given):
+    for dataset, shots, entries in _places(found, protocol, strengths):
       for name, rival in itertools.product(names, rivals):
         label = f"{paper.title(dataset)}, {shots}-shot"
         label += f": {_title(name)}" * (len(names) > 1)
@@ -305,11 +305,11 @@ def _saved(
 def _places(
   found: Found,
   protocol: str,
-  given: Mapping[str, float] | None = None,
+  strengths: Mapping[str, float] | None = None,
 ) -> Iterator[tuple[str, int, protocols.Entries]]:
   """Yields every dataset and number of shots of Table 1, with all entries."""
   for dataset, records in found.few_shot.items():
-    entries = protocols.entries(protocol, records, given)
+    entries = protocols.entries(protocol, records, strengths)
     for shots in paper.TABLE1[dataset]["vanilla"]:
       yield dataset, shots, entries
 

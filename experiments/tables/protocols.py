@@ -103,15 +103,15 @@ def with_whole_grid(records: Sequence[summary.Record]) -> list[summary.Record]:
 def entries(
   protocol: str,
   records: Records,
-  given: Mapping[str, float] | None = None,
+  strengths: Mapping[str, float] | None = None,
 ) -> Entries:
   """Picks the records that one of the `PROTOCOLS` reports, where it has any.
 
-  Of methods whose hyper-parameter is given, the strict one takes that.
+  Of methods whose strength is given, the strict one takes that.
   """
   picked = records.chosen
   if protocol == "strict":
-    strengths = {**strict_strengths(records.selection), **(given or {})}
+    strengths = strict_strengths(records.selection) | dict(strengths or {})
     picked = [
       record
       for record in records.evaluation

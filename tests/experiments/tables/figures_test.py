@@ -217,6 +217,16 @@ def test_differences_have_a_line_of_the_figure_for_each_name(path):
   assert other.get_ydata()[0] > line.get_ydata()[1]
 
 
+def test_names_that_a_series_lacks_stay_in_their_place(path):
+  series = [
+    ("paper", {"a": INTERVAL, "c": INTERVAL}),
+    ("strict", {"a": INTERVAL, "b": INTERVAL, "c": INTERVAL}),
+  ]
+  plot = figures.differences(path, series, title="Digits").axes[0]
+  names = [text.get_text() for text in plot.get_yticklabels()]
+  assert names == ["a", "b", "c"]
+
+
 def test_markers_of_a_name_do_not_touch(path):
   series = [(f"{i}", {"a": INTERVAL, "b": INTERVAL}) for i in range(8)]
   drawing = figures.differences(path, series, title="t")

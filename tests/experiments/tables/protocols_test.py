@@ -74,12 +74,13 @@ def test_strict_protocol_reports_the_last_epoch_of_the_other_seeds_choice(
 
 
 def test_strict_protocol_takes_what_is_given_instead(records):
-  given = {"bean1": 10.0}
-  entry = protocols.entries("strict", records, given)["bean1", 1]
+  strengths = {"bean1": 10.0}
+  entry = protocols.entries("strict", records, strengths)["bean1", 1]
   assert (entry.strength, entry.at_edge) == (10.0, False)
   assert entry.accuracies == {0: 0.4, 1: 0.4, 2: 0.01}
   # Validation images choose in the other.
-  assert protocols.entries("paper", records, given)["bean1", 1].strength == 1
+  entry = protocols.entries("paper", records, strengths)["bean1", 1]
+  assert entry.strength == 1.0
 
 
 def test_failed_simulations_are_left_out_and_counted(records):
