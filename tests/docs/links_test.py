@@ -7,9 +7,10 @@ import urllib.parse
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
+CODE = ("bean_jax", "experiments", "benchmarks", "tests/faults")
 PAGES = sorted(
   path
-  for folder in (".", "docs", "results/**")
+  for folder in (".", "docs", "results/**", *CODE)
   for path in ROOT.glob(f"{folder}/*.md")
 )
 LINK = re.compile(r"!?\[[^\]\[]*(?:`[^`]*`[^\]\[]*)*\]\(([^)\s]+)\)")

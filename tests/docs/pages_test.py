@@ -11,14 +11,22 @@ import pytest
 import bean_jax
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
+CODE = ("bean_jax", "benchmarks", "experiments", "tests/faults")
 # Beside those of the documentation.
 OTHERS = [
   ROOT / "README.md",
   ROOT / "BUILD.md",
+  *(ROOT / folder / "README.md" for folder in CODE),
   *sorted((ROOT / "results").glob("*.md")),
 ]
 FOLDERS = ("bean_jax", "benchmarks", "examples", "experiments", "tests")
 PAGES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
+
+
+def _name(path: pathlib.Path) -> str:
+  return str(path.relative_to(ROOT))
+
+
 each_page = pytest.mark.parametrize(
   "name",
   [
@@ -73,9 +81,7 @@ def test_there_are_blocks_to_run():
   assert languages.count("pycon") >= 5
 
 
-@pytest.mark.parametrize(
-  "path", [*OTHERS, *PAGES.values()], ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", [*OTHERS, *PAGES.values()], ids=_name)
 def test_tables_are_those_of_the_results(path):
   page = path.read_text()
   assert _load_numbers().with_tables(page) == page, "run python docs/numbers.py"
@@ -95,7 +101,7 @@ def _intervals(text: str) -> np.ndarray:
     ROOT / "docs" / "alpha.md",
     ROOT / "results" / "what_helps.md",
   ],
-  ids=lambda path: path.stem,
+  ids=_name,
 )
 def test_intervals_are_those_of_the_results(path):
   tables = [*ROOT.glob("results/*.md"), *ROOT.glob("results/**/table.md")]
@@ -113,9 +119,7 @@ def test_intervals_are_those_of_the_results(path):
     assert distance < 0.051, interval
 
 
-@pytest.mark.parametrize(
-  "path", [*OTHERS, *PAGES.values()], ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", [*OTHERS, *PAGES.values()], ids=_name)
 def test_commands_name_what_there_is(path):
   page = path.read_text()
   for module in re.findall(r"python -m ([\w.]+)", page):

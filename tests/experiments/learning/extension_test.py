@@ -1,4 +1,4 @@
-"""The learner of BUILD.md, a network and a dataset, each added by one entry."""
+"""The documented learner, a network and a dataset, each added by one entry."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from tests.experiments import in_process, tiny
 
 @pytest.fixture
 def _example(monkeypatch):
-  text = (in_process.ROOT / "BUILD.md").read_text()
+  text = (in_process.ROOT / "experiments" / "README.md").read_text()
   (code,) = [
     block
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -28,7 +28,7 @@ def _example(monkeypatch):
   monkeypatch.setattr(methods, "METHODS", dict(methods.METHODS))
   monkeypatch.setattr(networks, "make", lambda *_, **__: tiny.NETWORK)
   monkeypatch.delenv("FORCE_COLOR", raising=False)
-  exec(compile(code, "BUILD.md", "exec"), {})
+  exec(compile(code, "README.md", "exec"), {})
 
 
 @pytest.mark.usefixtures("_example")
