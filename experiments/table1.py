@@ -14,12 +14,13 @@ reports two protocols side by side:
     python -m experiments.table1
 
 goes on where it was stopped; finished cells are kept in --output_dir, one JSON
-each. --notrain writes the tables of the cells that are there. The protocol
-strict alone is cheaper: with --selection_shots=1,5 all values are trained at
-these numbers of shots, and at the others the value that was chosen.
+each. --notrain writes the tables of the cells that are there. One protocol
+alone is cheaper: --protocols=paper trains no other seeds; --protocols=strict
+with --selection_shots=1,5 trains all values at these numbers of shots, with the
+other seeds, and for the table the values that were chosen.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import itertools
 import pathlib
 
@@ -31,7 +32,14 @@ from experiments.learning import methods
 from experiments.machine import processes, progress
 from experiments.population import cells, runs
 from experiments.records import results
-from experiments.tables import comparison, markdown, stages, summary, versions
+from experiments.tables import (
+  comparison,
+  markdown,
+  protocols,
+  stages,
+  summary,
+  versions,
+)
 from experiments.tables.stages import Stage
 
 DATASETS = ("mnist", "fashion_mnist")
@@ -55,6 +63,13 @@ flag_groups.define_methods(
 flag_groups.define_imitation(FLAGS)
 flag_groups.define(
   FLAGS, seeds="20", selection_seeds="100-119", selection_shots=[]
+)
+flags.DEFINE_list(
+  "protocols",
+  list(protocols.PROTOCOLS),
+  "for which cells are trained: paper, strict or both; tables have what there "
+  "is of both",
+  flag_values=FLAGS,
 )
 _VALIDATE_EVERY = flags.DEFINE_integer(
   "validate_every",
@@ -160,40 +175,44 @@ def _chosen_records(stage: Stage) -> list[summary.Record]:
   return records + [r for r in best if r["config"]["method"] not in any_size]
 
 
-def _train(planned: Sequence[Stage], selection: Collection[int]) -> None:
-  """Trains whole grids with some numbers of shots, strict choices with all."""
-  tried = [stage for stage in planned if stage.num_shots in selection]
-  others = [stage for stage in planned if stage not in tried]
-  grids = [run for stage in tried for run in stage]
-  missing = [runs.missing(run) for run in grids]
-  done = sum(len(run.cells) for run in grids)
-  done -= sum(len(run.cells) for run in missing)
+def _runs(
+  planned: Sequence[Stage],
+  tried: Sequence[Stage],
+  unknown: Mapping[str, float] = {},
+) -> Iterator[cells.Config]:
+  """Yields whole grids of some stages, and what is chosen by what they left."""
+  for stage in tried:
+    if "strict" in FLAGS.protocols:
+      yield stage.selection
+    if "paper" in FLAGS.protocols:
+      yield stage.evaluation
+      yield _chosen(stage, unknown)
+  if "strict" in FLAGS.protocols:
+    for stage in planned:
+      if "paper" not in FLAGS.protocols or stage not in tried:
+        yield stages.strict_run(stage, tried, unknown)
+
+
+def _train(planned: Sequence[Stage], tried: Sequence[Stage]) -> None:
   # What will be chosen costs the same whatever it is.
   firsts = {name: methods.METHODS[name].grid[0] for name in FLAGS.methods}
-  missing += [runs.missing(_chosen(stage, firsts)) for stage in tried]
-  for stage in others:
-    missing.append(
-      runs.missing(stages.with_strengths(stage.evaluation, firsts))
-    )
-  cheapest_first = _ORDER.value == "cost"
+  expected = list(_runs(planned, tried, firsts))
+  missing = [runs.missing(run) for run in expected]
+  done = sum(len(run.cells) for run in expected)
+  done -= sum(len(run.cells) for run in missing)
   with progress.bar(total=sum(map(runs.work, missing)), skipped=done) as bar:
-    for stage in tried:
-      for run in stage:
-        runs.train(run, bar, cheapest_first=cheapest_first)
-      # Strengths are chosen when the grids have been trained.
-      runs.train(_chosen(stage), bar, cheapest_first=cheapest_first)
-    for stage in others:
-      run = stages.strict_run(stage, tried)
-      runs.train(run, bar, cheapest_first=cheapest_first)
+    for run in _runs(planned, tried):
+      runs.train(run, bar, cheapest_first=_ORDER.value == "cost")
 
 
 def run() -> None:
   """Trains what is missing, unless it must not, and writes the tables."""
   planned = make_stages()
   shots = sorted({stage.num_shots for stage in planned})
+  parsing.names("protocols", FLAGS.protocols, list(protocols.PROTOCOLS))
   selection = flag_groups.some_shots(FLAGS, "selection_shots", shots) or shots
   if FLAGS.train:
-    _train(planned, selection)
+    _train(planned, [s for s in planned if s.num_shots in selection])
   if not processes.is_first():
     return
   directory = pathlib.Path(FLAGS.output_dir)

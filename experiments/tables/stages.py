@@ -58,15 +58,20 @@ def with_strengths(
   return dataclasses.replace(run, cells=tuple(chosen), **changes)
 
 
-def strict_run(stage: Stage, tried: Sequence[Stage]) -> cells.Config:
-  """Returns the run of what is chosen with the shots of other stages."""
+def strict_run(
+  stage: Stage, tried: Sequence[Stage], unknown: Mapping[str, float] = {}
+) -> cells.Config:
+  """Returns the run of what stages of whole grids choose.
+
+  Where there is no choice yet, the strength may be one of `unknown`.
+  """
   selection = [
     record
     for other in tried
     if other.evaluation.dataset == stage.evaluation.dataset
     for record in runs.finished(other.selection).values()
   ]
-  strengths = protocols.strict_strengths(selection)
+  strengths = unknown | protocols.strict_strengths(selection)
   return with_strengths(stage.evaluation, strengths)
 
 

@@ -90,7 +90,7 @@ def test_second_run_trains_nothing(finished, monkeypatch):
   assert "not run" not in before
   monkeypatch.setattr(table1.runs.simulations, "run", None)
   out = run(*SMALL, f"--output_dir={directory}")
-  done = 2 * (1 + len(L1))
+  done = 2 * (1 + len(L1)) + 2
   assert out.startswith(f"cells done already: {done}\n")
   assert (directory / "table.md").read_text() == before
 
@@ -144,6 +144,28 @@ def test_other_shots_take_the_strict_choice_alone(finished, tmp_path):
   ):
     row, *_ = re.findall(r"\| l1 +\|.*", part)
     assert expected in row.split("|")[3]
+
+
+@pytest.mark.parametrize(
+  "protocol,trained",
+  [
+    ("paper", {"evaluation": 1 + len(L1), "chosen": 2}),
+    ("strict", {"selection": 1 + len(L1), "evaluation": 2}),
+  ],
+)
+def test_one_protocol_alone(protocol, trained, finished, tmp_path):
+  directory, everything = finished
+  flags = f"--protocols={protocol}", f"--output_dir={tmp_path}"
+  out = run(*SMALL, *flags)
+  folders = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+  assert {name: len(records_of(tmp_path, name)) for name in folders} == trained
+  part = {"paper": 0, "strict": 1}[protocol]
+  table, expected = (
+    text[text.index("## ") :].split("protocol strict")[part]
+    for text in (out, everything)
+  )
+  assert table == expected
+  assert "not run" in out.split("protocol strict")[1 - part]
 
 
 @pytest.mark.slow
