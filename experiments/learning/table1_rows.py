@@ -79,6 +79,13 @@ _CONSTANT = _penalized(
   # Its distance is the squared one.
   ("gamma", "alpha_units", "layers"),
 )
+_MEAN_SQUARE = _penalized(
+  "Mean square of activations",
+  "activity",
+  (1e-3, 1e-2, 0.1, 1.0, 10.0),
+  penalties.mean_square,
+  ("layers",),
+)
 
 ROWS = {
   "vanilla": Method("Vanilla", None, (0.0,), (), of_loss(), baseline=None),
@@ -138,13 +145,7 @@ ROWS = {
     step_cost=30,
   ),
   "bean1_constant": _CONSTANT,
-  "mean_square": _penalized(
-    "Mean square of activations",
-    "activity",
-    (1e-3, 1e-2, 0.1, 1.0, 10.0),
-    penalties.mean_square,
-    ("layers",),
-  ),
+  "mean_square": _MEAN_SQUARE,
   "bean1_dropout": _with_dropout(
     _bean("BEAN-1 and dropout", 1, _LOWER_ALPHAS1)
   ),
@@ -153,5 +154,8 @@ ROWS = {
   ),
   "bean1_constant_dropout": _with_dropout(
     _CONSTANT._replace(title="BEAN-1, A constant, and dropout")
+  ),
+  "mean_square_dropout": _with_dropout(
+    _MEAN_SQUARE._replace(title="Mean square and dropout")
   ),
 }

@@ -198,7 +198,10 @@ DEFINITIONS = {
     np.mean(rows**2) for rows in hidden.values()
   ),
 }
-WITH_DROPOUT = ("bean1_dropout", "bean2_dropout", "bean1_constant_dropout")
+WITH_DROPOUT = [
+  f"{name}_dropout"
+  for name in ("bean1", "bean2", "bean1_constant", "mean_square")
+]
 DEFINITIONS |= {
   name: DEFINITIONS[name.removesuffix("_dropout")] for name in WITH_DROPOUT
 } | {f"nonnegative_{name}": DEFINITIONS[name] for name in ("bean1", "bean2")}
