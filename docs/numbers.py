@@ -247,6 +247,9 @@ TABLES = {
     comparisons, "The wiring helps, against a constant A and none"
   ),
   "BEAN beside dropout": functools.partial(comparisons, "BEAN adds to dropout"),
+  "wiring beside dropout": functools.partial(
+    comparisons, "The wiring helps beside dropout"
+  ),
   "table 1 mnist": functools.partial(table1, "mnist"),
   "table 1 fashion_mnist": functools.partial(table1, "fashion_mnist"),
   "gains mnist": functools.partial(gains, "mnist"),

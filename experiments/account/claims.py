@@ -98,18 +98,20 @@ CLAIMS = (
       rivals=["dropout"],
       # The rate that it has beside BEAN.
       strengths={"dropout": table1_rows.RATE_BESIDE_BEAN},
+      beside=table1_rows.AND_DROPOUT,
     ),
   ),
   Claim(
     "The wiring helps beside dropout",
-    "As above: the paper compares A with no other, and combines BEAN with no "
+    "The paper compares A with no other A, and does not combine BEAN with "
     "dropout.",
     partial(
       findings.against,
-      quantity="BEAN-1 beside dropout less the constant A, or the mean square, "
+      quantity="BEAN beside dropout less the constant A, or the mean square, "
       "beside dropout",
-      names=["bean1_dropout"],
+      names=["bean1_dropout", "bean2_dropout"],
       rivals=["bean1_constant_dropout", "mean_square_dropout"],
+      beside=table1_rows.AND_DROPOUT,
     ),
   ),
   Claim(

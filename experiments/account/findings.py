@@ -165,18 +165,22 @@ def against(
   names: Sequence[str] = ("bean1",),
   rivals: Sequence[str],
   strengths: Mapping[str, float] | None = None,
+  beside: str = "",
 ) -> Finding:
   """Judges some methods against others, at all shots in both protocols.
 
-  Strengths may be given, by method, for the strict one.
+  Strengths may be given, by method, for the strict one; and an end of titles
+  that labels leave out.
   """
   pairs: Pairs = {}
   for protocol in protocols.PROTOCOLS:
     for dataset, shots, entries in _places(found, protocol, strengths):
       for name, rival in itertools.product(names, rivals):
-        label = f"{paper.title(dataset)}, {shots}-shot"
-        label += f": {_title(name)}" * (len(names) > 1)
-        label += f": less {_title(rival)}" * (len(rivals) > 1)
+        own, other = (_title(n).removesuffix(beside) for n in (name, rival))
+        compared = [own] * (len(names) > 1)
+        compared += [f"less {other}"] * (len(rivals) > 1)
+        place = f"{paper.title(dataset)}, {shots}-shot"
+        label = ": ".join(filter(None, (place, " ".join(compared))))
         pairs[f"protocol {protocol}", label] = entries, shots, name, rival
   compared = _compare(pairs)
   return _finding(f"{quantity}: {_range(compared)}.", compared)

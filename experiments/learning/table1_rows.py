@@ -21,6 +21,7 @@ BEAN1_ALPHAS = (0.1, 1.0, 10.0, 30.0, 100.0)
 BEAN2_ALPHAS = (1.0, 10.0, 100.0, 1e3, 1e4)
 # Of dropout: what it chooses alone for most shots, by validation images.
 RATE_BESIDE_BEAN = 0.5
+AND_DROPOUT = " and dropout"  # How titles of methods beside it end.
 _LOWER_ALPHAS1 = (0.01, 0.1, 1.0, 10.0, 100.0)
 _LOWER_ALPHAS2 = (0.1, 1.0, 10.0, 100.0, 1e3)
 
@@ -68,7 +69,11 @@ def _with_dropout(method: Method) -> Method:
   make = functools.partial(
     method.make, dropout_rate=lambda hparams: RATE_BESIDE_BEAN
   )
-  return method._replace(options=method.options + _EVALUATION, make=make)
+  return method._replace(
+    title=method.title + AND_DROPOUT,
+    options=method.options + _EVALUATION,
+    make=make,
+  )
 
 
 _CONSTANT = _penalized(
@@ -146,16 +151,12 @@ ROWS = {
   ),
   "bean1_constant": _CONSTANT,
   "mean_square": _MEAN_SQUARE,
-  "bean1_dropout": _with_dropout(
-    _bean("BEAN-1 and dropout", 1, _LOWER_ALPHAS1)
-  ),
-  "bean2_dropout": _with_dropout(
-    _bean("BEAN-2 and dropout", 2, _LOWER_ALPHAS2)
-  ),
+  "bean1_dropout": _with_dropout(_bean("BEAN-1", 1, _LOWER_ALPHAS1)),
+  "bean2_dropout": _with_dropout(_bean("BEAN-2", 2, _LOWER_ALPHAS2)),
   "bean1_constant_dropout": _with_dropout(
-    _CONSTANT._replace(title="BEAN-1, A constant, and dropout")
+    _CONSTANT._replace(title="Constant A")
   ),
   "mean_square_dropout": _with_dropout(
-    _MEAN_SQUARE._replace(title="Mean square and dropout")
+    _MEAN_SQUARE._replace(title="Mean square")
   ),
 }

@@ -17,7 +17,13 @@ from experiments.tables import (
   summary,
   versions,
 )
-from experiments.tables.protocols import PROTOCOLS, Entries, Records, entries
+from experiments.tables.protocols import (
+  PROTOCOLS,
+  Entries,
+  Records,
+  entries,
+  with_whole_grid,
+)
 
 NOT_RUN = "not run"
 BEAN = ("bean1", "bean2")
@@ -245,6 +251,7 @@ def draw(
     for name in names:
       path = directory / f"sensitivity_{dataset}_{name}.png"
       own = [r for r in records.evaluation if r["config"]["method"] == name]
+      own = with_whole_grid(own)
       if own and methods.METHODS[name].hparam:
         with canvas.attempt(path):
           _draw_sensitivity(path, own, name, dataset)

@@ -106,8 +106,36 @@ def test_bean_beside_dropout_is_held_against_dropout_of_its_rate():
     for compared in claim.find(found).comparisons
     if compared.group == "protocol strict"
   ]
-  assert len(strict) == 1
-  np.testing.assert_allclose(strict[0].interval.mean, 0.1, atol=1e-12)
+  (compared,) = strict
+  assert compared.label == "MNIST, 1-shot: BEAN-1"
+  np.testing.assert_allclose(compared.interval.mean, 0.1, atol=1e-12)
+
+
+def test_labels_say_what_is_compared():
+  names = ("bean1", "bean1_dropout", "bean2_dropout", "mean_square_dropout")
+  found = few_shot({(name, 1): 0.5 for name in names})
+
+  def labels(names, rivals, **choices):
+    finding = findings.against(
+      found, quantity="", names=names, rivals=rivals, **choices
+    )
+    strict = [c for c in finding.comparisons if c.group == "protocol strict"]
+    return [c.label.removeprefix("MNIST, 1-shot") for c in strict]
+
+  both, rivals = ["bean1_dropout", "bean2_dropout"], ["mean_square_dropout"]
+  assert labels(both[:1], rivals) == [""]
+  assert labels(both[:1], ["bean1", *rivals]) == [
+    ": less BEAN-1",
+    ": less Mean square and dropout",
+  ]
+  assert labels(both, rivals, beside=" and dropout") == [
+    ": BEAN-1",
+    ": BEAN-2",
+  ]
+  assert labels(both[1:], both[:1] + rivals, beside=" and dropout") == [
+    ": less BEAN-1",
+    ": less Mean square",
+  ]
 
 
 def network(rises):

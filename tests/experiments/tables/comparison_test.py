@@ -21,7 +21,10 @@ def test_markdown_and_latex_of_the_same_rows():
 def test_files(tmp_path, capsys):
   vanilla = made.record("vanilla", dataset="mnist")
   grid = made.grid("bean1", (0.1, 0.2, 0.3, 0.4, 0.5), dataset="mnist")
-  records = protocols.Records([vanilla, *grid], [vanilla, *grid], [vanilla])
+  part = made.record("bean2", 10.0, dataset="mnist")
+  records = protocols.Records(
+    [vanilla, *grid], [vanilla, *grid, part], [vanilla]
+  )
   names = ["vanilla", "bean1", "bean2"]
   text = comparison.write({"mnist": records}, names, [1], tmp_path)
   comparison.draw({"mnist": records}, names, tmp_path)
