@@ -107,8 +107,8 @@ flags.DEFINE_list(
   "comma-separated; by default the greatest of --shots",
   flag_values=FLAGS,
 )
-_PROTOCOLS = flags.DEFINE_list(
-  "protocols",
+_EVALUATED_PROTOCOLS = flags.DEFINE_list(
+  "evaluated_protocols",
   ["strict"],
   "whose networks are kept, attacked and looked at: paper, strict or both; "
   "accuracies by shots are reported of both",
@@ -183,7 +183,9 @@ def parse_job() -> Job:
     ],
     selection or list(schedule),
     evaluated,
-    parsing.names("protocols", _PROTOCOLS.value, list(EPOCHS)),
+    parsing.names(
+      "evaluated_protocols", _EVALUATED_PROTOCOLS.value, list(EPOCHS)
+    ),
     settings,
   )
 

@@ -175,7 +175,7 @@ def _chosen_records(stage: Stage) -> list[summary.Record]:
   return records + [r for r in best if r["config"]["method"] not in any_size]
 
 
-def _runs(
+def _to_train(
   planned: Sequence[Stage],
   tried: Sequence[Stage],
   unknown: Mapping[str, float] = {},
@@ -196,12 +196,12 @@ def _runs(
 def _train(planned: Sequence[Stage], tried: Sequence[Stage]) -> None:
   # What will be chosen costs the same whatever it is.
   firsts = {name: methods.METHODS[name].grid[0] for name in FLAGS.methods}
-  expected = list(_runs(planned, tried, firsts))
+  expected = list(_to_train(planned, tried, firsts))
   missing = [runs.missing(run) for run in expected]
   done = sum(len(run.cells) for run in expected)
   done -= sum(len(run.cells) for run in missing)
   with progress.bar(total=sum(map(runs.work, missing)), skipped=done) as bar:
-    for run in _runs(planned, tried):
+    for run in _to_train(planned, tried):
       runs.train(run, bar, cheapest_first=_ORDER.value == "cost")
 
 
@@ -210,8 +210,14 @@ def run() -> None:
   planned = make_stages()
   shots = sorted({stage.num_shots for stage in planned})
   parsing.names("protocols", FLAGS.protocols, list(protocols.PROTOCOLS))
-  selection = flag_groups.some_shots(FLAGS, "selection_shots", shots) or shots
+  selection = flag_groups.some_shots(FLAGS, "selection_shots", shots)
+  if selection and "strict" not in FLAGS.protocols:
+    raise parsing.ConfigError(
+      "--selection_shots: expected with the protocol strict, which takes its "
+      f"choice at others, got --protocols={','.join(FLAGS.protocols)}"
+    )
   if FLAGS.train:
+    selection = selection or shots
     _train(planned, [s for s in planned if s.num_shots in selection])
   if not processes.is_first():
     return

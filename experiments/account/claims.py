@@ -98,7 +98,7 @@ CLAIMS = (
       rivals=["dropout"],
       # The rate that it has beside BEAN.
       strengths={"dropout": table1_rows.RATE_BESIDE_BEAN},
-      beside=table1_rows.AND_DROPOUT,
+      suffix=table1_rows.AND_DROPOUT,
     ),
   ),
   Claim(
@@ -111,7 +111,7 @@ CLAIMS = (
       "beside dropout",
       names=["bean1_dropout", "bean2_dropout"],
       rivals=["bean1_constant_dropout", "mean_square_dropout"],
-      beside=table1_rows.AND_DROPOUT,
+      suffix=table1_rows.AND_DROPOUT,
     ),
   ),
   Claim(

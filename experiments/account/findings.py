@@ -165,22 +165,21 @@ def against(
   names: Sequence[str] = ("bean1",),
   rivals: Sequence[str],
   strengths: Mapping[str, float] | None = None,
-  beside: str = "",
+  suffix: str = "",
 ) -> Finding:
   """Judges some methods against others, at all shots in both protocols.
 
-  Strengths may be given, by method, for the strict one; and an end of titles
+  Strengths may be given, by method, for the strict one; and a suffix of titles
   that labels leave out.
   """
   pairs: Pairs = {}
   for protocol in protocols.PROTOCOLS:
     for dataset, shots, entries in _places(found, protocol, strengths):
       for name, rival in itertools.product(names, rivals):
-        own, other = (_title(n).removesuffix(beside) for n in (name, rival))
-        compared = [own] * (len(names) > 1)
-        compared += [f"less {other}"] * (len(rivals) > 1)
-        place = f"{paper.title(dataset)}, {shots}-shot"
-        label = ": ".join(filter(None, (place, " ".join(compared))))
+        own, other = (_title(n).removesuffix(suffix) for n in (name, rival))
+        said = [own] * (len(names) > 1) + [f"less {other}"] * (len(rivals) > 1)
+        label = f"{paper.title(dataset)}, {shots}-shot"
+        label += f": {' '.join(said)}" * bool(said)
         pairs[f"protocol {protocol}", label] = entries, shots, name, rival
   compared = _compare(pairs)
   return _finding(f"{quantity}: {_range(compared)}.", compared)

@@ -6,8 +6,8 @@ import urllib.parse
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
-CODE = ("bean_jax", "experiments", "benchmarks", "tests/faults")
+from tests.docs import CODE, ROOT
+
 PAGES = sorted(
   path
   for folder in (".", "docs", "results/**", *CODE)

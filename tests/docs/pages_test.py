@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 import bean_jax
+from tests.docs import CODE, ROOT
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
-CODE = ("bean_jax", "benchmarks", "experiments", "tests/faults")
 # Beside those of the documentation.
 OTHERS = [
   ROOT / "README.md",

@@ -1,14 +1,12 @@
 """The documentation, built strictly: a link that leads nowhere is an error."""
 
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
 from tests.bean_jax import api_test
-
-ROOT = pathlib.Path(__file__).parent.parent.parent
+from tests.docs import ROOT
 
 pytestmark = pytest.mark.slow
 

@@ -23,7 +23,11 @@ pytestmark = pytest.mark.slow
 L1 = (1e-5, 1e-2)
 SMALL = (
   *("--methods=vanilla,l1", "--shots=1,2", "--epochs=4", "--validate_every=2"),
-  *("--seeds=3", "--selection_seeds=100-101", "--protocols=paper,strict"),
+  *(
+    "--seeds=3",
+    "--selection_seeds=100-101",
+    "--evaluated_protocols=paper,strict",
+  ),
   *("--epsilons=0.3,0,0.1", "--attacked=40"),
 )
 EPOCHS = learning_rules.EPOCHS

@@ -128,11 +128,11 @@ def test_labels_say_what_is_compared():
     ": less BEAN-1",
     ": less Mean square and dropout",
   ]
-  assert labels(both, rivals, beside=" and dropout") == [
+  assert labels(both, rivals, suffix=" and dropout") == [
     ": BEAN-1",
     ": BEAN-2",
   ]
-  assert labels(both[1:], both[:1] + rivals, beside=" and dropout") == [
+  assert labels(both[1:], both[:1] + rivals, suffix=" and dropout") == [
     ": less BEAN-1",
     ": less Mean square",
   ]
