@@ -18,8 +18,7 @@ if __name__ == "__main__":
 
 from experiments import report
 from experiments.account import claims, findings, spread
-from experiments.tables import summary
-from experiments.tables.paper import TITLES
+from experiments.tables import paper, summary
 
 DOCS = pathlib.Path(__file__).parent
 PAGES = (
@@ -114,7 +113,7 @@ def few_shot() -> str:
 def table1(dataset: str) -> str:
   """Returns Table 1 of a dataset: both protocols and the paper's numbers."""
   header, *strict = _table1(dataset, "strict", "Methods of the paper")
-  _, *paper = _table1(dataset, "paper", "Methods of the paper")
+  _, *validated = _table1(dataset, "paper", "Methods of the paper")
   columns = [
     column
     for column in range(1, len(header))
@@ -122,10 +121,10 @@ def table1(dataset: str) -> str:
   ]
   shots = [header[column] for column in columns]
   lines = [
-    f"| {TITLES[dataset]} | {' | '.join(shots)} |",
+    f"| {paper.title(dataset)} | {' | '.join(shots)} |",
     "|---" * (1 + len(shots)) + "|",
   ]
-  for row, chosen in zip(strict, paper, strict=True):
+  for row, chosen in zip(strict, validated, strict=True):
     cells = [row[0]]
     for column in columns:
       ours, _, _ = row[column].partition(" (")
@@ -152,7 +151,7 @@ def gains(dataset: str) -> str:
   )
   columns = " | ".join(f"{number}-shot" for number in shots)
   lines = [
-    f"| {TITLES[dataset]} | protocol | {columns} |",
+    f"| {paper.title(dataset)} | protocol | {columns} |",
     "|---" * (2 + len(shots)) + "|",
   ]
   for method in methods:
@@ -263,6 +262,9 @@ TABLES = {
   "rules fashion_mnist networks": functools.partial(
     rules_networks, "fashion_mnist", 5
   ),
+  "rules digits networks": functools.partial(
+    rules_networks, "digits-hebbian", 5
+  ),
   "rules mnist controls": functools.partial(
     rules_networks, "mnist-controls", 5
   ),
@@ -304,7 +306,7 @@ def main() -> None:
 def _table1(dataset: str, protocol: str, title: str) -> list[list[str]]:
   """Returns the cells of a table of the results, the header's first."""
   text = (RESULTS / "table1" / "table.md").read_text()
-  heading = f"\n## {TITLES[dataset]}, protocol {protocol}"
+  heading = f"\n## {paper.title(dataset)}, protocol {protocol}"
   _, _, part = text.partition(heading)
   _, _, part = part.partition(f"### {title}\n\n")
   return _cells(part)
@@ -313,7 +315,7 @@ def _table1(dataset: str, protocol: str, title: str) -> list[list[str]]:
 def _rules(folder: str, shots: str) -> list[list[str]]:
   """Returns the first table of learning rules of such shots, a pattern."""
   text = (RESULTS / "learning_rules" / folder / "table.md").read_text()
-  dataset = TITLES[folder.partition("-")[0]]
+  dataset = paper.title(folder.partition("-")[0])
   heading = rf"\n## {dataset}, {shots}-shot, protocol strict\n\n"
   _, part, *_ = re.split(heading, text, maxsplit=1)
   return _cells(part)

@@ -117,6 +117,15 @@ RULES = (
     ),
     (
       learning_rules,
+      "learning_rules/digits-hebbian",
+      (
+        *("--notrain", "--seeds=20", "--members_per_chunk=5"),
+        "--methods=hebbian,hebbian_signed,hebbian_alone,hebbian_unbiased,"
+        "hebbian_gradient",
+      ),
+    ),
+    (
+      learning_rules,
       "learning_rules/mnist-controls",
       (
         *RULES,
