@@ -96,7 +96,7 @@ ROWS = {
     TABLE1_ROWS["bean2"], "Non-negative, BEAN-2", baseline="nonnegative"
   ),
   "pc_fixed": _predictive_coding(
-    "fixed predictions", "fixed", (0.1, 0.3, 1.0), 10
+    "fixed predictions", "fixed", (0.001, 0.01, 0.1, 1.0), 10
   ),
   "pc_strict": _predictive_coding(
     "strict", "strict", (3e-4, 0.001, 0.003, 0.01, 0.03, 0.1), 15
