@@ -200,6 +200,18 @@ def rules_networks(folder: str, shots: int) -> str:
   return "\n".join(lines)
 
 
+def rules_whole(dataset: str) -> str:
+  """Returns the accuracies of learning rules on all images."""
+  path = RESULTS / "full_data" / f"{dataset}-rules" / "table.md"
+  header, *rows = _cells(path.read_text().partition("\n\n")[2])
+  names = "method", "strength", "test accuracy, best epoch", "last epoch"
+  lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+  for row in rows:
+    cells = dict(zip(header, row, strict=True))
+    lines.append("| " + " | ".join(cells[name] for name in names) + " |")
+  return "\n".join(lines)
+
+
 @functools.cache
 def _found() -> Any:
   """Reads the records that claims are judged by."""
@@ -262,6 +274,8 @@ TABLES = {
   "rules fashion_mnist networks": functools.partial(
     rules_networks, "fashion_mnist", 5
   ),
+  "rules whole mnist": functools.partial(rules_whole, "mnist"),
+  "rules whole fashion_mnist": functools.partial(rules_whole, "fashion_mnist"),
   "rules digits networks": functools.partial(
     rules_networks, "digits-hebbian", 5
   ),

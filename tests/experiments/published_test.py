@@ -47,6 +47,14 @@ def in_order(records, config_of=lambda record: record["config"]):
     ("full_data/mnist-lenet5", "## mnist, lenet5, at most 20 epochs"),
     ("full_data/mnist-lenet5-50epochs", "## mnist, lenet5, at most 50 epochs"),
     ("full_data/mnist-mlp500", "## mnist, mlp500, at most 50 epochs"),
+    (
+      "full_data/mnist-rules",
+      "## mnist, lenet5, competing100, at most 500 epochs",
+    ),
+    (
+      "full_data/fashion_mnist-rules",
+      "## fashion_mnist, lenet5, competing100, at most 500 epochs",
+    ),
   ),
 )
 def test_training(name, title, tmp_path):
@@ -110,8 +118,8 @@ RULES = (
       "learning_rules/fashion_mnist",
       (
         *RULES,
-        *("--dataset=fashion_mnist", "--shots=1,2,5,10,20"),
-        *("--epochs=200,200,100,100,50", "--selection_shots=1,5"),
+        *("--dataset=fashion_mnist", "--shots=1,2,5,10,20,50,100"),
+        *("--epochs=200,200,100,100,50,50,50", "--selection_shots=1,5"),
         "--evaluated_shots=5",
       ),
     ),
