@@ -182,9 +182,7 @@ def rules(dataset: str) -> str:
 
 def rules_networks(folder: str, shots: int) -> str:
   """Returns what the networks of learning rules are like."""
-  header, *rows = _rules(folder, str(shots))
-  attacks = [name for name in header if name[:4] in ("FGSM", "PGD ")]
-  columns = [*attacks, "zero gradients", "below 0.005", "Gini", "silhouette"]
+  columns, texts = _networks(_rules(folder, str(shots)))
   accuracy, *others = _rules(folder, r"\d+")
   place = accuracy.index(f"{shots}-shot")
   accuracies = {row[0]: row[place].partition("; ")[0] for row in others}
@@ -192,11 +190,21 @@ def rules_networks(folder: str, shots: int) -> str:
     f"| rule | {shots}-shot | {' | '.join(columns)} |",
     "|---" * (2 + len(columns)) + "|",
   ]
-  for row in rows:
-    cells = dict(zip(header, row, strict=True))
-    texts = (cells[name] for name in columns)
-    name = cells["rule"]
-    lines.append(f"| {name} | {accuracies[name]} | {' | '.join(texts)} |")
+  for name, cells in texts.items():
+    lines.append(f"| {name} | {accuracies[name]} | {' | '.join(cells)} |")
+  return "\n".join(lines)
+
+
+def rules_found(folder: str) -> str:
+  """Returns what networks are like that another script has trained."""
+  text = (RESULTS / "learning_rules" / folder / "table.md").read_text()
+  lines: list[str] = []
+  for part in text.split("\n## ")[1:]:
+    columns, texts = _networks(_cells(part.partition("\n\n")[2]))
+    header = [f"| rule | {' | '.join(columns)} |"]
+    header.append("|---" * (1 + len(columns)) + "|")
+    lines = lines or header
+    lines += [f"| {name} | {' | '.join(texts[name])} |" for name in texts]
   return "\n".join(lines)
 
 
@@ -276,6 +284,9 @@ TABLES = {
   ),
   "rules whole mnist": functools.partial(rules_whole, "mnist"),
   "rules whole fashion_mnist": functools.partial(rules_whole, "fashion_mnist"),
+  "rules whole fashion_mnist networks": functools.partial(
+    rules_found, "fashion_mnist-whole"
+  ),
   "rules digits networks": functools.partial(
     rules_networks, "digits-hebbian", 5
   ),
@@ -333,6 +344,15 @@ def _rules(folder: str, shots: str) -> list[list[str]]:
   heading = rf"\n## {dataset}, {shots}-shot, protocol strict\n\n"
   _, part, *_ = re.split(heading, text, maxsplit=1)
   return _cells(part)
+
+
+def _networks(table: list[list[str]]) -> tuple[list[str], dict[str, list[str]]]:
+  """Returns what pages show of networks: columns, and their cells by rule."""
+  header, *rows = table
+  attacks = [name for name in header if name[:4] in ("FGSM", "PGD ")]
+  columns = [*attacks, "zero gradients", "below 0.005", "Gini", "silhouette"]
+  places = [header.index(name) for name in columns]
+  return columns, {row[0]: [row[place] for place in places] for row in rows}
 
 
 def _cells(text: str) -> list[list[str]]:
