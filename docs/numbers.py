@@ -5,6 +5,7 @@
 A test fails while a page disagrees with the results.
 """
 
+from collections.abc import Sequence
 import functools
 import json
 import pathlib
@@ -33,10 +34,7 @@ NAMES = {"vanilla": "no penalty", "bean1": "BEAN-1", "bean2": "BEAN-2"}
 
 def penalty() -> str:
   """Returns the table of a wide layer: time and memory."""
-  lines = [
-    "| | time | of the layer's | temporaries |",
-    "|---|---|---|---|",
-  ]
+  rows = []
   timed = {row["name"]: row for row in _rows("penalty")}
   for row in _rows("penalty_memory"):
     name = row["name"]
@@ -45,17 +43,13 @@ def penalty() -> str:
       ratio = timed[name]["times_dense"]
       cells[1:] = [_milliseconds(timed[name]), f"{ratio:.2f}"]
     cells.append(f"{row['temp_bytes'] / 1e6:,.0f} MB")
-    lines.append("| " + " | ".join(cells) + " |")
-  return "\n".join(lines)
+    rows.append(cells)
+  return _table(["", "time", "of the layer's", "temporaries"], rows)
 
 
 def step_times() -> str:
   """Returns the table of one optimizer step, with PyTorch beside it."""
-  lines = [
-    "| batch | penalty | bean_jax | of its plain step | PyTorch, no penalty | "
-    "PyTorch, `[N, N, S]` |",
-    "|---|---|---|---|---|---|",
-  ]
+  lines = []
   for batch in (1, 100):
     rows = _rows(f"step_batch{batch}")
     plain = _fastest(rows, "vanilla", "PyTorch, one by one")
@@ -72,8 +66,10 @@ def step_times() -> str:
         cells.append("")
       else:
         cells.append(_milliseconds(_fastest(rows, method, "[N, N, S]")))
-      lines.append("| " + " | ".join(cells) + " |")
-  return "\n".join(lines)
+      lines.append(cells)
+  header = ["batch", "penalty", "bean_jax", "of its plain step"]
+  header += ["PyTorch, no penalty", "PyTorch, `[N, N, S]`"]
+  return _table(header, lines)
 
 
 def step_environment() -> str:
@@ -95,19 +91,14 @@ def step_environment() -> str:
 
 def few_shot() -> str:
   """Returns the accuracies of few-shot MNIST by strength."""
-  header, *rows = _cells(
-    RESULTS.joinpath("few_shot_mnist/table.md").read_text()
-  )
-  chosen = ("shots", "method", "strength", "test accuracy, best epoch")
-  columns = [header.index(name) for name in (*chosen, "difference to vanilla")]
-  lines = [
-    "| shots | method | alpha | test accuracy, % | difference to vanilla |",
-    "|---|---|---|---|---|",
+  table = _cells(RESULTS.joinpath("few_shot_mnist/table.md").read_text())
+  names = "shots", "method", "strength", "test accuracy, best epoch"
+  rows = [
+    [cell.removeprefix("alpha ") for cell in row]
+    for row in _columns(table, [*names, "difference to vanilla"])
   ]
-  for row in rows:
-    cells = [row[column].removeprefix("alpha ") for column in columns]
-    lines.append("| " + " | ".join(cells) + " |")
-  return "\n".join(lines)
+  header = ["shots", "method", "alpha", "test accuracy, %"]
+  return _table([*header, "difference to vanilla"], rows)
 
 
 def table1(dataset: str) -> str:
@@ -119,11 +110,7 @@ def table1(dataset: str) -> str:
     for column in range(1, len(header))
     if any("not run" not in row[column] for row in strict)
   ]
-  shots = [header[column] for column in columns]
-  lines = [
-    f"| {paper.title(dataset)} | {' | '.join(shots)} |",
-    "|---" * (1 + len(shots)) + "|",
-  ]
+  rows = []
   for row, chosen in zip(strict, validated, strict=True):
     cells = [row[0]]
     for column in columns:
@@ -131,8 +118,9 @@ def table1(dataset: str) -> str:
       mean, _, printed = chosen[column].partition(" (")
       mean = mean.partition(" [")[0].strip("*<u>")
       cells.append(f"{ours}<br>{mean} ({printed}")
-    lines.append("| " + " | ".join(cells) + " |")
-  return "\n".join(lines)
+    rows.append(cells)
+  shots = [header[column] for column in columns]
+  return _table([paper.title(dataset), *shots], rows)
 
 
 def gains(dataset: str) -> str:
@@ -149,75 +137,59 @@ def gains(dataset: str) -> str:
   shots = sorted(
     {shots for method, _, shots in found if method in methods}, key=int
   )
-  columns = " | ".join(f"{number}-shot" for number in shots)
-  lines = [
-    f"| {paper.title(dataset)} | protocol | {columns} |",
-    "|---" * (2 + len(shots)) + "|",
-  ]
+  lines = []
   for method in methods:
     for protocol in ("paper", "strict"):
       cells = [
         found.get((method, protocol, number), "not run") for number in shots
       ]
       if set(cells) != {"not run"}:
-        lines.append(f"| {method} | {protocol} | {' | '.join(cells)} |")
-  return "\n".join(lines)
+        lines.append([method, protocol, *cells])
+  columns = [f"{number}-shot" for number in shots]
+  return _table([paper.title(dataset), "protocol", *columns], lines)
 
 
 def rules(dataset: str) -> str:
   """Returns the accuracies of learning rules, protocol strict, by shots."""
-  header, *rows = _rules(dataset, r"\d+")
-  shots = [name for name in header if name.endswith("-shot")]
-  lines = [f"| rule | {' | '.join(shots)} |", "|---" * (1 + len(shots)) + "|"]
-  for row in rows:
-    cells = dict(zip(header, row, strict=True))
+  table = _rules(dataset, r"\d+")
+  names = ["rule", *(name for name in table[0] if name.endswith("-shot"))]
+  rows = []
+  for rule, *accuracies in _columns(table, names):
     texts = []
-    for name in shots:
-      accuracy, _, gain = cells[name].partition("; ")
+    for text in accuracies:
+      accuracy, _, gain = text.partition("; ")
       mean = accuracy.partition(" [")[0]
       texts.append(f"{mean} ({gain})" if gain else accuracy)
-    lines.append(f"| {cells['rule']} | {' | '.join(texts)} |")
-  return "\n".join(lines)
+    rows.append([rule, *texts])
+  return _table(names, rows)
 
 
 def rules_networks(folder: str, shots: int) -> str:
   """Returns what the networks of learning rules are like."""
-  columns, texts = _networks(_rules(folder, str(shots)))
-  accuracy, *others = _rules(folder, r"\d+")
-  place = accuracy.index(f"{shots}-shot")
-  accuracies = {row[0]: row[place].partition("; ")[0] for row in others}
-  lines = [
-    f"| rule | {shots}-shot | {' | '.join(columns)} |",
-    "|---" * (2 + len(columns)) + "|",
+  accuracy = f"{shots}-shot"
+  accuracies = dict(_columns(_rules(folder, r"\d+"), ["rule", accuracy]))
+  (name, *names), rows = _networks(_rules(folder, str(shots)))
+  rows = [
+    [rule, accuracies[rule].partition("; ")[0], *cells] for rule, *cells in rows
   ]
-  for name, cells in texts.items():
-    lines.append(f"| {name} | {accuracies[name]} | {' | '.join(cells)} |")
-  return "\n".join(lines)
-
-
-def rules_found(folder: str) -> str:
-  """Returns what networks are like that another script has trained."""
-  text = (RESULTS / "learning_rules" / folder / "table.md").read_text()
-  lines: list[str] = []
-  for part in text.split("\n## ")[1:]:
-    columns, texts = _networks(_cells(part.partition("\n\n")[2]))
-    header = [f"| rule | {' | '.join(columns)} |"]
-    header.append("|---" * (1 + len(columns)) + "|")
-    lines = lines or header
-    lines += [f"| {name} | {' | '.join(texts[name])} |" for name in texts]
-  return "\n".join(lines)
+  return _table([name, accuracy, *names], rows)
 
 
 def rules_whole(dataset: str) -> str:
   """Returns the accuracies of learning rules on all images."""
   path = RESULTS / "full_data" / f"{dataset}-rules" / "table.md"
-  header, *rows = _cells(path.read_text().partition("\n\n")[2])
+  table = _cells(path.read_text().partition("\n\n")[2])
   names = "method", "strength", "test accuracy, best epoch", "last epoch"
-  lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-  for row in rows:
-    cells = dict(zip(header, row, strict=True))
-    lines.append("| " + " | ".join(cells[name] for name in names) + " |")
-  return "\n".join(lines)
+  return _table(names, _columns(table, names))
+
+
+def rules_whole_networks(dataset: str) -> str:
+  """Returns what the networks of learning rules on all images are like."""
+  path = RESULTS / "learning_rules" / f"{dataset}-whole" / "table.md"
+  # A part each for networks of one architecture.
+  _, *parts = path.read_text().split("\n## ")
+  found = [_networks(_cells(part.partition("\n\n")[2])) for part in parts]
+  return _table(found[0][0], [row for _, rows in found for row in rows])
 
 
 @functools.cache
@@ -228,26 +200,26 @@ def _found() -> Any:
 
 def claim_lines() -> str:
   """Returns a line a claim of the paper."""
-  lines = ["| claim | the paper | found | verdict |", "|---|---|---|---|"]
+  rows = []
   for claim in claims.CLAIMS:
     finding = claim.find(_found())
     title = claim.title
     if finding.comparisons:
       title = f"[{title}]({report.figure(claim)})"
-    cells = title, claim.paper, finding.sentence, f"**{finding.verdict}**"
-    lines.append("| " + " | ".join(cells) + " |")
-  return "\n".join(lines)
+    verdict = f"**{finding.verdict}**"
+    rows.append([title, claim.paper, finding.sentence, verdict])
+  return _table(["claim", "the paper", "found", "verdict"], rows)
 
 
 def comparisons(title: str) -> str:
   """Returns all comparisons of a claim."""
   (claim,) = (claim for claim in claims.CLAIMS if claim.title == title)
-  lines = ["| | | points | p |", "|---|---|---|---|"]
+  rows = []
   for compared in claim.find(_found()).comparisons:
     points = summary.percent(compared.interval, "+.1f")
-    cells = compared.group, compared.label, points, f"{compared.adjusted:.2g}"
-    lines.append("| " + " | ".join(cells) + " |")
-  return "\n".join(lines)
+    p = f"{compared.adjusted:.2g}"
+    rows.append([compared.group, compared.label, points, p])
+  return _table(["", "", "points", "p"], rows)
 
 
 def seeds() -> str:
@@ -285,7 +257,7 @@ TABLES = {
   "rules whole mnist": functools.partial(rules_whole, "mnist"),
   "rules whole fashion_mnist": functools.partial(rules_whole, "fashion_mnist"),
   "rules whole fashion_mnist networks": functools.partial(
-    rules_found, "fashion_mnist-whole"
+    rules_whole_networks, "fashion_mnist"
   ),
   "rules digits networks": functools.partial(
     rules_networks, "digits-hebbian", 5
@@ -346,13 +318,25 @@ def _rules(folder: str, shots: str) -> list[list[str]]:
   return _cells(part)
 
 
-def _networks(table: list[list[str]]) -> tuple[list[str], dict[str, list[str]]]:
-  """Returns what pages show of networks: columns, and their cells by rule."""
+def _networks(table: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+  """Picks what pages show of networks: the header, and a row a rule."""
+  attacks = [name for name in table[0] if name[:4] in ("FGSM", "PGD ")]
+  names = ["rule", *attacks, "zero gradients", "below 0.005", "Gini"]
+  names.append("silhouette")
+  return names, _columns(table, names)
+
+
+def _columns(table: list[list[str]], names: Sequence[str]) -> list[list[str]]:
+  """Picks columns of a table whose first row is its header."""
   header, *rows = table
-  attacks = [name for name in header if name[:4] in ("FGSM", "PGD ")]
-  columns = [*attacks, "zero gradients", "below 0.005", "Gini", "silhouette"]
-  places = [header.index(name) for name in columns]
-  return columns, {row[0]: [row[place] for place in places] for row in rows}
+  places = [header.index(name) for name in names]
+  return [[row[place] for place in places] for row in rows]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """Returns a table in Markdown, not aligned: a change is that of one line."""
+  first, *others = (f"| {' | '.join(line)} |" for line in (header, *rows))
+  return "\n".join([first, "|---" * len(header) + "|", *others])
 
 
 def _cells(text: str) -> list[list[str]]:

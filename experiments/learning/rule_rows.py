@@ -99,7 +99,7 @@ ROWS = {
     "fixed predictions", "fixed", (0.001, 0.01, 0.1, 1.0), 10
   ),
   "pc_strict": _predictive_coding(
-    "strict", "strict", (3e-4, 0.001, 0.003, 0.01, 0.03, 0.1), 15
+    "strict", "strict", (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1), 15
   ),
   "competing100": _competing(100, _FEW_UNITS),
   "competing2000": _competing(2000, _MANY_UNITS),
