@@ -81,7 +81,7 @@ def train_jax(
   data = Samples(problem.images, problem.labels)
   run = program.make_run(learner, problems.OWN, 1)
   carry, _ = jax.jit(run)(
-    program.make_init(learner, problems.OWN)(keys, hparams, data),
+    program.make_init(learner.init, problems.OWN)(keys, hparams, data),
     jnp.int32(0),
     keys,
     hparams,

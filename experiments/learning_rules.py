@@ -94,7 +94,7 @@ _MODEL = flags.DEFINE_enum(
   "network to train, but for rules that have one of their own",
   flag_values=FLAGS,
 )
-flag_groups.define(FLAGS, shots=["5"], epochs=["10"], validate_every=5)
+flag_groups.define(FLAGS, shots=["5"], epochs=["10"], validate_every=10)
 flag_groups.define_methods(FLAGS, known=list(methods.METHODS), default=RULES)
 flag_groups.define_competing(FLAGS)
 flag_groups.define(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 import functools
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +16,20 @@ from experiments.attacks.gradient_sign import Robustness
 from experiments.machine import devices
 from experiments.population import groups
 
+
+class Attack(NamedTuple):
+  """How an attack goes through the box."""
+
+  num_steps: int
+  step_size: float | None = None  # None: epsilon, as far as a corner.
+  random: bool = False  # Whether it starts at a random place.
+
+
 ATTACKS = {
-  "fgsm": gradient_sign.fgsm,
-  "pgd": gradient_sign.pgd,
-  "pgd_random": gradient_sign.pgd,
+  "fgsm": Attack(1),
+  "pgd": Attack(40, 0.01),
+  "pgd_random": Attack(40, 0.01, random=True),
 }
-# Those that begin at random.
-RANDOM = ("pgd_random",)
 # Purpose of a member's key, far from those of `learner`.
 START = 3001
 
@@ -61,16 +69,23 @@ def measure(
       ATTACKS, enumerate(epsilons)
     ):
       # Within no change all attacks are the same.
-      attack = _program(network, name if epsilon else "fgsm")
-      outcome = attack(variables, placed_seeds, *shared, np.float32(epsilon))
+      attack = ATTACKS[name if epsilon else "fgsm"]
+      size = epsilon if attack.step_size is None else attack.step_size
+      outcome = _program(network)(
+        variables,
+        placed_seeds,
+        *shared,
+        *(np.float32(epsilon), np.float32(size)),
+        *(np.int32(attack.num_steps), np.bool_(attack.random)),
+      )
       found[name][rows, place] = outcome.accuracy
       found["zero_gradients"][rows] = outcome.zero_gradients
   return found
 
 
 @functools.cache
-def _program(network: Network, name: str) -> Callable[..., Robustness]:
-  """Compiles an attack of any epsilon."""
+def _program(network: Network) -> Callable[..., Robustness]:
+  """Compiles all attacks, of any epsilon: they differ in numbers alone."""
 
   def run(
     variables: Variables,
@@ -78,19 +93,26 @@ def _program(network: Network, name: str) -> Callable[..., Robustness]:
     images: jax.Array,
     labels: jax.Array,
     epsilon: jax.Array,
+    step_size: jax.Array,
+    num_steps: jax.Array,
+    random: jax.Array,
   ) -> Robustness:
-    keys = None
-    if name in RANDOM:
-      keys = jax.vmap(
-        lambda seed: jax.random.fold_in(jax.random.key(seed), START)
-      )(seeds)
-    attack = functools.partial(ATTACKS[name], epsilon=epsilon)
+    keys = jax.vmap(
+      lambda seed: jax.random.fold_in(jax.random.key(seed), START)
+    )(seeds)
+    attack = functools.partial(
+      gradient_sign.pgd,
+      epsilon=epsilon,
+      step_size=step_size,
+      num_steps=num_steps,
+      random=random,
+    )
     return gradient_sign.evaluate(
-      network, variables, images, labels, attack, keys
+      network, variables, images, labels, keys, attack
     )
 
   return devices.spread(
     run,
-    takes=(*[devices.MEMBERS] * 2, *[devices.SHARED] * 3),
+    takes=(*[devices.MEMBERS] * 2, *[devices.SHARED] * 6),
     gives=devices.MEMBERS,
   )

@@ -1,18 +1,15 @@
 r"""Attacks by the sign of the gradient, within a box around each image.
 
 The box has all images whose pixels, from 0 to 1, differ by at most epsilon from
-those of x. The fast gradient sign method (FGSM) goes to one corner of it,
-
-.. math:: x' = \Pi(x + \epsilon \, \mathrm{sign} \nabla_x \ell(x, y)),
-
-and projected gradient descent (PGD) goes there in steps,
+those of x. Projected gradient descent (PGD) goes through it in steps,
 
 .. math:: x_{t+1} = \Pi_\epsilon(x_t + a \, \mathrm{sign} \nabla_x \ell(x_t,
   y)),
 
 from x or, so that a vanishing gradient at x does not stop it, from a random
-place of the box. :math:`\ell` is the cross-entropy and :math:`\Pi` cuts pixels
-to [0, 1].
+place of the box. :math:`\ell` is the cross-entropy, and :math:`\Pi_\epsilon`
+goes to the nearest image of the box. The fast gradient sign method (FGSM) is
+one step from x to a corner, with :math:`a = \epsilon`.
 
 A network whose gradient is 0 is not robust for that: the attack has no
 direction. So the share of gradients that are 0 stands beside each accuracy. It
@@ -65,40 +62,27 @@ def input_gradient(
   return jax.grad(loss_fn)(images)
 
 
-def fgsm(
-  logits_fn: Logits,
-  images: jax.Array,
-  labels: ArrayLike,
-  *,
-  epsilon: ArrayLike,
-) -> jax.Array:
-  """Attacks images by one step of the fast gradient sign method."""
-  slopes = input_gradient(logits_fn, images, labels)
-  return jnp.clip(images + epsilon * jnp.sign(slopes), 0, 1)
-
-
 def pgd(
   logits_fn: Logits,
   images: jax.Array,
   labels: ArrayLike,
+  key: jax.Array,
   *,
   epsilon: ArrayLike,
-  step_size: ArrayLike = 0.01,
-  num_steps: int = 40,
-  key: jax.Array | None = None,
+  step_size: ArrayLike,
+  num_steps: ArrayLike,
+  random: ArrayLike,
 ) -> jax.Array:
   """Attacks images by projected gradient descent.
 
-  It begins at a place of the box that the key decides, without one at the
-  images themselves.
+  It begins at the images themselves or, if it is random, at a place of the box
+  that the key decides.
   """
   low = jnp.maximum(images - epsilon, 0)
   high = jnp.minimum(images + epsilon, 1)
-  start = images
-  if key is not None:
-    # Uniform in what the box has of possible images.
-    shares = jax.random.uniform(key, images.shape, images.dtype)
-    start = low + shares * (high - low)
+  # Uniform in what the box has of possible images.
+  shares = jax.random.uniform(key, images.shape, images.dtype)
+  start = jnp.where(random, low + shares * (high - low), images)
 
   def step(_: jax.Array, attacked: jax.Array) -> jax.Array:
     slopes = input_gradient(logits_fn, attacked, labels)
@@ -112,14 +96,14 @@ def evaluate(
   variables: Variables,
   images: jax.Array,
   labels: jax.Array,
+  keys: jax.Array,
   attack: Callable[..., jax.Array],
-  keys: jax.Array | None = None,
 ) -> Robustness:
   """Attacks every member, variables [members, ...], on shared images.
 
-  These are uint8 [n, height, width, channels], labels [n]. The attack maps
-  (logits function, images, labels) to attacked images, and takes `key=` where
-  there are keys [members].
+  These are uint8 [n, height, width, channels], labels [n], and there is a key a
+  member. The attack maps (logits function, images, labels, key) to attacked
+  images.
   """
   num_images = images.shape[0]
   size = min(BLOCK, num_images)
@@ -133,7 +117,7 @@ def evaluate(
   )
 
   def of_block(
-    member: Variables, key: jax.Array | None, block: tuple[jax.Array, ...]
+    member: Variables, key: jax.Array, block: tuple[jax.Array, ...]
   ) -> Robustness:
     index, images, labels, real = block
 
@@ -144,15 +128,14 @@ def evaluate(
 
     images = images.astype(jnp.float32) / 255
     slopes = input_gradient(logits_fn, images, labels)
-    random = {} if key is None else {"key": jax.random.fold_in(key, index)}
-    attacked = attack(logits_fn, images, labels, **random)
+    key = jax.random.fold_in(key, index)
+    attacked = attack(logits_fn, images, labels, key)
     right = jnp.argmax(logits_fn(attacked), axis=-1) == labels
     flat = jnp.all(slopes.reshape(size, -1) == 0, axis=1)
     return Robustness(jnp.sum(right & real), jnp.sum(flat & real))
 
   def of_population(block: tuple[jax.Array, ...]) -> Robustness:
-    in_axes = (0, None if keys is None else 0, None)
-    return jax.vmap(of_block, in_axes)(variables, keys, block)
+    return jax.vmap(of_block, (0, 0, None))(variables, keys, block)
 
   counts = jax.lax.map(of_population, blocks)
   return jax.tree.map(lambda x: jnp.sum(x, axis=0) / num_images, counts)

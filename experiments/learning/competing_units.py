@@ -175,7 +175,7 @@ def cost(options: Options, num_samples: int) -> int:
   planned = schedule(options)
   steps = planned.steps(num_samples)
   competing = options.competing_epochs * steps * _passes(planned, num_samples)
-  laps = options.readout_epochs // planned.epochs_per_lap
+  laps = options.readout_epochs // planned.validate_every
   readout = options.readout_epochs * steps + laps * num_samples
   return competing * (min(BATCH_SIZE, num_samples) + 5) + readout
 
@@ -212,7 +212,7 @@ def make_learner(
   the loss of the read-out, in both parts. Images that are changed at random are
   changed anew in every lap. The network is one of `models.CompetingUnits`.
   """
-  every = schedule.epochs_per_lap
+  every = schedule.validate_every
   num_competing = options.competing_epochs // every
   if rule.nonnegative:
     network = nonnegative.network(network)
@@ -255,7 +255,7 @@ def make_learner(
     predict=learner.plain_predict(network),
     num_laps=schedule.epochs // every,
     epochs=every,
-    prepare=functools.partial(stream.prepare, network),
+    prepare=streams.preparation(stream, network),
     first_objective=num_competing,
   )
 

@@ -136,10 +136,6 @@ def make_learner(
   else:
     grad_fn = gradient(network)
 
-  def init(key: jax.Array, hparams: Hparams, _data: Samples) -> State:
-    variables = network.init(jax.random.fold_in(key, learner.INIT))
-    return State(variables, optimizer(hparams).init(variables.params))
-
   def step(
     state: State, batch: streams.Batch, hparams: Hparams
   ) -> tuple[State, steps.Metrics]:
@@ -156,7 +152,21 @@ def make_learner(
     fields["predict"] = functools.partial(
       _predict_dropped, network, dropout_rate
     )
+  init = _make_init(network, optimizer)
   return steps.make_learner(init, step, network, stream, schedule, **fields)
+
+
+@functools.cache
+def _make_init(
+  network: Network, optimizer: Optimizer
+) -> Callable[[jax.Array, Hparams, Samples], State]:
+  """Makes `Learner.init`, the same function for equal arguments."""
+
+  def init(key: jax.Array, hparams: Hparams, _data: Samples) -> State:
+    variables = network.init(jax.random.fold_in(key, learner.INIT))
+    return State(variables, optimizer(hparams).init(variables.params))
+
+  return init
 
 
 def _predict_dropped(

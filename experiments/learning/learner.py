@@ -7,6 +7,7 @@ it trains for a lap, which may be an epoch, several, or whatever else it takes.
 """
 
 from collections.abc import Callable, Mapping
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -69,6 +70,8 @@ class Report(NamedTuple):
 class Learner(NamedTuple):
   """A way to train one member.
 
+  Learners may share functions, which then compile once for all of them.
+
   Attributes:
     init: Maps (key, hparams, data) to a `State`.
     lap: Maps (state, number of the lap from 0, key, hparams, data) to (state,
@@ -104,18 +107,13 @@ class Schedule(NamedTuple):
   Attributes:
     epochs: Passes over its images.
     batch_size: Images in a step; 0, or more than there are, means all.
-    validate_every: Epochs from one validation to the next, a divisor of all; 0
-      for one after the last alone.
+    validate_every: Epochs from one validation to the next, a lap; a divisor of
+      all.
   """
 
   epochs: int
   batch_size: int = 1
   validate_every: int = 1
-
-  @property
-  def epochs_per_lap(self) -> int:
-    """Epochs from one validation to the next."""
-    return self.validate_every or self.epochs
 
   def size(self, num_samples: int) -> int:
     """Returns how many of so many images a step takes."""
@@ -144,6 +142,7 @@ def first_failure(
   return jnp.where(jnp.any(bad), steps[jnp.argmax(bad)], -1)
 
 
+@functools.cache
 def plain_predict(network: Network) -> Callable[..., jax.Array]:
   """Makes `Learner.predict` of a network that is evaluated as it is."""
   return lambda variables, images, *_: network.predict(variables, images)

@@ -14,6 +14,7 @@ way, so that half of their entries are 0. Absolute values instead make
 activations grow from layer to layer, since nothing cancels.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -38,6 +39,7 @@ def constrained(params: PyTree) -> PyTree:
   )
 
 
+@functools.cache
 def network(unconstrained: Network) -> Network:
   """Returns a network whose kernels begin with no entry below 0."""
 
@@ -53,6 +55,7 @@ def network(unconstrained: Network) -> Network:
   return unconstrained._replace(init=init)
 
 
+@functools.cache
 def optimizer(unconstrained: Optimizer) -> Optimizer:
   """Projects the kernels after every step of an optimizer.
 

@@ -1,7 +1,6 @@
 """Learning batch by batch, in epochs of a fresh order each."""
 
 from collections.abc import Callable
-import functools
 from typing import Any
 
 import jax
@@ -29,7 +28,7 @@ def make_learner(
   by name, `objective` and `train_loss` among them. Further fields are those of
   `Learner`, such as `predict` where the network is not evaluated as it is.
   """
-  every = schedule.epochs_per_lap
+  every = schedule.validate_every
 
   def lap(
     state: State,
@@ -70,6 +69,6 @@ def make_learner(
     predict=learner.plain_predict(network),
     num_laps=schedule.epochs // every,
     epochs=every,
-    prepare=functools.partial(stream.prepare, network),
+    prepare=streams.preparation(stream, network),
   )
   return made._replace(**fields)

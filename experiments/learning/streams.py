@@ -4,8 +4,9 @@ A stream says how images reach a member, in device code (`batch`, `reduce`) and
 around it (`load`, the layout, what identifies its cells).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -230,6 +231,14 @@ class Whole:
 
 
 Stream = Shots | Whole
+
+
+@functools.cache
+def preparation(
+  stream: Stream, network: Network
+) -> Callable[[Samples], Samples]:
+  """Makes `Learner.prepare`, the same function for equal arguments."""
+  return functools.partial(stream.prepare, network)
 
 
 def batches(

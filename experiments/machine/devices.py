@@ -75,6 +75,7 @@ def mesh() -> jax.sharding.Mesh:
   )
 
 
+@functools.cache
 def spread(
   function: Callable,
   *,
@@ -84,6 +85,7 @@ def spread(
 ) -> Callable:
   """Compiles a function of a population so that each device runs a part of it.
 
+  Once for equal arguments, of the same function.
   Devices never wait for each other: no member depends on another, unless the
   function itself reduces over the axis. The number of members must be a
   multiple of the number of devices. `takes` and `gives` say how arguments and

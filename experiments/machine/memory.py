@@ -66,7 +66,11 @@ def width(needs: Callable[[int], int], *, wanted: int, limit: int) -> int:
   """
   if wanted < 2:
     return 1
-  one, two = needs(1), needs(2)
+  one = needs(1)
+  if wanted * one <= limit:
+    # Without a second trace: what all share is in it more than once.
+    return wanted
+  two = needs(2)
   member = max(1, two - one)
   shared = one - member
   return max(1, min(wanted, (limit - shared) // member))

@@ -97,7 +97,8 @@ class Config:
 
 def schedule(cell: Cell, protocol: Protocol) -> Schedule:
   """Returns how long and in which steps a cell is trained."""
-  planned = Schedule(cell.epochs, protocol.batch_size, protocol.validate_every)
+  every = protocol.validate_every or cell.epochs
+  planned = Schedule(cell.epochs, protocol.batch_size, every)
   return methods.schedule(cell.method, planned, protocol.options)
 
 
@@ -110,7 +111,7 @@ def network(cell: Cell, protocol: Protocol) -> networks.Spec:
 def cost(cell: Cell, dataset: datasets.Dataset, protocol: Protocol) -> int:
   """Estimates the work of one member, in images that pass forward."""
   planned = schedule(cell, protocol)
-  validations = planned.epochs // planned.epochs_per_lap
+  validations = planned.epochs // planned.validate_every
   steps = methods.cost(
     cell.method, planned, protocol.options, cell.stream.num_samples(dataset)
   )
@@ -129,7 +130,7 @@ def cell_config(config: Config, cell: Cell) -> dict:
   planned = schedule(cell, protocol)
   spec = network(cell, protocol)
   usual = {"validate_every": 1, **networks.Spec(spec.name)._asdict()}
-  chosen = {"validate_every": planned.epochs_per_lap, **spec._asdict()}
+  chosen = {"validate_every": planned.validate_every, **spec._asdict()}
   return {
     "dataset": config.dataset,
     "model": spec.name,

@@ -68,7 +68,8 @@ def make(learner: Learner, stream: Stream, num_laps: int) -> Program:
   """Makes the programs of a learner; the same ones for equal arguments.
 
   A call of `run` has so many laps. They compile at their first call, once for
-  each number of members.
+  each number of members, and those of functions that learners share once for
+  all of these.
   """
   many, data, held_out = stream.layout
   shared, laps = devices.SHARED, jax.sharding.PartitionSpec(None, *many)
@@ -84,7 +85,7 @@ def make(learner: Learner, stream: Stream, num_laps: int) -> Program:
 
   return Program(
     prepare=spread(_over_members(learner.prepare, stream), data, gives=data),
-    init=spread(make_init(learner, stream), many, many, data),
+    init=spread(make_init(learner.init, stream), many, many, data),
     run=spread(
       make_run(learner, stream, num_laps),
       *(many, shared, many, many, many, data, held_out),
@@ -92,27 +93,32 @@ def make(learner: Learner, stream: Stream, num_laps: int) -> Program:
       donate=(0,),
     ),
     count=spread(
-      make_count(learner, stream), many, held_out, many, many, shared
+      make_count(learner.predict, stream),
+      *(many, held_out, many, many, shared),
     ),
     count_rivals=spread(count_rivals, data, held_out),
   )
 
 
+@functools.cache
 def make_init(
-  learner: Learner, stream: Stream
+  begin: Callable[[jax.Array, Hparams, Samples], State], stream: Stream
 ) -> Callable[[jax.Array, Hparams, Samples], Carry]:
-  """Makes `Program.init`, not compiled."""
+  """Makes `Program.init` of `Learner.init`, not compiled."""
 
   def init(key: jax.Array, hparams: Hparams, data: Samples) -> Carry:
-    state = learner.init(key, hparams, data)
+    state = begin(key, hparams, data)
     nothing = jnp.int32(-1)
     return Carry(state, nothing, state.variables, nothing, jnp.int32(0))
 
   return jax.vmap(init, in_axes=(0, 0, stream.data_axis))
 
 
-def make_count(learner: Learner, stream: Stream) -> Callable[..., jax.Array]:
-  """Makes `Program.count`, not compiled.
+@functools.cache
+def make_count(
+  predict: Callable[..., jax.Array], stream: Stream
+) -> Callable[..., jax.Array]:
+  """Makes `Program.count` of `Learner.predict`, not compiled.
 
   Devices of the stream may have a part of the samples each.
   """
@@ -124,9 +130,7 @@ def make_count(learner: Learner, stream: Stream) -> Callable[..., jax.Array]:
     hparams: Hparams,
     occasion: jax.Array,
   ) -> jax.Array:
-    classes = learner.predict(
-      variables, samples.inputs, keys, hparams, occasion
-    )
+    classes = predict(variables, samples.inputs, keys, hparams, occasion)
     return _num_correct(classes, samples, stream)
 
   return count
@@ -136,7 +140,7 @@ def make_run(
   learner: Learner, stream: Stream, num_laps: int
 ) -> Callable[..., tuple[Carry, dict[str, jax.Array]]]:
   """Makes `Program.run`, not compiled."""
-  count = make_count(learner, stream)
+  count = make_count(learner.predict, stream)
   train = jax.vmap(learner.lap, in_axes=(0, None, 0, 0, stream.data_axis))
 
   def run(
@@ -191,7 +195,7 @@ def fitting_width(
     data = samples(*own, num_samples)
     return memory.peak_bytes(
       make_run(learner, stream, 1),
-      jax.eval_shape(make_init(learner, stream), keys, hparams, data),
+      jax.eval_shape(make_init(learner.init, stream), keys, hparams, data),
       shape((), jnp.int32),
       keys,
       hparams,
@@ -203,6 +207,7 @@ def fitting_width(
   return memory.width(needs, wanted=wanted, limit=memory.device_bytes())
 
 
+@functools.cache
 def _over_members(function: Callable, stream: Stream) -> Callable:
   """Maps a function of a member's data over members, if each has its own."""
   return function if stream.data_axis is None else jax.vmap(function)

@@ -90,7 +90,7 @@ RULES = (
   *("--notrain", "--seeds=20", "--selection_seeds=100-119", "--attacked=200"),
   "--methods=vanilla,bean1,bean2,nonnegative,pc_fixed,pc_strict,competing100,"
   "nonnegative_competing100,hebbian",
-  "--members_per_chunk=5",
+  *("--members_per_chunk=5", "--validate_every=5"),
 )
 
 

@@ -32,25 +32,33 @@ def found(members):
     # More than one chunk.
     patch.setattr(groups, "fast_width", lambda size: 1)
     # After some steps the start matters to none of so few images.
-    still = functools.partial(gradient_sign.pgd, num_steps=0)
+    still = curves.Attack(0, 0.01, random=True)
     patch.setitem(curves.ATTACKS, "pgd_random", still)
-    curves._program.cache_clear()
     yield curves.measure(
       tiny.NETWORK, members, IMAGES, epsilons=EPSILONS, seeds=SEEDS
     )
-  curves._program.cache_clear()
 
 
-@pytest.mark.parametrize("name", ("fgsm", "pgd_random"))
-def test_each_member_as_by_itself(name, members, found):
+# PGD as in the literature.
+@pytest.mark.parametrize(
+  "name,num_steps,step_size",
+  (("fgsm", 1, None), ("pgd", 40, 0.01), ("pgd_random", 0, 0.01)),
+)
+def test_each_member_as_by_itself(name, num_steps, step_size, members, found):
   @jax.jit
   def alone(member, key, epsilon):
     return gradient_sign.evaluate(
       tiny.NETWORK,
       jax.tree.map(lambda leaf: leaf[None], member),
       *IMAGES,
-      functools.partial(curves.ATTACKS[name], epsilon=epsilon),
-      key[None] if name in curves.RANDOM else None,
+      key[None],
+      functools.partial(
+        gradient_sign.pgd,
+        epsilon=epsilon,
+        num_steps=num_steps,
+        step_size=step_size or epsilon,
+        random=name == "pgd_random",
+      ),
     ).accuracy[0]
 
   for index, member in enumerate(members):

@@ -14,9 +14,21 @@ from tests.experiments import tiny
 GENERATOR = np.random.default_rng(0)
 DIGITS = tiny.load_few_digits()
 IMAGES, LABELS = DIGITS.test
+PGD = {"num_steps": 40, "step_size": 0.01, "random": False}
 WEIGHTS = GENERATOR.normal(size=(6, 3))
 ROWS = GENERATOR.uniform(0.3, 0.7, size=(5, 6))
 CLASSES = np.array([0, 1, 2, 1, 0])
+
+
+def draw_keys():
+  """Two, as many as there are members."""
+  return jax.random.split(jax.random.key(0))
+
+
+def fgsm(*args, epsilon):
+  return gradient_sign.pgd(
+    *args, epsilon=epsilon, step_size=epsilon, num_steps=1, random=False
+  )
 
 
 def linear_slopes(rows):
@@ -29,21 +41,25 @@ def linear_slopes(rows):
 def test_fgsm_of_a_linear_network(epsilon):
   with jax.enable_x64(True):
     attacked = jax.jit(
-      lambda rows, epsilon: gradient_sign.fgsm(
-        lambda x: x @ WEIGHTS, rows, CLASSES, epsilon=epsilon
+      lambda rows, epsilon: fgsm(
+        lambda x: x @ WEIGHTS, rows, CLASSES, jax.random.key(0), epsilon=epsilon
       )
     )(ROWS, epsilon)
   expected = np.clip(ROWS + epsilon * np.sign(linear_slopes(ROWS)), 0, 1)
   np.testing.assert_allclose(attacked, expected, rtol=1e-12)
 
 
-# As in the literature, by default.
-@pytest.mark.parametrize("options", ({"step_size": 0.04, "num_steps": 12}, {}))
-def test_pgd_of_a_linear_network_step_by_step(options):
-  step_size, num_steps = options.values() or (0.01, 40)
+@pytest.mark.parametrize("step_size,num_steps", ((0.04, 12), (0.01, 40)))
+def test_pgd_of_a_linear_network_step_by_step(step_size, num_steps):
+  options = {"step_size": step_size, "num_steps": num_steps, "random": False}
   with jax.enable_x64(True):
     attacked = gradient_sign.pgd(
-      lambda x: x @ WEIGHTS, ROWS, CLASSES, epsilon=0.1, **options
+      lambda x: x @ WEIGHTS,
+      ROWS,
+      CLASSES,
+      jax.random.key(0),
+      epsilon=0.1,
+      **options,
     )
   expected = ROWS
   for _ in range(num_steps):
@@ -55,10 +71,11 @@ def test_pgd_of_a_linear_network_step_by_step(options):
 def test_random_starts_lie_in_the_box():
   rows = np.float32([*ROWS, np.zeros(6), np.ones(6)])
   classes = np.append(CLASSES, (0, 1))
+  options = {**PGD, "num_steps": 0, "random": True}
   starts = jax.jit(
     jax.vmap(
       lambda key: gradient_sign.pgd(
-        lambda x: x @ WEIGHTS, rows, classes, epsilon=0.2, num_steps=0, key=key
+        lambda x: x @ WEIGHTS, rows, classes, key, epsilon=0.2, **options
       )
     )
   )(jax.random.split(jax.random.key(0), 500))
@@ -100,10 +117,11 @@ def members():
 
 
 def robustness(members, attack, keys=None, **options):
+  keys = draw_keys() if keys is None else keys
   attack = functools.partial(attack, **options)
   return jax.jit(
     functools.partial(gradient_sign.evaluate, NETWORK, attack=attack)
-  )(members, IMAGES, LABELS, keys=keys)
+  )(members, IMAGES, LABELS, keys)
 
 
 def plain(members):
@@ -113,7 +131,8 @@ def plain(members):
 
 def test_success_grows_with_epsilon(members):
   accuracy = {}
-  for attack in (gradient_sign.fgsm, gradient_sign.pgd):
+  pgd = functools.partial(gradient_sign.pgd, **PGD)
+  for attack in (fgsm, pgd):
     found = [
       robustness(members, attack, epsilon=epsilon)
       for epsilon in (0.0, 0.02, 0.05, 0.3)
@@ -125,34 +144,40 @@ def test_success_grows_with_epsilon(members):
     assert np.all(np.diff(rows, axis=0) <= 0)
     assert np.all(rows[-1] < 0.1)
   # Many steps are no weaker than one.
-  assert np.all(accuracy[gradient_sign.pgd] <= accuracy[gradient_sign.fgsm])
+  assert np.all(accuracy[pgd] <= accuracy[fgsm])
 
 
 def test_members_blocks_and_keys(members, monkeypatch):
   """Each member as by itself, whatever the blocks."""
-  fgsm = functools.partial(robustness, attack=gradient_sign.fgsm, epsilon=0.02)
-  whole = fgsm(members).accuracy
+  attacked = functools.partial(robustness, attack=fgsm, epsilon=0.02)
+  whole = attacked(members).accuracy
   one = jax.tree.map(lambda leaf: leaf[1:], members)
-  np.testing.assert_allclose(fgsm(one).accuracy, whole[1:], atol=1e-6)
+  alone = attacked(one, keys=draw_keys()[1:]).accuracy
+  np.testing.assert_allclose(alone, whole[1:], atol=1e-6)
   monkeypatch.setattr(gradient_sign, "BLOCK", 33)
-  np.testing.assert_allclose(fgsm(members).accuracy, whole, atol=1e-6)
+  np.testing.assert_allclose(attacked(members).accuracy, whole, atol=1e-6)
   # Of images that fill the last block none counts.
   sure = {**members, "bias": np.float32([[1e3] + [0] * 9] * 2)}
   expected = np.mean(LABELS == 0)
-  np.testing.assert_allclose(fgsm(sure).accuracy, expected, atol=1e-6)
-  keys = jax.random.split(jax.random.key(0))
-  random, still = (
-    robustness(members, gradient_sign.pgd, each, epsilon=0.3, num_steps=0)
-    for each in (keys, None)
+  np.testing.assert_allclose(attacked(sure).accuracy, expected, atol=1e-6)
+  start = functools.partial(
+    robustness, attack=gradient_sign.pgd, epsilon=0.3, step_size=0, num_steps=0
   )
-  assert not np.array_equal(random.accuracy, still.accuracy)
+  np.testing.assert_allclose(
+    start(members, random=False).accuracy, plain(members), atol=1e-6
+  )
+  starts = [
+    start(members, keys=keys, random=True)
+    for keys in (draw_keys(), draw_keys()[::-1])
+  ]
+  assert not np.array_equal(starts[0].accuracy, starts[1].accuracy)
 
 
 def test_vanishing_gradients_are_reported(members):
   """Not as robustness: a step without direction attacks nothing."""
   # So sure that the cross-entropy of right answers underflows.
   sure = jax.tree.map(lambda leaf: 1e4 * leaf, members)
-  for shares in robustness(sure, gradient_sign.fgsm, epsilon=0.3):
+  for shares in robustness(sure, fgsm, epsilon=0.3):
     np.testing.assert_allclose(shares, plain(members), atol=0.05)
 
 
@@ -160,10 +185,10 @@ def test_lenet5_takes_what_is_attacked():
   network = networks.make(networks.Spec())
   keys = jax.random.split(jax.random.key(0), 1)
   variables = jax.jit(jax.vmap(network.init))(keys)
-  attack = functools.partial(gradient_sign.fgsm, epsilon=0.0)
+  attack = functools.partial(fgsm, epsilon=0.0)
   images, labels = IMAGES[:20], LABELS[:20]
   found = jax.jit(
     functools.partial(gradient_sign.evaluate, network, attack=attack)
-  )(variables, images, labels)
+  )(variables, images, labels, keys)
   plain = network.predict(variables, images) == labels
   np.testing.assert_allclose(found.accuracy, plain.mean(axis=1), atol=1e-6)

@@ -49,6 +49,12 @@ def test_validations_and_network_are_named_where_unusual():
   for every, named in ((2, 2), (6, 6), (0, 6)):
     seldom = fields(VANILLA, validate_every=every)
     assert seldom == {**usual, "validate_every": named}
+  # Equal schedules share their programs.
+  once, last = (
+    cells.schedule(VANILLA, make_config(validate_every=every).protocol)
+    for every in (0, 6)
+  )
+  assert once == last
   lecun = networks.Spec(initializer="lecun_normal")
   named = {**usual, "initializer": "lecun_normal"}
   assert fields(VANILLA, network=lecun) == named

@@ -202,6 +202,11 @@ def test_equal_arguments_give_the_same_programs_which_consume_the_carry():
   other = make_learner("bean1", stream, gamma=2.0)
   for changed, laps in ((learner, 2), (other, 1)):
     assert program.make(changed, stream, laps) is not made
+  # Whatever is lowered, descent starts, prepares and counts in the same way.
+  changed = program.make(other, stream, 1)
+  assert changed.run is not made.run
+  for name in ("init", "prepare", "count"):
+    assert getattr(changed, name) is getattr(made, name)
   keys, hparams, data = KEYS, make_hparams(), draw(stream)
   carry = made.init(keys, hparams, data)
   active, prepared = np.ones(4, bool), made.prepare(data)
