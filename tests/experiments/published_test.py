@@ -9,11 +9,11 @@ import pytest
 
 import bean_jax
 from experiments import learning_rules, study, table1
-from experiments.assemblies import summary as assemblies
+from experiments.assemblies import sources, summary as assemblies
 from experiments.compaction import needed, tables
 from experiments.learning import methods
 from experiments.records import results
-from experiments.rules import drawing
+from experiments.rules import drawing, tables as rule_tables
 from experiments.tables import comparison, summary
 from tests.experiments import in_process
 
@@ -83,6 +83,25 @@ def test_assemblies(name):
   records, expected = published(f"interpret/{name}")
   ordered = in_order(records, lambda record: record["config"]["checkpoint"])
   text = assemblies.text(assemblies.groups(ordered), margin=0.01)
+  assert f"{text}\n" == expected
+
+
+def test_rules_of_whole_datasets():
+  """Whose networks are not published, so that no script reads them."""
+  name = "learning_rules/fashion_mnist-whole"
+  _, expected = published(name)
+  found = in_order(
+    results.load_all(_RESULTS / name / "networks_measured").values(),
+    lambda record: record["config"]["cell"],
+  )
+  parts = {}
+  for record in found:
+    cell = record["config"]["cell"]
+    by_method = parts.setdefault(sources.setting(cell), {})
+    by_method[cell["method"]] = record
+  ordered = [(setting, {}, parts[setting]) for setting in sorted(parts)]
+  names = [record["config"]["cell"]["method"] for record in found]
+  text = rule_tables.text(ordered, names, [], found)
   assert f"{text}\n" == expected
 
 
