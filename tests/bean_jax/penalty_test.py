@@ -57,7 +57,10 @@ def _penalties(activations, kernel, gamma=1.0):
   ]
 
 
-@pytest.mark.parametrize("dtype", (np.float32, np.float64))
+@pytest.mark.parametrize(
+  "dtype",
+  (np.float32, pytest.param(np.float64, marks=pytest.mark.slow)),
+)
 @pytest.mark.parametrize("shape", _shapes(GRID, fast=SQUARE))
 def test_values_equal_oracle_over_grid(shape, dtype):
   arrays = draw_layer(*shape, dtype=dtype)
@@ -204,8 +207,10 @@ def _tied_layer(shape):
 # Shapes for which different closed forms are the cheapest.
 @pytest.mark.parametrize(
   "shape",
-  ((1, 20, 2), (5, 20, 2), (30, 9, 1), (5, 4, 20), (20, 5, 9)),
-  ids=str,
+  _shapes(
+    ((1, 20, 2), (5, 20, 2), (30, 9, 1), (5, 4, 20), (20, 5, 9)),
+    fast=((1, 20, 2), (5, 20, 2), (5, 4, 20)),
+  ),
 )
 def test_neurons_that_tie_equal_oracle_in_any_order(shape, options):
   activations, kernel = _tied_layer(shape)
@@ -440,7 +445,15 @@ TREES = {
 
 
 @each_option
-@pytest.mark.parametrize("kind", TREES)
+@pytest.mark.parametrize(
+  "kind",
+  (
+    *("dict", "tuple"),
+    *(
+      pytest.param(kind, marks=pytest.mark.slow) for kind in ("nested", "list")
+    ),
+  ),
+)
 def test_sum_over_layers_is_weighted(options, kind):
   arrange = TREES[kind]
   layers = draw_layer(8, 3, 2), draw_layer(8, 5, 6)

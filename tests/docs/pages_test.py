@@ -26,16 +26,6 @@ def _name(path: pathlib.Path) -> str:
   return str(path.relative_to(ROOT))
 
 
-each_page = pytest.mark.parametrize(
-  "name",
-  [
-    # It trains for some seconds.
-    pytest.param(name, marks=[pytest.mark.slow] * (name == "tutorial"))
-    for name in PAGES
-  ],
-)
-
-
 def _blocks(name: str) -> list[tuple[str, str]]:
   """Returns the language and the text of the blocks of code."""
   return re.findall(
@@ -69,7 +59,8 @@ def _run(name: str) -> list[str]:
   return report
 
 
-@each_page
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAGES)
 def test_the_blocks_of_a_page_are_a_program(name):
   assert not _run(name)
 

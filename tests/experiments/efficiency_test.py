@@ -80,6 +80,7 @@ def test_run_and_resume(folders, tmp_path, monkeypatch):
   assert again == "".join(out.splitlines(keepends=True)[len(STEMS) :])
 
 
+@pytest.mark.slow
 def test_record(trained, folders, tmp_path):
   run(*SMALL, "--methods=vanilla", "--retrain_epochs=30", *folders)
   record = results.read(tmp_path / "out" / f"{STEMS[1]}.json")

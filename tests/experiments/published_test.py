@@ -163,6 +163,7 @@ RULES = (
     ),
   ),
 )
+@pytest.mark.slow
 def test_scripts(script, name, args, tmp_path, monkeypatch):
   """Which find every record, and train nothing."""
   for folder in (_RESULTS / name).glob("*/"):

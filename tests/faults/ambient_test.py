@@ -175,6 +175,7 @@ def test_every_script_pins_the_options(script, monkeypatch):
 FIGURES = ("accuracy_against_shots.png", "learning_curves_1shot.png")
 
 
+@pytest.mark.slow
 def test_a_figure_that_fails_costs_no_number(tmp_path, monkeypatch):
   def fail(path, *args, **kwargs):
     raise RuntimeError("latex could not be found\nin PATH")

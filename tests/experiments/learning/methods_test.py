@@ -20,6 +20,20 @@ from tests.experiments import members, planned, tiny
 DIGITS = tiny.load_digits(20)
 SHOTS, ONCE = Shots(1), Schedule(1)
 every_method = pytest.mark.parametrize("name", methods.METHODS)
+# Made as others are, of other arguments.
+ALIKE = {
+  *("vanilla10", "bean2_frozen", "bean1_constant", "bean2_dropout"),
+  *("bean1_constant_dropout", "mean_square_dropout", "nonnegative_bean2"),
+  *("competing2000", "nonnegative_competing2000", "nonnegative_competing100"),
+  *("hebbian_alone", "hebbian_unbiased", "hebbian_gradient"),
+}
+every_method_slowly = pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ())
+    for name in methods.METHODS
+  ],
+)
 
 # A network of a convolution and three dense layers, in NumPy or JAX; smooth.
 LAYERS = ("fc1", "fc2", "fc3")
@@ -310,7 +324,7 @@ def test_strength_0_is_vanilla(params):
   assert abs(losses[0] - losses[1]) > 1e-3
 
 
-@every_method
+@every_method_slowly
 def test_only_the_listed_options_matter(name):
   """Records name no other: see `cells.cell_config`."""
   unusual = planned.UNUSUAL
@@ -553,12 +567,12 @@ def make_population(name):
   )
 
 
-@pytest.fixture(scope="module")
-def trained():
-  """Of every method, variables before and after two laps, and the reports."""
+@every_method_slowly
+def test_method_trains_a_population(name):
+  learner, network, hparams = make_population(name)
 
-  def train(name, keys, data):
-    learner, _, hparams = make_population(name)
+  @jax.jit
+  def train(keys, data):
     state = jax.vmap(learner.init)(keys, hparams, data)
     prepared = jax.vmap(learner.prepare)(data)
     run = jax.vmap(learner.lap, (0, None, 0, 0, 0))
@@ -570,17 +584,10 @@ def trained():
     )
     return state.variables, last.variables, report
 
-  @jax.jit
-  def train_all(*args):
-    return {name: train(name, *args) for name in methods.METHODS}
-
-  data = jax.tree.map(jnp.asarray, SHOTS.load(DIGITS, MEMBERS))
-  return jax.device_get(train_all(members.keys_of(*MEMBERS), data))
-
-
-@every_method
-def test_method_trains_a_population(name, trained):
-  before, variables, report = trained[name]
+  data = SHOTS.load(DIGITS, MEMBERS)
+  before, variables, report = jax.device_get(
+    train(members.keys_of(*MEMBERS), data)
+  )
   np.testing.assert_array_equal(report.failed_step, -1)
   assert {"objective", "train_loss"} <= set(report.metrics)
   for values in report.metrics.values():
@@ -591,7 +598,6 @@ def test_method_trains_a_population(name, trained):
   for member, old in enumerate(before.params[layer]["kernel"]):
     assert not np.array_equal(kernels[member], old)
   # Whatever it does in training, the network itself is evaluated.
-  learner, network, hparams = make_population(name)
   images, keys = DIGITS.validation.images, members.keys_of(*MEMBERS)
   np.testing.assert_array_equal(
     learner.predict(variables, images, keys, hparams, 1),

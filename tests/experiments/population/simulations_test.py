@@ -463,7 +463,14 @@ OPTIONS = methods.Options(
 )
 
 
-@pytest.mark.parametrize("method", ("imitation", "competing100", "hebbian"))
+@pytest.mark.parametrize(
+  "method",
+  (
+    "imitation",
+    "competing100",
+    pytest.param("hebbian", marks=pytest.mark.slow),
+  ),
+)
 def test_methods_of_their_own_pace_go_on_to_the_bit(
   method, tmp_path, monkeypatch
 ):
