@@ -254,6 +254,9 @@ TABLES = {
   "rules fashion_mnist networks": functools.partial(
     rules_networks, "fashion_mnist", 5
   ),
+  "rules fashion_mnist networks of 100 shots": functools.partial(
+    rules_networks, "fashion_mnist", 100
+  ),
   "rules whole mnist": functools.partial(rules_whole, "mnist"),
   "rules whole fashion_mnist": functools.partial(rules_whole, "fashion_mnist"),
   "rules whole fashion_mnist networks": functools.partial(
