@@ -48,6 +48,14 @@ def in_order(records, config_of=lambda record: record["config"]):
     ("full_data/mnist-lenet5-50epochs", "## mnist, lenet5, at most 50 epochs"),
     ("full_data/mnist-mlp500", "## mnist, mlp500, at most 50 epochs"),
     (
+      "full_data/mnist-competing2000",
+      "## mnist, competing2000, at most 500 epochs",
+    ),
+    (
+      "full_data/mnist-competing2000-rate0.002",
+      "## mnist, competing2000, at most 500 epochs",
+    ),
+    (
       "full_data/mnist-rules",
       "## mnist, lenet5, competing100, at most 500 epochs",
     ),
