@@ -58,10 +58,19 @@ def _penalties(activations, kernel, gamma=1.0):
 
 
 @pytest.mark.parametrize(
-  "dtype",
-  (np.float32, pytest.param(np.float64, marks=pytest.mark.slow)),
+  "shape,dtype",
+  (
+    *(
+      pytest.param(*shape.values, np.float32, id=shape.id, marks=shape.marks)
+      for shape in _shapes(GRID, fast=SQUARE)
+    ),
+    # Of the square its diagonal.
+    *(
+      pytest.param(*s.values, np.float64, id=f"{s.id}-float64", marks=s.marks)
+      for s in _shapes(GRID, fast=SQUARE[:: len(SIZES) + 1])
+    ),
+  ),
 )
-@pytest.mark.parametrize("shape", _shapes(GRID, fast=SQUARE))
 def test_values_equal_oracle_over_grid(shape, dtype):
   arrays = draw_layer(*shape, dtype=dtype)
   with jax.enable_x64(dtype == np.float64):
