@@ -115,9 +115,9 @@ def test_rules_of_whole_datasets():
 
 RULES = (
   *("--notrain", "--seeds=20", "--selection_seeds=100-119", "--attacked=200"),
+  *("--members_per_chunk=5", "--validate_every=5"),
   "--methods=vanilla,bean1,bean2,nonnegative,pc_fixed,pc_strict,competing100,"
   "nonnegative_competing100,hebbian",
-  *("--members_per_chunk=5", "--validate_every=5"),
 )
 
 
@@ -137,7 +137,7 @@ RULES = (
         *RULES,
         *("--dataset=mnist", "--shots=1,2,5,10,20,50,100"),
         *("--epochs=200,200,100,100,50,50,50", "--selection_shots=1,5"),
-        "--evaluated_shots=1,5,100",
+        *("--evaluated_shots=1,5,100", f"{RULES[-1]},hebbian_unbiased"),
       ),
     ),
     (
@@ -147,7 +147,7 @@ RULES = (
         *RULES,
         *("--dataset=fashion_mnist", "--shots=1,2,5,10,20,50,100"),
         *("--epochs=200,200,100,100,50,50,50", "--selection_shots=1,5"),
-        "--evaluated_shots=5",
+        "--evaluated_shots=5,100",
       ),
     ),
     (
