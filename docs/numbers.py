@@ -265,6 +265,7 @@ TABLES = {
   "rules digits networks": functools.partial(
     rules_networks, "digits-hebbian", 5
   ),
+  "rules mnist non-negative": functools.partial(rules, "mnist-nonnegative"),
   "rules mnist controls": functools.partial(
     rules_networks, "mnist-controls", 5
   ),

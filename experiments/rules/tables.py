@@ -21,11 +21,11 @@ def table(
   not_run = dict.fromkeys(titles, comparison.NOT_RUN)
   rows = [
     [
-      methods.METHODS[name].title,
+      method.title + comparison.baseline_note(method),
       *(_accuracy(accuracies.get((name, number))) for number in shots),
       *measured.get(name, not_run).values(),
     ]
-    for name in names
+    for name, method in ((name, methods.METHODS[name]) for name in names)
   ]
   head = ["rule", *(f"{number}-shot" for number in shots), *titles]
   return markdown.table(head, rows)

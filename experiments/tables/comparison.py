@@ -79,7 +79,7 @@ def details(
       strength += " (edge)" * entry.at_edge
     if entry.gains.size:
       difference = summary.mean_percent(entry.gains, "+.2f")
-      difference += _baseline_note(method)
+      difference += baseline_note(method)
     rows.append(
       [
         *(str(number), method.title, strength, *_means(entry.accuracies)),
@@ -102,10 +102,10 @@ def _means(values: stats.BySeed) -> tuple[str, str]:
   return summary.mean_percent(values, ".2f"), f"{middle:.2f}"
 
 
-def _baseline_note(method: methods.Method) -> str:
+def baseline_note(method: methods.Method) -> str:
   """Names what a method's differences are to, where it is not vanilla."""
-  baseline = methods.METHODS[method.baseline]
-  return f" (to {baseline.title})" if baseline.baseline else ""
+  baseline = methods.METHODS.get(method.baseline or "")
+  return f" (to {baseline.title})" if baseline and baseline.baseline else ""
 
 
 def head_to_head(
@@ -289,7 +289,7 @@ def _draw_gains(
     entry = found.get((name, shots))
     if entry and entry.gains.size:
       method = methods.METHODS[name]
-      label = method.title + _baseline_note(method)
+      label = method.title + baseline_note(method)
       by_label = series.setdefault(shots, {})
       by_label[label] = stats.mean_interval(entry.gains)
   if series:

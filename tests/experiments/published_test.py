@@ -161,6 +161,16 @@ RULES = (
     ),
     (
       learning_rules,
+      "learning_rules/mnist-nonnegative",
+      (
+        *RULES,
+        *("--dataset=mnist", "--shots=1,5", "--epochs=200,100"),
+        *("--selection_shots=1,5", "--evaluated_shots=5"),
+        "--methods=nonnegative,nonnegative_bean1,nonnegative_bean2",
+      ),
+    ),
+    (
+      learning_rules,
       "learning_rules/mnist-controls",
       (
         *RULES,

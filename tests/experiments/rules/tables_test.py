@@ -56,6 +56,14 @@ def test_the_epsilon_is_that_nearest_to_a_tenth_and_the_rest_is_not_run():
   assert row["weights"] == "lognormal, 2 of 4"
 
 
+def test_the_rule_that_gains_are_over_is_named_where_it_is_not_vanilla():
+  names = ["vanilla", "nonnegative", "nonnegative_bean1"]
+  _, _, *rows = tables.table(names, [1], {}, {}).splitlines()
+  titles = [row.split("|")[1].strip() for row in rows]
+  assert titles[:2] == ["Vanilla", "Non-negative"]
+  assert titles[2] == "Non-negative, BEAN-1 (to Non-negative)"
+
+
 @pytest.mark.parametrize(
   "shape,title", ((0.9, "stretched exp."), (0.99, "exponential"))
 )
