@@ -266,6 +266,9 @@ TABLES = {
     rules_networks, "digits-hebbian", 5
   ),
   "rules mnist non-negative": functools.partial(rules, "mnist-nonnegative"),
+  "rules mnist non-negative networks": functools.partial(
+    rules_networks, "mnist-nonnegative", 5
+  ),
   "rules mnist controls": functools.partial(
     rules_networks, "mnist-controls", 5
   ),
