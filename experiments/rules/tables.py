@@ -19,13 +19,14 @@ def table(
   measured = {name: columns(record) for name, record in evaluations.items()}
   titles = list(next(iter(measured.values()), {}))
   not_run = dict.fromkeys(titles, comparison.NOT_RUN)
+  chosen = {name: methods.METHODS[name] for name in names}
   rows = [
     [
       method.title + comparison.baseline_note(method),
       *(_accuracy(accuracies.get((name, number))) for number in shots),
       *measured.get(name, not_run).values(),
     ]
-    for name, method in ((name, methods.METHODS[name]) for name in names)
+    for name, method in chosen.items()
   ]
   head = ["rule", *(f"{number}-shot" for number in shots), *titles]
   return markdown.table(head, rows)

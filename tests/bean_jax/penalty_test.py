@@ -57,20 +57,8 @@ def _penalties(activations, kernel, gamma=1.0):
   ]
 
 
-@pytest.mark.parametrize(
-  "shape,dtype",
-  (
-    *(
-      pytest.param(*shape.values, np.float32, id=shape.id, marks=shape.marks)
-      for shape in _shapes(GRID, fast=SQUARE)
-    ),
-    # Of the square its diagonal.
-    *(
-      pytest.param(*s.values, np.float64, id=f"{s.id}-float64", marks=s.marks)
-      for s in _shapes(GRID, fast=SQUARE[:: len(SIZES) + 1])
-    ),
-  ),
-)
+@pytest.mark.parametrize("dtype", (np.float32, np.float64))
+@pytest.mark.parametrize("shape", _shapes(GRID, fast=SQUARE))
 def test_values_equal_oracle_over_grid(shape, dtype):
   arrays = draw_layer(*shape, dtype=dtype)
   with jax.enable_x64(dtype == np.float64):
@@ -216,10 +204,8 @@ def _tied_layer(shape):
 # Shapes for which different closed forms are the cheapest.
 @pytest.mark.parametrize(
   "shape",
-  _shapes(
-    ((1, 20, 2), (5, 20, 2), (30, 9, 1), (5, 4, 20), (20, 5, 9)),
-    fast=((1, 20, 2), (5, 20, 2), (5, 4, 20)),
-  ),
+  ((1, 20, 2), (5, 20, 2), (30, 9, 1), (5, 4, 20), (20, 5, 9)),
+  ids=str,
 )
 def test_neurons_that_tie_equal_oracle_in_any_order(shape, options):
   activations, kernel = _tied_layer(shape)
@@ -454,15 +440,7 @@ TREES = {
 
 
 @each_option
-@pytest.mark.parametrize(
-  "kind",
-  (
-    *("dict", "tuple"),
-    *(
-      pytest.param(kind, marks=pytest.mark.slow) for kind in ("nested", "list")
-    ),
-  ),
-)
+@pytest.mark.parametrize("kind", TREES)
 def test_sum_over_layers_is_weighted(options, kind):
   arrange = TREES[kind]
   layers = draw_layer(8, 3, 2), draw_layer(8, 5, 6)

@@ -136,17 +136,7 @@ LIFTED = {
 }
 
 
-# Others are made of these.
-APART = ("nested", "remat", "scan", "scan of shared", "vmap")
-
-
-@pytest.mark.parametrize(
-  "name",
-  [
-    pytest.param(name, marks=() if name in APART else pytest.mark.slow)
-    for name in LIFTED
-  ],
-)
+@pytest.mark.parametrize("name", LIFTED)
 def test_lifted_blocks(name):
   lift, middle = LIFTED[name]
   layers_of = functools.partial(by_hand.lifted, middle)

@@ -181,17 +181,7 @@ SITUATIONS = {
 }
 
 
-# Others are made of these, or say the same in plain JAX.
-APART = ("scan", "scan of shared", "vmap", "vmap of shared", "plain scan")
-
-
-@pytest.mark.parametrize(
-  "name",
-  [
-    pytest.param(name, marks=() if name in APART else pytest.mark.slow)
-    for name in SITUATIONS
-  ],
-)
+@pytest.mark.parametrize("name", SITUATIONS)
 def test_lifted_blocks(name):
   lift, stacked, middle = SITUATIONS[name]
   layers_of = functools.partial(by_hand.lifted, middle)

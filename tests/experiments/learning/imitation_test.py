@@ -256,7 +256,6 @@ def test_cost_is_that_of_its_steps():
 
 
 # The first step's loss is as it should be, whatever the rate.
-@pytest.mark.slow
 def test_failed_member_stands_still_and_the_others_go_on():
   rates = jnp.array([RATE, jnp.nan, RATE, RATE])
   carry, curves = run(hparams=make_hparams(rates))

@@ -20,20 +20,6 @@ from tests.experiments import members, planned, tiny
 DIGITS = tiny.load_digits(20)
 SHOTS, ONCE = Shots(1), Schedule(1)
 every_method = pytest.mark.parametrize("name", methods.METHODS)
-# Made as others are, of other arguments.
-ALIKE = {
-  *("vanilla10", "bean2_frozen", "bean1_constant", "bean2_dropout"),
-  *("bean1_constant_dropout", "mean_square_dropout", "nonnegative_bean2"),
-  *("competing2000", "nonnegative_competing2000", "nonnegative_competing100"),
-  *("hebbian_alone", "hebbian_unbiased", "hebbian_gradient"),
-}
-every_method_slowly = pytest.mark.parametrize(
-  "name",
-  [
-    pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ())
-    for name in methods.METHODS
-  ],
-)
 
 # A network of a convolution and three dense layers, in NumPy or JAX; smooth.
 LAYERS = ("fc1", "fc2", "fc3")
@@ -324,7 +310,7 @@ def test_strength_0_is_vanilla(params):
   assert abs(losses[0] - losses[1]) > 1e-3
 
 
-@every_method_slowly
+@every_method
 def test_only_the_listed_options_matter(name):
   """Records name no other: see `cells.cell_config`."""
   unusual = planned.UNUSUAL
@@ -567,7 +553,7 @@ def make_population(name):
   )
 
 
-@every_method_slowly
+@every_method
 def test_method_trains_a_population(name):
   learner, network, hparams = make_population(name)
 

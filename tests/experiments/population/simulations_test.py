@@ -463,14 +463,7 @@ OPTIONS = methods.Options(
 )
 
 
-@pytest.mark.parametrize(
-  "method",
-  (
-    "imitation",
-    "competing100",
-    pytest.param("hebbian", marks=pytest.mark.slow),
-  ),
-)
+@pytest.mark.parametrize("method", ("imitation", "competing100", "hebbian"))
 def test_methods_of_their_own_pace_go_on_to_the_bit(
   method, tmp_path, monkeypatch
 ):
