@@ -18,7 +18,7 @@ does so with 4 seeds of 5-shot digits, which need no download. For MNIST:
       --shots=1,2,5,10,20,50,100 --epochs=200,200,100,100,50,50,50 --attacked=0
 
 With --selection_shots=1,5 all strengths are tried at these numbers of shots
-alone, and at the others that which the protocol strict has chosen.
+alone, and at the others that which they choose in the mean, one a protocol.
 
 Networks that another script has trained, of whole datasets too, are looked at
 by --checkpoint_dir, and nothing is trained then:
@@ -158,6 +158,10 @@ class Job(NamedTuple):
   protocols: list[str]  # Whose networks are looked at.
   settings: Settings  # How.
 
+  def of_whole_grids(self) -> list[Stage]:
+    """Returns those in which all strengths are tried."""
+    return [stage for stage in self.stages if stage.num_shots in self.selection]
+
 
 def parse_job() -> Job:
   """Builds the job from flags."""
@@ -224,24 +228,27 @@ def _make_stage(
 
 def _reported(job: Job) -> tuple[dict[str, Entries], list[Record]]:
   """Returns the entries of protocols that there are, and all records."""
-  found = stages.records(
-    job.stages, lambda stage: stages.best_of_grid(stage.evaluation)
-  )
+  whole = job.of_whole_grids()
+
+  def chosen(stage: Stage) -> list[Record]:
+    if stage in whole:
+      return stages.best_of_grid(stage.evaluation)
+    return list(runs.finished(stages.paper_run(stage, whole)).values())
+
+  found = stages.records(job.stages, chosen)
   accuracies = {name: protocols.entries(name, found) for name in EPOCHS}
   return accuracies, [*found.selection, *found.evaluation]
 
 
 def _train(job: Job) -> None:
   """Trains what is missing."""
-  whole = [stage for stage in job.stages if stage.num_shots in job.selection]
+  whole = job.of_whole_grids()
   planned = [run for stage in whole for run in stage]
   while planned:
     runs.train_all(planned)
     accuracies, _ = _reported(job)
     planned = [
-      stages.strict_run(stage, whole)
-      for stage in job.stages
-      if stage not in whole
+      _chosen_run(stage, whole) for stage in job.stages if stage not in whole
     ]
     planned += [
       stages.with_strengths(
@@ -260,6 +267,17 @@ def _train(job: Job) -> None:
     # Networks may be missing though their records are there. Trained again, by
     # another version, they have other numbers in the last digits.
     planned = [config for config in planned if runs.missing(config).cells]
+
+
+def _chosen_run(stage: Stage, tried: Sequence[Stage]) -> cells.Config:
+  """Returns the run of what stages of whole grids choose, by each protocol."""
+  of_both = [
+    *stages.paper_run(stage, tried).cells,
+    *stages.strict_run(stage, tried).cells,
+  ]
+  return dataclasses.replace(
+    stage.evaluation, cells=tuple(dict.fromkeys(of_both))
+  )
 
 
 def _place(config: Mapping[str, Any]) -> Place:

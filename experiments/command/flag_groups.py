@@ -43,8 +43,8 @@ _TEXTS = {
   ),
   "selection_shots": (
     "numbers of shots with which every strength is tried, comma-separated; "
-    "with the others only that which the protocol strict then chooses; by "
-    "default all of --shots"
+    "with the others only what a protocol then chooses; by default all of "
+    "--shots"
   ),
   "shots": "training images of each class, comma-separated",
   "epochs": "epochs: one number, or one for each of --shots",

@@ -3,6 +3,9 @@
 The paper's protocol chooses hyper-parameter and epoch on validation images, for
 each number of shots. The strict one takes the last epoch, and for each method
 one value of its hyper-parameter for all shots, chosen with other seeds.
+
+Where the grid of a method was tried at some numbers of shots alone, both take
+what these choose at the others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,15 +59,22 @@ class Records(NamedTuple):
 def strict_strengths(
   selection: Sequence[summary.Record],
 ) -> dict[str, float]:
+  """Chooses strengths by the accuracy after the last epoch, of other seeds."""
+  return best_strengths(selection, "validation_accuracy_last")
+
+
+def best_strengths(
+  records: Sequence[summary.Record], metric: str
+) -> dict[str, float]:
   """Chooses one value of each method's hyper-parameter for all shots.
 
-  That of best accuracy on validation images after the last epoch, in the mean
-  over the numbers of shots at which the whole grid was tried, if there are.
+  That of best accuracy on validation images, in the mean over the numbers of
+  shots at which the whole grid was tried, if there are.
   """
   by_method: dict[str, dict[int, dict[float, float]]] = {}
-  for record in selection:
+  for record in records:
     config = record["config"]
-    accuracies = summary.kept(record, "validation_accuracy_last")
+    accuracies = summary.kept(record, metric)
     by_shots = by_method.setdefault(config["method"], {})
     tried = by_shots.setdefault(config["shots"], {})
     tried[methods.strength(config)] = (

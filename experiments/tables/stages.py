@@ -75,6 +75,20 @@ def strict_run(
   return with_strengths(stage.evaluation, strengths)
 
 
+def paper_run(stage: Stage, tried: Sequence[Stage]) -> cells.Config:
+  """Returns the run of what validation images choose at other numbers of shots.
+
+  With the seeds that are reported, and for the best epoch.
+  """
+  records = [
+    record
+    for other in tried
+    for record in runs.finished(other.evaluation).values()
+  ]
+  strengths = protocols.best_strengths(records, "validation_accuracy")
+  return with_strengths(stage.evaluation, strengths)
+
+
 def best_of_grid(config: cells.Config) -> list[summary.Record]:
   """Chooses on validation images among the strengths of each whole grid."""
   records = list(runs.finished(config).values())

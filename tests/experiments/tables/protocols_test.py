@@ -26,6 +26,11 @@ def test_strict_strength_is_best_over_all_shots_with_the_whole_grid():
   assert protocols.with_whole_grid([*part, *whole, selection[-1]]) == [
     *(*whole, selection[-1])
   ]
+  # By any accuracy: that of the best epoch is best with the last alpha.
+  for record, accuracy in zip(whole, (0.3, 0.2, 0.1, 0.1, 0.4), strict=True):
+    record["metrics"]["validation_accuracy"] = [accuracy] * 3
+  best = protocols.best_strengths(whole, "validation_accuracy")
+  assert best == {"bean1": methods.METHODS["bean1"].grid[-1]}
   # Nor are values chosen of which all failed.
   whole[3]["metrics"]["validation_accuracy_last"] = LOST
   assert protocols.strict_strengths(whole) == {"bean1": 10.0}
