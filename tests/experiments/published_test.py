@@ -57,7 +57,7 @@ def in_order(records, config_of=lambda record: record["config"]):
     ),
     (
       "full_data/mnist-rules",
-      "## mnist, lenet5, competing100, at most 500 epochs",
+      "## mnist, lenet5, competing100, mlp500, at most 500 epochs",
     ),
     (
       "full_data/fashion_mnist-rules",
