@@ -61,7 +61,7 @@ def in_order(records, config_of=lambda record: record["config"]):
     ),
     (
       "full_data/fashion_mnist-rules",
-      "## fashion_mnist, lenet5, competing100, at most 500 epochs",
+      "## fashion_mnist, lenet5, competing100, mlp500, at most 500 epochs",
     ),
   ),
 )
