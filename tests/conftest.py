@@ -4,6 +4,7 @@ quick compilation.
 
 from collections.abc import Iterator
 import contextlib
+import gc
 import os
 from typing import Any
 
@@ -18,7 +19,12 @@ import pytest
 for _name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
   os.environ.pop(_name, None)
 
+# Tracing makes many small objects, few of them garbage.
+gc.set_threshold(50_000, 20, 100)
+
 jax.config.update("jax_debug_key_reuse", True)
+# The line of every operation, which nobody reads of these programs.
+jax.config.update("jax_traceback_in_locations_limit", 0)
 # Populations are spread over devices, however many cores there are.
 jax.config.update("jax_num_cpu_devices", 2)
 
@@ -42,6 +48,7 @@ _QUICK = _known(
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
   }
 )
 
