@@ -18,7 +18,7 @@ does so with 4 seeds of 5-shot digits, which need no download. For MNIST:
       --shots=1,2,5,10,20,50,100 --epochs=200,200,100,100,50,50,50 --attacked=0
 
 With --selection_shots=1,5 all strengths are tried at these numbers of shots
-alone, and at the others that which they choose in the mean, one a protocol.
+alone, and at the others the one that is best in their mean, by each protocol.
 
 Networks that another script has trained, of whole datasets too, are looked at
 by --checkpoint_dir, and nothing is trained then:

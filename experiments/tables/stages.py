@@ -1,6 +1,6 @@
 """Runs of whole grids, and the hyper-parameters that are chosen of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -65,12 +65,7 @@ def strict_run(
 
   Where there is no choice yet, the strength may be one of `unknown`.
   """
-  selection = [
-    record
-    for other in tried
-    if other.evaluation.dataset == stage.evaluation.dataset
-    for record in runs.finished(other.selection).values()
-  ]
+  selection = _finished(stage, (other.selection for other in tried))
   strengths = unknown | protocols.strict_strengths(selection)
   return with_strengths(stage.evaluation, strengths)
 
@@ -80,13 +75,21 @@ def paper_run(stage: Stage, tried: Sequence[Stage]) -> cells.Config:
 
   With the seeds that are reported, and for the best epoch.
   """
-  records = [
-    record
-    for other in tried
-    for record in runs.finished(other.evaluation).values()
-  ]
-  strengths = protocols.best_strengths(records, "validation_accuracy")
+  evaluation = _finished(stage, (other.evaluation for other in tried))
+  strengths = protocols.best_strengths(evaluation, "validation_accuracy")
   return with_strengths(stage.evaluation, strengths)
+
+
+def _finished(
+  stage: Stage, tried: Iterable[cells.Config]
+) -> list[summary.Record]:
+  """Returns the records of runs that have the dataset of a stage."""
+  return [
+    record
+    for run in tried
+    if run.dataset == stage.evaluation.dataset
+    for record in runs.finished(run).values()
+  ]
 
 
 def best_of_grid(config: cells.Config) -> list[summary.Record]:
