@@ -48,6 +48,7 @@ _QUICK = _known(
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_use_fusion_emitters": False,
+    # Parts are for many cores, and take twice as long on one.
     "xla_cpu_parallel_codegen_split_count": 1,
   }
 )

@@ -81,12 +81,12 @@ def paper_run(stage: Stage, tried: Sequence[Stage]) -> cells.Config:
 
 
 def _finished(
-  stage: Stage, tried: Iterable[cells.Config]
+  stage: Stage, planned: Iterable[cells.Config]
 ) -> list[summary.Record]:
-  """Returns the records of runs that have the dataset of a stage."""
+  """Returns the records of those runs that have the dataset of a stage."""
   return [
     record
-    for run in tried
+    for run in planned
     if run.dataset == stage.evaluation.dataset
     for record in runs.finished(run).values()
   ]
