@@ -233,7 +233,9 @@ def _reported(job: Job) -> tuple[dict[str, Entries], list[Record]]:
   def chosen(stage: Stage) -> list[Record]:
     if stage in whole:
       return stages.best_of_grid(stage.evaluation)
-    return list(runs.finished(stages.paper_run(stage, whole)).values())
+    return list(
+      runs.finished(stages.chosen_run("paper", stage, whole)).values()
+    )
 
   found = stages.records(job.stages, chosen)
   accuracies = {name: protocols.entries(name, found) for name in EPOCHS}
@@ -271,13 +273,12 @@ def _train(job: Job) -> None:
 
 def _chosen_run(stage: Stage, tried: Sequence[Stage]) -> cells.Config:
   """Returns the run of what stages of whole grids choose, by each protocol."""
-  of_both = [
-    *stages.paper_run(stage, tried).cells,
-    *stages.strict_run(stage, tried).cells,
-  ]
-  return dataclasses.replace(
-    stage.evaluation, cells=tuple(dict.fromkeys(of_both))
+  chosen = dict.fromkeys(
+    cell
+    for protocol in EPOCHS
+    for cell in stages.chosen_run(protocol, stage, tried).cells
   )
+  return dataclasses.replace(stage.evaluation, cells=tuple(chosen))
 
 
 def _place(config: Mapping[str, Any]) -> Place:

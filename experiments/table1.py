@@ -190,7 +190,7 @@ def _to_train(
   if "strict" in FLAGS.protocols:
     for stage in planned:
       if "paper" not in FLAGS.protocols or stage not in tried:
-        yield stages.strict_run(stage, tried, unknown)
+        yield stages.chosen_run("strict", stage, tried, unknown)
 
 
 def _train(planned: Sequence[Stage], tried: Sequence[Stage]) -> None:

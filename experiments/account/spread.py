@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.learning import methods
 from experiments.tables import comparison, markdown, paper, stats, summary
-from experiments.tables.protocols import Records, strict_strengths
+from experiments.tables.protocols import Records, best_strengths
 
 
 class Spread(NamedTuple):
@@ -36,7 +36,7 @@ def spreads(few_shot: Mapping[str, Records]) -> list[Spread]:
   """
   found = []
   for dataset, records in few_shot.items():
-    strengths = strict_strengths(records.selection)
+    strengths = best_strengths("strict", records.selection)
     by_place = [
       {
         (

@@ -23,6 +23,10 @@ PROTOCOLS = {
   "seeds",
 }
 _METRICS = {"paper": "test_accuracy", "strict": "test_accuracy_last"}
+_CHOSEN_BY = {
+  "paper": "validation_accuracy",
+  "strict": "validation_accuracy_last",
+}
 
 
 class Entry(NamedTuple):
@@ -56,25 +60,19 @@ class Records(NamedTuple):
   chosen: list[summary.Record]
 
 
-def strict_strengths(
-  selection: Sequence[summary.Record],
-) -> dict[str, float]:
-  """Chooses strengths by the accuracy after the last epoch, of other seeds."""
-  return best_strengths(selection, "validation_accuracy_last")
-
-
 def best_strengths(
-  records: Sequence[summary.Record], metric: str
+  protocol: str, records: Sequence[summary.Record]
 ) -> dict[str, float]:
   """Chooses one value of each method's hyper-parameter for all shots.
 
-  That of best accuracy on validation images, in the mean over the numbers of
-  shots at which the whole grid was tried, if there are.
+  That of best accuracy on validation images, after the best epoch (paper) or
+  the last (strict), in the mean over the numbers of shots at which the whole
+  grid was tried, if there are.
   """
   by_method: dict[str, dict[int, dict[float, float]]] = {}
   for record in records:
     config = record["config"]
-    accuracies = summary.kept(record, metric)
+    accuracies = summary.kept(record, _CHOSEN_BY[protocol])
     by_shots = by_method.setdefault(config["method"], {})
     tried = by_shots.setdefault(config["shots"], {})
     tried[methods.strength(config)] = (
@@ -121,7 +119,9 @@ def entries(
   """
   picked = records.chosen
   if protocol == "strict":
-    strengths = strict_strengths(records.selection) | dict(strengths or {})
+    strengths = best_strengths(protocol, records.selection) | dict(
+      strengths or {}
+    )
     picked = [
       record
       for record in records.evaluation

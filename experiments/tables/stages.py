@@ -1,6 +1,6 @@
 """Runs of whole grids, and the hyper-parameters that are chosen of them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -58,38 +58,26 @@ def with_strengths(
   return dataclasses.replace(run, cells=tuple(chosen), **changes)
 
 
-def strict_run(
-  stage: Stage, tried: Sequence[Stage], unknown: Mapping[str, float] = {}
+def chosen_run(
+  protocol: str,
+  stage: Stage,
+  tried: Sequence[Stage],
+  unknown: Mapping[str, float] = {},
 ) -> cells.Config:
-  """Returns the run of what stages of whole grids choose.
+  """Returns the run of what stages of whole grids choose, by a protocol.
 
   Where there is no choice yet, the strength may be one of `unknown`.
   """
-  selection = _finished(stage, (other.selection for other in tried))
-  strengths = unknown | protocols.strict_strengths(selection)
-  return with_strengths(stage.evaluation, strengths)
-
-
-def paper_run(stage: Stage, tried: Sequence[Stage]) -> cells.Config:
-  """Returns the run of what validation images choose at other numbers of shots.
-
-  With the seeds that are reported, and for the best epoch.
-  """
-  evaluation = _finished(stage, (other.evaluation for other in tried))
-  strengths = protocols.best_strengths(evaluation, "validation_accuracy")
-  return with_strengths(stage.evaluation, strengths)
-
-
-def _finished(
-  stage: Stage, planned: Iterable[cells.Config]
-) -> list[summary.Record]:
-  """Returns the records of those runs that have the dataset of a stage."""
-  return [
+  records = [
     record
-    for run in planned
-    if run.dataset == stage.evaluation.dataset
-    for record in runs.finished(run).values()
+    for other in tried
+    if other.evaluation.dataset == stage.evaluation.dataset
+    for record in runs.finished(
+      other.selection if protocol == "strict" else other.evaluation
+    ).values()
   ]
+  strengths = unknown | protocols.best_strengths(protocol, records)
+  return with_strengths(stage.evaluation, strengths)
 
 
 def best_of_grid(config: cells.Config) -> list[summary.Record]:

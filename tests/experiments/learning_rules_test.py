@@ -138,10 +138,14 @@ def test_other_shots_take_the_choice_of_each_protocol(
   choice = directory / "evaluation", "validation_accuracy", (1, 2)
   chosen = {"paper": best_of(*choice)}
   (chosen["strict"],) = set(L1) - {chosen["paper"]}
+  choose = protocols.best_strengths
   monkeypatch.setattr(
     protocols,
-    "strict_strengths",
-    lambda selection: {"vanilla": 0.0, "l1": chosen["strict"]},
+    "best_strengths",
+    lambda protocol, records: (
+      choose(protocol, records)
+      | ({"l1": chosen["strict"]} if protocol == "strict" else {})
+    ),
   )
   out = run(
     *SMALL,

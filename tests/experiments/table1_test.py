@@ -128,7 +128,7 @@ def test_other_shots_take_the_strict_choice_alone(finished, tmp_path):
   shots = "--shots=1,2", "--selection_shots=1"
   out = run(*SMALL, *shots, f"--output_dir={directory}")
   found = records_of(directory, "selection").values()
-  chosen = protocols.strict_strengths(list(found))["l1"]
+  chosen = protocols.best_strengths("strict", list(found))["l1"]
   cell = f"digits-2shot-l1-l1_{chosen:g}.json"
   evaluated = records_of(directory, "evaluation")
   assert {name for name in evaluated if "-2shot-" in name} == {

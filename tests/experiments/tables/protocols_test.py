@@ -17,23 +17,23 @@ def test_strict_strength_is_best_over_all_shots_with_the_whole_grid():
     *made.grid("bean1", (0.1, 0.2, 0.7, 0.1, 0.1), shots=5),
     made.record("vanilla", choice=0.9),
   ]
-  strengths = protocols.strict_strengths(selection)
+  strengths = protocols.best_strengths("strict", selection)
   assert strengths == {"bean1": 10.0, "vanilla": 0.0}
   whole = made.grid("bean1", (0.1, 0.2, 0.3, 0.4, 0.1), shots=1)
   part = made.grid("bean1", (0.9, 0.1, 0.1, 0.1, 0.1), shots=5)[:4]
-  assert protocols.strict_strengths(whole + part) == {"bean1": 30.0}
-  assert protocols.strict_strengths(part) == {}
+  assert protocols.best_strengths("strict", whole + part) == {"bean1": 30.0}
+  assert protocols.best_strengths("strict", part) == {}
   assert protocols.with_whole_grid([*part, *whole, selection[-1]]) == [
     *(*whole, selection[-1])
   ]
   # By any accuracy: that of the best epoch is best with the last alpha.
   for record, accuracy in zip(whole, (0.3, 0.2, 0.1, 0.1, 0.4), strict=True):
     record["metrics"]["validation_accuracy"] = [accuracy] * 3
-  best = protocols.best_strengths(whole, "validation_accuracy")
+  best = protocols.best_strengths("paper", whole)
   assert best == {"bean1": methods.METHODS["bean1"].grid[-1]}
   # Nor are values chosen of which all failed.
   whole[3]["metrics"]["validation_accuracy_last"] = LOST
-  assert protocols.strict_strengths(whole) == {"bean1": 10.0}
+  assert protocols.best_strengths("strict", whole) == {"bean1": 10.0}
 
 
 @pytest.fixture
