@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import special
@@ -46,6 +47,34 @@ def test_fgsm_of_a_linear_network(epsilon):
       )
     )(ROWS, epsilon)
   expected = np.clip(ROWS + epsilon * np.sign(linear_slopes(ROWS)), 0, 1)
+  np.testing.assert_allclose(attacked, expected, rtol=1e-12)
+
+
+def test_fgsm_of_a_network_that_is_not_linear():
+  """By finite differences in float64."""
+  generator = np.random.default_rng(1)
+  hidden = generator.normal(size=(6, 8))
+  readout = generator.normal(size=(8, 3))
+
+  def logits_fn(rows):
+    return jnp.tanh(rows @ hidden) @ readout
+
+  def losses(rows):
+    logits = np.tanh(rows @ hidden) @ readout
+    return special.logsumexp(logits, axis=1) - logits[range(5), CLASSES]
+
+  changes = 1e-6 * np.eye(6)
+  slopes = np.stack(
+    [losses(ROWS + change) - losses(ROWS - change) for change in changes], 1
+  ) / (2 * 1e-6)
+  # No sign is in doubt, and the step is not that of the linear network.
+  assert np.min(np.abs(slopes)) > 1e-4
+  assert np.any(np.sign(slopes) != np.sign(linear_slopes(ROWS)))
+  with jax.enable_x64(True):
+    found = gradient_sign.input_gradient(logits_fn, ROWS, CLASSES)
+    attacked = fgsm(logits_fn, ROWS, CLASSES, jax.random.key(0), epsilon=0.1)
+  np.testing.assert_allclose(found, slopes, rtol=1e-5, atol=1e-8)
+  expected = np.clip(ROWS + 0.1 * np.sign(slopes), 0, 1)
   np.testing.assert_allclose(attacked, expected, rtol=1e-12)
 
 
