@@ -106,12 +106,20 @@ def compete(
     W + step_size D / max |D| for W [units, n] and images [batch, n], with Delta
     for the inhibition; W if nothing changes. `where` tells real images [batch].
 
+  Raises:
+    ValueError: If there is no unit of the rule's rank, or it is the winner's.
+
   Example:
     >>> image = jnp.array([[1.0, 0.5]])
     >>> compete(jnp.eye(2), image, Rule(), inhibition=0.25).tolist()
     [[1.0, 1.0], [-0.5, 1.0]]
   """
   weights, inputs = jnp.asarray(weights), jnp.asarray(inputs)
+  if not 2 <= rule.rank <= len(weights):
+    raise ValueError(
+      f"rank: expected a number from 2 to {len(weights)}, the number of units, "
+      f"got {rule.rank}"
+    )
   powers = jnp.sign(weights) * jnp.abs(weights) ** (rule.norm - 1)
   currents, units = (
     jnp.concatenate([_place(leaf, 0), _place(leaf, rule.rank - 1)])

@@ -69,6 +69,13 @@ def test_rule_is_that_of_the_definition(norm, rank, inhibition, nonnegative):
     np.testing.assert_allclose(together[1], by_hand(members[1]), atol=1e-12)
 
 
+@pytest.mark.parametrize("rank", (1, len(WEIGHTS) + 1))
+def test_a_rank_without_a_unit_is_refused(rank):
+  message = f"from 2 to {len(WEIGHTS)}, the number of units, got {rank}"
+  with pytest.raises(ValueError, match=message):
+    competing_units.compete(WEIGHTS, INPUTS, Rule(rank=rank), inhibition=0.4)
+
+
 def test_nothing_to_learn_from_changes_nothing():
   weights = jnp.asarray(WEIGHTS, jnp.float32)
   for inputs, where in ((0 * INPUTS, None), (INPUTS, np.zeros(8, bool))):
